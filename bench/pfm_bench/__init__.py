@@ -1,0 +1,1 @@
+"""Latency and throughput, measured in interleaved rounds, raw samples kept."""

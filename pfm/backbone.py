@@ -1,0 +1,330 @@
+"""ViT or AST behind a few calls: the one module that knows transformers.
+
+Letters: B batch, T tokens as the backbone makes them (special tokens first), S tokens with the
+prompts behind them, P tokens that are read out, D hidden size.
+
+Prompts go *behind* the backbone's own tokens. They carry no position, so this gives the same
+numbers as putting them in front, and keeps the readout token at index 0.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pfm.errors import BackboneError
+from pfm.images import ImagePreprocess, preprocess_from_hf
+from pfm.options import option
+
+SCRATCH = "scratch:"
+
+# shapes with no pretrained weights; the `_patch16_224` ones are those of the timm models of that name
+PRESETS: dict[str, dict[str, int]] = {
+    "vit_digits": {"image_size": 8, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 4,
+                   "num_attention_heads": 4, "intermediate_size": 256},
+    "vit_mini": {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_hidden_layers": 4,
+                 "num_attention_heads": 3, "intermediate_size": 384},
+    "vit_tiny_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 192, "num_hidden_layers": 12,
+                             "num_attention_heads": 3, "intermediate_size": 768},
+    "vit_small_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12,
+                              "num_attention_heads": 6, "intermediate_size": 1536},
+    "vit_base_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12,
+                             "num_attention_heads": 12, "intermediate_size": 3072},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which backbone, at which input size."""
+
+    model_name: str = option(
+        "google/vit-base-patch16-224",
+        "A hub id, a local folder in Hugging Face layout, or scratch:NAME for a shape without pretrained weights ("
+        + ", ".join(PRESETS)
+        + ").",
+    )
+    image_size: int | None = option(
+        None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A backbone by its configuration, no weights loaded.
+
+    Attributes:
+        model_name: as the user gave it.
+        config: the Hugging Face configuration, at the input size asked for.
+        preprocess: what the pretrained backbone expects; None where training measures it on its data.
+    """
+
+    model_name: str
+    config: dict[str, Any]
+    preprocess: ImagePreprocess | None = field(default=None)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return not self.model_name.startswith(SCRATCH)
+
+    @property
+    def image_size(self) -> int:
+        return self.config["image_size"]
+
+    @property
+    def num_layers(self) -> int:
+        return self.config["num_hidden_layers"]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config["hidden_size"]
+
+
+def describe_backbone(config: BackboneConfig) -> BackboneSpec:
+    """Read a backbone's configuration, and nothing heavier.
+
+    Raises:
+        BackboneError: no such backbone, or not a ViT.
+    """
+    name = config.model_name
+    if name.startswith(SCRATCH):
+        preset = PRESETS.get(name.removeprefix(SCRATCH))
+        if preset is None:
+            raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
+        values = {**_vit_config({**preset, "layer_norm_eps": 1e-6}).to_dict()}
+        preprocess = None
+    else:
+        values, processor = _read_pretrained_config(name)
+        preprocess = preprocess_from_hf(processor, values["image_size"])
+    size = config.image_size or values["image_size"]
+    if size % values["patch_size"]:
+        raise BackboneError(f"--image_size {size} is no multiple of the patch size {values['patch_size']} of {name}")
+    if preprocess is not None:
+        preprocess = ImagePreprocess.from_dict({**preprocess.to_dict(), "size": size})
+    return BackboneSpec(model_name=name, config={**values, "image_size": size}, preprocess=preprocess)
+
+
+def _vit_config(values: Mapping[str, Any]) -> Any:
+    from transformers import ViTConfig
+
+    return ViTConfig(**values, attn_implementation="sdpa")
+
+
+def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    from transformers import AutoConfig
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    path = Path(name).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    where = str(path) if path.exists() else name
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"cannot load backbone {name!r}: {_first_line(error)} "
+            "Give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
+        ) from error
+    if config.model_type != "vit":
+        raise BackboneError(f"{name} is a {config.model_type!r} model; only 'vit' backbones are supported")
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(where)
+    except OSError:
+        processor = {}  # ViT's own defaults: mean and std 0.5
+    return config.to_dict(), processor
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]
+
+
+class Backbone(nn.Module):
+    """A transformer encoder whose input tokens and last block are ours to handle."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def config(self) -> Any:
+        return self.encoder.config
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    def set_attention(self, implementation: str) -> None:
+        """Choose "sdpa" (training) or "eager" (export: plain matrix products)."""
+        self.config._attn_implementation = implementation
+
+    def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, T, D): special tokens and patches, with positions."""
+        return self.encoder.embeddings(inputs)  # type: ignore[operator]
+
+    def run_blocks(self, tokens: torch.Tensor, start: int, stop: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, S, D) -> (B, S, D) through blocks start..stop-1; `mask` as `attention_mask` makes it."""
+        for layer in self._layers[start:stop]:
+            tokens = layer(tokens, mask)
+        return tokens
+
+    def readout(
+        self, tokens: torch.Tensor, start: int, positions: slice, key_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Outputs at `positions` only, before the final LayerNorm.
+
+        The last block is computed for those tokens alone, which is exact: nobody reads the others.
+
+        Args:
+            tokens: (B, S, D), the input of block `start`.
+            positions: which P tokens to read.
+            key_mask: (B, S) bool, False where a token is to be treated as not there.
+
+        Returns:
+            (B, P, D)
+        """
+        mask = self.attention_mask(tokens, key_mask)
+        tokens = self.run_blocks(tokens, start, self.num_layers - 1, mask)
+        return self._block_at(self._layers[-1], tokens, positions, mask)
+
+    def normalise(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The backbone's final LayerNorm."""
+        return self.encoder.layernorm(outputs)  # type: ignore[operator]
+
+    def attention_mask(self, tokens: torch.Tensor, key_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """(B, S) bool -> the 4-D mask that this attention implementation takes; None stays None."""
+        if key_mask is None:
+            return None
+        from transformers.masking_utils import create_bidirectional_mask
+
+        return create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=key_mask)  # type: ignore[return-value]
+
+    @property
+    def _layers(self) -> Any:
+        return self.encoder.layers
+
+    def _block_at(
+        self, layer: Any, tokens: torch.Tensor, positions: slice, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """One transformer block, its output computed for the tokens at `positions` only."""
+        attention = layer.attention
+        normed = layer.layernorm_before(tokens)  # (B, S, D)
+
+        def heads(projected: torch.Tensor) -> torch.Tensor:  # (B, n, D) -> (B, heads, n, D / heads)
+            return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+        query = heads(attention.q_proj(normed[:, positions]))
+        key = heads(attention.k_proj(normed))
+        value = heads(attention.v_proj(normed))
+        if mask is not None:
+            mask = mask[:, :, positions]
+        dropout = attention.attention_dropout if self.training else 0.0
+        attended = self._attend(query, key, value, mask, attention.scaling, dropout)  # (B, heads, P, D / heads)
+        hidden = attention.o_proj(attended.transpose(1, 2).flatten(2))
+        hidden = tokens[:, positions] + layer.dropout(hidden)
+        return hidden + layer.dropout(layer.mlp(layer.layernorm_after(hidden)))  # (B, P, D)
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        if self.config._attn_implementation != "eager":
+            return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
+        scores = query @ key.transpose(2, 3) * scale
+        if mask is not None:
+            scores = scores + mask
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        return F.dropout(weights, p=dropout, training=dropout > 0) @ value
+
+
+def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) -> Backbone:
+    """Make the backbone a spec describes.
+
+    Args:
+        seed: of the initial weights where there are no pretrained ones; the global generator is not touched.
+        load_weights: False leaves pretrained weights out, for a caller that loads its own.
+
+    Raises:
+        BackboneError: weights that are missing, unreadable or of another shape.
+    """
+    from transformers import ViTModel
+
+    if spec.is_pretrained and load_weights:
+        return Backbone(_load_pretrained(spec))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone(ViTModel(_vit_config(_loadable(spec.config)), add_pooling_layer=False))
+
+
+def _loadable(config: Mapping[str, Any]) -> dict[str, Any]:
+    dropped = ("model_type", "transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
+    return {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
+
+
+def _load_pretrained(spec: BackboneSpec) -> nn.Module:
+    from transformers import ViTModel
+    from transformers.utils import logging
+
+    path = Path(spec.model_name).expanduser()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = ViTModel.from_pretrained(
+            str(path) if path.exists() else spec.model_name,
+            add_pooling_layer=False,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and the hub client each raise their own
+        raise BackboneError(f"cannot load the weights of {spec.model_name!r}: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BackboneError(
+            f"{spec.model_name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); it is no ViT checkpoint"
+        )
+    return _at_size(model, spec)
+
+
+def _at_size(model: Any, spec: BackboneSpec) -> nn.Module:
+    """The same weights for another input size: position embeddings interpolated (bicubic)."""
+    from transformers import ViTModel
+
+    size = spec.image_size
+    if model.config.image_size == size:
+        return model
+    resized = ViTModel(_vit_config(_loadable(spec.config)), add_pooling_layer=False)
+    count = (size // spec.config["patch_size"]) ** 2
+    with torch.no_grad():
+        tokens = torch.zeros(1, count + 1, spec.hidden_size)
+        positions = model.embeddings.interpolate_pos_encoding(tokens, size, size)  # (1, 1 + count, D)
+    resized.load_state_dict({**model.state_dict(), "embeddings.position_embeddings": positions.clone()})
+    return resized
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """SHA-256 over the frozen weights, adapters left out: a checkpoint that does not hold them names them by it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.encoder.state_dict().items()):
+        if "lora_" not in name:
+            digest.update(name.replace(".base_layer", "").encode())
+            digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""`pfm`: a table of command -> "module:attribute", loaded when named, so that `pfm --help` answers at once."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pfm import __version__
+from pfm.errors import PfmError
+from pfm.options import CONTEXT_SETTINGS
+
+COMMANDS = {
+    "train": ("pfm.commands:train", "Train a classifier whose classes can be removed."),
+    "eval": ("pfm.commands:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "forget": ("pfm.commands:forget", "Erase classes from a checkpoint."),
+    "export": ("pfm_export.commands:export", "Export to ONNX."),
+    "bench": ("pfm_bench.commands:bench", "Latency and throughput of a bundle, torch beside ONNX Runtime."),
+    "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and one line of help; imports one only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__, prog_name="pfm")
+def pfm() -> None:
+    """Pre-forgettable models: train, forget, export and measure classifiers whose classes can be removed."""
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None, *, name: str = "pfm") -> int:
+    """Run a command; what the user can put right is one line on standard error and exit code 2."""
+    _use_utf8()
+    try:
+        result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+        return _fail(f"{error.format_message()}{hint}", 2)
+    except (PfmError, click.ClickException) as error:
+        return _fail(error.format_message() if isinstance(error, click.ClickException) else str(error), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; files written so far are whole", 130)
+    except BrokenPipeError:  # `pfm … | head`
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _use_utf8() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+
+
+def main() -> None:
+    sys.exit(run(pfm))

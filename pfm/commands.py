@@ -1,0 +1,188 @@
+"""Options in, one call, text out: `pfm train`, `pfm eval`, `pfm forget`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from pfm import forgetting
+from pfm.augment import AugmentConfig
+from pfm.backbone import BackboneConfig
+from pfm.checkpoint import Checkpoint, load_checkpoint
+from pfm.classes import ClassList, split_names
+from pfm.data import ClassificationData, DataConfig, load_data
+from pfm.device import DeviceConfig, resolve_device
+from pfm.errors import ConfigError
+from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.lora import LoraSettings
+from pfm.model import ModelConfig, PromptedClassifier
+from pfm.options import CONTEXT_SETTINGS, with_options
+from pfm.pictures import draw_forgetting
+from pfm.storage import make_folder, write_json
+from pfm.trainer import RunConfig, TrainConfig, make_evaluator, start_accelerator
+from pfm.trainer import train as run_training
+
+
+def was_given(name: str) -> bool:
+    """Whether the user typed this option of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+
+
+@click.command("train", context_settings=CONTEXT_SETTINGS)
+@with_options(
+    data=DataConfig,
+    backbone=BackboneConfig,
+    train=TrainConfig,
+    augment=AugmentConfig,
+    model=ModelConfig,
+    lora=LoraSettings,
+    evaluation=EvalConfig,
+    device=DeviceConfig,
+)
+def train(**configs: Any) -> None:
+    """Train a classifier whose classes can be removed.
+
+    The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
+    """
+    config = RunConfig(**configs)
+    if config.evaluation.max_subsets is not None:
+        raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
+    device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
+    result = run_training(config, device, say=click.echo)
+    click.echo(
+        f"saved {result.checkpoint}\nnext: pfm eval --ckpt {result.checkpoint}   "
+        f"pfm export onnx --ckpt {result.checkpoint} --out bundle"
+    )
+
+
+@click.command("eval", context_settings=CONTEXT_SETTINGS)
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool.")
+@with_options(data=DataConfig, backbone=BackboneConfig, evaluation=EvalConfig, device=DeviceConfig)
+@click.option("--suspend", default="", help="Evaluate with these classes' prompts left out (names or numbers).")
+@click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the random modes and of sampled subsets.")
+@click.option("--save_dir", default="checkpoints", help="Folder for the JSON files and the picture.")
+def evaluate(
+    ckpt: Path,
+    data: DataConfig,
+    backbone: BackboneConfig,
+    evaluation: EvalConfig,
+    device: DeviceConfig,
+    suspend: str,
+    seed: int,
+    save_dir: str,
+) -> None:
+    """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
+
+    The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
+    """
+    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
+    folder = make_folder(Path(save_dir))
+    checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
+    for note in checkpoint.notes:
+        click.echo(f"note: {note}")
+    loaded = load_data(_data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    click.echo(loaded.describe())
+    positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
+    model = checkpoint.build_model()
+    accelerator = start_accelerator(where, device)
+    model.to(accelerator.device)
+    evaluator = make_evaluator(loaded, positions, checkpoint.preprocess, accelerator, evaluation, seed=seed)
+    stem = folder / f"{loaded.name}_seed_{seed}"
+    if suspend:
+        active = forgetting.active_positions(model.classes, split_names(suspend))
+        result = evaluator.accuracy_of_set(model, active)
+        names = ", ".join(name for i, name in enumerate(model.classes.names) if i not in active)
+        click.echo(
+            f"suspended (reversible, nothing erased): {names}\n  accuracy on their samples  {_percent(result['forget'])}\n"
+            f"  accuracy on the others     {_percent(result['retain'])}"
+        )
+        if accelerator.is_main_process:
+            write_json(Path(f"{stem}_suspended.json"), {"suspended": names.split(", "), **result})
+        return
+    ks = forget_sizes(model.num_classes)
+    measured = evaluator.evaluate(model, ks=ks, max_subsets=evaluation.max_subsets)
+    if accelerator.is_main_process:
+        click.echo(describe_evaluation(measured, model))
+        for path in write_evaluation(Path(str(stem)), measured, model, title=f"{loaded.name}: {ckpt.name}"):
+            click.echo(f"wrote {path}")
+
+
+def _data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
+    """The data set of the training run, each option overridden where the user typed it."""
+    stored = checkpoint.run.get("data", {})
+    typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(DataConfig) if was_given(field.name)}
+    if "dataset" in typed:
+        return given
+    known = {field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored}
+    return dataclasses.replace(given, **{**known, **typed})
+
+
+def _percent(value: float) -> str:
+    return "  n/a" if value != value else f"{100 * value:5.1f}"
+
+
+def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
+    """Both halves of an evaluation as tables for people; accuracies in percent."""
+    lines = [f"accuracy by inference mode, % of {measured.num_samples} test samples"]
+    names = dict(zip((f"class_{i}" for i in model.classes.ids), model.classes.names, strict=True))
+    for mode, accuracy in measured.modes.items():
+        lines.append(f"  {mode:<20}{_percent(accuracy)}" + (f"   ({names[mode]})" if mode in names else ""))
+    if measured.unknown is not None:
+        there, gone = measured.unknown["class_present"], measured.unknown["class_removed"]
+        lines.append(f"answered `unknown`: {_percent(there)} % with the class there, {_percent(gone)} % with it removed")
+    if measured.subsets:
+        lines.append(f"forgetting k of {model.num_classes} classes, % (chance {100 / model.num_classes:.1f})")
+        lines.append("   k   subsets          forget         retain")
+    for entry in measured.subsets:
+        row = entry.summary()
+        count = f"{len(entry.subsets)}" + (f" of {entry.num_possible} sampled" if len(entry.subsets) < entry.num_possible else "")
+        lines.append(
+            f"  {entry.k:>2}   {count:<15}"
+            f"{_percent(row['forget_mean'])} ±{_percent(row['forget_std'])}  "
+            f"{_percent(row['retain_mean'])} ±{_percent(row['retain_std'])}"
+        )
+    return "\n".join(lines)
+
+
+def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier, *, title: str) -> list[Path]:
+    """The paper tool's JSON, everything measured as JSON, and the picture."""
+    accuracies = Path(f"{stem}_inference_accuracies.json")
+    write_json(accuracies, measured.inference_accuracies())
+    whole = Path(f"{stem}_evaluation.json")
+    write_json(whole, {"classes": dataclasses.asdict(model.classes), **measured.to_dict()})
+    written = [accuracies, whole]
+    if measured.subsets:
+        picture = Path(f"{stem}_forgetting.png")
+        draw_forgetting(
+            {f"readout {model.config.readout}": measured.subsets}, picture, num_classes=model.num_classes, title=title
+        )
+        written.append(picture)
+    return written
+
+
+@click.command("forget", context_settings=CONTEXT_SETTINGS)
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint to erase classes from.")
+@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: beside the source]")
+@click.option("--reason", default="", help="Free text for the record.")
+@click.option("--requested_by", default="", help="Free text for the record.")
+def forget(ckpt: Path, classes: str, out: Path | None, reason: str, requested_by: str) -> None:
+    """Erase classes: write a checkpoint without their prompts, classifier rows and optimizer moments.
+
+    The source is left as it is; delete it when the new file has been checked. What an erasure does
+    not reach is printed and recorded in ledger.jsonl beside the new file.
+    """
+    checkpoint = load_checkpoint(ckpt)
+    keys = split_names(classes)
+    positions = checkpoint.classes.positions(keys)
+    target = out or forgetting.erased_path(ckpt, checkpoint, positions)
+    record = forgetting.erase_file(ckpt, checkpoint, keys, target, reason=reason, requested_by=requested_by)
+    left: ClassList = checkpoint.classes.without(positions)
+    click.echo(f"erased {', '.join(entry['name'] for entry in record['classes'])}: {', '.join(record['erased'])}")
+    click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
+    click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
+    for remark in record["remains"]:
+        click.echo(f"still there: {remark}")

@@ -1,0 +1,427 @@
+"""Data sets by name: MedMNIST, `.npz` files in its layout, image folders, Hugging Face, digits.
+
+Whatever the source, the result is the same: uint8 images and labels per split, and named classes.
+"""
+
+import contextlib
+import difflib
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pfm.classes import ClassList, split_names
+from pfm.errors import ConfigError, DataError, StorageError
+from pfm.images import from_arrays, resize_all, stack_images
+from pfm.options import option
+from pfm.storage import explain
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+HOLD_OUT = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, and where it lies."""
+
+    dataset: str = option(
+        "bloodmnist",
+        "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, "
+        "a Hugging Face data set (name or local folder), or digits.",
+    )
+    data_type: str = option("image", "Kind of input.", choices=("image", "audio"))
+    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]")
+    size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
+    class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
+    input_column: str = option("", "Column of the images in a Hugging Face data set.  [default: found by its type]")
+    label_column: str = option("", "Column of the labels in a Hugging Face data set.  [default: found by its type]")
+
+    def __post_init__(self) -> None:
+        if self.data_type == "audio":
+            raise ConfigError("--data_type audio is not supported yet; image is")
+        if self.size not in MEDMNIST_SIZES:
+            raise ConfigError(f"--size {self.size} is no MedMNIST resolution; choose 28, 64, 128 or 224")
+
+    @property
+    def short_name(self) -> str:
+        """The data set's name as it stands in file names."""
+        path = self.dataset.removeprefix("imagefolder:")
+        if self.dataset == path and not _looks_like_path(path):
+            return path.replace("/", "_")
+        return Path(path).resolve().name.removesuffix(".npz")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W) uint8 and labels (N,) int64, labels counted from 0."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: torch.Tensor) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """A data set, loaded.
+
+    Attributes:
+        name: as it stands in file names.
+        classes: names in the order of the labels.
+        train, test: what is trained and measured on.
+        val: a validation split where the source has one and it is not trained on.
+        notes: what a user should know of how the splits came about.
+    """
+
+    name: str
+    classes: ClassList
+    train: Split
+    test: Split
+    val: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    def splits(self) -> Iterator[tuple[str, Split]]:
+        yield "train", self.train
+        if self.val is not None:
+            yield "val", self.val
+        yield "test", self.test
+
+    def describe(self) -> str:
+        """Splits, classes and counts as a table for people."""
+        splits = list(self.splits())
+        width = max(5, *(len(name) for name in self.classes.names))
+        shape = "x".join(str(side) for side in reversed(self.train.images.shape[1:]))
+        lines = [f"data set {self.name}: {len(self.classes)} classes, images {shape}"]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines.append("  " + "class".ljust(width + 5) + "".join(name.rjust(8) for name, _ in splits))
+        counts = [torch.bincount(split.labels, minlength=len(self.classes)).tolist() for _, split in splits]
+        for position, (number, name) in enumerate(zip(self.classes.ids, self.classes.names, strict=True)):
+            lines.append(f"  {number:>3}  {name.ljust(width)}" + "".join(f"{count[position]:8d}" for count in counts))
+        lines.append("  " + "total".ljust(width + 5) + "".join(f"{len(split):8d}" for _, split in splits))
+        return "\n".join(lines)
+
+
+def load_data(config: DataConfig, *, image_size: int) -> ClassificationData:
+    """Load a data set.
+
+    Args:
+        image_size: side in pixels that images of uneven size are brought to when decoded.
+
+    Raises:
+        DataError: no such data set, an unreadable file, or labels that do not fit.
+    """
+    name = config.dataset
+    if name == "digits":
+        data = _load_digits(config)
+    elif name.startswith("imagefolder:"):
+        data = _load_image_folder(Path(name.removeprefix("imagefolder:")).expanduser(), config, image_size)
+    elif name.endswith(".npz"):
+        data = _load_npz(Path(name).expanduser(), config)
+    elif _is_medmnist(name):
+        data = _load_medmnist(name, config)
+    else:
+        data = _load_hugging_face(name, config, image_size)
+    _check_labels(data)
+    return data
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
+
+
+def _check_labels(data: ClassificationData) -> None:
+    num_classes = len(data.classes)
+    if num_classes < 2:
+        raise DataError(f"{data.name} has {num_classes} class; at least two are needed")
+    for split_name, split in data.splits():
+        if len(split) != len(split.images):
+            raise DataError(f"{data.name}: {len(split.images)} {split_name} images but {len(split)} labels")
+        if len(split) == 0:
+            raise DataError(f"{data.name}: the {split_name} split is empty")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{data.name}: the {split_name} labels run from {low} to {high}, "
+                f"but there are {num_classes} classes (0 to {num_classes - 1})"
+            )
+    missing = sorted(set(range(num_classes)) - set(data.train.labels.unique().tolist()))
+    if missing:
+        names = ", ".join(data.classes.names[i] for i in missing)
+        raise DataError(f"{data.name}: no training image of class {names}; every class needs some")
+
+
+def _classes(config: DataConfig, found: list[str]) -> ClassList:
+    """The names from `--class_names`, or those the data came with."""
+    if not config.class_names:
+        return ClassList.from_names(found)
+    given = split_names(config.class_names)
+    if len(given) != len(found):
+        raise DataError(f"--class_names gives {len(given)} names, but the data has {len(found)} classes")
+    return ClassList.from_names(given)
+
+
+def _hold_out(split: Split, what: str) -> tuple[Split, Split, str]:
+    """Part of `split`, each class in proportion, for the test; the same part every time."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(
+            np.arange(len(split)), test_size=HOLD_OUT, random_state=0, stratify=split.labels.numpy()
+        )
+    except ValueError as error:
+        raise DataError(f"{what} has no test split and is too small to hold one out: {error}") from error
+    note = f"no test split in the source: {HOLD_OUT:.0%} of each class held out for the test"
+    return split.subset(torch.from_numpy(np.sort(train))), split.subset(torch.from_numpy(np.sort(test))), note
+
+
+def _load_digits(config: DataConfig) -> ClassificationData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    whole = Split(from_arrays(images, "digits"), torch.from_numpy(digits.target.astype(np.int64)))
+    train, test, note = _hold_out(whole, "digits")
+    names = [str(name) for name in digits.target_names]
+    return ClassificationData("digits", _classes(config, names), train, test, notes=(note,))
+
+
+# --- MedMNIST and its file layout -----------------------------------------------------------------
+
+
+def _is_medmnist(name: str) -> bool:
+    import medmnist
+
+    return name in medmnist.INFO
+
+
+def _load_medmnist(name: str, config: DataConfig) -> ClassificationData:
+    import medmnist
+
+    info = medmnist.INFO[name]
+    if name.endswith("3d"):
+        raise DataError(f"{name} holds volumes; only MedMNIST's 2D sets are supported")
+    if "multi-label" in info["task"]:
+        raise DataError(f"{name} gives an image several labels; a class of its own for each image is needed")
+    folder = Path(config.data_dir).expanduser() if config.data_dir else Path.home() / ".medmnist"
+    path = folder / (f"{name}.npz" if config.size == 28 else f"{name}_{config.size}.npz")
+    if not path.exists():
+        _download_medmnist(name, config.size, path)
+    names = [info["label"][str(i)] for i in range(len(info["label"]))]
+    splits = _read_npz(path)
+    notes: tuple[str, ...] = ()
+    if name == "octmnist":
+        splits["train"] = splits.pop("val")
+        notes = ("trained on the val split, as the paper's tool does, since train is large",)
+    return ClassificationData(name, _classes(config, names), **splits, notes=notes)
+
+
+def _download_medmnist(name: str, size: int, path: Path) -> None:
+    """Download into a folder of its own first, so that a broken download leaves no file behind."""
+    import medmnist
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as folder:
+            getattr(medmnist, medmnist.INFO[name]["python_class"])(split="train", download=True, root=folder, size=size)
+            shutil.move(Path(folder) / path.name, path)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
+        raise _no_download(name, path, error) from error
+    except RuntimeError as error:  # what medmnist makes of any failure of its own
+        raise _no_download(name, path, error) from error
+
+
+def _no_download(name: str, path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:120]
+    return DataError(f"{name} could not be downloaded ({reason}); bring {path.name} into {path.parent} by hand")
+
+
+def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
+    splits = _read_npz(path)
+    # every split is checked against the classes that training has, or that were named
+    trained = int(splits["train"].labels.max())
+    num_classes = len(split_names(config.class_names)) if config.class_names else trained + 1
+    names = [str(i) for i in range(num_classes)]
+    return ClassificationData(path.stem, _classes(config, names), **splits)
+
+
+def _read_npz(path: Path) -> dict[str, Split]:
+    """The train, val and test splits of a file in MedMNIST's layout.
+
+    Raises:
+        DataError: missing, truncated, or of another layout.
+    """
+    if not path.is_file():
+        raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
+    splits = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys = set(file.files)
+            wanted = {f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")}
+            if not wanted <= keys:
+                raise DataError(
+                    f"{path} lacks {', '.join(sorted(wanted - keys))}; MedMNIST's layout is "
+                    "{train,val,test}_{images,labels}"
+                )
+            for split in ("train", "val", "test"):
+                if {f"{split}_images", f"{split}_labels"} <= keys:
+                    images = from_arrays(file[f"{split}_images"], f"{path} ({split}_images)")
+                    labels = _as_labels(file[f"{split}_labels"], f"{path} ({split}_labels)")
+                    splits[split] = Split(images, labels)
+    except PermissionError as error:
+        raise DataError(f"cannot read {path}: {explain(error)}") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is truncated or no .npz file ({error}); fetch it again") from error
+    return splits
+
+
+def _as_labels(labels: np.ndarray, where: str) -> torch.Tensor:
+    """(N,) or (N, 1) whole numbers -> (N,) int64."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(f"{where} has shape {'x'.join(map(str, labels.shape))}; one label for each image is expected")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where} holds {labels.dtype} values; whole numbers are expected")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+# --- Hugging Face datasets ------------------------------------------------------------------------
+
+
+def _load_image_folder(folder: Path, config: DataConfig, image_size: int) -> ClassificationData:
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; imagefolder:PATH wants PATH/train/<class>/… or PATH/<class>/…")
+    import datasets
+
+    with _quiet(datasets):
+        try:
+            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder.resolve()), drop_labels=False)
+        except Exception as error:  # datasets raises its own, fsspec's and pyarrow's errors here
+            raise DataError(f"cannot read {folder} as an image folder: {_first_line(error)}") from error
+    return _from_hugging_face(loaded, folder.resolve().name, config, image_size)
+
+
+def _load_hugging_face(name: str, config: DataConfig, image_size: int) -> ClassificationData:
+    import datasets
+
+    path = Path(name).expanduser()
+    with _quiet(datasets):
+        try:
+            if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+                loaded = datasets.load_from_disk(str(path))
+            else:
+                loaded = datasets.load_dataset(str(path) if path.exists() else name)
+        except Exception as error:  # as above
+            import medmnist
+
+            known = [key for key in medmnist.INFO if not key.endswith("3d")] + ["digits"]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise DataError(
+                f"unknown data set {name!r}: {hint}It is no MedMNIST name, no .npz, no folder:PATH, "
+                f"and Hugging Face datasets answers: {_first_line(error)}"
+            ) from error
+    return _from_hugging_face(loaded, config.short_name, config, image_size)
+
+
+@contextlib.contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Silence the library's own bars; ours says what is decoded."""
+    was_on = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_on:
+            datasets.enable_progress_bars()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _from_hugging_face(loaded: Any, name: str, config: DataConfig, image_size: int) -> ClassificationData:
+    import datasets
+
+    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    by_role = {role: next((key for key in keys if key in parts), None) for role, keys in _SPLIT_NAMES.items()}
+    if by_role["train"] is None:
+        raise DataError(f"{name} has no train split (it has {', '.join(parts)})")
+    features = parts[by_role["train"]].features
+    column = config.input_column or _only_column(features, lambda f: isinstance(f, datasets.Image), name, "image")
+    label = config.label_column or _only_column(features, lambda f: isinstance(f, datasets.ClassLabel), name, "label")
+    for wanted in (column, label):
+        if wanted not in features:
+            raise DataError(f"{name} has no column {wanted!r} (it has {', '.join(features)})")
+    if isinstance(features[label], datasets.ClassLabel):
+        names = list(features[label].names)
+        index: dict[Any, int] | None = None
+    else:
+        values = sorted(set(parts[by_role["train"]].unique(label)))
+        names, index = [str(value) for value in values], {value: i for i, value in enumerate(values)}
+    if len(names) < 2:
+        raise DataError(f"{name} has {len(names)} class ({', '.join(names)}); at least two are needed")
+
+    splits = {}
+    for role, key in by_role.items():
+        if key is None:
+            continue
+        part = parts[key]
+        values = part[label][:]
+        try:
+            labels = [index[value] for value in values] if index is not None else values
+        except KeyError as error:
+            raise DataError(f"{name}: label {error} of split {key!r} does not occur in training") from error
+        if len(labels) == 0 or any(value is None for value in labels):
+            raise DataError(f"{name}: split {key!r} is empty or has images without a label")
+        images = stack_images(lambda i, p=part: p[i][column], len(part), size=image_size, where=f"{name}/{key}")
+        splits[role] = Split(images, torch.tensor(labels, dtype=torch.int64))
+    splits = _same_shape(splits, image_size)
+    notes: tuple[str, ...] = ()
+    if "test" not in splits and "val" in splits:
+        splits["test"] = splits.pop("val")
+        notes = (f"no test split in the source: tested on {by_role['val']!r}",)
+    elif "test" not in splits:
+        splits["train"], splits["test"], note = _hold_out(splits["train"], name)
+        notes = (note,)
+    return ClassificationData(name, _classes(config, names), **splits, notes=notes)
+
+
+_SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "eval")}
+
+
+def _only_column(features: Any, is_wanted: Any, name: str, kind: str) -> str:
+    found = [key for key, feature in features.items() if is_wanted(feature)]
+    if not found and kind == "label":
+        found = [key for key in ("label", "labels", "class", "target") if key in features]
+    if len(found) != 1:
+        flag = "--input_column" if kind == "image" else "--label_column"
+        raise DataError(
+            f"{name} has {len(found)} {kind} columns (columns: {', '.join(features)}); name one with {flag}"
+        )
+    return found[0]
+
+
+def _same_shape(splits: dict[str, Split], image_size: int) -> dict[str, Split]:
+    """Splits whose images differ in channels or size from each other are made alike."""
+    channels = max(split.images.shape[1] for split in splits.values())
+    spread = {
+        role: Split(split.images.expand(-1, channels, -1, -1), split.labels) for role, split in splits.items()
+    }
+    if len({split.images.shape[2:] for split in spread.values()}) > 1:
+        return {role: Split(resize_all(split.images, image_size), split.labels) for role, split in spread.items()}
+    return spread

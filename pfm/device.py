@@ -1,0 +1,40 @@
+"""Which device a run uses: the one place that decides between CPU, GPU and several processes."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from pfm.errors import ConfigError, DeviceError
+from pfm.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Where a single-process run computes; a launcher decides for several processes."""
+
+    gpu_id: int = option(0, "GPU of a single-process run; the CPU is used where there is none.", minimum=0)
+    cpu: bool = option(False, "Use the CPU even where there is a GPU.")
+    mixed_precision: str = option("no", "Autocast to this precision.", choices=("no", "bf16", "fp16"))
+
+
+def resolve_device(config: DeviceConfig, *, gpu_was_asked_for: bool) -> torch.device:
+    """The device of a single-process run.
+
+    Raises:
+        ConfigError: a GPU number under a multi-process launch, or fp16 without a GPU.
+        DeviceError: a GPU was asked for that is not there.
+    """
+    count = torch.cuda.device_count()
+    if gpu_was_asked_for:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("--gpu_id is for single-process runs; under a launcher each process has its own GPU")
+        if config.cpu:
+            raise ConfigError("--gpu_id and --cpu exclude each other")
+        if config.gpu_id >= count:
+            found = f"GPUs 0 to {count - 1}" if count else "no GPU"
+            raise DeviceError(f"--gpu_id {config.gpu_id}: this machine has {found}; leave it out to use what is there")
+    device = torch.device("cpu") if config.cpu or count == 0 else torch.device("cuda", min(config.gpu_id, count - 1))
+    if config.mixed_precision == "fp16" and device.type == "cpu":
+        raise ConfigError("--mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
+    return device

@@ -1,0 +1,45 @@
+"""What can go wrong that the user can put right.
+
+Each message says what was given, what was expected and what to do. The command line prints it
+as one line and leaves with exit code 2; a traceback means a bug of ours.
+"""
+
+
+class PfmError(Exception):
+    """Something the user can put right."""
+
+
+class ConfigError(PfmError):
+    """An option, or two options together, that make no sense."""
+
+
+class DataError(PfmError):
+    """A data set that cannot be found or read, or whose labels do not fit."""
+
+
+class BackboneError(PfmError):
+    """A backbone that cannot be found, or of a kind that is not supported."""
+
+
+class CheckpointError(PfmError):
+    """A file that is not a checkpoint, or one of another model."""
+
+
+class ClassNameError(PfmError):
+    """A class that does not exist, or a set of classes that may not be removed."""
+
+
+class BundleError(PfmError):
+    """An export bundle that is incomplete, changed or of another version."""
+
+
+class DeviceError(PfmError):
+    """A device or execution provider that is not there."""
+
+
+class StorageError(PfmError):
+    """A file that cannot be written or read; the previous version of it is whole."""
+
+
+class TrainingError(PfmError):
+    """A run that cannot go on, such as one whose loss is no longer a number."""

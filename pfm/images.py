@@ -1,0 +1,168 @@
+"""Images: decoded once into uint8, made into model input on the batch, on the device.
+
+Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pfm.errors import ConfigError, DataError
+from pfm.runlog import progress
+
+RESAMPLE = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocess:
+    """From stored uint8 images to what the backbone wants.
+
+    Attributes:
+        size: side of the square the backbone takes, in pixels.
+        mean, std: per channel, of pixel values in [0, 1].
+        resample: "bilinear" or "bicubic", both with antialiasing.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.resample not in RESAMPLE:
+            raise ConfigError(f"resampling {self.resample!r} is not supported; use one of {', '.join(RESAMPLE)}")
+        if min(self.std) <= 0:
+            raise ConfigError(f"a standard deviation must be above zero, got {self.std}")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) uint8 -> (B, 3, S, S) float32, resized without cropping, normalised."""
+        pixels = images.float()
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(
+                pixels, size=(self.size, self.size), mode=self.resample, antialias=True, align_corners=False
+            )  # (B, 3, S, S)
+        mean = pixels.new_tensor(self.mean).mul_(255).view(1, 3, 1, 1)
+        std = pixels.new_tensor(self.std).mul_(255).view(1, 3, 1, 1)
+        return (pixels - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "image", **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ImagePreprocess":
+        return cls(size=values["size"], mean=values["mean"], std=values["std"], resample=values["resample"])
+
+
+def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1], of (N, C, H, W) uint8; grey counts three times."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in images.split(1024):
+        pixels = chunk.double() / 255
+        total += pixels.sum(dim=(0, 2, 3))
+        squares += pixels.square().sum(dim=(0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
+    repeat = 3 // images.shape[1]
+    return tuple((mean.tolist() * repeat)), tuple((std.tolist() * repeat))
+
+
+def stack_images(load: Callable[[int], Any], count: int, *, size: int, where: str) -> torch.Tensor:
+    """Decode `count` images into one (count, C, H, W) uint8 tensor.
+
+    Images of one common size keep it; where sizes differ, all are brought to `size` x `size`.
+
+    Args:
+        load: index -> PIL image.
+        size: side in pixels for images of uneven size.
+        where: what to call these images in an error.
+
+    Raises:
+        DataError: an image that cannot be decoded, named by its index or file.
+    """
+    arrays: list[np.ndarray] = []
+    with progress(count, f"decoding {where}", unit="img") as bar:
+        for index in range(count):
+            arrays.append(decode(lambda i=index: load(i), f"image {index} of {where}"))
+            bar.update()
+    channels = max(array.shape[2] for array in arrays)
+    if channels == 3:
+        arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
+    if len({array.shape for array in arrays}) > 1:
+        arrays = [_resize_one(array, size) for array in arrays]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def decode(load: Callable[[], Any], what: str) -> np.ndarray:
+    """One image as (H, W, 1 or 3) uint8."""
+    try:
+        image = load()
+        if image.mode in ("1", "L", "I", "I;16", "F", "LA"):
+            if image.mode.startswith("I") or image.mode == "F":
+                return _scale_to_uint8(np.asarray(image, dtype=np.float64))[:, :, None]
+            return np.asarray(image.convert("L"))[:, :, None]
+        return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        name = getattr(error, "filename", None) or what
+        raise DataError(f"cannot decode {name}: {error}; mend the file or take it out") from error
+
+
+def _scale_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Grey levels of more than 8 bits: 16-bit data scaled by 1/257, anything already in 0..255 kept."""
+    highest = values.max(initial=0)
+    if highest > 65535 or values.min(initial=0) < 0:
+        raise ValueError("grey levels outside 0..65535")
+    return np.round(values / 257 if highest > 255 else values).astype(np.uint8)
+
+
+def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
+    return resize_all(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], size)[0].permute(1, 2, 0).numpy()
+
+
+def resize_all(images: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, C, H, W) uint8 -> (N, C, size, size) uint8, bilinear with antialiasing."""
+
+    def resize(part: torch.Tensor) -> torch.Tensor:
+        pixels = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+    return torch.cat([resize(part) for part in images.split(256)])
+
+
+def from_arrays(images: np.ndarray, where: str) -> torch.Tensor:
+    """(N, H, W) or (N, H, W, 3) uint8 as stored by MedMNIST -> (N, C, H, W) uint8.
+
+    Raises:
+        DataError: another shape or dtype.
+    """
+    if images.dtype != np.uint8:
+        raise DataError(f"{where} holds {images.dtype} images; uint8 is expected")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise DataError(
+            f"{where} has shape {'x'.join(map(str, images.shape))}; expected N x H x W (grey) or N x H x W x 3, "
+            "at least one image"
+        )
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+
+
+def preprocess_from_hf(values: dict[str, Any], size: int) -> ImagePreprocess:
+    """What a `preprocessor_config.json` says of mean, std and resampling, for a backbone of side `size`."""
+    names = {2: "bilinear", 3: "bicubic"}
+    resample = values.get("resample", 2)
+    if resample not in names:
+        raise ConfigError(f"resampling {resample!r} of the preprocessor config is not supported; use 2 or 3")
+    normalised = values.get("do_normalize", True)
+    mean: Sequence[float] = values.get("image_mean") or (0.5,) * 3 if normalised else (0.0,) * 3
+    std: Sequence[float] = values.get("image_std") or (0.5,) * 3 if normalised else (1.0,) * 3
+    return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std), resample=names[resample])  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The record of erasures: one JSON line each, every line carrying the hash of the line before.
+
+A line that is changed, removed or put elsewhere breaks the chain, and `read` says where.
+"""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from pfm import __version__
+from pfm.errors import StorageError
+from pfm.storage import sha256_bytes, write_bytes
+
+START = "0" * 64
+
+
+def canonical(record: dict[str, Any]) -> bytes:
+    """The one byte string of a record that is hashed."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All records, oldest first; none where there is no file.
+
+    Raises:
+        StorageError: a line that is not JSON, or one whose hash or predecessor does not fit.
+    """
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    previous = START
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            body = {key: value for key, value in record.items() if key != "hash"}
+            intact = record["hash"] == sha256_bytes(canonical(body)) and record["previous"] == previous
+        except (ValueError, KeyError, AttributeError, TypeError):
+            intact = False
+            record = {}
+        if not intact:
+            raise StorageError(f"{path}, line {number}: the record was changed; the chain of erasures is broken there")
+        previous = record["hash"]
+        records.append(record)
+    return records
+
+
+def head(records: list[dict[str, Any]]) -> str:
+    """Hash of the newest record; zeros for an empty ledger."""
+    return records[-1]["hash"] if records else START
+
+
+def seal(records: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
+    """`entry` with time, version, its predecessor's hash and its own."""
+    body = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "pfm": __version__,
+        "previous": head(records),
+        **entry,
+    }
+    return {**body, "hash": sha256_bytes(canonical(body))}
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records))
+
+
+def append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Add one record and return it as written."""
+    records = read(path)
+    sealed = seal(records, entry)
+    write(path, [*records, sealed])
+    return sealed

@@ -1,0 +1,61 @@
+"""Low-rank adapters on the query and value projections: the one module that knows peft.
+
+LoRA: Hu et al., 2021 (arXiv 2106.09685).
+"""
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from pfm.errors import ConfigError
+from pfm.options import option
+
+TARGETS = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Rank, scale and dropout of the adapters."""
+
+    lora_r: int = option(4, "Rank of the LoRA adapters on the query and value projections.", minimum=1)
+    lora_alpha: int = option(4, "Scale of the adapters; their output is multiplied by alpha / r.", minimum=1)
+    lora_dropout: float = option(0.1, "Dropout in front of the adapters.", minimum=0.0)
+
+    def __post_init__(self) -> None:
+        if self.lora_dropout >= 1:
+            raise ConfigError(f"--lora_dropout {self.lora_dropout} drops everything; give a value below 1")
+
+
+def add_adapters(encoder: nn.Module, settings: LoraSettings, *, first_layer: int, num_layers: int) -> None:
+    """Put adapters into `encoder.layers[first_layer:]`, in place; only they are trainable afterwards."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    encoder.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(TARGETS),
+        layers_to_transform=list(range(first_layer, num_layers)),
+        layers_pattern="layers",
+        bias="none",
+    )
+    inject_adapter_in_model(config, encoder)
+
+
+def has_adapters(module: nn.Module) -> bool:
+    return any("lora_A" in name for name, _ in module.named_parameters())
+
+
+def merged(module: nn.Module) -> nn.Module:
+    """A copy of `module` with every adapter folded into the projection it sits on."""
+    from peft.tuners.lora import LoraLayer
+
+    result = copy.deepcopy(module)
+    for name, layer in list(result.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            parent = result.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
+    return result

@@ -1,0 +1,166 @@
+"""The prompted classifier (Hendrix et al., 2025, arXiv 2509.15230) and its two readouts.
+
+Letters: B batch, C classes in the bank, s prompts an example sees, m tokens per prompt,
+T tokens of the backbone, D hidden size.
+
+Which prompts an example sees is said by a tensor `present`, in one of two forms:
+
+- gathered, (B, s) int64: positions of the prompts, the same number for every example. No
+  attention mask is needed; this is the fast form.
+- masked, (B, C) bool: True where a prompt is there. Masking a prompt as an attention key equals
+  removing it.
+
+Logits are always (B, C). With the `prompt` readout an absent class has the logit -inf.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pfm.backbone import Backbone
+from pfm.bank import PromptBank
+from pfm.classes import ClassList
+from pfm.errors import ConfigError
+from pfm.lora import LoraSettings, add_adapters
+from pfm.options import option
+
+READOUTS = ("cls", "prompt")
+WRONG_TARGETS = ("uniform", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What stands around the backbone."""
+
+    readout: str = option("cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS)
+    wrong_target: str = option(
+        "uniform",
+        "Target when the own prompt is absent: uniform, or none (an `unknown` answer; --readout prompt only).",
+        choices=WRONG_TARGETS,
+    )
+    tune: str = option(
+        "auto",
+        "What of the backbone trains: LoRA adapters, or everything. auto: lora where weights are pretrained.",
+        choices=("auto", "lora", "full"),
+    )
+    prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
+    prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
+    final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
+
+    def __post_init__(self) -> None:
+        if self.wrong_target == "none" and self.readout != "prompt":
+            raise ConfigError("--wrong_target none needs --readout prompt; the cls readout has no score per prompt")
+
+    def resolve_tune(self, *, is_pretrained: bool) -> str:
+        if self.tune == "auto":
+            return "lora" if is_pretrained else "full"
+        return self.tune
+
+
+class PromptedClassifier(nn.Module):
+    """A backbone that sees some of the class prompts, and a readout."""
+
+    def __init__(self, backbone: Backbone, classes: ClassList, config: ModelConfig, lora: LoraSettings | None) -> None:
+        """
+        Args:
+            lora: adapters to put in, the backbone frozen; None trains the whole backbone.
+
+        Raises:
+            ConfigError: `prompt_layer` is not a block of this backbone.
+        """
+        super().__init__()
+        if config.prompt_layer >= backbone.num_layers:
+            raise ConfigError(
+                f"--prompt_layer {config.prompt_layer} is too deep: the backbone has blocks 0 to {backbone.num_layers - 1}"
+            )
+        self.config = config
+        self.classes = classes
+        self.backbone = backbone
+        if lora is not None:
+            add_adapters(backbone.encoder, lora, first_layer=config.prompt_layer, num_layers=backbone.num_layers)
+        if not config.final_norm:  # never applied, so never trained
+            backbone.encoder.layernorm.requires_grad_(False)  # type: ignore[union-attr]
+        self.bank = PromptBank(len(classes), config.prompt_tokens, backbone.hidden_size)
+        if config.readout == "cls":
+            self.classifier = nn.Linear(backbone.hidden_size, len(classes))
+        else:
+            self.scorer = nn.Linear(backbone.hidden_size, 1)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether the model can answer that an input is none of the active classes."""
+        return self.config.wrong_target == "none"
+
+    def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
+        return self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.config.prompt_layer)
+
+    def head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present`."""
+        is_masked = present.dtype == torch.bool
+        if self.config.readout == "prompt" and present.shape[1] == 0:  # nothing to read
+            return tokens.new_full((len(tokens), self.num_classes), -torch.inf, dtype=torch.float32)
+        prompts = self.bank.everyone(len(tokens)) if is_masked else self.bank.gather(present)
+        num_own = tokens.shape[1]
+        tokens = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
+        key_mask = None
+        if is_masked:
+            own = present.new_ones(len(present), num_own)
+            key_mask = torch.cat([own, present.repeat_interleave(self.config.prompt_tokens, dim=1)], dim=1)
+        positions = slice(0, 1) if self.config.readout == "cls" else slice(num_own, None)
+        outputs = self.backbone.readout(tokens, self.config.prompt_layer, positions, key_mask)
+        if self.config.final_norm:
+            outputs = self.backbone.normalise(outputs)
+        return self._score(outputs.float(), present)
+
+    def forward(self, inputs: torch.Tensor, presents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Logits (B, C) for each of several choices of present prompts; the trunk runs once."""
+        tokens = self.trunk(inputs)
+        return tuple(self.head(tokens, present) for present in presents)
+
+    def logits(self, inputs: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        return self(inputs, (present,))[0]
+
+    def _score(self, outputs: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(outputs.device.type, enabled=False):
+            if self.config.readout == "cls":
+                return self.classifier(outputs[:, 0])
+            return self._scatter(self.score_prompts(outputs), present)
+
+    def score_prompts(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs at the prompt tokens (B, s·m, D) -> one score a prompt (B, s), its tokens averaged."""
+        return self.scorer(outputs.unflatten(1, (-1, self.config.prompt_tokens)).mean(dim=2)).squeeze(-1)
+
+    def _scatter(self, scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        if present.dtype == torch.bool:
+            return scores.masked_fill(~present, -torch.inf)
+        absent = scores.new_full((len(scores), self.num_classes), -torch.inf)
+        return absent.scatter(1, present, scores)
+
+    def predict(self, logits: torch.Tensor) -> torch.Tensor:
+        """Position of the winning class (B,); -1 for `unknown`, and where no prompt is active to win."""
+        best, winner = logits.max(dim=1)
+        if self.has_unknown:
+            return torch.where(best > 0, winner, -1)
+        return torch.where(best > -torch.inf, winner, -1)
+
+    def class_rows(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The parameters that have one row for each class: what erasing a class deletes."""
+        yield "bank.prompts", self.bank.prompts
+        if self.config.readout == "cls":
+            yield "classifier.weight", self.classifier.weight
+            yield "classifier.bias", self.classifier.bias
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds: every trained parameter, by name."""
+        return {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
+
+
+# names of the parameters that have one row for each class, whichever readout
+CLASS_ROWS = ("bank.prompts", "classifier.weight", "classifier.bias")

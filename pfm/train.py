@@ -1,0 +1,12 @@
+"""What `accelerate launch pfm/train.py` starts; the same command as `pfm train`."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Python put this folder first on the path; the checkout belongs there
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from pfm.cli import run
+    from pfm.commands import train
+
+    sys.exit(run(train, name="pfm train"))
