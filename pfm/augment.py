@@ -34,7 +34,7 @@ def augment(images: torch.Tensor, config: AugmentConfig, generator: torch.Genera
 
 
 def _shifted(images: torch.Tensor, reach: int, generator: torch.Generator) -> torch.Tensor:
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     offsets = torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).to(images.device)
     padded = F.pad(images.float(), (reach,) * 4, mode="replicate").to(images.dtype)
     rows = offsets[0, :, None] + torch.arange(height, device=images.device)  # (B, H)

@@ -111,7 +111,8 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
 def _vit_config(values: Mapping[str, Any]) -> Any:
     from transformers import ViTConfig
 
-    return ViTConfig(**values, attn_implementation="sdpa")
+    settings: dict[str, Any] = {**values, "attn_implementation": "sdpa"}
+    return ViTConfig(**settings)
 
 
 def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,9 +212,7 @@ class Backbone(nn.Module):
     def _layers(self) -> Any:
         return self.encoder.layers
 
-    def _block_at(
-        self, layer: Any, tokens: torch.Tensor, positions: slice, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _block_at(self, layer: Any, tokens: torch.Tensor, positions: slice, mask: torch.Tensor | None) -> torch.Tensor:
         """One transformer block, its output computed for the tokens at `positions` only."""
         attention = layer.attention
         normed = layer.layernorm_before(tokens)  # (B, S, D)
@@ -283,13 +282,14 @@ def _load_pretrained(spec: BackboneSpec) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, report = ViTModel.from_pretrained(
+        loaded: Any = ViTModel.from_pretrained(  # with its loading report, which the stubs do not know of
             str(path) if path.exists() else spec.model_name,
             add_pooling_layer=False,
             attn_implementation="sdpa",
             dtype=torch.float32,
             output_loading_info=True,
         )
+        model, report = loaded
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         raise BackboneError(f"cannot load the weights of {spec.model_name!r}: {_first_line(error)}") from error
     finally:
@@ -299,7 +299,8 @@ def _load_pretrained(spec: BackboneSpec) -> nn.Module:
     missing = sorted(report["missing_keys"])
     if missing:
         raise BackboneError(
-            f"{spec.model_name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); it is no ViT checkpoint"
+            f"{spec.model_name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "
+            "it is no ViT checkpoint"
         )
     return _at_size(model, spec)
 

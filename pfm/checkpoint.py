@@ -338,5 +338,3 @@ def _paper_spec(
 
 def _google_vit_preprocess(size: int) -> ImagePreprocess:
     return ImagePreprocess(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-

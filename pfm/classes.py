@@ -67,7 +67,9 @@ class ClassList:
         return self.keep(p for p in range(len(self)) if p not in removed)
 
     def describe(self) -> str:
-        return ", ".join(f"{i} {name}" if str(i) != name else name for i, name in zip(self.ids, self.names, strict=True))
+        return ", ".join(
+            f"{i} {name}" if str(i) != name else name for i, name in zip(self.ids, self.names, strict=True)
+        )
 
 
 def split_names(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from pfm.augment import AugmentConfig
 from pfm.backbone import BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.classes import ClassList, split_names
-from pfm.data import ClassificationData, DataConfig, load_data
+from pfm.data import DataConfig, load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
@@ -59,7 +59,9 @@ def train(**configs: Any) -> None:
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool.")
+@click.option(
+    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
+)
 @with_options(data=DataConfig, backbone=BackboneConfig, evaluation=EvalConfig, device=DeviceConfig)
 @click.option("--suspend", default="", help="Evaluate with these classes' prompts left out (names or numbers).")
 @click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the random modes and of sampled subsets.")
@@ -96,7 +98,8 @@ def evaluate(
         result = evaluator.accuracy_of_set(model, active)
         names = ", ".join(name for i, name in enumerate(model.classes.names) if i not in active)
         click.echo(
-            f"suspended (reversible, nothing erased): {names}\n  accuracy on their samples  {_percent(result['forget'])}\n"
+            f"suspended (reversible, nothing erased): {names}\n"
+            f"  accuracy on their samples  {_percent(result['forget'])}\n"
             f"  accuracy on the others     {_percent(result['retain'])}"
         )
         if accelerator.is_main_process:
@@ -113,7 +116,9 @@ def evaluate(
 def _data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
     """The data set of the training run, each option overridden where the user typed it."""
     stored = checkpoint.run.get("data", {})
-    typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(DataConfig) if was_given(field.name)}
+    typed = {
+        field.name: getattr(given, field.name) for field in dataclasses.fields(DataConfig) if was_given(field.name)
+    }
     if "dataset" in typed:
         return given
     known = {field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored}
@@ -132,13 +137,17 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
         lines.append(f"  {mode:<20}{_percent(accuracy)}" + (f"   ({names[mode]})" if mode in names else ""))
     if measured.unknown is not None:
         there, gone = measured.unknown["class_present"], measured.unknown["class_removed"]
-        lines.append(f"answered `unknown`: {_percent(there)} % with the class there, {_percent(gone)} % with it removed")
+        lines.append(
+            f"answered `unknown`: {_percent(there)} % with the class there, {_percent(gone)} % with it removed"
+        )
     if measured.subsets:
         lines.append(f"forgetting k of {model.num_classes} classes, % (chance {100 / model.num_classes:.1f})")
         lines.append("   k   subsets          forget         retain")
     for entry in measured.subsets:
         row = entry.summary()
-        count = f"{len(entry.subsets)}" + (f" of {entry.num_possible} sampled" if len(entry.subsets) < entry.num_possible else "")
+        count = f"{len(entry.subsets)}" + (
+            f" of {entry.num_possible} sampled" if len(entry.subsets) < entry.num_possible else ""
+        )
         lines.append(
             f"  {entry.k:>2}   {count:<15}"
             f"{_percent(row['forget_mean'])} ±{_percent(row['forget_std'])}  "

@@ -188,7 +188,7 @@ def _hold_out(split: Split, what: str) -> tuple[Split, Split, str]:
 def _load_digits(config: DataConfig) -> ClassificationData:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     whole = Split(from_arrays(images, "digits"), torch.from_numpy(digits.target.astype(np.int64)))
     train, test, note = _hold_out(whole, "digits")
@@ -223,7 +223,7 @@ def _load_medmnist(name: str, config: DataConfig) -> ClassificationData:
     if name == "octmnist":
         splits["train"] = splits.pop("val")
         notes = ("trained on the val split, as the paper's tool does, since train is large",)
-    return ClassificationData(name, _classes(config, names), **splits, notes=notes)
+    return ClassificationData(name, _classes(config, names), splits["train"], splits["test"], splits.get("val"), notes)
 
 
 def _download_medmnist(name: str, size: int, path: Path) -> None:
@@ -254,7 +254,7 @@ def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
     trained = int(splits["train"].labels.max())
     num_classes = len(split_names(config.class_names)) if config.class_names else trained + 1
     names = [str(i) for i in range(num_classes)]
-    return ClassificationData(path.stem, _classes(config, names), **splits)
+    return ClassificationData(path.stem, _classes(config, names), splits["train"], splits["test"], splits.get("val"))
 
 
 def _read_npz(path: Path) -> dict[str, Split]:
@@ -357,7 +357,7 @@ def _first_line(error: Exception) -> str:
 def _from_hugging_face(loaded: Any, name: str, config: DataConfig, image_size: int) -> ClassificationData:
     import datasets
 
-    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    parts: dict[Any, Any] = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     by_role = {role: next((key for key in keys if key in parts), None) for role, keys in _SPLIT_NAMES.items()}
     if by_role["train"] is None:
         raise DataError(f"{name} has no train split (it has {', '.join(parts)})")
@@ -398,7 +398,7 @@ def _from_hugging_face(loaded: Any, name: str, config: DataConfig, image_size: i
     elif "test" not in splits:
         splits["train"], splits["test"], note = _hold_out(splits["train"], name)
         notes = (note,)
-    return ClassificationData(name, _classes(config, names), **splits, notes=notes)
+    return ClassificationData(name, _classes(config, names), splits["train"], splits["test"], splits.get("val"), notes)
 
 
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "eval")}
@@ -419,9 +419,7 @@ def _only_column(features: Any, is_wanted: Any, name: str, kind: str) -> str:
 def _same_shape(splits: dict[str, Split], image_size: int) -> dict[str, Split]:
     """Splits whose images differ in channels or size from each other are made alike."""
     channels = max(split.images.shape[1] for split in splits.values())
-    spread = {
-        role: Split(split.images.expand(-1, channels, -1, -1), split.labels) for role, split in splits.items()
-    }
+    spread = {role: Split(split.images.expand(-1, channels, -1, -1), split.labels) for role, split in splits.items()}
     if len({split.images.shape[2:] for split in spread.values()}) > 1:
         return {role: Split(resize_all(split.images, image_size), split.labels) for role, split in spread.items()}
     return spread

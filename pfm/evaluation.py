@@ -151,7 +151,9 @@ class Evaluator:
         self.show_progress = show_progress
         self.num_samples = len(split)
 
-    def evaluate(self, model: PromptedClassifier, *, ks: Sequence[int] = (), max_subsets: int | None = None) -> Evaluation:
+    def evaluate(
+        self, model: PromptedClassifier, *, ks: Sequence[int] = (), max_subsets: int | None = None
+    ) -> Evaluation:
         """All inference modes, and forgetting for each k in `ks`."""
         num_classes = model.num_classes
         everything = tuple(range(num_classes))

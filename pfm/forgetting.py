@@ -72,7 +72,13 @@ def erased_path(source: Path, checkpoint: Checkpoint, positions: list[int]) -> P
 
 
 def erase_file(
-    source: Path, checkpoint: Checkpoint, keys: Iterable[str | int], target: Path, *, reason: str = "", requested_by: str = ""
+    source: Path,
+    checkpoint: Checkpoint,
+    keys: Iterable[str | int],
+    target: Path,
+    *,
+    reason: str = "",
+    requested_by: str = "",
 ) -> dict[str, Any]:
     """Write `target` without the classes and add a line to `ledger.jsonl` beside it.
 
@@ -90,9 +96,7 @@ def erase_file(
         target.parent / "ledger.jsonl",
         {
             "action": "erase",
-            "classes": [
-                {"id": checkpoint.classes.ids[p], "name": checkpoint.classes.names[p]} for p in positions
-            ],
+            "classes": [{"id": checkpoint.classes.ids[p], "name": checkpoint.classes.names[p]} for p in positions],
             "source": {"file": source.name, "sha256": sha256(source)},
             "target": {"file": target.name, "sha256": sha256(target)},
             "erased": ["prompt", "classifier row", "optimizer moments"],

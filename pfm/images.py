@@ -73,7 +73,7 @@ def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
     repeat = 3 // images.shape[1]
-    return tuple((mean.tolist() * repeat)), tuple((std.tolist() * repeat))
+    return tuple(mean.tolist() * repeat), tuple(std.tolist() * repeat)
 
 
 def stack_images(load: Callable[[int], Any], count: int, *, size: int, where: str) -> torch.Tensor:

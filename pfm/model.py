@@ -34,7 +34,9 @@ WRONG_TARGETS = ("uniform", "none")
 class ModelConfig:
     """What stands around the backbone."""
 
-    readout: str = option("cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS)
+    readout: str = option(
+        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS
+    )
     wrong_target: str = option(
         "uniform",
         "Target when the own prompt is absent: uniform, or none (an `unknown` answer; --readout prompt only).",
@@ -73,7 +75,8 @@ class PromptedClassifier(nn.Module):
         super().__init__()
         if config.prompt_layer >= backbone.num_layers:
             raise ConfigError(
-                f"--prompt_layer {config.prompt_layer} is too deep: the backbone has blocks 0 to {backbone.num_layers - 1}"
+                f"--prompt_layer {config.prompt_layer} is too deep: "
+                f"the backbone has blocks 0 to {backbone.num_layers - 1}"
             )
         self.config = config
         self.classes = classes

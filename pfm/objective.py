@@ -35,6 +35,5 @@ def absent_loss(logits: torch.Tensor, *, has_unknown: bool) -> torch.Tensor:
     return torch.where(count > 0, -mean_log_p - size.log(), 0.0)
 
 
-
 def _with_unknown(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1)

@@ -20,7 +20,7 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 
 def option(
     default: Any,
-    help: str,  # noqa: A002
+    help: str,
     *,
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,

@@ -27,9 +27,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def draw_forgetting(
-    runs: dict[str, Sequence[SubsetAccuracies]], path: Path, *, num_classes: int, title: str
-) -> None:
+def draw_forgetting(runs: dict[str, Sequence[SubsetAccuracies]], path: Path, *, num_classes: int, title: str) -> None:
     """Forget and retain accuracy against the number of removed classes, with the chance line.
 
     Args:

@@ -35,7 +35,13 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def share(
-    global_index: torch.Tensor, labels: torch.Tensor, num_classes: int, *, key: tuple[int, ...], rank: int, world_size: int
+    global_index: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    key: tuple[int, ...],
+    rank: int,
+    world_size: int,
 ) -> Batch:
     """Draw the prompts for a global batch and take this process's share of it.
 

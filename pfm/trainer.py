@@ -314,7 +314,12 @@ class _Loop:
 
     def _evaluator(self) -> Evaluator:
         return make_evaluator(
-            self.data, self.positions, self.preprocess, self.accelerator, self.config.evaluation, seed=self.config.train.seed
+            self.data,
+            self.positions,
+            self.preprocess,
+            self.accelerator,
+            self.config.evaluation,
+            seed=self.config.train.seed,
         )
 
 
@@ -338,7 +343,6 @@ def make_evaluator(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         reduce=lambda tensor: accelerator.reduce(tensor, reduction="sum"),  # type: ignore[return-value, arg-type]
-        autocast=accelerator.autocast,
+        autocast=lambda: accelerator.autocast(),
         show_progress=accelerator.is_main_process,
     )
-

@@ -20,14 +20,22 @@ from pfm_export.bundle import Bundle
 
 @click.command("bench", context_settings=CONTEXT_SETTINGS)
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="What pfm export onnx wrote.")
-@click.option("--ckpt", type=click.Path(path_type=Path), help="Its checkpoint, for torch.  [default: random weights of that shape]")
+@click.option(
+    "--ckpt",
+    type=click.Path(path_type=Path),
+    help="Its checkpoint, for torch.  [default: random weights of that shape]",
+)
 @click.option("--batch_sizes", default="1,8,32", help="Images per call.")
 @click.option("--active_sizes", default="", help="Numbers of active prompts.  [default: 1, half, all]")
 @click.option("--rounds", default=50, type=click.IntRange(min=5), help="Rounds; in each, every case runs once.")
-@click.option("--seconds", default=30.0, type=click.FloatRange(min=1), help="Stop early after this time (not before 5 rounds).")
+@click.option(
+    "--seconds", default=30.0, type=click.FloatRange(min=1), help="Stop early after this time (not before 5 rounds)."
+)
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="CPU threads of each runtime.  [0: all cores]")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where both runtimes run.")
-@click.option("--out", default="bench", type=click.Path(path_type=Path), help="Folder for latency.json and latency.png.")
+@click.option(
+    "--out", default="bench", type=click.Path(path_type=Path), help="Folder for latency.json and latency.png."
+)
 def bench(
     bundle: Path,
     ckpt: Path | None,
@@ -56,7 +64,7 @@ def _numbers(text: str, name: str) -> list[int]:
         values = sorted({int(part) for part in text.split(",") if part.strip()})
     except ValueError as error:
         raise ConfigError(f"{name} {text!r}: whole numbers separated by commas are expected") from error
-    if values and values[0] < 0 or (name == "--batch_sizes" and (not values or values[0] < 1)):
+    if (values and values[0] < 0) or (name == "--batch_sizes" and (not values or values[0] < 1)):
         raise ConfigError(f"{name} {text!r}: numbers above zero are expected")
     return values
 

@@ -114,7 +114,9 @@ def demo(out: Path, seed: int) -> None:
     write_json(folder / "demo.json", summary)
     write_text(folder / "report.md", _report(summary, latency))
     click.echo("\n" + _summary_table(summary))
-    click.echo(f"\nall of it, with pictures: {folder / 'report.md'}   ({seconds:.0f} s in all)\n\n{_next_steps(folder)}")
+    click.echo(
+        f"\nall of it, with pictures: {folder / 'report.md'}   ({seconds:.0f} s in all)\n\n{_next_steps(folder)}"
+    )
 
 
 def _run_config(readout: str, folder: Path, seed: int) -> RunConfig:

@@ -14,7 +14,9 @@ def export() -> None:
 
 
 @export.command("onnx")
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool.")
+@click.option(
+    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")

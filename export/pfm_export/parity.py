@@ -87,19 +87,21 @@ def check_parity(model: PromptedClassifier, folder: Path, *, tolerance: float = 
             feed = {bundle.input_name: inputs.numpy(), INPUT_PROMPTS: rows.prompts}
             if is_cls:  # all classifier rows, fewer prompts: the paper's raw logits
                 every = bundle.rows(range(model.num_classes))
-                assert every.weight is not None and every.bias is not None
-                feed |= {INPUT_WEIGHT: every.weight, INPUT_BIAS: every.bias}
+                feed |= {name: every.feed()[name] for name in (INPUT_WEIGHT, INPUT_BIAS)}
                 wanted = logits.numpy()
             else:
                 wanted = logits[:, list(active)].numpy()
-            got = runtime.run(None, feed)[0]
+            got = np.asarray(runtime.run(None, feed)[0])
             if got.shape != wanted.shape:
-                raise ParityError(f"batch {batch_size}, {len(active)} prompts: shape {got.shape}, expected {wanted.shape}")
+                raise ParityError(
+                    f"batch {batch_size}, {len(active)} prompts: shape {got.shape}, expected {wanted.shape}"
+                )
             difference = float(np.abs(got - wanted).max(initial=0))
             largest = max(largest, float(np.abs(wanted).max(initial=0)))
             if not difference <= tolerance:
                 raise ParityError(
-                    f"batch {batch_size}, {len(active)} prompts: the graph is {difference:.1e} off, more than {tolerance:.0e}"
+                    f"batch {batch_size}, {len(active)} prompts: the graph is {difference:.1e} off, "
+                    f"more than {tolerance:.0e}"
                 )
             cases.append(ParityCase(batch_size, active, difference))
     return ParityReport(tuple(cases), largest)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
 
 from pfm.classes import ClassList, check_removal
 from pfm.errors import BundleError, DataError, DeviceError
@@ -74,9 +75,7 @@ class PromptSession:
         """The execution provider that really runs the graph."""
         return self._runtime.get_providers()[0]
 
-    def active(
-        self, active: Iterable[str | int] | None = None, without: Iterable[str | int] = ()
-    ) -> list[int]:
+    def active(self, active: Iterable[str | int] | None = None, without: Iterable[str | int] = ()) -> list[int]:
         """Positions of an active set: the named classes (default all), less those in `without`."""
         classes = self.classes
         chosen = list(range(len(classes))) if active is None else classes.positions(active)
@@ -89,8 +88,8 @@ class PromptSession:
         """The graph's raw output (B, K) for model inputs and bank rows."""
         feed = {self._bundle.input_name: np.ascontiguousarray(inputs, dtype=np.float32), **rows.feed()}
         try:
-            return self._runtime.run([OUTPUT[self._bundle.readout]], feed)[0]
-        except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, ValueError) as error:
+            return np.asarray(self._runtime.run([OUTPUT[self._bundle.readout]], feed)[0])
+        except (InvalidArgument, ValueError) as error:
             raise DataError(f"the input does not fit the graph: {' '.join(str(error).split())[:200]}") from error
 
     def predict(
