@@ -45,17 +45,36 @@ class ClassList:
             ClassNameError: no such class.
         """
         text = str(key).strip()
+        position = self._find(text)
+        if position is None:
+            in_lower_case = {name.lower(): name for name in self.names}
+            close = difflib.get_close_matches(text.lower(), in_lower_case, n=1, cutoff=0.5)
+            hint = f"; did you mean {in_lower_case[close[0]]!r}?" if close else ""
+            raise ClassNameError(f"no class {text!r}{hint} (classes: {self.describe()})")
+        return position
+
+    def _find(self, text: str) -> int | None:
         if text in self.names:
             return self.names.index(text)
         if text.isdecimal() and int(text) in self.ids:
             return self.ids.index(int(text))
-        close = difflib.get_close_matches(text, self.names, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ClassNameError(f"no class {text!r}{hint} (classes: {self.describe()})")
+        return None
 
     def positions(self, keys: Iterable[str | int]) -> list[int]:
-        """Positions of several classes, ascending, each once."""
-        return sorted({self.position(key) for key in keys})
+        """Positions of several classes, ascending, each once.
+
+        A name that holds commas, as MedMNIST has some, may come in the pieces that `split_names` makes of it.
+        """
+        pieces = [str(key).strip() for key in keys]
+        in_pieces = [[piece.strip() for piece in name.split(",")] for name in self.names]
+        found = set()
+        while pieces:
+            count = 1
+            if self._find(pieces[0]) is None:
+                count = next((len(name) for name in in_pieces if pieces[: len(name)] == name), 1)
+            found.add(self.position(pieces[0]) if count == 1 else in_pieces.index(pieces[:count]))
+            del pieces[:count]
+        return sorted(found)
 
     def keep(self, positions: Iterable[int]) -> "ClassList":
         """The classes at these positions, in order."""

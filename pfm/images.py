@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import DecompressionBombError
 from torch.nn import functional as F
 
 from pfm.errors import ConfigError, DataError
@@ -37,6 +38,8 @@ class ImagePreprocess:
         object.__setattr__(self, "std", tuple(self.std))
         if self.resample not in RESAMPLE:
             raise ConfigError(f"resampling {self.resample!r} is not supported; use one of {', '.join(RESAMPLE)}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ConfigError(f"mean and std are for three channels, got {list(self.mean)} and {list(self.std)}")
         if min(self.std) <= 0:
             raise ConfigError(f"a standard deviation must be above zero, got {self.std}")
 
@@ -106,12 +109,14 @@ def decode(load: Callable[[], Any], what: str) -> np.ndarray:
     """One image as (H, W, 1 or 3) uint8."""
     try:
         image = load()
-        if image.mode in ("1", "L", "I", "I;16", "F", "LA"):
-            if image.mode.startswith("I") or image.mode == "F":
-                return _scale_to_uint8(np.asarray(image, dtype=np.float64))[:, :, None]
+        if image.mode.startswith(("I", "F")):  # I;16, I;16B, …: more than 8 bits
+            return _scale_to_uint8(np.asarray(image, dtype=np.float64))[:, :, None]
+        if image.mode in ("1", "L", "LA"):
             return np.asarray(image.convert("L"))[:, :, None]
+        if image.mode == "P" and "transparency" in image.info:  # PIL's own detour; it warns without
+            image = image.convert("RGBA")
         return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
         name = getattr(error, "filename", None) or what
         raise DataError(f"cannot decode {name}: {error}; mend the file or take it out") from error
 
@@ -119,7 +124,7 @@ def decode(load: Callable[[], Any], what: str) -> np.ndarray:
 def _scale_to_uint8(values: np.ndarray) -> np.ndarray:
     """Grey levels of more than 8 bits: 16-bit data scaled by 1/257, anything already in 0..255 kept."""
     highest = values.max(initial=0)
-    if highest > 65535 or values.min(initial=0) < 0:
+    if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
         raise ValueError("grey levels outside 0..65535")
     return np.round(values / 257 if highest > 255 else values).astype(np.uint8)
 

@@ -10,27 +10,34 @@ from typing import Any
 
 from pfm import __version__
 from pfm.errors import StorageError
-from pfm.storage import sha256_bytes, write_bytes
+from pfm.storage import explain, sha256_bytes, write_bytes
 
 START = "0" * 64
 
 
 def canonical(record: dict[str, Any]) -> bytes:
     """The one byte string of a record that is hashed."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # what is no valid text (a byte of another encoding, typed on the command line) becomes JSON's own escape
+    return text.encode(errors="backslashreplace")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All records, oldest first; none where there is no file.
 
     Raises:
-        StorageError: a line that is not JSON, or one whose hash or predecessor does not fit.
+        StorageError: a line that is not JSON, or one whose hash or predecessor does not fit;
+            a file that cannot be read.
     """
     if not path.exists():
         return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
     records: list[dict[str, Any]] = []
     previous = START
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             record = json.loads(line)
             body = {key: value for key, value in record.items() if key != "hash"}

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name exists")
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
+            _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {explain(error)}; nothing was changed there. "

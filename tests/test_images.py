@@ -1,0 +1,230 @@
+"""Images against a slow, obvious reference: PIL one channel at a time, numpy one pixel at a time."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pfm.errors import ConfigError, DataError
+from pfm.images import (
+    ImagePreprocess,
+    decode,
+    from_arrays,
+    measure_channels,
+    preprocess_from_hf,
+    resize_all,
+    stack_images,
+)
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def pil_resize(image: torch.Tensor, size: int, resample: str) -> np.ndarray:
+    """(C, H, W) uint8 -> (C, size, size) float32 grey levels; PIL's mode F does not round in between."""
+    channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
+    return np.stack([np.asarray(channel.resize((size, size), PIL_FILTERS[resample])) for channel in channels])
+
+
+def test_an_image_of_the_right_size_is_only_normalised() -> None:
+    images = random_images(2, 3, 5, 5)
+    result = ImagePreprocess(size=5, mean=MEAN, std=STD)(images)
+    assert result.dtype == torch.float32
+    for index in np.ndindex(2, 3, 5, 5):
+        channel = index[1]
+        wanted = (int(images[index]) / 255 - MEAN[channel]) / STD[channel]
+        assert result[index].item() == pytest.approx(wanted, abs=1e-5)  # float32 of numbers up to 3
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("stored", "size"), [((28, 28), 64), ((64, 64), 28), ((37, 21), 24), ((50, 30), 224)])
+def test_resizing_equals_pil_channel_by_channel(resample: str, stored: tuple[int, int], size: int) -> None:
+    images = random_images(2, 3, *stored)
+    resized = ImagePreprocess(size=size, mean=(0.0,) * 3, std=(1 / 255,) * 3, resample=resample)(images)  # grey levels
+    wanted = np.stack([pil_resize(image, size, resample) for image in images])
+    assert np.abs(resized.numpy() - wanted).max() < 1e-3  # of 255 grey levels: the rounding of float32 sums
+
+
+def test_grey_images_are_repeated_to_three_channels_after_resizing() -> None:
+    grey = random_images(3, 1, 12, 12)
+    preprocess = ImagePreprocess(size=8, mean=MEAN, std=STD)
+    result = preprocess(grey)
+    assert result.shape == (3, 3, 8, 8)
+    assert torch.equal(result, preprocess(grey.repeat(1, 3, 1, 1)))
+
+
+def test_preprocessing_survives_its_dictionary() -> None:
+    preprocess = ImagePreprocess(size=12, mean=MEAN, std=STD, resample="bicubic")
+    assert preprocess.to_dict()["kind"] == "image"
+    assert ImagePreprocess.from_dict(preprocess.to_dict()) == preprocess
+
+
+@pytest.mark.parametrize("changes", [{"resample": "nearest"}, {"std": (0.0, 1.0, 1.0)}])
+def test_an_impossible_preprocessing_is_refused(changes: dict[str, object]) -> None:
+    values = {"size": 8, "mean": MEAN, "std": STD, **changes}
+    with pytest.raises(ConfigError):
+        ImagePreprocess(**values)  # type: ignore[arg-type]  # the values under test are wrong on purpose
+
+
+def test_channels_are_measured_as_numpy_does_over_several_portions() -> None:
+    images = random_images(1500, 3, 4, 6)  # more than the portion of 1,024 images
+    images[:, 1] //= 3
+    mean, std = measure_channels(images)
+    pixels = images.numpy() / 255
+    # float64 sums of 36,000 numbers in [0, 1]
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)), atol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)), atol=1e-12)
+
+
+def test_measured_channels_of_grey_images_count_three_times() -> None:
+    images = random_images(10, 1, 4, 4)
+    mean, std = measure_channels(images)
+    assert mean == (pytest.approx(images.numpy().mean() / 255),) * 3
+    assert std == (pytest.approx(images.numpy().std() / 255),) * 3
+
+
+def test_images_of_one_shade_still_have_a_usable_deviation() -> None:
+    mean, std = measure_channels(torch.full((4, 3, 2, 2), 100, dtype=torch.uint8))
+    assert mean == pytest.approx((100 / 255,) * 3)
+    assert min(std) > 0
+
+
+def test_a_preprocessor_config_without_entries_means_what_vit_means() -> None:
+    assert preprocess_from_hf({}, 224) == ImagePreprocess(size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def test_a_preprocessor_config_is_followed() -> None:
+    values = {"image_mean": list(MEAN), "image_std": list(STD), "resample": 3, "size": {"height": 384, "width": 384}}
+    assert preprocess_from_hf(values, 32) == ImagePreprocess(size=32, mean=MEAN, std=STD, resample="bicubic")
+
+
+def test_a_preprocessor_that_does_not_normalise_gives_pixels_in_zero_to_one() -> None:
+    preprocess = preprocess_from_hf({"do_normalize": False, "image_mean": list(MEAN)}, 4)
+    pixels = preprocess(torch.full((1, 3, 4, 4), 255, dtype=torch.uint8))
+    assert torch.equal(pixels, torch.ones(1, 3, 4, 4))
+
+
+def test_a_preprocessor_with_nearest_neighbours_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resampling 0"):
+        preprocess_from_hf({"resample": 0}, 224)
+
+
+@pytest.mark.parametrize("mean", [[0.5], [0.5, 0.5, 0.5, 0.5]])
+def test_a_preprocessor_for_other_than_three_channels_is_refused(mean: list[float]) -> None:
+    with pytest.raises(ConfigError, match="three channels"):
+        preprocess_from_hf({"image_mean": mean}, 224)
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> Image.Image:
+    """The image as it comes back from a file of that kind."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return Image.open(buffer)
+
+
+def test_colour_grey_palette_and_alpha_images_decode_to_their_pixels() -> None:
+    colour = random_images(6, 5, 3).numpy()
+    assert np.array_equal(decode(lambda: encoded(Image.fromarray(colour)), "x"), colour)
+    grey = colour[:, :, 0]
+    assert np.array_equal(decode(lambda: encoded(Image.fromarray(grey)), "x"), grey[:, :, None])
+    with_alpha = np.concatenate([colour, np.full((6, 5, 1), 255, dtype=np.uint8)], axis=2)
+    assert np.array_equal(decode(lambda: encoded(Image.fromarray(with_alpha)), "x"), colour)
+    grey_alpha = Image.fromarray(grey).convert("LA")
+    assert np.array_equal(decode(lambda: encoded(grey_alpha), "x"), grey[:, :, None])
+    palette = Image.fromarray(colour).quantize(256)
+    assert np.array_equal(decode(lambda: encoded(palette), "x"), np.asarray(palette.convert("RGB")))
+    black_and_white = Image.fromarray(grey > 127)
+    assert np.array_equal(decode(lambda: encoded(black_and_white), "x"), np.uint8(255) * (grey > 127)[:, :, None])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
+    deep = np.array([[0, 257, 25700], [65535, 1000, 32896]], dtype=np.uint16)
+    wanted = np.array([[0, 1, 100], [255, 4, 128]], dtype=np.uint8)
+    assert np.array_equal(decode(lambda: encoded(Image.fromarray(deep), kind), "x"), wanted[:, :, None])
+
+
+def test_sixteen_bit_grey_of_the_other_byte_order_is_read_alike() -> None:
+    deep = np.array([[0, 257, 25700], [65535, 1000, 32896]], dtype=">u2")
+    image = Image.frombytes("I;16B", (3, 2), deep.tobytes())
+    assert decode(lambda: image, "x")[:, :, 0].tolist() == [[0, 1, 100], [255, 4, 128]]
+
+
+def test_wide_integers_in_the_range_of_eight_bits_are_kept() -> None:
+    image = Image.fromarray(np.array([[0, 17], [200, 255]], dtype=np.int32))
+    assert decode(lambda: image, "x")[:, :, 0].tolist() == [[0, 17], [200, 255]]
+
+
+@pytest.mark.parametrize("values", [[[-1.0, 3.0]], [[0.0, 70000.0]], [[0.0, float("nan")]]])
+def test_grey_levels_that_cannot_be_scaled_are_named(values: list[list[float]]) -> None:
+    image = Image.fromarray(np.array(values, dtype=np.float32))
+    with pytest.raises(DataError, match=r"scan\.tif.*0\.\.65535"):
+        decode(lambda: image, "scan.tif")
+
+
+def test_a_palette_with_transparency_decodes_without_a_warning() -> None:
+    palette = Image.fromarray(random_images(4, 4, 3).numpy()).quantize(16)
+    buffer = io.BytesIO()
+    palette.save(buffer, format="PNG", transparency=b"\x00\x80\xff")
+    assert decode(lambda: Image.open(buffer), "x").shape == (4, 4, 3)
+
+
+def test_an_image_too_large_to_be_safe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match="big one"):
+        decode(lambda: encoded(Image.new("L", (30, 30))), "big one")
+
+
+def test_a_stack_of_one_size_keeps_every_pixel() -> None:
+    images = random_images(3, 6, 5, 3).numpy()
+    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=4, where="x")
+    assert np.array_equal(stacked.permute(0, 2, 3, 1).numpy(), images)
+
+
+def test_a_stack_of_grey_and_colour_is_colour() -> None:
+    colour, grey = random_images(5, 5, 3).numpy(), random_images(5, 5).numpy()
+    stacked = stack_images([Image.fromarray(colour), Image.fromarray(grey)].__getitem__, 2, size=4, where="x")
+    assert stacked.shape == (2, 3, 5, 5)
+    assert all(np.array_equal(channel.numpy(), grey) for channel in stacked[1])
+
+
+def test_a_stack_of_uneven_sizes_is_brought_to_one() -> None:
+    shapes = [(5, 9, 3), (12, 4, 3), (7, 7, 3)]
+    images = [random_images(*shape, seed=i).numpy() for i, shape in enumerate(shapes)]
+    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=7, where="x")
+    for image, result in zip(images, stacked, strict=True):
+        wanted = pil_resize(torch.from_numpy(image).permute(2, 0, 1), 7, "bilinear")
+        # rounded to whole grey levels, the odd tie either way
+        assert np.abs(result.numpy() - wanted).max() <= 0.501
+
+
+def test_resizing_a_whole_split_in_portions_equals_image_by_image() -> None:
+    images = random_images(300, 1, 6, 6)  # more than the portion of 256
+    resized = resize_all(images, 9)
+    assert resized.dtype == torch.uint8
+    assert torch.equal(resized[299:], resize_all(images[299:], 9))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.zeros((2, 4, 4), dtype=np.float32),
+        lambda: np.zeros((2, 4, 4, 2), dtype=np.uint8),
+        lambda: np.zeros((4, 4), dtype=np.uint8),
+        lambda: np.zeros((0, 4, 4, 3), dtype=np.uint8),
+        lambda: np.zeros((2, 4, 4, 4, 3), dtype=np.uint8),
+    ],
+)
+def test_arrays_of_another_layout_are_refused(make: Callable[[], np.ndarray]) -> None:
+    with pytest.raises(DataError, match="expected"):
+        from_arrays(make(), "file.npz (train_images)")
