@@ -157,8 +157,14 @@ def _check_labels(data: ClassificationData) -> None:
             )
     missing = sorted(set(range(num_classes)) - set(data.train.labels.unique().tolist()))
     if missing:
-        names = ", ".join(data.classes.names[i] for i in missing)
-        raise DataError(f"{data.name}: no training image of class {names}; every class needs some")
+        raise DataError(
+            f"{data.name}: no training image of class {_shortened([data.classes.names[i] for i in missing])}; "
+            "every class needs some"
+        )
+
+
+def _shortened(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _classes(config: DataConfig, found: list[str]) -> ClassList:
@@ -251,10 +257,20 @@ def _no_download(name: str, path: Path, error: Exception) -> DataError:
 def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
     splits = _read_npz(path)
     # every split is checked against the classes that training has, or that were named
-    trained = int(splits["train"].labels.max())
-    num_classes = len(split_names(config.class_names)) if config.class_names else trained + 1
+    num_classes = len(split_names(config.class_names)) if config.class_names else _count_classes(path, splits["train"])
     names = [str(i) for i in range(num_classes)]
     return ClassificationData(path.stem, _classes(config, names), splits["train"], splits["test"], splits.get("val"))
+
+
+def _count_classes(path: Path, train: Split) -> int:
+    """As many as the largest label says, which must not be more than there are images."""
+    highest = int(train.labels.max()) if len(train) else -1
+    if highest >= len(train.images):
+        raise DataError(
+            f"{path}: the train labels run up to {highest}, but there are {len(train.images)} images; "
+            "labels count the classes from 0"
+        )
+    return highest + 1
 
 
 def _read_npz(path: Path) -> dict[str, Split]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import DecompressionBombError
+from PIL.Image import DecompressionBombError, UnidentifiedImageError
 from torch.nn import functional as F
 
 from pfm.errors import ConfigError, DataError
@@ -79,7 +79,9 @@ def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
     return tuple(mean.tolist() * repeat), tuple(std.tolist() * repeat)
 
 
-def stack_images(load: Callable[[int], Any], count: int, *, size: int, where: str) -> torch.Tensor:
+def stack_images(
+    load: Callable[[int], Any], count: int, *, size: int, where: str, name: Callable[[int], str] | None = None
+) -> torch.Tensor:
     """Decode `count` images into one (count, C, H, W) uint8 tensor.
 
     Images of one common size keep it; where sizes differ, all are brought to `size` x `size`.
@@ -87,15 +89,21 @@ def stack_images(load: Callable[[int], Any], count: int, *, size: int, where: st
     Args:
         load: index -> PIL image.
         size: side in pixels for images of uneven size.
-        where: what to call these images in an error.
+        where: what to call these images.
+        name: index -> what to call one image in an error.  [default: by its index]
 
     Raises:
-        DataError: an image that cannot be decoded, named by its index or file.
+        DataError: an image that cannot be decoded.
     """
     arrays: list[np.ndarray] = []
     with progress(count, f"decoding {where}", unit="img") as bar:
         for index in range(count):
-            arrays.append(decode(lambda i=index: load(i), f"image {index} of {where}"))
+            try:
+                arrays.append(decode(load(index)))
+            except _UNREADABLE as error:
+                reason = "no image of a known kind" if isinstance(error, UnidentifiedImageError) else error
+                what = name(index) if name is not None else f"image {index} of {where}"
+                raise DataError(f"cannot decode {what}: {reason}; mend the file or take it out") from error
             bar.update()
     channels = max(array.shape[2] for array in arrays)
     if channels == 3:
@@ -105,20 +113,26 @@ def stack_images(load: Callable[[int], Any], count: int, *, size: int, where: st
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def decode(load: Callable[[], Any], what: str) -> np.ndarray:
-    """One image as (H, W, 1 or 3) uint8."""
-    try:
-        image = load()
+def decode(image: Any) -> np.ndarray:
+    """A PIL image as (H, W, 1 or 3) uint8.
+
+    Raises:
+        ValueError: no image, or one whose pixels cannot be made grey or RGB.
+    """
+    if image is None:
+        raise ValueError("there is none")
+    with image:
         if image.mode.startswith(("I", "F")):  # I;16, I;16B, …: more than 8 bits
             return _scale_to_uint8(np.asarray(image, dtype=np.float64))[:, :, None]
         if image.mode in ("1", "L", "LA"):
             return np.asarray(image.convert("L"))[:, :, None]
-        if image.mode == "P" and "transparency" in image.info:  # PIL's own detour; it warns without
-            image = image.convert("RGBA")
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # PIL's own detour; it warns without
         return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
-        name = getattr(error, "filename", None) or what
-        raise DataError(f"cannot decode {name}: {error}; mend the file or take it out") from error
+
+
+# what PIL raises for a file that is damaged, too large to be safe, or no image
+_UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
 
 
 def _scale_to_uint8(values: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def share(
     mixed = mixed_subset(labels, num_classes, generator)
     wrong = wrong_subset(labels, num_classes, generator)
     count = len(global_index)
-    rows = torch.arange(rank, count, world_size)
+    rows = torch.arange(count)[rank::world_size]  # none on some processes where count < world_size
     filled = -(-count // world_size) - len(rows)  # so that every process has equally many
     weight = torch.cat([torch.full((len(rows),), 1 / count), torch.zeros(filled)])
     rows = torch.cat([rows, rows.new_zeros(filled)])

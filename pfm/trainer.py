@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from pfm.augment import AugmentConfig, augment
@@ -111,8 +112,11 @@ def build_model(
 
 def start_accelerator(device: torch.device, config: DeviceConfig) -> Accelerator:
     """One Accelerator for a single process on `device`, or for whatever the launcher started."""
-    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # a second run in this process may want another device or precision than the first
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.type == "cuda":
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=config.mixed_precision,

@@ -67,7 +67,9 @@ def coloured_images(count: int, *, num_classes: int = 4, size: int = 8, seed: in
     return (colours[:, None, None] + noise).clip(0, 255).astype(np.uint8), labels[:, None].astype(np.uint8)
 
 
-def write_npz(path: Path, *, num_classes: int = 4, train: int = 64, test: int = 22, size: int = 8, **changes: Any) -> Path:
+def write_npz(
+    path: Path, *, num_classes: int = 4, train: int = 64, test: int = 22, size: int = 8, **changes: Any
+) -> Path:
     """A file in MedMNIST's layout; `changes` replace or add arrays, None removes one."""
     arrays: dict[str, Any] = {}
     for split, count in (("train", train), ("test", test)):
@@ -95,5 +97,3 @@ def train_arguments(dataset: str | Path, folder: Path, *more: str) -> list[str]:
         "train", "--dataset", str(dataset), "--model_name", "scratch:tiny", "--epochs", "2", "--lr", "0.01",
         "--save_dir", str(folder), "--cpu", *more,
     ]  # fmt: skip
-
-

@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_backbone
 from transformers import ViTConfig, ViTModel
 
-from pfm.backbone import BackboneConfig, build_backbone, describe_backbone, fingerprint
+from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
 from pfm.errors import BackboneError
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -29,7 +29,7 @@ def local_vit(tmp_path: Path) -> Path:
     return folder
 
 
-def describe(name: str | Path, image_size: int | None = None):  # noqa: ANN201
+def describe(name: str | Path, image_size: int | None = None) -> BackboneSpec:
     return describe_backbone(BackboneConfig(model_name=str(name), image_size=image_size))
 
 

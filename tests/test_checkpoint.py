@@ -181,7 +181,9 @@ def test_a_file_of_the_papers_tool_gives_the_logits_its_weights_imply(tmp_path: 
 def test_a_paper_file_takes_preprocessing_from_the_backbone_named(tmp_path: Path) -> None:
     path, vit, _ = paper_file(tmp_path / "x.pt")
     vit.save_pretrained(tmp_path / "vit")
-    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [0.2] * 3}))
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1] * 3, "image_std": [0.2] * 3})
+    )
     checkpoint = load_checkpoint(path, model_name=str(tmp_path / "vit"))
     assert checkpoint.notes == ()
     assert checkpoint.preprocess.mean == (0.1, 0.1, 0.1)

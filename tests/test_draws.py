@@ -58,9 +58,7 @@ def test_a_draw_depends_on_its_key_and_on_nothing_else() -> None:
     torch.rand(7)  # the global generator plays no part
     assert torch.equal(first, mixed_subset(LABELS, C, make_generator(1, 2, 3)))
     assert any(
-        not torch.equal(
-            others(LABELS, C, 2, make_generator(1, 2, 3)), others(LABELS, C, 2, make_generator(*key))
-        )
+        not torch.equal(others(LABELS, C, 2, make_generator(1, 2, 3)), others(LABELS, C, 2, make_generator(*key)))
         for key in ((1, 2, 4), (1, 3, 3), (2, 2, 3))
     )
 

@@ -86,7 +86,9 @@ def test_the_drawn_modes_agree_with_their_draws() -> None:
     modes = make_evaluator(split, batch_size=len(split)).evaluate(model).modes
     for name in ("mixed_subset", "wrong_subset"):
         present = MODES[name](split.labels, 4, make_generator(1, name, 0, 0)).tolist()
-        right = [answer(model, x, row) == y for x, row, y in zip(split.images, present, split.labels.tolist(), strict=True)]
+        right = [
+            answer(model, x, row) == y for x, row, y in zip(split.images, present, split.labels.tolist(), strict=True)
+        ]
         assert modes[name] == pytest.approx(statistics.fmean(right))
     wrong = MODES["random_wrong"](split.labels, 4, make_generator(1, "random_wrong", 0)).tolist()
     right = [answer(model, x, row) == y for x, row, y in zip(split.images, wrong, split.labels.tolist(), strict=True)]

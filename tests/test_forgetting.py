@@ -34,9 +34,7 @@ def state(request: pytest.FixtureRequest) -> Checkpoint:
 def row_bytes(state: Checkpoint, position: int) -> list[bytes]:
     """The bytes of everything that belongs to one class: its rows, and the moments of its rows."""
     rows = [state.tensors[name][position] for name in CLASS_ROWS if name in state.tensors]
-    rows += [
-        value[position] for name in CLASS_ROWS for value in state.moments.get(name, {}).values() if value.ndim
-    ]
+    rows += [value[position] for name in CLASS_ROWS for value in state.moments.get(name, {}).values() if value.ndim]
     return [row.numpy().tobytes() for row in rows if row.numel() > 1]  # a bias is 4 bytes: too short to search
 
 

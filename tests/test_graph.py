@@ -105,7 +105,7 @@ def test_nothing_of_this_machine_is_in_the_bundle(exported: tuple[Checkpoint, Pa
         assert here not in content
         assert site not in content
         assert str(folder).encode() not in content
-        assert b"File \"" not in content
+        assert b'File "' not in content
     proto = onnx.load(folder / MODEL)
     assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
 

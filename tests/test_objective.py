@@ -56,7 +56,9 @@ def test_unknown_is_the_target_when_the_own_prompt_is_absent() -> None:
 @pytest.mark.parametrize("has_unknown", [False, True])
 def test_no_gradient_is_lost_to_infinities(has_unknown: bool) -> None:
     scores = torch.tensor([[2.0, 0.5], [1.0, -1.0]], requires_grad=True)
-    logits = torch.full((3, 4), -INF).scatter(1, torch.tensor([[0, 2], [1, 3], [0, 1]]), torch.cat([scores, scores[:1]]))
+    logits = torch.full((3, 4), -INF).scatter(
+        1, torch.tensor([[0, 2], [1, 3], [0, 1]]), torch.cat([scores, scores[:1]])
+    )
     logits = torch.cat([logits, torch.full((1, 4), -INF)])  # and a row with no class at all
     absent_loss(logits, has_unknown=has_unknown).sum().backward()
     assert scores.grad is not None

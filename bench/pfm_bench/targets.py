@@ -17,6 +17,13 @@ from pfm_export.session import load_graph
 
 
 class Target(Protocol):
+    """A model in some runtime.
+
+    Attributes:
+        name: as it stands in tables.
+        where: the device or execution provider that really runs it.
+    """
+
     name: str
     where: str
 

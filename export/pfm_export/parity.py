@@ -35,6 +35,8 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityReport:
+    """All cases compared, and the size of the numbers that were."""
+
     cases: tuple[ParityCase, ...]
     largest_logit: float
 

@@ -1,0 +1,136 @@
+"""The order of the modules, the owner of each heavy library, and names that would shadow a library."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {
+    "pfm": ROOT / "pfm",
+    "pfm_export": ROOT / "export" / "pfm_export",
+    "pfm_bench": ROOT / "bench" / "pfm_bench",
+}
+
+# a module imports only from rows above its own; within a row nothing imports another
+ORDER: list[set[str]] = [
+    {"pfm"},
+    {"pfm.errors"},
+    {"pfm.storage", "pfm.options", "pfm.classes"},
+    {"pfm.ledger", "pfm.runlog", "pfm.device", "pfm.draws", "pfm.objective", "pfm.bank", "pfm.lora", "pfm.augment"},
+    {"pfm.images"},
+    {"pfm.data", "pfm.backbone"},
+    {"pfm.model"},
+    {"pfm.checkpoint"},
+    {"pfm.forgetting", "pfm.evaluation"},
+    {"pfm.step", "pfm.pictures"},
+    {"pfm.trainer"},
+    {"pfm.commands"},
+    {"pfm_export"},
+    {"pfm_export.bundle"},
+    {"pfm_export.session"},
+    {"pfm_export.parity"},
+    {"pfm_export.graph"},
+    {"pfm_export.commands"},
+    {"pfm_bench"},
+    {"pfm_bench.latency", "pfm_bench.targets"},
+    {"pfm_bench.report"},
+    {"pfm_bench.commands"},
+    {"pfm_bench.demo"},
+    {"pfm.cli"},
+    {"pfm.train"},
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+# the modules that may import a heavy library; everyone else goes through them
+OWNERS = {
+    "transformers": {"pfm.backbone"},
+    "peft": {"pfm.lora"},
+    "datasets": {"pfm.data"},
+    "medmnist": {"pfm.data"},
+    "sklearn": {"pfm.data"},
+    "accelerate": {"pfm.step", "pfm.trainer"},
+    "matplotlib": {"pfm.pictures"},
+    "onnx": {"pfm_export.graph"},
+    "onnxruntime": {"pfm_export.session"},
+    "tqdm": {"pfm.runlog"},
+    "PIL": {"pfm.images", "pfm_export.session"},
+    "safetensors": {"pfm_export.bundle"},
+}
+# what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
+SHADOWING = {
+    *sys.stdlib_module_names, "accelerate", "click", "datasets", "evaluate", "matplotlib", "medmnist", "numpy", "onnx",
+    "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "torch", "torchaudio", "tqdm", "transformers",
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join((package, *(part for part in parts if part != "__init__")))
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Everything a module imports, anywhere in it, as dotted names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(modules()) == set(RANK)
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_a_module_imports_only_what_stands_before_it(name: str) -> None:
+    ours = {imported for imported in imports(modules()[name]) if imported in RANK and imported != name}
+    # `from pfm import ledger` names the package too, which stands first
+    assert {imported for imported in ours if RANK[imported] >= RANK[name]} == set()
+
+
+def test_pfm_knows_nothing_of_export_and_export_nothing_of_bench() -> None:
+    for name, path in modules().items():
+        packages = {imported.split(".")[0] for imported in imports(path)}
+        if name.startswith("pfm."):
+            assert not packages & {"pfm_export", "pfm_bench"}, name
+        if name.startswith("pfm_export"):
+            assert "pfm_bench" not in packages, name
+
+
+def test_each_heavy_library_has_its_owner() -> None:
+    for name, path in modules().items():
+        for imported in {entry.split(".")[0] for entry in imports(path)}:
+            if imported in OWNERS:
+                assert name in OWNERS[imported], f"{name} imports {imported}"
+
+
+def test_no_module_shadows_a_library() -> None:
+    assert not {path.stem for path in PACKAGES["pfm"].glob("*.py")} & SHADOWING
+
+
+@pytest.mark.parametrize("module", ["pfm_export.session", "pfm_export.bundle", "pfm.cli", "pfm.ledger", "pfm.classes"])
+def test_the_serving_side_imports_no_torch(module: str) -> None:
+    code = f"import {module}, sys; assert 'torch' not in sys.modules"
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "export", "bench"))
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_every_public_function_and_class_is_documented() -> None:
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), name
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{name}.{node.name}"

@@ -1,0 +1,166 @@
+"""Serving without torch: any active set, images of any kind, erasing while it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model, tiny_spec
+from PIL import Image
+
+from pfm.checkpoint import snapshot
+from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
+from pfm.images import ImagePreprocess
+from pfm_export.bundle import MODEL, Bundle
+from pfm_export.graph import export_bundle
+from pfm_export.session import PromptSession, preprocess
+
+PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
+INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, changes in {"cls": {}, "prompt": {"readout": "prompt", "wrong_target": "none"}}.items():
+        state = snapshot(tiny_model(**changes), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)  # type: ignore[arg-type]
+        export_bundle(state, folder / name)
+    return {name: folder / name for name in ("cls", "prompt")}
+
+
+@pytest.fixture(params=["cls", "prompt"])
+def folder(request: pytest.FixtureRequest, bundles: dict[str, Path], tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(bundles[request.param], tmp_path / "bundle"))
+
+
+def test_only_active_classes_are_answered(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    for active in (["red"], ["grey", "green"], [0, 1, 2]):
+        prediction = session.predict(INPUTS, active)
+        assert set(prediction.labels) <= {*prediction.classes, "unknown"}
+        assert len(prediction.classes) == len(active)
+        assert prediction.probabilities.shape == (5, len(active))
+    everything = session.predict(INPUTS)
+    assert everything.classes == ("red", "green", "blue", "grey")
+    without = session.predict(INPUTS, without=["blue"])
+    assert "blue" not in without.labels
+    assert session.predict(INPUTS).labels == everything.labels  # suspending lasts one call
+
+
+def test_probabilities_sum_to_one_less_the_share_of_unknown(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    prediction = session.predict(INPUTS)
+    sums = prediction.probabilities.sum(axis=1)
+    if session.manifest["readout"] == "cls":
+        np.testing.assert_allclose(sums, 1, rtol=1e-6)
+    else:
+        assert (sums < 1).all()
+    for label, row in zip(prediction.labels, prediction.probabilities, strict=True):
+        best = prediction.classes[int(row.argmax())]
+        assert label == (best if row.max() > 1 - row.sum() else "unknown")
+
+
+def test_an_erased_class_is_never_answered_again(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    session.erase(["blue"], reason="request 7")
+    assert session.classes.names == ("red", "green", "grey")
+    assert "blue" not in session.predict(INPUTS).labels
+    with pytest.raises(ClassNameError, match="no class 'blue'"):
+        session.predict(INPUTS, ["blue"])
+    again = PromptSession(folder, device="cpu")
+    assert again.classes == session.classes
+    np.testing.assert_array_equal(again.predict(INPUTS).probabilities, session.predict(INPUTS).probabilities)
+
+
+def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for shape in ((8, 8, 3), (8, 8), (19, 13, 3), (5, 7), (64, 64, 3)):
+        image = random.integers(0, 256, shape, dtype=np.uint8)
+        stored = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
+        expected = PREPROCESS(stored).numpy()
+        path = tmp_path / "image.png"
+        Image.fromarray(image).save(path)
+        for source in (image, Image.fromarray(image), path, str(path)):
+            found = preprocess([source], PREPROCESS.to_dict())
+            # two float32 implementations of one resampling: 1e-4 of a grey level in units of the deviation
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_images_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    for bad in (text, tmp_path / "missing.png", np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), np.float32)):
+        with pytest.raises(DataError):
+            session.predict_images([bad])
+
+
+def test_inputs_of_another_shape_are_refused(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    for shape in ((1, 3, 9, 8), (1, 1, 8, 8), (3, 8, 8)):
+        with pytest.raises(DataError, match="does not fit the graph"):
+            session.predict(np.zeros(shape, np.float32))
+    with pytest.raises(DataError, match="no class is active"):
+        session.predict(INPUTS, [])
+    with pytest.raises(ClassNameError, match="would leave no class"):
+        session.predict(INPUTS, without=["red", "green", "blue", "grey"])
+
+
+def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        PromptSession(folder, device="cuda")
+    with pytest.raises(DeviceError, match="choose auto, cpu or cuda"):
+        PromptSession(folder, device="tpu")
+
+
+def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> None:
+    import json
+
+    from pfm.storage import sha256
+
+    (folder / MODEL).write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match="was changed"):
+        PromptSession(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][MODEL]["sha256"] = sha256(folder / MODEL)  # even if its hash is right
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="refuses the graph"):
+        PromptSession(folder)
+
+
+def test_serving_imports_neither_torch_nor_transformers(folder: Path) -> None:
+    code = (
+        "import sys, numpy as np; from pfm_export.session import PromptSession\n"
+        "session = PromptSession(sys.argv[1], device='cpu')\n"
+        "session.predict_images([np.zeros((8, 8, 3), np.uint8)])\n"
+        "session.erase(['blue'])\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'peft', 'accelerate', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    root = Path(__file__).parent.parent
+    path = ":".join(str(root / part) for part in (".", "export"))
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env={"PYTHONPATH": path, "PATH": ""})
+
+
+def test_plain_onnxruntime_and_safetensors_serve_a_bundle(folder: Path) -> None:
+    """What the README shows, with nothing of ours."""
+    import json
+
+    import onnxruntime
+    from safetensors.numpy import load_file
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    bank = load_file(folder / "bank.safetensors")
+    ids = [entry["id"] for entry in manifest["classes"] if entry["name"] != "blue"]
+    feed = {"pixel_values": INPUTS, "prompts": np.concatenate([bank[f"prompt.{i}"] for i in ids])}
+    if manifest["readout"] == "cls":
+        feed["class_weight"] = np.stack([bank[f"weight.{i}"] for i in ids])
+        feed["class_bias"] = np.stack([bank[f"bias.{i}"] for i in ids])
+    scores = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    session = PromptSession(folder, device="cpu")
+    positions = session.active(without=["blue"])
+    np.testing.assert_array_equal(scores, session.scores(INPUTS, Bundle.open(folder).rows(positions)))
