@@ -24,9 +24,9 @@ from pfm.options import option
 SCRATCH = "scratch:"
 
 # shapes with no pretrained weights; the `_patch16_224` ones are those of the timm models of that name
-PRESETS: dict[str, dict[str, int]] = {
-    "vit_digits": {"image_size": 8, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 4,
-                   "num_attention_heads": 4, "intermediate_size": 256},
+PRESETS: dict[str, dict[str, int | float]] = {
+    "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
+                   "num_attention_heads": 4, "intermediate_size": 256, "hidden_dropout_prob": 0.2},
     "vit_mini": {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_hidden_layers": 4,
                  "num_attention_heads": 3, "intermediate_size": 384},
     "vit_tiny_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 192, "num_hidden_layers": 12,

@@ -49,6 +49,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
     _use_utf8()
     try:
         result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # `pfm` alone: its message is the help
+        error.show()
+        return 2
     except click.UsageError as error:
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         return _fail(f"{error.format_message()}{hint}", 2)

@@ -141,14 +141,15 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _check_labels(data: ClassificationData) -> None:
-    num_classes = len(data.classes)
-    if num_classes < 2:
-        raise DataError(f"{data.name} has {num_classes} class; at least two are needed")
     for split_name, split in data.splits():
         if len(split) != len(split.images):
             raise DataError(f"{data.name}: {len(split.images)} {split_name} images but {len(split)} labels")
         if len(split) == 0:
             raise DataError(f"{data.name}: the {split_name} split is empty")
+    num_classes = len(data.classes)
+    if num_classes < 2:
+        raise DataError(f"{data.name} has {num_classes} class; at least two are needed")
+    for split_name, split in data.splits():
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= num_classes:
             raise DataError(
@@ -227,6 +228,8 @@ def _load_medmnist(name: str, config: DataConfig) -> ClassificationData:
     splits = _read_npz(path)
     notes: tuple[str, ...] = ()
     if name == "octmnist":
+        if "val" not in splits:
+            raise DataError(f"{path} lacks val_images, val_labels; octmnist is trained on its val split")
         splits["train"] = splits.pop("val")
         notes = ("trained on the val split, as the paper's tool does, since train is large",)
     return ClassificationData(name, _classes(config, names), splits["train"], splits["test"], splits.get("val"), notes)
@@ -236,22 +239,26 @@ def _download_medmnist(name: str, size: int, path: Path) -> None:
     """Download into a folder of its own first, so that a broken download leaves no file behind."""
     import medmnist
 
+    info = medmnist.INFO[name]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as folder:
-            getattr(medmnist, medmnist.INFO[name]["python_class"])(split="train", download=True, root=folder, size=size)
-            shutil.move(Path(folder) / path.name, path)
+        beside = tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent)
     except OSError as error:
-        if isinstance(error, PermissionError):
-            raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
-        raise _no_download(name, path, error) from error
-    except RuntimeError as error:  # what medmnist makes of any failure of its own
-        raise _no_download(name, path, error) from error
-
-
-def _no_download(name: str, path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:120]
-    return DataError(f"{name} could not be downloaded ({reason}); bring {path.name} into {path.parent} by hand")
+        raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
+    with beside as folder:
+        try:
+            getattr(medmnist, info["python_class"])(split="train", download=True, root=folder, size=size)
+            shutil.move(Path(folder) / path.name, path)
+        except (OSError, RuntimeError) as error:
+            # medmnist makes a RuntimeError of everything, Ctrl-C included; what happened is its context
+            cause = error.__context__ or error
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
+            url = info["url" if size == 28 else f"url_{size}"]
+            raise DataError(
+                f"{name} could not be downloaded ({reason}); bring {path.name} into {path.parent} by hand, from {url}"
+            ) from error
 
 
 def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
@@ -263,14 +270,14 @@ def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
 
 
 def _count_classes(path: Path, train: Split) -> int:
-    """As many as the largest label says, which must not be more than there are images."""
-    highest = int(train.labels.max()) if len(train) else -1
-    if highest >= len(train.images):
+    """One more than the largest label, which must be below the number of images."""
+    low, high = (int(train.labels.min()), int(train.labels.max())) if len(train) else (0, 0)
+    if low < 0 or high >= len(train.images):
         raise DataError(
-            f"{path}: the train labels run up to {highest}, but there are {len(train.images)} images; "
+            f"{path}: the train labels run from {low} to {high} over {len(train.images)} images; "
             "labels count the classes from 0"
         )
-    return highest + 1
+    return high + 1
 
 
 def _read_npz(path: Path) -> dict[str, Split]:
@@ -281,26 +288,43 @@ def _read_npz(path: Path) -> dict[str, Split]:
     """
     if not path.is_file():
         raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
-    splits = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = set(file.files)
-            wanted = {f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")}
-            if not wanted <= keys:
-                raise DataError(
-                    f"{path} lacks {', '.join(sorted(wanted - keys))}; MedMNIST's layout is "
-                    "{train,val,test}_{images,labels}"
-                )
-            for split in ("train", "val", "test"):
-                if {f"{split}_images", f"{split}_labels"} <= keys:
-                    images = from_arrays(file[f"{split}_images"], f"{path} ({split}_images)")
-                    labels = _as_labels(file[f"{split}_labels"], f"{path} ({split}_labels)")
-                    splits[split] = Split(images, labels)
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            return _read_splits(file, path)
     except PermissionError as error:
         raise DataError(f"cannot read {path}: {explain(error)}") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or no .npz file ({error}); fetch it again") from error
+    except _DAMAGED as error:
+        raise DataError(f"{path} is truncated or no .npz file ({_first_line(error)}); replace it") from error
+
+
+# what numpy and zipfile raise for a file that is not what it claims
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def _read_splits(file: Any, path: Path) -> dict[str, Split]:
+    wanted = {f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")}
+    if not wanted <= set(file.files):
+        raise DataError(
+            f"{path} lacks {', '.join(sorted(wanted - set(file.files)))}; MedMNIST's layout is "
+            "{train,val,test}_{images,labels}"
+        )
+    splits = {}
+    for split in ("train", "val", "test"):
+        if {f"{split}_images", f"{split}_labels"} <= set(file.files):
+            images = from_arrays(_array(file, f"{split}_images"), f"{path} ({split}_images)")
+            labels = _as_labels(_array(file, f"{split}_labels"), f"{path} ({split}_labels)")
+            splits[split] = Split(images, labels)
     return splits
+
+
+def _array(file: Any, key: str) -> np.ndarray:
+    value = file[key]
+    if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is none
+        raise ValueError(f"{key} is no array")
+    return value
 
 
 def _as_labels(labels: np.ndarray, where: str) -> torch.Tensor:
@@ -341,16 +365,22 @@ def _load_hugging_face(name: str, config: DataConfig, image_size: int) -> Classi
             else:
                 loaded = datasets.load_dataset(str(path) if path.exists() else name)
         except Exception as error:  # as above
-            import medmnist
-
-            known = [key for key in medmnist.INFO if not key.endswith("3d")] + ["digits"]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise DataError(
-                f"unknown data set {name!r}: {hint}It is no MedMNIST name, no .npz, no folder:PATH, "
-                f"and Hugging Face datasets answers: {_first_line(error)}"
-            ) from error
+            raise DataError(_not_found(name, path, error)) from error
     return _from_hugging_face(loaded, config.short_name, config, image_size)
+
+
+def _not_found(name: str, path: Path, error: Exception) -> str:
+    import medmnist
+
+    if path.exists():
+        return f"cannot read {path} as a data set: {_first_line(error)}"
+    known = [key for key in medmnist.INFO if not key.endswith("3d")] + ["digits"]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return (
+        f"unknown data set {name!r}{hint} (no MedMNIST name, no .npz, no imagefolder:PATH; "
+        f"Hugging Face datasets answers: {_first_line(error)})"
+    )
 
 
 @contextlib.contextmanager
@@ -377,35 +407,14 @@ def _from_hugging_face(loaded: Any, name: str, config: DataConfig, image_size: i
     by_role = {role: next((key for key in keys if key in parts), None) for role, keys in _SPLIT_NAMES.items()}
     if by_role["train"] is None:
         raise DataError(f"{name} has no train split (it has {', '.join(parts)})")
-    features = parts[by_role["train"]].features
-    column = config.input_column or _only_column(features, lambda f: isinstance(f, datasets.Image), name, "image")
-    label = config.label_column or _only_column(features, lambda f: isinstance(f, datasets.ClassLabel), name, "label")
-    for wanted in (column, label):
-        if wanted not in features:
-            raise DataError(f"{name} has no column {wanted!r} (it has {', '.join(features)})")
-    if isinstance(features[label], datasets.ClassLabel):
-        names = list(features[label].names)
-        index: dict[Any, int] | None = None
-    else:
-        values = sorted(set(parts[by_role["train"]].unique(label)))
-        names, index = [str(value) for value in values], {value: i for i, value in enumerate(values)}
-    if len(names) < 2:
-        raise DataError(f"{name} has {len(names)} class ({', '.join(names)}); at least two are needed")
-
+    column, label = _columns(parts[by_role["train"]].features, name, config)
+    names, index = _label_names(parts[by_role["train"]], label, name)
     splits = {}
     for role, key in by_role.items():
-        if key is None:
-            continue
-        part = parts[key]
-        values = part[label][:]
-        try:
-            labels = [index[value] for value in values] if index is not None else values
-        except KeyError as error:
-            raise DataError(f"{name}: label {error} of split {key!r} does not occur in training") from error
-        if len(labels) == 0 or any(value is None for value in labels):
-            raise DataError(f"{name}: split {key!r} is empty or has images without a label")
-        images = stack_images(lambda i, p=part: p[i][column], len(part), size=image_size, where=f"{name}/{key}")
-        splits[role] = Split(images, torch.tensor(labels, dtype=torch.int64))
+        if key is not None:
+            labels = _label_numbers(parts[key], label, index, f"{name}: split {key!r}")
+            images = _decode_column(parts[key], column, f"{name}/{key}", image_size)
+            splits[role] = Split(images, labels)
     splits = _same_shape(splits, image_size)
     notes: tuple[str, ...] = ()
     if "test" not in splits and "val" in splits:
@@ -418,6 +427,63 @@ def _from_hugging_face(loaded: Any, name: str, config: DataConfig, image_size: i
 
 
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "eval")}
+
+
+def _columns(features: Any, name: str, config: DataConfig) -> tuple[str, str]:
+    """The columns of images and labels: those the user named, or the only ones of their type."""
+    import datasets
+
+    column = config.input_column or _only_column(features, lambda f: isinstance(f, datasets.Image), name, "image")
+    label = config.label_column or _only_column(features, lambda f: isinstance(f, datasets.ClassLabel), name, "label")
+    for wanted in (column, label):
+        if wanted not in features:
+            raise DataError(f"{name} has no column {wanted!r} (it has {', '.join(features)})")
+    if not isinstance(features[column], datasets.Image):
+        raise DataError(f"{name}: column {column!r} holds no images; name another with --input_column")
+    kind = getattr(features[label], "dtype", "")  # of a ClassLabel: int64
+    if not kind.startswith(("int", "uint", "string", "large_string", "bool")):
+        raise DataError(
+            f"{name}: column {label!r} holds no labels (whole numbers or text); name another with --label_column"
+        )
+    return column, label
+
+
+def _label_names(train: Any, label: str, name: str) -> tuple[list[str], dict[Any, int] | None]:
+    """Names of the classes and, where labels are not numbered already, the number of each value."""
+    feature = train.features[label]
+    if hasattr(feature, "names"):  # a ClassLabel
+        names, index = list(feature.names), None
+    else:
+        values = sorted(value for value in train.unique(label) if value is not None)
+        names, index = [str(value) for value in values], {value: i for i, value in enumerate(values)}
+    if len(names) < 2:
+        raise DataError(f"{name} has {len(names)} class ({', '.join(names)}); at least two are needed")
+    return names, index
+
+
+def _label_numbers(part: Any, label: str, index: dict[Any, int] | None, what: str) -> torch.Tensor:
+    values = part[label][:]
+    if len(values) == 0 or any(value is None for value in values):
+        raise DataError(f"{what} is empty or has images without a label")
+    if index is not None:
+        unknown = next((value for value in values if value not in index), None)
+        if unknown is not None:
+            raise DataError(f"{what} has the label {unknown!r}, which does not occur in training")
+        values = [index[value] for value in values]
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _decode_column(part: Any, column: str, where: str, image_size: int) -> torch.Tensor:
+    import datasets
+
+    images = part.select_columns([column])
+
+    def name(index: int) -> str:
+        source = images.cast_column(column, datasets.Image(decode=False))[index][column]
+        file = (source or {}).get("path")
+        return f"{file} (image {index} of {where})" if file else f"image {index} of {where}"
+
+    return stack_images(lambda i: images[i][column], len(images), size=image_size, where=where, name=name)
 
 
 def _only_column(features: Any, is_wanted: Any, name: str, kind: str) -> str:

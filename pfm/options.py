@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -52,6 +53,16 @@ def with_options(**configs: type) -> Callable[[Callable[..., Any]], Callable[...
     return decorate
 
 
+class _FiniteFloat(click.FloatRange):
+    """A range lets nan through, since nothing compares with it; no option of ours takes inf either."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no finite number", param, ctx)
+        return number
+
+
 def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
@@ -66,6 +77,6 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
     minimum = field.metadata["minimum"]
     if hint is int and minimum is not None:
         return click.option(name, type=click.IntRange(min=int(minimum)), **shared)
-    if hint is float and minimum is not None:
-        return click.option(name, type=click.FloatRange(min=minimum), **shared)
+    if hint is float:
+        return click.option(name, type=_FiniteFloat(min=minimum), **shared)
     return click.option(name, type=hint, **shared)

@@ -17,6 +17,9 @@ from pfm.errors import StorageError
 
 
 def explain(error: OSError) -> str:
+    """The system's reason, in words."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file stands where a folder is needed"
     return error.strerror or str(error)
 
 

@@ -46,6 +46,9 @@ class TrainConfig:
     eval_every: int = option(
         1, "Evaluate the inference modes after every n-th epoch, and after the last; 0: never.", minimum=0
     )
+    save_every: int = option(
+        1, "Write a checkpoint after every n-th epoch, and after the last; 0: only after the last.", minimum=0
+    )
     log_every: int = option(10, "Write the losses to the log every n steps.", minimum=1)
     save_dir: str = option("checkpoints", "Folder for checkpoints, accuracies and the log.")
 
@@ -94,7 +97,7 @@ def build_optimizer(model: PromptedClassifier, config: TrainConfig) -> torch.opt
     decayed = [t for name, t in trained.items() if t.ndim > 1 and "embeddings" not in name and "bank" not in name]
     plain = [t for t in trained.values() if all(t is not other for other in decayed)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return kind([group for group in groups if group["params"]], lr=config.lr)
+    return kind([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
 def build_model(
@@ -164,30 +167,39 @@ def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = 
         for epoch in range(config.train.epochs):
             rate = loop.run_epoch(epoch, log)
             modes = loop.evaluate(epoch)
-            path = Path(f"{stem}_{epoch + 1}.pt")
-            state = snapshot(
-                model,
-                spec=spec,
-                preprocess=preprocess,
-                lora=lora,
-                optimizer=optimizer.optimizer,
-                frozen_sha256=frozen,
-                seed=config.train.seed,
-                epoch=epoch + 1,
-                step=loop.step,
-                run=config.to_dict(),
-            )
-            if is_main:
+            is_last = epoch + 1 == config.train.epochs
+            is_saved = is_last or _is_due(epoch, config.train.save_every)
+            if is_saved and is_main:
+                path = Path(f"{stem}_{epoch + 1}.pt")
+                state = snapshot(
+                    model,
+                    spec=spec,
+                    preprocess=preprocess,
+                    lora=lora,
+                    optimizer=optimizer.optimizer,
+                    frozen_sha256=frozen,
+                    seed=config.train.seed,
+                    epoch=epoch + 1,
+                    step=loop.step,
+                    run=config.to_dict(),
+                )
                 save_checkpoint(path, state)
+            if is_main:
                 _record_modes(history, modes, epoch)
                 if history:
                     write_json(Path(f"{stem}_accuracies.json"), history)
-            log.write("epoch", epoch=epoch + 1, samples_per_s=round(rate, 1), accuracies=modes, checkpoint=path.name)
+            saved = path.name if is_saved else None
+            log.write("epoch", epoch=epoch + 1, samples_per_s=round(rate, 1), accuracies=modes, checkpoint=saved)
             tell(_epoch_line(epoch, config, loop.last_losses, rate, modes))
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - started
         log.write("end", seconds=round(seconds, 2))
     return TrainResult(checkpoint=path, modes=modes, seconds=seconds, samples_per_s=rate)
+
+
+def _is_due(epoch: int, every: int) -> bool:
+    """Whether the epoch (from 0) is one of every `every`-th; never where that is 0."""
+    return every > 0 and (epoch + 1) % every == 0
 
 
 def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> ImagePreprocess:
@@ -312,7 +324,7 @@ class _Loop:
     def evaluate(self, epoch: int) -> dict[str, float] | None:
         every = self.config.train.eval_every
         is_last = epoch + 1 == self.config.train.epochs
-        if every == 0 or not (is_last or (epoch + 1) % every == 0):
+        if every == 0 or not (is_last or _is_due(epoch, every)):
             return None
         return self._evaluator().evaluate(self.model).modes
 

@@ -36,10 +36,10 @@ from pfm_export.session import PromptSession
 FORGOTTEN = "3"
 READOUTS = {
     "cls": ModelConfig(readout="cls"),
-    "prompt": ModelConfig(readout="prompt", wrong_target="none"),
+    "prompt": ModelConfig(readout="prompt", wrong_target="none", final_norm=True),
 }
-RECIPE = TrainConfig(epochs=40, batch_size=64, lr=4e-3, optimizer="adamw", weight_decay=0.1, schedule="cosine",
-                     warmup=0.1, eval_every=0)  # fmt: skip
+RECIPE = TrainConfig(epochs=50, batch_size=64, lr=4e-3, optimizer="adamw", weight_decay=0.1, schedule="cosine",
+                     warmup=0.1, eval_every=0, save_every=0)  # fmt: skip
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _run_config(readout: str, folder: Path, seed: int) -> RunConfig:
         model=READOUTS[readout],
         lora=LoraSettings(),
         train=dataclasses.replace(RECIPE, seed=seed, save_dir=str(folder)),
-        augment=AugmentConfig(shift=1),
+        augment=AugmentConfig(),
         evaluation=EvalConfig(eval_batch_size=360),
         device=DeviceConfig(cpu=True),
     )
@@ -141,8 +141,6 @@ def _one_readout(name: str, folder: Path, data: ClassificationData, seed: int, s
     def training() -> Path:
         result = train(config, torch.device("cpu"), say=said.append)
         click.echo("\n".join(f"  {line}" for line in (said[1], said[2], said[-1])))
-        for epoch in range(1, config.train.epochs):  # the last checkpoint is enough here
-            Path(str(result.checkpoint).replace(f"_{config.train.epochs}.pt", f"_{epoch}.pt")).unlink()
         return result.checkpoint
 
     path = steps.run(f"readout {name}: train from scratch, {config.train.epochs} epochs", training)
