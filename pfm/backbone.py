@@ -127,8 +127,8 @@ def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise BackboneError(
-            f"cannot load backbone {name!r}: {_first_line(error)} "
-            "Give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
+            f"cannot load backbone {name!r}: {_first_sentence(error)}; "
+            "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
         ) from error
     if config.model_type != "vit":
         raise BackboneError(f"{name} is a {config.model_type!r} model; only 'vit' backbones are supported")
@@ -139,9 +139,9 @@ def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config.to_dict(), processor
 
 
-def _first_line(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:200]
+    return text.split(". ")[0].rstrip(".")
 
 
 class Backbone(nn.Module):
@@ -291,7 +291,7 @@ def _load_pretrained(spec: BackboneSpec) -> nn.Module:
         )
         model, report = loaded
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
-        raise BackboneError(f"cannot load the weights of {spec.model_name!r}: {_first_line(error)}") from error
+        raise BackboneError(f"cannot load the weights of {spec.model_name!r}: {_first_sentence(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -193,7 +193,7 @@ def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {explain(error)}") from error
     except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({_reason(error)})") from error
+        raise CheckpointError(f"{path} is no checkpoint, or a damaged one; nothing in it was executed") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_own(path, content, model_name)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):

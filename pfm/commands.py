@@ -81,7 +81,6 @@ def evaluate(
     The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
     """
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
-    folder = make_folder(Path(save_dir))
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
@@ -92,7 +91,7 @@ def evaluate(
     accelerator = start_accelerator(where, device)
     model.to(accelerator.device)
     evaluator = make_evaluator(loaded, positions, checkpoint.preprocess, accelerator, evaluation, seed=seed)
-    stem = folder / f"{loaded.name}_seed_{seed}"
+    stem = make_folder(Path(save_dir)) / f"{loaded.name}_seed_{seed}"
     if suspend:
         active = forgetting.active_positions(model.classes, split_names(suspend))
         result = evaluator.accuracy_of_set(model, active)

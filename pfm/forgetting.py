@@ -16,7 +16,7 @@ import torch
 from pfm import ledger
 from pfm.checkpoint import Checkpoint, Moments, save_checkpoint
 from pfm.classes import ClassList, check_removal
-from pfm.errors import ConfigError
+from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.model import CLASS_ROWS
 from pfm.storage import sha256
 
@@ -34,7 +34,8 @@ def active_positions(classes: ClassList, suspended: Iterable[str | int]) -> list
         ClassNameError: an unknown class, or all of them.
     """
     away = classes.positions(suspended)
-    check_removal(classes, away)
+    if len(away) == len(classes):
+        raise ClassNameError("every class is suspended; leave at least one active")
     return [position for position in range(len(classes)) if position not in away]
 
 
@@ -90,10 +91,14 @@ def erase_file(
     """
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
+    if target.exists():
+        raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     positions = checkpoint.classes.positions(keys)
+    record = target.parent / "ledger.jsonl"
+    ledger.read(record)  # a broken chain is to be seen to before anything is added to it
     save_checkpoint(target, erase(checkpoint, keys))
     return ledger.append(
-        target.parent / "ledger.jsonl",
+        record,
         {
             "action": "erase",
             "classes": [{"id": checkpoint.classes.ids[p], "name": checkpoint.classes.names[p]} for p in positions],

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import DecompressionBombError, UnidentifiedImageError
 from torch.nn import functional as F
 
 from pfm.errors import ConfigError, DataError
+from pfm.pixels import UNREADABLE, decode, explain_unreadable
 from pfm.runlog import progress
 
 RESAMPLE = ("bilinear", "bicubic")
@@ -100,8 +100,8 @@ def stack_images(
         for index in range(count):
             try:
                 arrays.append(decode(load(index)))
-            except _UNREADABLE as error:
-                reason = "no image of a known kind" if isinstance(error, UnidentifiedImageError) else error
+            except UNREADABLE as error:
+                reason = explain_unreadable(error)
                 what = name(index) if name is not None else f"image {index} of {where}"
                 raise DataError(f"cannot decode {what}: {reason}; mend the file or take it out") from error
             bar.update()
@@ -111,36 +111,6 @@ def stack_images(
     if len({array.shape for array in arrays}) > 1:
         arrays = [_resize_one(array, size) for array in arrays]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def decode(image: Any) -> np.ndarray:
-    """A PIL image as (H, W, 1 or 3) uint8.
-
-    Raises:
-        ValueError: no image, or one whose pixels cannot be made grey or RGB.
-    """
-    if image is None:
-        raise ValueError("there is none")
-    with image:
-        if image.mode.startswith(("I", "F")):  # I;16, I;16B, …: more than 8 bits
-            return _scale_to_uint8(np.asarray(image, dtype=np.float64))[:, :, None]
-        if image.mode in ("1", "L", "LA"):
-            return np.asarray(image.convert("L"))[:, :, None]
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # PIL's own detour; it warns without
-        return np.asarray(image.convert("RGB"))
-
-
-# what PIL raises for a file that is damaged, too large to be safe, or no image
-_UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
-
-
-def _scale_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Grey levels of more than 8 bits: 16-bit data scaled by 1/257, anything already in 0..255 kept."""
-    highest = values.max(initial=0)
-    if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
-        raise ValueError("grey levels outside 0..65535")
-    return np.round(values / 257 if highest > 255 else values).astype(np.uint8)
 
 
 def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
@@ -181,6 +151,8 @@ def preprocess_from_hf(values: dict[str, Any], size: int) -> ImagePreprocess:
     resample = values.get("resample", 2)
     if resample not in names:
         raise ConfigError(f"resampling {resample!r} of the preprocessor config is not supported; use 2 or 3")
+    if not values.get("do_rescale", True) or abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ConfigError("the preprocessor config does not rescale pixels by 1/255; that is not supported")
     normalised = values.get("do_normalize", True)
     mean: Sequence[float] = values.get("image_mean") or (0.5,) * 3 if normalised else (0.0,) * 3
     std: Sequence[float] = values.get("image_std") or (0.5,) * 3 if normalised else (1.0,) * 3

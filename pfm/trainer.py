@@ -20,7 +20,7 @@ from pfm.checkpoint import save_checkpoint, snapshot
 from pfm.data import ClassificationData, DataConfig, load_data
 from pfm.device import DeviceConfig
 from pfm.draws import make_generator
-from pfm.errors import TrainingError
+from pfm.errors import ConfigError, TrainingError
 from pfm.evaluation import EvalConfig, Evaluator, label_positions
 from pfm.images import ImagePreprocess, measure_channels
 from pfm.lora import LoraSettings
@@ -51,6 +51,10 @@ class TrainConfig:
     )
     log_every: int = option(10, "Write the losses to the log every n steps.", minimum=1)
     save_dir: str = option("checkpoints", "Folder for checkpoints, accuracies and the log.")
+
+    def __post_init__(self) -> None:
+        if self.warmup > 1:
+            raise ConfigError(f"--warmup {self.warmup:g} is a part of the run; give a value from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +149,12 @@ def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = 
         if is_main:
             say(text)
 
-    folder = make_folder(Path(config.train.save_dir))
     spec = describe_backbone(config.backbone)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
         data = load_data(config.data, image_size=spec.image_size)
     tell(data.describe())
     model, lora, frozen = build_model(spec, data, config)
+    folder = make_folder(Path(config.train.save_dir))
     preprocess = spec.preprocess or _measured_preprocess(data, spec)
     tell(_describe_model(model, spec, accelerator))
 

@@ -19,7 +19,7 @@ PACKAGES = {
 ORDER: list[set[str]] = [
     {"pfm"},
     {"pfm.errors"},
-    {"pfm.storage", "pfm.options", "pfm.classes"},
+    {"pfm.storage", "pfm.options", "pfm.classes", "pfm.pixels"},
     {"pfm.ledger", "pfm.runlog", "pfm.device", "pfm.draws", "pfm.objective", "pfm.bank", "pfm.lora", "pfm.augment"},
     {"pfm.images"},
     {"pfm.data", "pfm.backbone"},
@@ -39,6 +39,7 @@ ORDER: list[set[str]] = [
     {"pfm_bench.latency", "pfm_bench.targets"},
     {"pfm_bench.report"},
     {"pfm_bench.commands"},
+    {"pfm_bench.story"},
     {"pfm_bench.demo"},
     {"pfm.cli"},
     {"pfm.train"},
@@ -57,7 +58,7 @@ OWNERS = {
     "onnx": {"pfm_export.graph"},
     "onnxruntime": {"pfm_export.session"},
     "tqdm": {"pfm.runlog"},
-    "PIL": {"pfm.images", "pfm_export.session"},
+    "PIL": {"pfm.pixels", "pfm_export.session"},
     "safetensors": {"pfm_export.bundle"},
 }
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path

@@ -116,7 +116,12 @@ def test_a_damaged_or_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 # --- the paper tool's files -----------------------------------------------------------------------
 
-PAPER_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+PAPER_SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+}
 
 
 def old_name(name: str) -> str:

@@ -27,7 +27,7 @@ def state(request: pytest.FixtureRequest) -> Checkpoint:
         logits = model.logits(INPUTS, torch.tensor([[0, 1, 2, 3]] * 5))
         (logits.square() * torch.tensor([1.0, 2.0, 3.0, 4.0])).mean().backward()
         optimizer.step()
-    preprocess = ImagePreprocess(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = ImagePreprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return snapshot(model, spec=tiny_spec(), preprocess=preprocess, lora=None, optimizer=optimizer)
 
 

@@ -48,12 +48,12 @@ def bench(
     out: Path,
 ) -> None:
     """Latency and throughput, eager torch beside ONNX Runtime, interleaved in one run."""
-    folder = make_folder(out)
     document = bench_bundle(
         bundle, ckpt, _numbers(batch_sizes, "--batch_sizes"), _numbers(active_sizes, "--active_sizes"),
         rounds=rounds, seconds=seconds, threads=threads, device=device,
     )  # fmt: skip
     click.echo(table(document))
+    folder = make_folder(out)
     write_json(folder / "latency.json", document)
     draw(document, folder / "latency.png")
     click.echo(f"wrote {folder / 'latency.json'}\nwrote {folder / 'latency.png'}")
@@ -103,6 +103,7 @@ def bench_bundle(
     settings = {
         "threads": threads,
         "precision": "fp32",
+        "ort_threads_spin": False,
         "torch_weights": weights,
         "where": {target.name: target.where for target in targets},
         "backbone": bundle.manifest["backbone"]["model_name"],

@@ -42,7 +42,8 @@ class OrtTarget:
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
         self.bundle = bundle
-        self.runtime = load_graph(bundle, device=device, threads=threads)
+        # threads that spin after a call would slow the runtime that is timed next
+        self.runtime = load_graph(bundle, device=device, threads=threads, spin=False)
         self.where = self.runtime.get_providers()[0]
 
     def prepare(self, batch_size: int, num_prompts: int) -> Callable[[], object]:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import logging
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from pfm.errors import StorageError
 from pfm.lora import merged
 from pfm.model import PromptedClassifier
 from pfm.storage import explain, make_folder
-from pfm_export.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, OUTPUT, write_bundle
+from pfm_export.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, LEDGER, MANIFEST, OUTPUT, write_bundle
 from pfm_export.parity import ParityReport, check_parity
 
 OPSET = 20
@@ -163,11 +162,10 @@ def export_bundle(checkpoint: Checkpoint, folder: Path, *, overwrite: bool = Fal
     It is made beside `folder` and moved there when it is whole and right.
 
     Raises:
-        StorageError: `folder` exists and is not empty (and `overwrite` is off), or cannot be written.
+        StorageError: `folder` is in use, and is not a bundle that `overwrite` may replace, or cannot be written.
         ParityError: the graph does not give the model's numbers; nothing is written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
-        raise StorageError(f"{folder} exists and is not empty; choose another folder, or give --overwrite")
+    _check_target(folder, overwrite=overwrite)
     make_folder(folder.absolute().parent)
     model = checkpoint.build_model()
     graph = export_graph(model)
@@ -178,12 +176,26 @@ def export_bundle(checkpoint: Checkpoint, folder: Path, *, overwrite: bool = Fal
         report = check_parity(model, staged)
         write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint, parity=report.to_dict()))
         try:
-            if folder.exists():
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            if folder.exists():  # the old bundle goes only when the new one stands
+                folder.rename(Path(temporary) / "old")
             staged.rename(folder)
         except OSError as error:
             raise StorageError(f"cannot write {folder}: {explain(error)}") from error
     return report
+
+
+def _check_target(folder: Path, *, overwrite: bool) -> None:
+    """Only an empty folder, or a bundle that nothing was erased from, may be replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise StorageError(f"{folder} exists and is not empty; choose another folder, or give --overwrite")
+    if not (folder / MANIFEST).is_file():
+        raise StorageError(f"{folder} is no bundle, so --overwrite leaves it alone; choose another folder")
+    if (folder / LEDGER).is_file() and (folder / LEDGER).stat().st_size:
+        raise StorageError(
+            f"{folder} records erasures, which an export over it would undo; choose another folder, or delete it first"
+        )
 
 
 def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:

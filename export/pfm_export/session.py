@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
 
-from pfm.classes import ClassList, check_removal
-from pfm.errors import BundleError, DataError, DeviceError
+from pfm.classes import ClassList
+from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
+from pfm.pixels import UNREADABLE, decode, explain_unreadable
 from pfm_export.bundle import OUTPUT, Bundle, Rows
 
 UNKNOWN = "unknown"
@@ -80,8 +81,8 @@ class PromptSession:
         classes = self.classes
         chosen = list(range(len(classes))) if active is None else classes.positions(active)
         away = classes.positions(without)
-        if away:
-            check_removal(classes, away)
+        if len(away) == len(classes):
+            raise ClassNameError("every class is left out; leave at least one active")
         return [position for position in chosen if position not in away]
 
     def scores(self, inputs: np.ndarray, rows: Rows) -> np.ndarray:
@@ -152,13 +153,13 @@ def _pixels(image: Any, size: int, resample: str) -> np.ndarray:
     from PIL import Image
 
     if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
         try:
-            image = Image.open(image)
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"cannot read image: {error}") from error
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+            image = decode(Image.open(image))
+        except UNREADABLE as error:
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    elif isinstance(image, Image.Image):
+        image = decode(image.copy())
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
@@ -171,8 +172,13 @@ def _pixels(image: Any, size: int, resample: str) -> np.ndarray:
     return np.repeat(planes, 3, axis=0).astype(np.float32) if len(planes) == 1 else planes.astype(np.float32)
 
 
-def load_graph(bundle: Bundle, *, device: str = "auto", threads: int = 0) -> onnxruntime.InferenceSession:
+def load_graph(
+    bundle: Bundle, *, device: str = "auto", threads: int = 0, spin: bool = True
+) -> onnxruntime.InferenceSession:
     """The bundle's graph in ONNX Runtime.
+
+    Args:
+        spin: let idle threads wait busily for the next call, ONNX Runtime's default.
 
     Raises:
         DeviceError: "cuda" was asked for and the graph does not run there.
@@ -190,6 +196,8 @@ def load_graph(bundle: Bundle, *, device: str = "auto", threads: int = 0) -> onn
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = [CUDA, CPU] if wants_cuda else [CPU]
     try:
         session = onnxruntime.InferenceSession(bundle.model_bytes(), options, providers=providers)

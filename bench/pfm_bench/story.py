@@ -1,0 +1,190 @@
+"""One readout's whole story on the digits: train, evaluate, erase, export, serve. What `pfm demo` runs twice.
+
+It runs in a process of its own and on one thread: models this small are all overhead, so two of
+them side by side take hardly longer than one.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from pfm import forgetting
+from pfm.augment import AugmentConfig
+from pfm.backbone import BackboneConfig
+from pfm.checkpoint import Checkpoint, load_checkpoint
+from pfm.commands import describe_evaluation, write_evaluation
+from pfm.data import ClassificationData, DataConfig, load_data
+from pfm.device import DeviceConfig
+from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.lora import LoraSettings
+from pfm.model import ModelConfig
+from pfm.storage import make_folder
+from pfm.trainer import RunConfig, TrainConfig, make_evaluator, start_accelerator, train
+from pfm_export.graph import export_bundle
+from pfm_export.session import PromptSession
+
+FORGOTTEN = "3"
+MAX_SUBSETS = 25
+MODELS = {
+    "cls": ModelConfig(readout="cls"),
+    "prompt": ModelConfig(readout="prompt", wrong_target="none", final_norm=True),
+}
+RECIPE = TrainConfig(
+    epochs=60,
+    batch_size=128,
+    lr=8e-3,
+    optimizer="adamw",
+    weight_decay=0.1,
+    schedule="cosine",
+    warmup=0.1,
+    eval_every=0,
+    save_every=0,
+)
+T = TypeVar("T")
+
+
+@dataclass
+class ReadoutResult:
+    """What one readout achieved; accuracies in [0, 1].
+
+    Attributes:
+        worst_difference: between ONNX and torch logits.
+        answers_before, answers_after: of the served bundle for every test image, the class there and erased.
+        times_answered: how often the class was answered while suspended, and once erased.
+        erase_ms: from the call of `erase` to the first answer without the class.
+        steps_s: seconds by step.
+    """
+
+    checkpoint: Path
+    bundle: Path
+    evaluation: Evaluation
+    worst_difference: float
+    answers_before: list[str]
+    answers_after: list[str]
+    times_answered: int
+    erase_ms: float
+    steps_s: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        k1 = self.evaluation.subsets[0].summary()
+        return {
+            "full_bank": self.evaluation.modes["full_bank"],
+            "retain_k1": k1["retain_mean"],
+            "forget_k1": k1["forget_mean"],
+            "unknown": self.evaluation.unknown,
+            "onnx_worst_difference": self.worst_difference,
+            "times_erased_class_answered": self.times_answered,
+            "erase_ms": self.erase_ms,
+            "steps_s": self.steps_s,
+        }
+
+
+def run_config(readout: str, folder: Path, seed: int) -> RunConfig:
+    """The demo's recipe, as `pfm train` would take it."""
+    return RunConfig(
+        data=DataConfig(dataset="digits"),
+        backbone=BackboneConfig(model_name="scratch:vit_digits"),
+        model=MODELS[readout],
+        lora=LoraSettings(),
+        train=dataclasses.replace(RECIPE, seed=seed, save_dir=str(folder)),
+        augment=AugmentConfig(),
+        evaluation=EvalConfig(eval_batch_size=360),
+        device=DeviceConfig(cpu=True),
+    )
+
+
+def tell_story(readout: str, folder: Path, seed: int) -> ReadoutResult:
+    """Everything the demo does with one readout, under `folder`, said as it happens."""
+    torch.set_num_threads(1)
+    started: dict[str, float] = {}
+
+    def say(text: str) -> None:
+        # one write a line, so that two processes do not mix theirs
+        print("".join(f"[{readout:<6}] {line}\n" for line in text.splitlines()), end="", flush=True)
+
+    def step(name: str, work: Callable[[], T]) -> T:
+        say(f"▸ {name}")
+        before = time.monotonic()
+        result = work()
+        started[name] = round(time.monotonic() - before, 1)
+        say(f"  {name}: {started[name]:.1f} s")
+        return result
+
+    def said_now_and_then(text: str) -> None:
+        epoch = text.startswith("epoch ") and int(text.split()[1].split("/")[0])
+        if not text.startswith("data set") and (epoch is False or epoch == 1 or epoch % 10 == 0):
+            say(f"  {text}")
+
+    folder = make_folder(folder)
+    config = run_config(readout, folder / "checkpoints", seed)
+    data = load_data(config.data, image_size=8)
+    result = step(
+        f"train from scratch, {config.train.epochs} epochs",
+        lambda: train(config, torch.device("cpu"), say=said_now_and_then),
+    )
+    checkpoint = load_checkpoint(result.checkpoint)
+    measured, text = step("evaluate every mode; forget k classes", lambda: _evaluate(checkpoint, data, folder, config))
+    say(text)
+    erased = folder / f"digits_without_{FORGOTTEN}.pt"
+    step(
+        f"erase class {FORGOTTEN} from the checkpoint",
+        lambda: forgetting.erase_file(result.checkpoint, checkpoint, [FORGOTTEN], erased, reason="demo"),
+    )
+    bundle = folder / "bundle"
+    parity = step("export to ONNX", lambda: export_bundle(checkpoint, bundle))
+    say(f"  worst logit difference to torch {parity.worst_difference:.1e} over {len(parity.cases)} cases")
+    served = step("serve without torch; suspend the class, then erase it", lambda: _serve(folder, bundle, data, say))
+    return ReadoutResult(result.checkpoint, bundle, measured, parity.worst_difference, **served, steps_s=started)
+
+
+def _evaluate(
+    checkpoint: Checkpoint, data: ClassificationData, folder: Path, config: RunConfig
+) -> tuple[Evaluation, str]:
+    model = checkpoint.build_model()
+    evaluator = make_evaluator(
+        data,
+        label_positions(model.classes, data.classes),
+        checkpoint.preprocess,
+        start_accelerator(torch.device("cpu"), config.device),
+        config.evaluation,
+        seed=config.train.seed,
+    )
+    measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=MAX_SUBSETS)
+    write_evaluation(folder / "digits", measured, model, title=f"digits, readout {model.config.readout}")
+    return measured, describe_evaluation(measured, model)
+
+
+def _serve(folder: Path, bundle: Path, data: ClassificationData, say: Callable[[str], None]) -> dict[str, Any]:
+    """Suspend a class for one request, then erase it from a copy of the bundle, and count its answers."""
+    erased = folder / f"bundle_without_{FORGOTTEN}"
+    shutil.copytree(bundle, erased)
+    session = PromptSession(erased, device="cpu", threads=1)
+    images = list(data.test.images[:, 0].numpy())
+    truth = np.array([data.classes.names[label] for label in data.test.labels.tolist()])
+    before = session.predict_images(images)
+    suspended = session.predict_images(images, without=[FORGOTTEN])
+    started = time.perf_counter()
+    session.erase([FORGOTTEN], reason="demo")
+    session.predict_images(images[:1])
+    erase_ms = (time.perf_counter() - started) * 1000
+    after = session.predict_images(images)
+    count = [*suspended.labels, *after.labels].count(FORGOTTEN)
+    kept = truth != FORGOTTEN
+    say(
+        f"  {session.provider}: {100 * (np.array(before.labels) == truth).mean():.1f} % right with all classes\n"
+        f"  class {FORGOTTEN} suspended for one request, then erased for good ({erase_ms:.0f} ms to the next answer): "
+        f"answered {count} times, {100 * (np.array(after.labels) == truth)[kept].mean():.1f} % right on the others"
+    )
+    return {
+        "answers_before": before.labels,
+        "answers_after": after.labels,
+        "times_answered": count,
+        "erase_ms": erase_ms,
+    }
