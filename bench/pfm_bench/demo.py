@@ -1,5 +1,6 @@
 """`pfm demo`: train, forget, export, serve and measure on real data, both readouts side by side."""
 
+import importlib
 import multiprocessing
 import shutil
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pfm_bench.story import ReadoutResult
 
 READOUTS = ("cls", "prompt")
+_HEAVY = ["pfm_bench.story", "pfm_bench.commands", "transformers.models.vit.modeling_vit", "sklearn.datasets"]
 REPORT = "report.md"
 
 
@@ -78,9 +80,19 @@ def _clear_folder(out: Path) -> Path:
 
 
 def _run_side_by_side(folder: Path, seed: int) -> "dict[str, ReadoutResult]":
-    with ProcessPoolExecutor(len(READOUTS), mp_context=multiprocessing.get_context("spawn")) as pool:
-        # the function is named, not imported here: its libraries take seconds, and only the processes need them now
+    """Both stories, each in a process of its own.
+
+    The libraries take longer to import than a small model to export. So one server process imports
+    them and the two are forked from it, while this process imports what it needs for the latencies.
+    """
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload(_HEAVY)
+    with ProcessPoolExecutor(len(READOUTS), mp_context=context) as pool:
         futures = {name: pool.submit(_tell, name, folder / f"readout_{name}", seed) for name in READOUTS}
+        for module in _HEAVY:
+            importlib.import_module(module)
         try:
             return {name: future.result() for name, future in futures.items()}
         except BrokenProcessPool as error:
