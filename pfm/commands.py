@@ -13,7 +13,7 @@ from pfm.backbone import BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.classes import ClassList, split_names
 from pfm.data import DataConfig, load_data
-from pfm.device import DeviceConfig, resolve_device
+from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
 from pfm.lora import LoraSettings
@@ -47,15 +47,14 @@ def train(**configs: Any) -> None:
 
     The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
     """
+    launched = launched_precision()
+    if launched is not None and not was_given("mixed_precision"):
+        configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
     config = RunConfig(**configs)
     if config.evaluation.max_subsets is not None:
         raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
-    result = run_training(config, device, say=click.echo)
-    click.echo(
-        f"saved {result.checkpoint}\nnext: pfm eval --ckpt {result.checkpoint}   "
-        f"pfm export onnx --ckpt {result.checkpoint} --out bundle"
-    )
+    run_training(config, device, say=click.echo)
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)

@@ -18,6 +18,16 @@ class DeviceConfig:
     mixed_precision: str = option("no", "Autocast to this precision.", choices=("no", "bf16", "fp16"))
 
 
+def launched_on_cpu() -> bool:
+    """Whether an accelerate config file asked for the CPU."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+
+
+def launched_precision() -> str | None:
+    """The precision that `accelerate launch` or its config file asked for, if we were started by it."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION")
+
+
 def resolve_device(config: DeviceConfig, *, gpu_was_asked_for: bool) -> torch.device:
     """The device of a single-process run.
 
@@ -34,7 +44,8 @@ def resolve_device(config: DeviceConfig, *, gpu_was_asked_for: bool) -> torch.de
         if config.gpu_id >= count:
             found = f"GPUs 0 to {count - 1}" if count else "no GPU"
             raise DeviceError(f"--gpu_id {config.gpu_id}: this machine has {found}; leave it out to use what is there")
-    device = torch.device("cpu") if config.cpu or count == 0 else torch.device("cuda", min(config.gpu_id, count - 1))
+    use_cpu = config.cpu or launched_on_cpu() or count == 0
+    device = torch.device("cpu") if use_cpu else torch.device("cuda", min(config.gpu_id, count - 1))
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
     return device

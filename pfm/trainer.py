@@ -173,8 +173,8 @@ def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = 
             modes = loop.evaluate(epoch)
             is_last = epoch + 1 == config.train.epochs
             is_saved = is_last or _is_due(epoch, config.train.save_every)
+            path = Path(f"{stem}_{epoch + 1}.pt")
             if is_saved and is_main:
-                path = Path(f"{stem}_{epoch + 1}.pt")
                 state = snapshot(
                     model,
                     spec=spec,
@@ -198,6 +198,9 @@ def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = 
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - started
         log.write("end", seconds=round(seconds, 2))
+        tell(
+            f"saved {path} ({seconds:.0f} s)\nnext: pfm eval --ckpt {path}   pfm export onnx --ckpt {path} --out bundle"
+        )
     return TrainResult(checkpoint=path, modes=modes, seconds=seconds, samples_per_s=rate)
 
 

@@ -43,7 +43,7 @@ def demo(out: Path, seed: int) -> None:
     click.echo("▸ latency: torch beside ONNX Runtime, interleaved")
     before = time.monotonic()
     cls = results["cls"]
-    latency = bench_bundle(cls.bundle, cls.checkpoint, [1, 8, 32], [], rounds=30, seconds=8, device="cpu")
+    latency = bench_bundle(cls.bundle, cls.checkpoint, [1, 8, 32], [], rounds=30, seconds=5, device="cpu")
     click.echo(table(latency))
     write_json(folder / "latency.json", latency)
     _draw_pictures(folder, results, latency)
