@@ -47,7 +47,7 @@ def test_train_eval_forget_export_serve_erase_bench(
 
     call("forget", "--ckpt", checkpoint, "--classes", "blue", "--out", tmp_path / "less.pt")
     assert "shared weights" in capsys.readouterr().out
-    call("eval", "--ckpt", tmp_path / "less.pt", "--save_dir", tmp_path / "less", "--cpu")
+    call("eval", "--ckpt", tmp_path / "less.pt", "--save_dir", tmp_path / "eval_less", "--cpu")
 
     for source, bundle in ((checkpoint, "full"), (tmp_path / "less.pt", "less")):
         call("export", "onnx", "--ckpt", source, "--out", tmp_path / bundle)
