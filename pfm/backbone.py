@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pfm.errors import BackboneError
+from pfm.hub import quiet_hub
 from pfm.images import ImagePreprocess, preprocess_from_hf
 from pfm.options import option
 
@@ -124,7 +125,8 @@ def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
     where = str(path) if path.exists() else name
     try:
-        config = AutoConfig.from_pretrained(where)
+        with quiet_hub():
+            config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"cannot load backbone {name!r}: {_first_sentence(error)}; "
@@ -133,7 +135,8 @@ def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if config.model_type != "vit":
         raise BackboneError(f"{name} is a {config.model_type!r} model; only 'vit' backbones are supported")
     try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(where)
+        with quiet_hub():
+            processor, _ = ImageProcessingMixin.get_image_processor_dict(where)
     except OSError:
         processor = {}  # ViT's own defaults: mean and std 0.5
     return config.to_dict(), processor
@@ -282,13 +285,14 @@ def _load_pretrained(spec: BackboneSpec) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        loaded: Any = ViTModel.from_pretrained(  # with its loading report, which the stubs do not know of
-            str(path) if path.exists() else spec.model_name,
-            add_pooling_layer=False,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with quiet_hub():
+            loaded: Any = ViTModel.from_pretrained(  # with its loading report, which the stubs do not know of
+                str(path) if path.exists() else spec.model_name,
+                add_pooling_layer=False,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
         model, report = loaded
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         raise BackboneError(f"cannot load the weights of {spec.model_name!r}: {_first_sentence(error)}") from error

@@ -19,6 +19,7 @@ import torch
 
 from pfm.classes import ClassList, split_names
 from pfm.errors import ConfigError, DataError, StorageError
+from pfm.hub import quiet_hub
 from pfm.images import from_arrays, resize_all, stack_images
 from pfm.options import option
 from pfm.storage import explain
@@ -385,13 +386,16 @@ def _not_found(name: str, path: Path, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Silence the library's own bars; ours says what is decoded."""
-    was_on = datasets.is_progress_bar_enabled()
+    """Silence the library's own bars (ours says what is decoded) and ask the hub only where there is one."""
+    had_bars, was_offline = datasets.is_progress_bar_enabled(), datasets.config.HF_HUB_OFFLINE
     datasets.disable_progress_bars()
     try:
-        yield
+        with quiet_hub() as is_offline:
+            datasets.config.HF_HUB_OFFLINE = was_offline or is_offline
+            yield
     finally:
-        if was_on:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+        if had_bars:
             datasets.enable_progress_bars()
 
 

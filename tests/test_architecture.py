@@ -19,7 +19,7 @@ PACKAGES = {
 ORDER: list[set[str]] = [
     {"pfm"},
     {"pfm.errors"},
-    {"pfm.storage", "pfm.options", "pfm.classes", "pfm.pixels"},
+    {"pfm.storage", "pfm.options", "pfm.classes", "pfm.pixels", "pfm.hub"},
     {"pfm.ledger", "pfm.runlog", "pfm.device", "pfm.draws", "pfm.objective", "pfm.bank", "pfm.lora", "pfm.augment"},
     {"pfm.images"},
     {"pfm.data", "pfm.backbone"},
