@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, int | float]] = {
     "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
                    "num_attention_heads": 4, "intermediate_size": 256, "hidden_dropout_prob": 0.2},
     "vit_mini": {"image_size": 32, "patch_size": 8, "hidden_size": 96, "num_hidden_layers": 4,
-                 "num_attention_heads": 4, "intermediate_size": 384, "hidden_dropout_prob": 0.2},
+                 "num_attention_heads": 4, "intermediate_size": 384},
     "vit_tiny_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 192, "num_hidden_layers": 12,
                              "num_attention_heads": 3, "intermediate_size": 768},
     "vit_small_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12,
