@@ -310,7 +310,7 @@ def test_classes_that_cannot_be_forgotten_are_refused(refuse: Refuse, ckpt: Path
 def test_forgetting_into_the_source_or_nowhere_is_refused(refuse: Refuse, ckpt: Path) -> None:
     before = ckpt.read_bytes()
     (ckpt.parent / "folder").mkdir()
-    for out, message in ((ckpt, "is the source itself"), (ckpt.parent / "folder", "a folder of that name"),
+    for out, message in ((ckpt, "is the source itself"), (ckpt.parent / "folder", "exists; choose another"),
                          (ckpt / "sub.pt", "cannot write")):  # fmt: skip
         assert message in refuse("forget", "--ckpt", ckpt, "--classes", "red", "--out", out)
     assert ckpt.read_bytes() == before
@@ -321,7 +321,7 @@ def test_forgetting_into_the_source_or_nowhere_is_refused(refuse: Refuse, ckpt: 
     ("options", "message"),
     [
         ("--suspend violet", "no class 'violet'"),
-        ("--suspend red,green,blue,grey", "would leave no class"),
+        ("--suspend red,green,blue,grey", "leave at least one active"),
         ("--dataset digits", "(0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not the model's (0 red"),
         ("--data_type audio", "audio is not supported yet"),
         ("--max_subsets 0", "--max_subsets"),

@@ -10,7 +10,7 @@ from conftest import tiny_model, tiny_spec
 
 from pfm import ledger
 from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
-from pfm.errors import ClassNameError, ConfigError
+from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import active_positions, erase, erase_file, erased_path
 from pfm.images import ImagePreprocess
 from pfm.model import CLASS_ROWS
@@ -111,6 +111,22 @@ def test_the_source_itself_is_no_target(state: Checkpoint, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="is the source itself"):
         erase_file(source, load_checkpoint(source), ["blue"], source)
     assert load_checkpoint(source).classes == state.classes
+
+
+def test_an_existing_file_is_not_overwritten_and_a_broken_record_stops_the_erasure(
+    state: Checkpoint, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "a.pt", tmp_path / "b.pt"
+    save_checkpoint(source, state)
+    erase_file(source, load_checkpoint(source), ["blue"], target)
+    content = target.read_bytes()
+    with pytest.raises(StorageError, match="exists; choose another"):
+        erase_file(source, load_checkpoint(source), ["red"], target)  # would bring blue back
+    assert target.read_bytes() == content
+    (tmp_path / "ledger.jsonl").write_text("{}\n")
+    with pytest.raises(StorageError, match="line 1"):
+        erase_file(source, load_checkpoint(source), ["red"], tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()
 
 
 def test_suspending_is_a_choice_of_active_positions() -> None:

@@ -141,6 +141,20 @@ def test_an_export_into_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
+def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x.pt").write_text("x")
+    with pytest.raises(StorageError, match="is no bundle"):
+        export_bundle(make_checkpoint(), tmp_path / "runs", overwrite=True)
+    assert (tmp_path / "runs" / "x.pt").read_text() == "x"
+    export_bundle(make_checkpoint(), tmp_path / "bundle")
+    export_bundle(make_checkpoint(), tmp_path / "bundle", overwrite=True)
+    Bundle.open(tmp_path / "bundle").erase(["blue"])
+    with pytest.raises(StorageError, match="records erasures"):
+        export_bundle(make_checkpoint(), tmp_path / "bundle", overwrite=True)
+    assert Bundle.open(tmp_path / "bundle").classes.names == ("red", "green", "grey")
+
+
 def test_a_graph_that_is_off_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_checkpoint()
     other = {**checkpoint.tensors, "backbone.encoder.layers.1.mlp.fc2.bias": torch.ones(32)}

@@ -166,9 +166,21 @@ def test_wide_integers_in_the_range_of_eight_bits_are_kept() -> None:
     assert decode(image)[:, :, 0].tolist() == [[0, 17], [200, 255]]
 
 
-@pytest.mark.parametrize("values", [[[-1.0, 3.0]], [[0.0, 70000.0]], [[0.0, float("nan")]]])
-def test_grey_levels_that_cannot_be_scaled_are_named(values: list[list[float]]) -> None:
+def test_a_dark_sixteen_bit_image_is_scaled_like_a_bright_one() -> None:
+    dark = np.array([[0, 255]], dtype=np.uint16)
+    assert decode(encoded(Image.fromarray(dark)))[:, :, 0].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("values", [[[0.0, 0.5]], [[0.0, float("nan")]]])
+def test_floating_point_pixels_are_refused_since_their_range_is_unknown(values: list[list[float]]) -> None:
     image = Image.fromarray(np.array(values, dtype=np.float32))
+    with pytest.raises(DataError, match="floating-point pixels have no known range"):
+        stack_images([image].__getitem__, 1, size=4, where="scans")
+
+
+@pytest.mark.parametrize("values", [[[-1, 3]], [[0, 70000]]])
+def test_grey_levels_that_cannot_be_scaled_are_named(values: list[list[int]]) -> None:
+    image = Image.fromarray(np.array(values, dtype=np.int32))
     with pytest.raises(DataError, match=r"cannot decode image 0 of scans: grey levels outside 0\.\.65535"):
         stack_images([image].__getitem__, 1, size=4, where="scans")
 
