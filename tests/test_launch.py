@@ -76,9 +76,10 @@ def test_the_script_runs_the_checkout_it_lies_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_is_accepted_by_accelerate_and_opens_with_its_command(path: Path) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
     config = load_config_from_file(str(path))
+    assert isinstance(config, ClusterConfig)
     text = path.read_text()
     assert f"accelerate launch --config_file accelerate_configs/{path.name} pfm/train.py" in text
     assert "# Expect:" in text
