@@ -87,9 +87,6 @@ class Checkpoint:
             raise CheckpointError(f"the checkpoint holds tensors its model does not have ({unexpected[0]}, …)")
         return model.eval()
 
-    def without_optimizer(self) -> "Checkpoint":
-        return dataclasses.replace(self, moments={})
-
 
 def snapshot(
     model: PromptedClassifier,

@@ -13,7 +13,7 @@ Which prompts an example sees is said by a tensor `present`, in one of two forms
 Logits are always (B, C). With the `prompt` readout an absent class has the logit -inf.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -152,13 +152,6 @@ class PromptedClassifier(nn.Module):
         if self.has_unknown:
             return torch.where(best > 0, winner, -1)
         return torch.where(best > -torch.inf, winner, -1)
-
-    def class_rows(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The parameters that have one row for each class: what erasing a class deletes."""
-        yield "bank.prompts", self.bank.prompts
-        if self.config.readout == "cls":
-            yield "classifier.weight", self.classifier.weight
-            yield "classifier.bias", self.classifier.bias
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds: every trained parameter, by name."""

@@ -26,8 +26,8 @@ from pfm.checkpoint import Checkpoint
 from pfm.errors import StorageError
 from pfm.lora import merged
 from pfm.model import PromptedClassifier
-from pfm.storage import explain, make_folder
-from pfm_export.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, LEDGER, MANIFEST, OUTPUT, write_bundle
+from pfm.storage import explain, make_folder, write_json
+from pfm_export.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, LEDGER, MANIFEST, OUTPUT, Bundle, write_bundle
 from pfm_export.parity import ParityReport, check_parity
 
 OPSET = 20
@@ -44,7 +44,7 @@ class ClsGraph(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, prompts: torch.Tensor, class_weight: torch.Tensor, class_bias: torch.Tensor
     ) -> torch.Tensor:
-        outputs, _ = self.body(pixel_values, prompts, slice(0, 1))
+        outputs = self.body(pixel_values, prompts, slice(0, 1))
         return outputs[:, 0] @ class_weight.T + class_bias
 
 
@@ -58,7 +58,7 @@ class PromptGraph(nn.Module):
         self.prompt_tokens = model.config.prompt_tokens
 
     def forward(self, pixel_values: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        outputs, _ = self.body(pixel_values, prompts, None)  # (B, K·m, D)
+        outputs = self.body(pixel_values, prompts, None)  # (B, K·m, D)
         scores = self.scorer(outputs).squeeze(-1)
         if self.prompt_tokens == 1:
             return scores
@@ -66,7 +66,7 @@ class PromptGraph(nn.Module):
 
 
 class _Body(nn.Module):
-    """Backbone and shared prompts -> outputs at the readout tokens, (B, P, D)."""
+    """Backbone and shared prompts -> outputs at `positions`, or where the prompts stand: (B, P, D)."""
 
     def __init__(self, model: PromptedClassifier) -> None:
         super().__init__()
@@ -74,12 +74,12 @@ class _Body(nn.Module):
         self.prompt_layer = model.config.prompt_layer
         self.final_norm = model.config.final_norm
 
-    def forward(self, inputs: torch.Tensor, prompts: torch.Tensor, positions: slice | None) -> tuple[torch.Tensor, int]:
+    def forward(self, inputs: torch.Tensor, prompts: torch.Tensor, positions: slice | None) -> torch.Tensor:
         tokens = self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.prompt_layer)
         num_own = tokens.shape[1]
         tokens = torch.cat([tokens, prompts.unsqueeze(0).expand(tokens.shape[0], -1, -1)], dim=1)
         outputs = self.backbone.readout(tokens, self.prompt_layer, positions or slice(num_own, None))
-        return (self.backbone.normalise(outputs) if self.final_norm else outputs), num_own
+        return self.backbone.normalise(outputs) if self.final_norm else outputs
 
 
 def export_graph(model: PromptedClassifier) -> bytes:
@@ -172,9 +172,10 @@ def export_bundle(checkpoint: Checkpoint, folder: Path, *, overwrite: bool = Fal
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
         staged = Path(temporary) / "bundle"
         staged.mkdir()
-        write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint, parity=None))
+        write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint))
         report = check_parity(model, staged)
-        write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint, parity=report.to_dict()))
+        manifest = Bundle.open(staged).manifest  # the graph, which may be large, is written once
+        write_json(staged / MANIFEST, {**manifest, "parity": report.to_dict()})
         try:
             if folder.exists():  # the old bundle goes only when the new one stands
                 folder.rename(Path(temporary) / "old")
@@ -208,7 +209,7 @@ def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:
     return rows
 
 
-def _manifest(checkpoint: Checkpoint, *, parity: dict[str, Any] | None) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
     name = checkpoint.spec.model_name
     return {
         "pfm": __version__,
@@ -230,5 +231,4 @@ def _manifest(checkpoint: Checkpoint, *, parity: dict[str, Any] | None) -> dict[
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
-        "parity": parity,
     }
