@@ -8,6 +8,7 @@ numbers as putting them in front, and keeps the readout token at index 0.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from pfm.dropout import RowDropout, RowKeys, by_row
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
 from pfm.images import ImagePreprocess, preprocess_from_hf
@@ -148,11 +151,22 @@ def _first_sentence(error: Exception) -> str:
 
 
 class Backbone(nn.Module):
-    """A transformer encoder whose input tokens and last block are ours to handle."""
+    """A transformer encoder whose input tokens and last block are ours to handle.
+
+    Attributes:
+        row_keys: what the dropout layers draw from, once `key_dropout` was called.
+        recompute: in training, keep no activations inside a block but compute them again for the gradient.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.row_keys = RowKeys()
+        self.recompute = False
+
+    def key_dropout(self) -> None:
+        """Let dropout depend on `row_keys`, not on torch's generator."""
+        by_row(self.encoder, self.row_keys, called_twice=lambda name: bool(re.fullmatch(r"layers\.\d+\.dropout", name)))
 
     @property
     def config(self) -> Any:
@@ -172,13 +186,40 @@ class Backbone(nn.Module):
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, T, D): special tokens and patches, with positions."""
-        return self.encoder.embeddings(inputs)  # type: ignore[operator]
+        return self.encoder.embeddings(inputs.to(self.dtype))  # type: ignore[operator]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How the weights that make the tokens are stored."""
+        return self.encoder.embeddings.cls_token.dtype  # type: ignore[union-attr, return-value]
+
+    def freeze_first(self, num_blocks: int) -> None:
+        """Run the embeddings and the first blocks as in evaluation, without dropout."""
+        self.encoder.embeddings.eval()  # type: ignore[union-attr]
+        for layer in self._layers[:num_blocks]:
+            layer.eval()
 
     def run_blocks(self, tokens: torch.Tensor, start: int, stop: int, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, S, D) -> (B, S, D) through blocks start..stop-1; `mask` as `attention_mask` makes it."""
         for layer in self._layers[start:stop]:
-            tokens = layer(tokens, mask)
+            tokens = self._run(layer, tokens, mask)
         return tokens
+
+    def _run(
+        self, layer: Any, tokens: torch.Tensor, mask: torch.Tensor | None, positions: slice | None = None
+    ) -> torch.Tensor:
+        """One block, or with `positions` its output for those tokens only."""
+        keys = self.row_keys.current
+
+        def block(tokens: torch.Tensor) -> torch.Tensor:
+            self.row_keys.current = keys  # by the time a block is computed again, another pass may have set its own
+            if isinstance(layer.dropout, RowDropout):
+                layer.dropout.use = 0
+            return layer(tokens, mask) if positions is None else self._block_at(layer, tokens, positions, mask)
+
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(block, tokens, use_reentrant=False)  # type: ignore[return-value]
+        return block(tokens)
 
     def readout(
         self, tokens: torch.Tensor, start: int, positions: slice, key_mask: torch.Tensor | None = None
@@ -197,7 +238,7 @@ class Backbone(nn.Module):
         """
         mask = self.attention_mask(tokens, key_mask)
         tokens = self.run_blocks(tokens, start, self.num_layers - 1, mask)
-        return self._block_at(self._layers[-1], tokens, positions, mask)
+        return self._run(self._layers[-1], tokens, mask, positions)
 
     def normalise(self, outputs: torch.Tensor) -> torch.Tensor:
         """The backbone's final LayerNorm."""

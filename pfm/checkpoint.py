@@ -41,6 +41,8 @@ class Checkpoint:
         moments: optimizer state of each trained tensor, by the same names.
         frozen_sha256: fingerprint of the backbone weights that are not in `tensors`; "" where all are.
         run: the resolved configuration of the training run.
+        averaged: exponential moving average of the trained tensors, by the same names; empty where none was kept.
+        progress: where the run stands, for one that goes on; see `pfm.resume`.
         notes: what had to be assumed when a foreign file was read.
     """
 
@@ -58,9 +60,11 @@ class Checkpoint:
     erased: tuple[tuple[int, str], ...] = ()
     run: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
 
     def build_model(self) -> PromptedClassifier:
-        """The model, in eval mode on the CPU.
+        """The model, in eval mode on the CPU, with the averaged tensors where there are some.
 
         Raises:
             CheckpointError: the tensors do not fit the model described.
@@ -80,7 +84,7 @@ class Checkpoint:
         if missing:
             raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors of its model ({sorted(missing)[0]}, …)")
         try:
-            unexpected = model.load_state_dict(self.tensors, strict=False).unexpected_keys
+            unexpected = model.load_state_dict({**self.tensors, **self.averaged}, strict=False).unexpected_keys
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint's tensors are of another shape: {_reason(error)}") from error
         if unexpected:
@@ -101,6 +105,8 @@ def snapshot(
     step: int = 0,
     erased: tuple[tuple[int, str], ...] = (),
     run: dict[str, Any] | None = None,
+    averaged: dict[str, torch.Tensor] | None = None,
+    progress: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """The state of a model in training, copied to the CPU."""
     trained = model.trained_tensors()
@@ -125,6 +131,8 @@ def snapshot(
         step=step,
         erased=erased,
         run=run or {},
+        averaged={name: _copy(tensor) for name, tensor in (averaged or {}).items()},
+        progress=progress or {},
     )
 
 
@@ -158,6 +166,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "optimizer_state_dict": {
             name: {key: _copy(value) for key, value in state.items()} for name, state in checkpoint.moments.items()
         },
+        "ema_state_dict": {name: _copy(tensor) for name, tensor in checkpoint.averaged.items()},
+        "progress": checkpoint.progress,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -226,6 +236,8 @@ def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Ch
             step=content["step"],
             erased=tuple((number, name) for number, name in content["erased"]),
             run=content["run"],
+            averaged=content.get("ema_state_dict", {}),
+            progress=content.get("progress", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

@@ -55,8 +55,10 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
     except click.UsageError as error:
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         return _fail(f"{error.format_message()}{hint}", 2)
-    except (PfmError, click.ClickException) as error:
-        return _fail(error.format_message() if isinstance(error, click.ClickException) else str(error), 2)
+    except PfmError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; files written so far are whole", 130)
     except BrokenPipeError:  # `pfm … | head`

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from click.core import ParameterSource
 
 from pfm import forgetting
@@ -16,12 +17,15 @@ from pfm.data import DataConfig, load_data
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.feed import FeedConfig
+from pfm.launch import start_accelerator
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
+from pfm.objective import ObjectiveConfig
 from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.pictures import draw_forgetting
 from pfm.storage import make_folder, write_json
-from pfm.trainer import RunConfig, TrainConfig, make_evaluator, start_accelerator
+from pfm.trainer import RunConfig, TrainConfig, make_evaluator
 from pfm.trainer import train as run_training
 
 
@@ -36,9 +40,11 @@ def was_given(name: str) -> bool:
     data=DataConfig,
     backbone=BackboneConfig,
     train=TrainConfig,
+    objective=ObjectiveConfig,
     augment=AugmentConfig,
     model=ModelConfig,
     lora=LoraSettings,
+    feed=FeedConfig,
     evaluation=EvalConfig,
     device=DeviceConfig,
 )
@@ -87,9 +93,11 @@ def evaluate(
     click.echo(loaded.describe())
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
+    if device.stores_frozen_in_bf16 and model.trunk_is_frozen:
+        model.store_frozen(torch.bfloat16)
     accelerator = start_accelerator(where, device)
     model.to(accelerator.device)
-    evaluator = make_evaluator(loaded, positions, checkpoint.preprocess, accelerator, evaluation, seed=seed)
+    evaluator = make_evaluator(loaded.test, positions, checkpoint.preprocess, accelerator, evaluation, seed=seed)
     stem = make_folder(Path(save_dir)) / f"{loaded.name}_seed_{seed}"
     if suspend:
         active = forgetting.active_positions(model.classes, split_names(suspend))

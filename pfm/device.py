@@ -16,6 +16,16 @@ class DeviceConfig:
     gpu_id: int = option(0, "GPU of a single-process run; the CPU is used where there is none.", minimum=0)
     cpu: bool = option(False, "Use the CPU even where there is a GPU.")
     mixed_precision: str = option("no", "Autocast to this precision.", choices=("no", "bf16", "fp16"))
+    frozen_dtype: str = option(
+        "auto",
+        "How frozen weights are stored: auto is bf16 where --mixed_precision is, since autocast would cast them at "
+        "every call.",
+        choices=("auto", "fp32", "bf16"),
+    )
+
+    @property
+    def stores_frozen_in_bf16(self) -> bool:
+        return self.frozen_dtype == "bf16" or (self.frozen_dtype == "auto" and self.mixed_precision == "bf16")
 
 
 def launched_on_cpu() -> bool:

@@ -42,6 +42,20 @@ def wrong_subset(labels: torch.Tensor, num_classes: int, generator: torch.Genera
     return others(labels, num_classes, draw_size(num_classes, generator), generator)
 
 
+def branch_subsets(
+    labels: torch.Tensor, num_classes: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two training draws: a mixed subset (B, 1 + s) and a wrong one (B, s′), s′ = (1 + s) mod C.
+
+    Each of s and s′ is U{0, …, C-1}, as in the paper, where they are drawn apart. Tying them gives
+    both branches the same number of tokens, so that they are one batch without a mask; only where
+    all C prompts are present (once in C steps) the other branch has none.
+    """
+    size = draw_size(num_classes, generator)
+    mixed = torch.cat([labels[:, None], others(labels, num_classes, size, generator)], dim=1)
+    return mixed, others(labels, num_classes, (1 + size) % num_classes, generator)
+
+
 def shared_set(positions: list[int], batch_size: int, device: torch.device) -> torch.Tensor:
     """One active set for every example, (B, s)."""
     row = torch.tensor(positions, dtype=torch.int64, device=device)

@@ -6,7 +6,13 @@ as one line and leaves with exit code 2; a traceback means a bug of ours.
 
 
 class PfmError(Exception):
-    """Something the user can put right."""
+    """Something the user can put right.
+
+    Attributes:
+        exit_code: what the command leaves with.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(PfmError):
@@ -43,3 +49,11 @@ class StorageError(PfmError):
 
 class TrainingError(PfmError):
     """A run that cannot go on, such as one whose loss is no longer a number."""
+
+
+class StoppedError(PfmError):
+    """A run that a signal stopped, after it saved where it stood."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

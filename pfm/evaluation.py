@@ -27,6 +27,8 @@ from pfm.options import option
 from pfm.runlog import progress
 
 ActiveSet = tuple[int, ...]
+# the paper's modes, besides `class_<i>` for each class
+MODE_NAMES = (*MODES, "infer_best")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +116,20 @@ def label_positions(classes: ClassList, data: ClassList, erased: Sequence[tuple[
 class Evaluator:
     """Runs a model over a split under many active sets, each distinct one once.
 
+    The processes share the batches out among them. What is drawn for a batch depends on its place in
+    the split and on the seed, so the figures are the same whatever the number of processes.
+
     Args:
         split: test samples.
         positions: `label_positions` of the split's labels.
         preprocess: uint8 images -> model input.
         device: where the model is.
-        rank, world_size: this process takes every `world_size`-th sample.
+        images: (B,) indices -> images on the device.  [default: taken from the split]
+        tokens: (B,) indices -> what the trunk makes of them, where that is known already.
+        rank, world_size: this process takes every `world_size`-th batch.
         reduce: sums a tensor over the processes.
         autocast: precision to run the model in.
+        check: called by every process equally often; may end the evaluation by raising.
     """
 
     def __init__(
@@ -133,21 +141,31 @@ class Evaluator:
         device: torch.device,
         batch_size: int,
         seed: int,
+        images: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        tokens: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
         reduce: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        check: Callable[[], None] = lambda: None,
         show_progress: bool = True,
     ) -> None:
-        self.split = split.subset(torch.arange(rank, len(split), world_size))
-        self.labels = positions[self.split.labels]  # (N,) -1 where the class was erased
+        batches = torch.arange(len(split)).split(batch_size)
+        self.batches = dict(list(enumerate(batches))[rank::world_size])  # number in the split -> indices
+        self.num_turns = -(-len(batches) // world_size)  # of the process that has most
+        own = torch.cat([*self.batches.values(), torch.empty(0, dtype=torch.int64)])
+        everyone = positions[split.labels]
+        self.own = own
+        self.everyone = everyone  # labels of the whole split, -1 where the class was erased
+        self.labels = everyone[own]  # (N,) of this process's samples
         self.preprocess = preprocess
         self.device = device
-        self.batch_size = batch_size
         self.seed = seed
-        self.rank = rank
+        self.images = images or (lambda index: split.images[index].to(device, non_blocking=True))
+        self.tokens = tokens
         self.reduce = reduce
         self.autocast = autocast
+        self.check = check
         self.show_progress = show_progress
         self.num_samples = len(split)
 
@@ -167,8 +185,9 @@ class Evaluator:
         table = self.run(model, list(dict.fromkeys(wanted)), drawn)
 
         own = self.labels.clamp_min(0)
-        generator = make_generator(self.seed, "random_wrong", self.rank)
-        wrong = MODES["random_wrong"](own, num_classes, generator)[:, 0] if num_classes > 1 else own
+        generator = make_generator(self.seed, "random_wrong")
+        everyone = self.everyone.clamp_min(0)
+        wrong = MODES["random_wrong"](everyone, num_classes, generator)[self.own, 0] if num_classes > 1 else own
         rows = torch.arange(len(own))
         single_answers = torch.stack([table.answers[active] for active in singles])  # (C, N)
         modes = {
@@ -207,12 +226,15 @@ class Evaluator:
         answers: dict[ActiveSet, list[torch.Tensor]] = {active: [] for active in actives}
         drawn_answers: dict[str, list[torch.Tensor]] = {name: [] for name in drawn}
         best_single: list[torch.Tensor] = []
-        indices = torch.arange(len(self.split)).split(self.batch_size)
-        total = len(self.split) * (len(actives) + len(drawn))
+        total = len(self.own) * (len(actives) + len(drawn))
+        turns = [*self.batches.items(), *[None] * (self.num_turns - len(self.batches))]
         with self.autocast(), progress(total, "evaluating", unit="img", is_main=self.show_progress) as bar:
-            for number, index in enumerate(indices):
-                images = self.split.images[index].to(self.device, non_blocking=True)
-                tokens = model.trunk(self.preprocess(images))
+            for turn in turns:
+                self.check()
+                if turn is None:  # another process has one batch more
+                    continue
+                number, index = turn
+                tokens = self.tokens(index) if self.tokens else model.trunk(self.preprocess(self.images(index)))
                 best: torch.Tensor | None = None
                 for active in actives:
                     logits = model.head(tokens, shared_set(list(active), len(index), self.device))
@@ -222,9 +244,9 @@ class Evaluator:
                     bar.update(len(index))
                 if best is not None:
                     best_single.append(best)
-                own = self.labels[index].clamp_min(0)
+                own = self.everyone[index].clamp_min(0)
                 for name, draw in drawn.items():
-                    generator = make_generator(self.seed, name, self.rank, number)
+                    generator = make_generator(self.seed, name, number)
                     present = draw(own, model.num_classes, generator).to(self.device)
                     drawn_answers[name].append(model.predict(model.head(tokens, present)))
                     bar.update(len(index))

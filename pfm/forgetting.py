@@ -61,7 +61,9 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
         checkpoint,
         classes=classes.without(positions),
         tensors={name: rows(name, tensor) for name, tensor in checkpoint.tensors.items()},
+        averaged={name: rows(name, tensor) for name, tensor in checkpoint.averaged.items()},
         moments=moments,
+        progress={},  # a run does not go on from here: its data holds the class
         erased=(*checkpoint.erased, *((classes.ids[p], classes.names[p]) for p in positions)),
     )
 
@@ -104,7 +106,12 @@ def erase_file(
             "classes": [{"id": checkpoint.classes.ids[p], "name": checkpoint.classes.names[p]} for p in positions],
             "source": {"file": source.name, "sha256": sha256(source)},
             "target": {"file": target.name, "sha256": sha256(target)},
-            "erased": ["prompt", "classifier row", "optimizer moments"],
+            "erased": [
+                "prompt",
+                "classifier row",
+                "optimizer moments",
+                *(["averaged copies"] if checkpoint.averaged else []),
+            ],
             "remains": list(REMAINS),
             "reason": reason,
             "requested_by": requested_by,

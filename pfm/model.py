@@ -15,6 +15,7 @@ Logits are always (B, C). With the `prompt` readout an absent class has the logi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -81,8 +82,10 @@ class PromptedClassifier(nn.Module):
         self.config = config
         self.classes = classes
         self.backbone = backbone
+        self.trunk_is_frozen = lora is not None
         if lora is not None:
             add_adapters(backbone.encoder, lora, first_layer=config.prompt_layer, num_layers=backbone.num_layers)
+        backbone.key_dropout()
         if not config.final_norm:  # never applied, so never trained
             backbone.encoder.layernorm.requires_grad_(False)  # type: ignore[union-attr]
         self.bank = PromptBank(len(classes), config.prompt_tokens, backbone.hidden_size)
@@ -122,10 +125,51 @@ class PromptedClassifier(nn.Module):
             outputs = self.backbone.normalise(outputs)
         return self._score(outputs.float(), present)
 
-    def forward(self, inputs: torch.Tensor, presents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Logits (B, C) for each of several choices of present prompts; the trunk runs once."""
-        tokens = self.trunk(inputs)
-        return tuple(self.head(tokens, present) for present in presents)
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        presents: Sequence[torch.Tensor],
+        *,
+        row_keys: torch.Tensor | None = None,
+        from_tokens: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Logits (B, C) for each of several choices of present prompts.
+
+        The trunk runs once. Choices with equally many prompts go through the blocks above it as one
+        batch.
+
+        Args:
+            inputs: (B, …) model input, or what `trunk` made of it.
+            presents: one or more choices, gathered or masked.
+            row_keys: (number of choices, B) int32, of the dropout masks; None draws them from torch's generator.
+            from_tokens: `inputs` are the trunk's tokens (B, T, D).
+        """
+        keys = self.backbone.row_keys
+        keys.current = None if row_keys is None else row_keys[0]
+        tokens = inputs if from_tokens else self.trunk(inputs)
+        if len(presents) > 1 and len({(present.shape, present.dtype) for present in presents}) == 1:
+            keys.current = None if row_keys is None else row_keys.flatten()
+            repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
+            return self.head(repeated, torch.cat(list(presents))).chunk(len(presents))
+        logits = []
+        for number, present in enumerate(presents):
+            keys.current = None if row_keys is None else row_keys[number]
+            logits.append(self.head(tokens, present))
+        return tuple(logits)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; a frozen trunk stays as in evaluation, so that its tokens never change."""
+        super().train(mode)
+        if mode and self.trunk_is_frozen:
+            self.backbone.freeze_first(self.config.prompt_layer)
+        return self
+
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the frozen weights in `dtype`; what trains, and the loss, stay float32."""
+        trained = {id(tensor) for tensor in self.trained_tensors().values()}
+        for tensor in self.backbone.parameters():
+            if id(tensor) not in trained:
+                tensor.data = tensor.data.to(dtype)
 
     def logits(self, inputs: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return self(inputs, (present,))[0]

@@ -6,15 +6,55 @@ the number of processes.
 Letters: B batch, C classes. With the `prompt` readout an absent class has the logit -inf.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
+from pfm.errors import ConfigError
+from pfm.options import option
 
-def present_loss(logits: torch.Tensor, labels: torch.Tensor, *, has_unknown: bool) -> torch.Tensor:
-    """Cross-entropy (B,) with the label; `unknown`, a fixed logit 0, competes where the model has it."""
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """How examples and answers are weighted; the defaults are the paper's."""
+
+    label_smoothing: float = option(
+        0.0, "Share of the target spread evenly over the present classes (and `unknown`).", minimum=0.0
+    )
+    balance: str = option(
+        "none",
+        "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
+        choices=("none", "weights", "sampling"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.label_smoothing >= 1:
+            raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+
+
+def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """(C,) inverse of each class's share of `labels` (N,), scaled to a mean of 1 over the examples."""
+    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
+    return len(labels) / (num_classes * counts)
+
+
+def present_loss(
+    logits: torch.Tensor, labels: torch.Tensor, *, has_unknown: bool, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy (B,) with the label; `unknown`, a fixed logit 0, competes where the model has it.
+
+    With label smoothing (Szegedy et al., 2016) the spread share goes to what has a logit, not to
+    absent classes.
+    """
     if has_unknown:
         logits = _with_unknown(logits)
-    return F.cross_entropy(logits, labels, reduction="none")
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    if label_smoothing == 0:
+        return loss
+    active = logits > -torch.inf  # (B, C or C + 1)
+    log_p = torch.where(active, F.log_softmax(logits, dim=1), 0.0)
+    return (1 - label_smoothing) * loss - label_smoothing * log_p.sum(dim=1) / active.sum(dim=1)
 
 
 def absent_loss(logits: torch.Tensor, *, has_unknown: bool) -> torch.Tensor:

@@ -3,10 +3,14 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.augment import AugmentConfig, augment
+from pfm.augment import AugmentConfig, draw_augmentation
 from pfm.draws import make_generator
 
 IMAGES = torch.randint(0, 256, (40, 3, 6, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def augment(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    return draw_augmentation(len(images), config, generator)(images)
 
 
 def test_off_by_default() -> None:
@@ -29,3 +33,9 @@ def test_about_half_of_the_images_are_mirrored() -> None:
     flags = [torch.equal(a, b.flip(-1)) for a, b in zip(mirrored, IMAGES, strict=True)]
     assert all(flag or torch.equal(a, b) for flag, a, b in zip(flags, mirrored, IMAGES, strict=True))
     assert 10 <= sum(flags) <= 30
+
+
+def test_a_share_of_the_images_is_varied_as_within_the_whole() -> None:
+    drawn = draw_augmentation(40, AugmentConfig(shift=2, hflip=True), make_generator(0))
+    rows = torch.arange(40)[1::3]
+    assert torch.equal(drawn.rows(rows)(IMAGES[rows]), drawn(IMAGES)[rows])

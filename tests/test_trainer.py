@@ -16,7 +16,7 @@ from pfm.backbone import PRESETS, BackboneConfig
 from pfm.checkpoint import load_checkpoint
 from pfm.data import DataConfig
 from pfm.device import DeviceConfig, resolve_device
-from pfm.draws import make_generator, mixed_subset, wrong_subset
+from pfm.draws import branch_subsets, make_generator
 from pfm.errors import ConfigError, DeviceError, TrainingError
 from pfm.evaluation import EvalConfig
 from pfm.lora import LoraSettings
@@ -80,8 +80,9 @@ def test_a_step_is_cross_entropy_plus_kl_over_the_two_draws() -> None:
     reference = tiny_model(readout="cls").train()
     batch = share(torch.arange(6), LABELS, 4, key=(1, 0, 0), rank=0, world_size=1)
     generator = make_generator(1, 0, 0, "draw")
-    assert torch.equal(batch.mixed, mixed_subset(LABELS, 4, generator))
-    assert torch.equal(batch.wrong, wrong_subset(LABELS, 4, generator))
+    mixed, wrong = branch_subsets(LABELS, 4, generator)
+    assert torch.equal(batch.mixed, mixed)
+    assert torch.equal(batch.wrong, wrong)
     accelerator = Accelerator(cpu=True)
     optimizer = accelerator.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
     numbers = training_step(model, accelerator, optimizer, INPUTS, LABELS, batch, has_unknown=False)
@@ -125,7 +126,9 @@ def test_a_run_learns_and_leaves_the_papers_files(npz: Path, tmp_path: Path) -> 
     assert result.modes["full_bank"] > 0.9
     names = {path.name for path in (tmp_path / "out").iterdir()}
     stem = "colours_seed_42"
-    assert names == {f"{stem}_{e}.pt" for e in range(1, 13)} | {f"{stem}_accuracies.json", f"{stem}_log.jsonl"}
+    assert names == {f"{stem}_{e}.pt" for e in range(1, 13)} | {
+        f"{stem}_accuracies.json", f"{stem}_log.jsonl", f"{stem}_run.json",
+    }  # fmt: skip
     accuracies = json.loads((tmp_path / "out" / f"{stem}_accuracies.json").read_text())
     assert {"full_bank", "infer_best", "class_0", "none"} <= set(accuracies)
     assert all(len(values) == 12 for values in accuracies.values())

@@ -23,10 +23,11 @@ from pfm.commands import describe_evaluation, write_evaluation
 from pfm.data import ClassificationData, DataConfig, load_data
 from pfm.device import DeviceConfig
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.launch import start_accelerator
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
 from pfm.storage import make_folder
-from pfm.trainer import RunConfig, TrainConfig, make_evaluator, start_accelerator, train
+from pfm.trainer import RunConfig, TrainConfig, make_evaluator, train
 from pfm_export.graph import export_bundle
 from pfm_export.session import PromptSession
 
@@ -149,7 +150,7 @@ def _evaluate(
 ) -> tuple[Evaluation, str]:
     model = checkpoint.build_model()
     evaluator = make_evaluator(
-        data,
+        data.test,
         label_positions(model.classes, data.classes),
         checkpoint.preprocess,
         start_accelerator(torch.device("cpu"), config.device),

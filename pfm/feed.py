@@ -1,0 +1,192 @@
+"""Where the pixels of a run lie, and how they get to the model; a cache of what a frozen trunk makes of them.
+
+Stored images are uint8. Where all of them fit, they are moved to the device once and a batch is an
+index; otherwise worker processes gather batches into pinned memory.
+
+Letters: N images, B batch, T tokens of the backbone, D hidden size.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pfm.data import Split
+from pfm.draws import make_generator
+from pfm.errors import ConfigError, StorageError
+from pfm.images import ImagePreprocess
+from pfm.model import PromptedClassifier
+from pfm.options import option
+from pfm.runlog import progress
+from pfm.storage import explain
+
+# the share of a GPU's free memory that the data may take
+DEVICE_SHARE = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedConfig:
+    """Where images, and what a frozen trunk makes of them, are kept."""
+
+    data_on: str = option(
+        "auto",
+        "Where the images lie: auto is on the device where they fit into a third of its free memory.",
+        choices=("auto", "device", "host"),
+    )
+    num_workers: int = option(2, "Processes that gather batches where the images lie in host memory.", minimum=0)
+    cache_trunk: str = option(
+        "off",
+        "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
+        "host memory, or in a temporary file that vanishes with the run.",
+        choices=("off", "device", "host", "disk"),
+    )
+
+
+class Feed:
+    """The images of one split, by index, on the device."""
+
+    def __init__(self, split: Split, device: torch.device, config: FeedConfig) -> None:
+        self.device = device
+        self.num_workers = config.num_workers
+        self.is_resident = config.data_on == "device" or (config.data_on == "auto" and _fits(split.images, device))
+        self._images = split.images.to(device) if self.is_resident else split.images
+
+    def __call__(self, index: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, C, H, W) uint8."""
+        if self.is_resident:
+            return self._images[index.to(self.device, non_blocking=True)]
+        return self._images[index].to(self.device, non_blocking=True)
+
+    def batches(self, indices: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The images of one batch after another, gathered ahead where they lie in host memory."""
+        if self.is_resident or not indices:
+            yield from map(self, indices)
+            return
+        loader: DataLoader[torch.Tensor] = DataLoader(
+            _Gather(self._images),
+            batch_sampler=[index.tolist() for index in indices],
+            collate_fn=_as_it_is,  # a batch is gathered whole
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=make_generator("workers"),  # their seed, which nothing uses, is not to come from torch's own
+        )
+        for images in loader:
+            yield images.to(self.device, non_blocking=True)
+
+
+def _fits(images: torch.Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() < DEVICE_SHARE * free
+
+
+class _Gather(Dataset[torch.Tensor]):
+    """Batches of a tensor."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, index: list[int]) -> torch.Tensor:
+        return self.images[torch.tensor(index)]
+
+
+def _as_it_is(batch: Any) -> torch.Tensor:
+    return batch
+
+
+class TrunkCache:
+    """The tokens (N, T, D) that a frozen trunk makes of a split, computed once."""
+
+    def __init__(self, tokens: torch.Tensor, device: torch.device) -> None:
+        self.tokens = tokens
+        self.device = device
+
+    def __call__(self, index: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, T, D) on the device."""
+        return self.tokens[index.to(self.tokens.device)].to(self.device, non_blocking=True)
+
+
+def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: bool) -> None:
+    """Refuse a cache of what would change.
+
+    Raises:
+        ConfigError: the trunk trains, or the images are not the same in each epoch.
+    """
+    if config.cache_trunk == "off":
+        return
+    if not model.trunk_is_frozen:
+        raise ConfigError("--cache_trunk keeps what frozen blocks compute; --tune full trains them. Use --tune lora")
+    if is_augmented:
+        raise ConfigError("--cache_trunk and --shift or --hflip exclude each other: augmented images differ each epoch")
+
+
+@torch.no_grad()
+def cache_trunk(
+    model: PromptedClassifier,
+    feed: Feed,
+    count: int,
+    preprocess: ImagePreprocess,
+    where: str,
+    *,
+    batch_size: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    say: Callable[[str], None],
+    name: str,
+    show_progress: bool = True,
+) -> TrunkCache:
+    """Run the trunk over all `count` images of a split and keep the tokens.
+
+    Args:
+        where: "device", "host" or "disk".
+        name: of the split, in messages.
+    """
+    device = feed.device
+    was_training = model.training
+    model.eval()
+    kept: torch.Tensor | None = None
+    with progress(count, f"cache of {name}", unit="img", is_main=show_progress) as bar:
+        for index in torch.arange(count).split(batch_size):
+            with autocast():
+                tokens = model.trunk(preprocess(feed(index)))  # (B, T, D)
+            if kept is None:
+                kept = _reserve((count, *tokens.shape[1:]), tokens.dtype, where, device, say, name)
+            kept[index[0] : index[-1] + 1] = tokens.to(kept.device)
+            bar.update(len(index))
+    model.train(was_training)
+    assert kept is not None
+    return TrunkCache(kept, device)
+
+
+def _reserve(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    where: str,
+    device: torch.device,
+    say: Callable[[str], None],
+    name: str,
+) -> torch.Tensor:
+    size = torch.Size(shape).numel() * dtype.itemsize
+    say(f"trunk of {name}: {shape[0]:,} images x {shape[1]} tokens, {size / 2**20:,.0f} MiB in each process ({where})")
+    if where == "device":
+        return torch.empty(shape, dtype=dtype, device=device)
+    if where == "host":
+        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    try:
+        # without a name in the file system: however the run ends, nothing of the images stays on the disk
+        file = tempfile.TemporaryFile(prefix="pfm-trunk-")  # noqa: SIM115 - the mapping keeps it open
+        mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
+    except OSError as error:
+        raise StorageError(
+            f"cannot reserve {size / 2**20:,.0f} MiB for --cache_trunk disk: {explain(error)}; "
+            "set TMPDIR to a folder with room"
+        ) from error
+    return torch.from_numpy(mapped).view(dtype).view(shape)
