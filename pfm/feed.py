@@ -182,8 +182,8 @@ def _reserve(
         return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
     try:
         # without a name in the file system: however the run ends, nothing of the images stays on the disk
-        file = tempfile.TemporaryFile(prefix="pfm-trunk-")  # noqa: SIM115 - the mapping keeps it open
-        mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
+        with tempfile.TemporaryFile(prefix="pfm-trunk-") as file:
+            mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
     except OSError as error:
         raise StorageError(
             f"cannot reserve {size / 2**20:,.0f} MiB for --cache_trunk disk: {explain(error)}; "
