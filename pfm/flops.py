@@ -83,7 +83,6 @@ def step_flops(
         total += sum(block.forward for block in blocks) + classifier
         if backward:
             total += sum(block.backward(is_frozen=is_frozen) for block in blocks) + 2 * classifier
-            if count == 0 and is_frozen:  # nothing that trains lies below the first block's projections
-                queries = readout_tokens if len(blocks) == 1 and not plain else tokens
-                total -= 2 * width * width * (queries + 2 * tokens) + 2 * width * rank * (queries + tokens)
+            if plain and count == 0 and is_frozen:  # nothing that trains lies below the first block's projections
+                total -= 2 * (3 * tokens * width * width + 2 * rank * tokens * width + tokens * tokens * width)
     return total

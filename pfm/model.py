@@ -147,7 +147,9 @@ class PromptedClassifier(nn.Module):
         keys = self.backbone.row_keys
         keys.current = None if row_keys is None else row_keys[0]
         tokens = inputs if from_tokens else self.trunk(inputs)
-        if len(presents) > 1 and len({(present.shape, present.dtype) for present in presents}) == 1:
+        first = presents[0]
+        # compared and not hashed: torch.compile would make a graph for every number of prompts
+        if len(presents) > 1 and all(p.dtype == first.dtype and p.shape[1] == first.shape[1] for p in presents):
             keys.current = None if row_keys is None else row_keys.flatten()
             repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
             return self.head(repeated, torch.cat(list(presents))).chunk(len(presents))

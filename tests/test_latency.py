@@ -1,12 +1,16 @@
 """Measuring: interleaved, raw samples kept, ratios paired by round."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pfm_bench.latency import Samples, measure
-from pfm_bench.report import Case, table, to_json
+from pfm.cli import pfm, run
+from pfm_bench.commands import bench
+from pfm_bench.latency import Samples, measure, paired_speed, peak_memory_mib
+from pfm_bench.report import Case, draw_variants, table, to_json, variants_table, variants_to_json
 
 
 def test_every_call_runs_once_a_round_after_its_warm_up() -> None:
@@ -18,7 +22,13 @@ def test_every_call_runs_once_a_round_after_its_warm_up() -> None:
     assert len(rounds) == 6
     assert all(sorted(entry) == list("abc") for entry in rounds)
     assert len({tuple(entry) for entry in rounds}) > 1  # the order changes from round to round
-    assert all(len(samples.latency_ms[name]) == 6 for name in "abc")
+    assert all(len(samples.latency_ms[name]) == len(samples.cpu_ms[name]) == 6 for name in "abc")
+
+
+def test_time_asleep_is_no_cpu_time() -> None:
+    samples = measure({"a": lambda: time.sleep(0.05)}, rounds=2, warmup_rounds=0, pause_ms=0)
+    assert min(samples.latency_ms["a"]) >= 50
+    assert max(samples.cpu_ms["a"]) < 50
 
 
 def test_a_spent_budget_ends_the_run_after_the_least_number_of_rounds() -> None:
@@ -44,3 +54,88 @@ def test_the_document_keeps_raw_samples_and_host_and_the_table_has_a_row_each() 
     assert document["settings"]["rounds"] == 3
     assert document["host"]["cores"] >= 1
     assert len(table(document).splitlines()) == 4
+
+
+def test_a_speed_is_paired_by_round_and_its_interval_holds_the_median() -> None:
+    drift = np.linspace(1, 3, 40)
+    assert paired_speed(list(drift), list(2 * drift)) == pytest.approx({"median": 2, "low": 2, "high": 2})
+    random = np.random.default_rng(0)
+    times = np.exp(random.normal(0, 0.3, 40))
+    speed = paired_speed(list(times), [3.0] * 40)
+    assert speed["median"] == pytest.approx(np.median(3 / times))
+    assert speed["low"] < speed["median"] < speed["high"]
+    more = np.exp(random.normal(0, 0.3, 4000))
+    narrow = paired_speed(list(more), [3.0] * 4000, draws=200)
+    assert narrow["high"] - narrow["low"] < speed["high"] - speed["low"]  # more rounds, a closer interval
+
+
+def variants(device: str) -> dict[str, Any]:
+    samples = Samples(
+        {"plain": [4.0, 6.0], "fast": [2.0, 3.0]}, 1, 0.0, cpu_ms={"plain": [8.0, 8.0], "fast": [2.0, 2.0]}
+    )
+    facts: dict[str, dict[str, Any]] = {"plain": {"peak_memory_mib": None}, "fast": {"peak_memory_mib": 12.0}}
+    settings = {"device": device}
+    return variants_to_json(samples, reference="plain", images_per_call=10, settings=settings, facts=facts)
+
+
+def test_variants_stand_beside_their_reference(tmp_path: Path) -> None:
+    document = variants("cpu")
+    plain, fast = document["variants"]
+    assert (plain["name"], fast["name"]) == ("plain", "fast")
+    assert fast["images_per_s"] == pytest.approx(10 / 0.0025)
+    assert fast["speed_to_reference"]["wall"]["median"] == pytest.approx(2)
+    assert fast["speed_to_reference"]["cpu"]["median"] == pytest.approx(4)
+    header, _, first, second = variants_table(document).splitlines()
+    assert "by CPU time to plain" in header
+    assert first.endswith("|  |")  # not measured
+    assert "×2.00 (2.00–2.00) | ×4.00 (4.00–4.00) | 12 |" in second
+    assert "CPU time" not in variants_table(variants("cuda"))
+    draw_variants(document, tmp_path / "speeds.png", title="speeds")
+    assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_in_use_counts() -> None:
+    before = peak_memory_mib()
+    ballast = np.ones(2**26)  # 512 MiB
+    assert peak_memory_mib() >= max(before, ballast.nbytes / 2**20)
+
+
+@pytest.mark.parametrize("spelling", ["--batch_sizes", "--batch-sizes"])
+def test_bench_without_a_subcommand_is_serve(
+    spelling: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(bench.commands["serve"], "callback", lambda **options: seen.append(options))
+    for words in (["bench"], ["bench", "serve"]):
+        assert run(pfm, [*words, "--bundle", "somewhere", spelling, "3"]) == 0
+    assert seen[0] == seen[1]
+    assert (seen[0]["bundle"], seen[0]["batch_sizes"]) == (Path("somewhere"), "3")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_of_bench_lists_its_commands(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(pfm, ["bench", option]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2].split()
+    assert {"serve", "train", "eval"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--colour blue", "No such option"),
+        ("--rounds 9", "Missing option '--bundle'"),
+        ("trian", "No such command 'trian'"),
+        ("serve --bundle nowhere", "no bundle nowhere"),
+        ("--bundle nowhere", "no bundle nowhere"),
+    ],
+)
+def test_what_bench_cannot_do_is_one_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(pfm, ["bench", *arguments.split()]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert message in error
+    assert list(tmp_path.iterdir()) == []

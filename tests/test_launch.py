@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import write_npz
@@ -142,7 +143,9 @@ def test_two_processes_that_were_stopped_inside_an_epoch_end_with_the_same_bytes
             assert time.monotonic() < deadline
             time.sleep(0.01)
         if number == signal.SIGKILL:
-            os.killpg(process.pid, number)  # the launcher and both workers
+            for worker in psutil.Process(process.pid).children(recursive=True):  # each in a session of its own
+                worker.kill()
+            process.kill()
         else:
             os.kill(process.pid, number)  # the launcher, which tells its workers
         said = process.communicate(timeout=60)[0]

@@ -185,6 +185,7 @@ def test_bf16_stores_frozen_weights_in_bf16_unless_told_otherwise() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"tune": "lora", "epochs": 1}
     eager, compiled = run(npz, tmp_path / "a", **options), run(npz, tmp_path / "b", compile=True, **options)

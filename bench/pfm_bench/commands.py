@@ -1,6 +1,7 @@
-"""Options in, one call, text out: `pfm bench`."""
+"""Options in, one call, text out: `pfm bench` and what is below it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,84 @@ import torch
 
 from pfm.checkpoint import load_checkpoint
 from pfm.errors import ConfigError
-from pfm.options import CONTEXT_SETTINGS
+from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.runlog import progress
 from pfm.storage import make_folder, write_json
+from pfm_bench.evaluating import EvalBenchConfig, bench_evaluation
 from pfm_bench.latency import Samples, measure
-from pfm_bench.report import Case, draw, table, to_json
+from pfm_bench.report import Case, draw, draw_variants, table, to_json, variants_table
 from pfm_bench.targets import OrtTarget, Target, TorchTarget, torch_model
+from pfm_bench.training import TrainBenchConfig, bench_training, describe_training, set_up
 from pfm_export.bundle import Bundle
 
+DEFAULT = "serve"
 
-@click.command("bench", context_settings=CONTEXT_SETTINGS)
+
+class _DefaultGroup(click.Group):
+    """`pfm bench --bundle …` is `pfm bench serve --bundle …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("bench", cls=_DefaultGroup, context_settings=CONTEXT_SETTINGS)
+def bench() -> None:
+    """Measure: a bundle's latency (serve, the default), the training step, the evaluation."""
+
+
+def _out(default: str, names: str) -> Callable[[Any], Any]:
+    return click.option("--out", default=default, type=click.Path(path_type=Path), help=f"Folder for {names}.")
+
+
+@bench.command("train", context_settings=CONTEXT_SETTINGS)
+@with_options(config=TrainBenchConfig)
+@_out("bench", "train.json and train.png")
+def bench_train(config: TrainBenchConfig, out: Path) -> None:
+    """Our training step beside a plain one in the paper's manner, interleaved in one run.
+
+    Plain: prompts picked sample by sample, two forwards a step, float32. Weights and images are random.
+    """
+    bench = set_up(config)
+    folder = make_folder(out)
+    document = bench_training(bench, compiled=config.compile)
+    click.echo(f"{variants_table(document)}\n\n{describe_training(document)}")
+    _write(document, folder / "train", f"training step, {_what(document)}")
+
+
+@bench.command("eval", context_settings=CONTEXT_SETTINGS)
+@with_options(config=EvalBenchConfig)
+@_out("bench", "eval.json and eval.png")
+def bench_eval(config: EvalBenchConfig, out: Path) -> None:
+    """Our evaluation beside a plain one in the paper's manner, interleaved in one run.
+
+    What is evaluated: infer_best, and forgetting k = 1, C/2 and C-1 classes. Plain: one active set at a
+    time, each a pass through the whole model, float32. Weights and images are random.
+    """
+    bench = set_up(config, config.num_images)
+    folder = make_folder(out)
+    document = bench_evaluation(bench, max_subsets=config.max_subsets)
+    click.echo(variants_table(document))
+    answers = document["answers"]
+    click.echo(
+        f"\nours against plain, the same weights: {answers['differing']} of {answers['compared']:,} answers differ"
+    )
+    _write(document, folder / "eval", f"evaluation, {_what(document)}")
+
+
+def _what(document: dict[str, Any]) -> str:
+    settings = document["settings"]
+    return f"{settings['model_name']}, batch {settings['batch_size']}, {settings['device']}"
+
+
+def _write(document: dict[str, Any], stem: Path, title: str) -> None:
+    write_json(stem.with_suffix(".json"), document)
+    draw_variants(document, stem.with_suffix(".png"), title=title)
+    click.echo(f"wrote {stem}.json\nwrote {stem}.png")
+
+
+@bench.command(DEFAULT, context_settings=CONTEXT_SETTINGS)
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="What pfm export onnx wrote.")
 @click.option(
     "--ckpt",
@@ -33,10 +102,8 @@ from pfm_export.bundle import Bundle
 )
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="CPU threads of each runtime.  [0: all cores]")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where both runtimes run.")
-@click.option(
-    "--out", default="bench", type=click.Path(path_type=Path), help="Folder for latency.json and latency.png."
-)
-def bench(
+@_out("bench", "latency.json and latency.png")
+def bench_serve(
     bundle: Path,
     ckpt: Path | None,
     batch_sizes: str,

@@ -2,28 +2,41 @@
 
 A machine that others share drifts by tens of percent within a minute. So the calls that are to be
 compared run in turn, each once a round in a random order, and a ratio is taken round by round.
+Beside the time on the clock stands the time this process had the CPU for: what others take away
+shows in the first only.
 """
 
 import gc
+import multiprocessing
 import random
+import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass
 class Samples(Generic[Key]):
-    """Milliseconds of each call, one a round, in the order of the rounds."""
+    """Milliseconds of each call, one a round, in the order of the rounds.
+
+    Attributes:
+        latency_ms: on the clock.
+        cpu_ms: of this process on the CPU, all threads together.
+    """
 
     latency_ms: dict[Key, list[float]]
     warmup_rounds: int
     pause_ms: float
     budget_was_spent: bool = field(default=False)
+    cpu_ms: dict[Key, list[float]] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -38,6 +51,19 @@ class Samples(Generic[Key]):
         pairs = np.array(self.latency_ms[key]) / np.array(self.latency_ms[to])
         low, middle, high = np.percentile(pairs, (10, 50, 90))
         return {"median": float(middle), "p10": float(low), "p90": float(high)}
+
+    def speed(self, key: Key, to: Key) -> dict[str, dict[str, float]]:
+        """How many times as fast `key` is as `to`, on the clock and in CPU time; see `paired_speed`."""
+        clocks = {"wall": self.latency_ms, "cpu": self.cpu_ms}
+        return {clock: paired_speed(times[key], times[to]) for clock, times in clocks.items() if times}
+
+
+def paired_speed(times: Sequence[float], reference: Sequence[float], *, draws: int = 2000) -> dict[str, float]:
+    """Reference time over time, paired by round: the median, and its 95 % interval by bootstrap over the rounds."""
+    pairs = np.array(reference) / np.array(times)
+    chosen = np.random.default_rng(0).integers(len(pairs), size=(draws, len(pairs)))
+    low, high = np.percentile(np.median(pairs[chosen], axis=1), (2.5, 97.5))
+    return {"median": float(np.median(pairs)), "low": float(low), "high": float(high)}
 
 
 def measure(
@@ -63,10 +89,13 @@ def measure(
         for call in calls.values():
             call()
     latency_ms: dict[Key, list[float]] = {key: [] for key in order}
-    samples = Samples(latency_ms, warmup_rounds, pause_ms)
+    cpu_ms: dict[Key, list[float]] = {key: [] for key in order}
+    samples = Samples(latency_ms, warmup_rounds, pause_ms, cpu_ms=cpu_ms)
     started = time.perf_counter()
     gc_was_on = gc.isenabled()
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what the libraries made is not searched between the rounds
     try:
         for number in range(rounds):
             if number >= min_rounds and time.perf_counter() - started > budget_s:
@@ -75,12 +104,100 @@ def measure(
             shuffle.shuffle(order)
             for key in order:
                 time.sleep(pause_ms / 1000)
-                before = time.perf_counter()
+                before, cpu_before = time.perf_counter(), time.process_time()
                 calls[key]()
                 latency_ms[key].append((time.perf_counter() - before) * 1000)
+                cpu_ms[key].append((time.process_time() - cpu_before) * 1000)
             gc.collect()
             on_round()
     finally:
+        gc.unfreeze()
         if gc_was_on:
             gc.enable()
     return samples
+
+
+def matmul_ceiling(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    sizes: Sequence[int] = (512, 1024, 2048, 4096, 8192),
+    repeats: int = 5,
+    enough_s: float = 0.02,
+) -> float:
+    """The most floating-point operations a second, in units of 10⁹, that square matrix products reach here.
+
+    Args:
+        sizes: sides of the squares, ascending.
+        enough_s: a product that takes this long fills the device; larger ones are not tried.
+    """
+    flops_per_s = 0.0
+    for size in sizes:
+        square = torch.randn(size, size, device=device).to(dtype)
+        result = square @ square
+        best_s = float("inf")
+        for _ in range(repeats):
+            synchronise(device)
+            before = time.perf_counter()
+            torch.matmul(square, square, out=result)
+            synchronise(device)
+            best_s = min(best_s, time.perf_counter() - before)
+        flops_per_s = max(flops_per_s, 2 * size**3 / best_s)
+        if best_s > enough_s:
+            break
+    return flops_per_s / 1e9
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for everything that was started on a GPU; a CPU is never behind."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_mib() -> float:
+    """The most memory this process has had in use, in MiB."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):  # unlike `ru_maxrss`, it does not start at what the parent process used
+            return int(line.split()[1]) / 1024
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def gpu_peak_mib(device: torch.device, call: Callable[[], object], base_bytes: int) -> float:
+    """Most memory that torch allocates on a GPU during a call, in MiB above `base_bytes`; the call runs twice."""
+    call()
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return (torch.cuda.max_memory_allocated(device) - base_bytes) / 2**20
+
+
+def peak_in_child(build: Callable[[], Callable[[], object]], *, calls: int, preload: Sequence[str] = ()) -> float:
+    """Peak memory in MiB of a process of its own that builds something and calls it, above what its libraries take.
+
+    One process cannot tell the memory of several models apart.
+
+    Args:
+        build: travels to the process, so it has to be a function of a module, or a partial of one.
+        preload: modules to import before memory is looked at.
+    """
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload([__name__, *preload])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_build_and_call, build, calls, torch.get_num_threads()).result()
+
+
+def _build_and_call(build: Callable[[], Callable[[], object]], calls: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    base = peak_memory_mib()
+    call = build()
+    for _ in range(calls):
+        call()
+    return peak_memory_mib() - base
