@@ -7,9 +7,10 @@ Prompts go *behind* the backbone's own tokens. They carry no position, so this g
 numbers as putting them in front, and keeps the readout token at index 0.
 """
 
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,21 @@ class Backbone(nn.Module):
         self.encoder = encoder
         self.row_keys = RowKeys()
         self.recompute = False
+        self._last_at: Callable[..., torch.Tensor] | None = None
 
     def key_dropout(self) -> None:
         """Let dropout depend on `row_keys`, not on torch's generator."""
         by_row(self.encoder, self.row_keys, called_twice=lambda name: bool(re.fullmatch(r"layers\.\d+\.dropout", name)))
+
+    def wrap_last_block(self, wrap: Callable[[nn.Module, str], None]) -> None:
+        """Let `wrap(module, method name)` put its own around what computes the last block for some tokens.
+
+        FSDP's hooks stand around a module's `forward`, which that is not.
+        """
+        last = self._layers[-1]
+        last.at = functools.partial(self._block_at, last)
+        wrap(last, "at")
+        self._last_at = last.at
 
     @property
     def config(self) -> Any:
@@ -215,7 +227,11 @@ class Backbone(nn.Module):
             self.row_keys.current = keys  # by the time a block is computed again, another pass may have set its own
             if isinstance(layer.dropout, RowDropout):
                 layer.dropout.use = 0
-            return layer(tokens, mask) if positions is None else self._block_at(layer, tokens, positions, mask)
+            if positions is None:
+                return layer(tokens, mask)
+            if self._last_at is not None:
+                return self._last_at(tokens, positions, mask)
+            return self._block_at(layer, tokens, positions, mask)
 
         if self.recompute and self.training and torch.is_grad_enabled():
             return checkpoint(block, tokens, use_reentrant=False)  # type: ignore[return-value]

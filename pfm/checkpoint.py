@@ -22,6 +22,7 @@ from pfm.errors import BackboneError, CheckpointError
 from pfm.images import ImagePreprocess
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
+from pfm.sharding import gathered
 from pfm.storage import explain, write_bytes
 
 FORMAT = "pfm-checkpoint"
@@ -137,8 +138,8 @@ def snapshot(
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with storage of its own: what is saved must not drag erased rows along."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    """A tensor, whole, with storage of its own: what is saved must not drag erased rows along."""
+    return gathered(tensor.detach()).to("cpu", copy=True).contiguous()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

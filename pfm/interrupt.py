@@ -6,7 +6,7 @@ all of them look at the hands: over a group of its own on the CPU, so that no GP
 
 import signal
 import threading
-from collections.abc import Callable
+import time
 from types import FrameType
 from typing import Any, Self
 
@@ -14,13 +14,19 @@ import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_S = 5.0
 
 
 class StopRequest:
-    """Inside its `with` block the signals only ask; a second one of the same kind kills as ever."""
+    """Inside its `with` block the signals only ask; one that comes `PATIENCE_S` after the first kills as ever.
+
+    Not sooner: a scheduler that signals a whole process group and a launcher that hands the signal on
+    mean one request.
+    """
 
     def __init__(self) -> None:
         self.received = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
         self._group = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -36,8 +42,11 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self._restore()
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE_S:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -58,6 +67,3 @@ class StopRequest:
         hands = torch.tensor([value])
         dist.all_reduce(hands, op=dist.ReduceOp.MAX, group=self._group)
         return int(hands)
-
-
-Check = Callable[[], None]

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, find_executable_batch_size
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    find_executable_batch_size,
+)
 from accelerate.utils.memory import should_reduce_batch_size
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError, TrainingError
@@ -24,7 +29,16 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", 
 def start_accelerator(
     device: torch.device, config: DeviceConfig, *, trackers: tuple[str, ...] = (), project_dir: str | None = None
 ) -> Accelerator:
-    """One Accelerator for a single process on `device`, or for whatever the launcher started."""
+    """One Accelerator for a single process on `device`, or for whatever the launcher started.
+
+    Raises:
+        ConfigError: the launcher asks for something this trainer does not do.
+    """
+    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        raise ConfigError(
+            "the launch config asks for DeepSpeed, which pfm does not drive; accelerate_configs/zero2_8.yaml shares "
+            "gradients and optimizer state out in the same way (ZeRO-2) with what torch brings"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # a second run in this process may want another device or precision than the first
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -35,8 +49,24 @@ def start_accelerator(
         mixed_precision=config.mixed_precision,
         log_with=list(trackers) or None,
         project_dir=project_dir,
+        fsdp_plugin=_fsdp_plugin(),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+
+
+def _asked_for(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")
+
+
+def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """What the launch config says of FSDP2, None where it does not ask for it."""
+    if not _asked_for("ACCELERATE_USE_FSDP"):
+        return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise ConfigError("the launch config asks for FSDP1; pfm runs under FSDP2: fsdp_version: 2")
+    # weights travel in float32 and autocast computes in bf16, as under DDP; Accelerate's own policy would hand the
+    # classifier bf16 weights, which is to compute in float32
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
 def split_trackers(text: str) -> tuple[str, ...]:

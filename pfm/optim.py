@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from pfm.errors import ConfigError
 from pfm.model import PromptedClassifier
 from pfm.options import option
+from pfm.sharding import shared_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Average:
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Go on from a saved average."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(shared_out(tensors[name], tensor))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from pfm.augment import AugmentConfig, draw_augmentation
 from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
@@ -33,6 +34,7 @@ from pfm.optim import Average, OptimConfig, build_optimizer, learning_rate
 from pfm.options import option
 from pfm.runlog import RunLog, progress
 from pfm.saving import RunFiles, SaveConfig, check_same_run, find_state, fingerprint_labels
+from pfm.sharding import is_sharded, shared_out, whole
 from pfm.step import balanced_order, epoch_order, own_rows, share, training_step
 from pfm.storage import make_folder, write_json
 from pfm.throughput import Meter
@@ -165,6 +167,26 @@ def _check_metric(metric: str, model: PromptedClassifier) -> None:
         raise ConfigError(f"--best_metric {metric}: the classes are {model.classes.describe()}")
 
 
+def _check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
+    """Refuse what does not go with FSDP.
+
+    Raises:
+        ConfigError: which option, and what to do instead.
+    """
+    if model.trunk_is_frozen:
+        raise ConfigError(
+            "FSDP shares out what trains, which is next to nothing with --tune lora; launch with gpu_8.yaml, or give "
+            "--tune full"
+        )
+    if config.train.auto_batch_size:
+        raise ConfigError(
+            "--auto_batch_size does not go with FSDP, where a process that runs out of memory leaves the others "
+            "waiting inside its blocks; give a smaller --batch_size and --gradient_accumulation_steps"
+        )
+    if config.train.compile:
+        raise ConfigError("--compile does not go with FSDP; leave it out")
+
+
 def _is_due(number: int, every: int) -> bool:
     """Whether the epoch or step (from 0) is one of every `every`-th; never where that is 0."""
     return every > 0 and (number + 1) % every == 0
@@ -260,6 +282,9 @@ class _Run:
             model.compile(dynamic=True)
         optimizer = build_optimizer(model, config.train)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        if is_sharded(model):
+            _check_sharded(config, model)
+            model.backbone.wrap_last_block(register_fsdp_forward_method)
         self.average = Average(model, config.train.ema) if config.train.ema else None
         self.feed = Feed(data.train, accelerator.device, config.feed)
         self.caches: dict[str, TrunkCache] = {}
@@ -477,7 +502,9 @@ class _Run:
             tokens=self.caches.get(name),
             check=lambda: self._leave_if_asked(stop, log),
         )
-        with self.average.applied() if self.average else contextlib.nullcontext():
+        averaged = self.average.applied() if self.average else contextlib.nullcontext()
+        plugin = self.accelerator.state.fsdp_plugin if is_sharded(self.model) else None
+        with averaged, whole(self.model, reshard_after_forward=bool(plugin and plugin.reshard_after_forward)):
             return evaluator.evaluate(self.model).modes
 
     def _judge(self, modes: dict[str, float] | None, stop: StopRequest, log: RunLog) -> bool:
@@ -541,7 +568,7 @@ class _Run:
 
     def _save(self, path: Path) -> None:
         """Write the model and where the run stands."""
-        if not self.accelerator.is_main_process:
+        if not (self.accelerator.is_main_process or is_sharded(self.model)):
             return
         scaler = self.accelerator.scaler
         state = snapshot(
@@ -566,7 +593,8 @@ class _Run:
         broken = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
         if broken:
             raise self._broken(f"{broken[0]} is no longer a number", self.optimizer.param_groups[0]["lr"])
-        save_checkpoint(path, state)
+        if self.accelerator.is_main_process:
+            save_checkpoint(path, state)
 
     def restore(self, path: Path, state: Checkpoint) -> None:
         """Go on from a saved state of the same run.
@@ -589,11 +617,11 @@ class _Run:
             raise CheckpointError(f"{path} was trained on other weights of {self.spec.model_name}; give those")
         with torch.no_grad():
             for name, tensor in trained.items():
-                tensor.copy_(state.tensors[name])
+                tensor.copy_(shared_out(state.tensors[name], tensor))
                 moments = {key: value.clone() for key, value in state.moments[name].items()}
-                step = moments.pop("step")
-                device = {key: value.to(tensor.device) for key, value in moments.items()}
-                self.optimizer.state[tensor] = {"step": step.to(tensor.device), **device}
+                step = moments.pop("step").to(tensor.device)
+                laid_out = {key: shared_out(value, tensor) for key, value in moments.items()}
+                self.optimizer.state[tensor] = {"step": step, **laid_out}
         if self.average:
             self.average.load(state.averaged)
         progress = dict(state.progress)

@@ -22,7 +22,7 @@ import yaml
 from accelerate.commands import launch as launching
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import launch as preparing
-from accelerate.utils.dataclasses import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
 from conftest import tiny_backbone
 from torch.distributed import run as torchrun
 from torch.distributed.launcher.api import LaunchConfig
@@ -63,12 +63,8 @@ EXPECTED = {
     "fsdp2_8": Expected(
         "multi_gpu_launcher", 8, "cuda:0", "bf16", variables={"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     ),
-    "deepspeed_zero2_8": Expected(
-        "deepspeed_launcher",
-        8,
-        "cuda:0",
-        "bf16",
-        variables={"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero2_8": Expected(
+        "multi_gpu_launcher", 8, "cuda:0", "bf16", variables={"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     ),
 }
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -131,7 +127,7 @@ def launched(command: list[str], patch: pytest.MonkeyPatch) -> Launch:
     """Accelerate's own way from a command to the processes, up to where it would start them."""
     assert command[:2] == ["accelerate", "launch"]
     started: list[tuple[str, argparse.Namespace]] = []
-    for name in ("simple_launcher", "multi_gpu_launcher", "deepspeed_launcher"):
+    for name in ("simple_launcher", "multi_gpu_launcher"):
         patch.setattr(launching, name, lambda args, name=name: started.append((name, args)))
     patch.chdir(ROOT)
     launching.launch_command(launching.launch_command_parser().parse_args(command[2:]))
@@ -140,10 +136,7 @@ def launched(command: list[str], patch: pytest.MonkeyPatch) -> Launch:
     options = parsed_options(args.training_script_args)
     if starter == "simple_launcher":
         return Launch(starter, None, preparing.prepare_simple_launcher_cmd_env(args)[1], options)
-    if starter == "deepspeed_launcher":
-        environment = preparing.prepare_deepspeed_cmd_env(args)[1]
-    else:
-        environment = preparing.prepare_multi_gpu_env(args)
+    environment = preparing.prepare_multi_gpu_env(args)  # which also writes to args
     return Launch(starter, torch_config(args), environment, options)
 
 
@@ -213,14 +206,17 @@ def test_more_hosts_than_the_file_has_are_given_on_the_command_line(gpu_host: py
     assert (config.min_nodes, config.nproc_per_node) == (4, 8)
 
 
-def test_fsdp_shards_each_block_and_gathers_whole_tensors_for_a_checkpoint(gpu_host: pytest.MonkeyPatch) -> None:
-    launch = only_launch("fsdp2_8", gpu_host)
+@pytest.mark.parametrize(("stem", "frees_after_forward"), [("fsdp2_8", True), ("zero2_8", False)])
+def test_fsdp_shards_each_block_and_gathers_whole_tensors_for_a_checkpoint(
+    stem: str, frees_after_forward: bool, gpu_host: pytest.MonkeyPatch
+) -> None:
+    launch = only_launch(stem, gpu_host)
     assert launch.options["tune"] == "full"
     for name, value in launch.environment.items():
         gpu_host.setenv(name, value)
     plugin = FullyShardedDataParallelPlugin()  # as Accelerate makes it in every process
     assert plugin.fsdp_version == 2
-    assert plugin.reshard_after_forward is True
+    assert plugin.reshard_after_forward is frees_after_forward
     assert plugin.cpu_ram_efficient_loading is False
     assert plugin.activation_checkpointing is False
     assert str(plugin.state_dict_type) == "StateDictType.FULL_STATE_DICT"
@@ -230,23 +226,7 @@ def test_fsdp_shards_each_block_and_gathers_whole_tensors_for_a_checkpoint(gpu_h
     assert sum(type(module) in wrapped for module in model.modules()) == model.num_layers
 
 
-def test_deepspeed_is_told_zero_2_in_bf16_and_clips_nothing(gpu_host: pytest.MonkeyPatch) -> None:
-    launch = only_launch("deepspeed_zero2_8", gpu_host)
-    assert launch.options["tune"] == "full"
-    for name, value in launch.environment.items():
-        gpu_host.setenv(name, value)
-    plugin = DeepSpeedPlugin()
-    plugin.set_mixed_precision(launch.environment["ACCELERATE_MIXED_PRECISION"])
-    config = plugin.deepspeed_config
-    assert config["zero_optimization"]["stage"] == 2
-    assert config["zero_optimization"]["offload_optimizer"]["device"] == "none"
-    assert config["gradient_accumulation_steps"] == 1
-    assert config["bf16"]["enabled"] is True
-    assert config["gradient_clipping"] > 1e6  # without the key, or with 0 in the file, DeepSpeed clips to 1
-    assert plugin.zero3_init_flag is False
-
-
-@pytest.mark.parametrize("stem", ["fsdp2_8", "deepspeed_zero2_8"])
+@pytest.mark.parametrize("stem", ["fsdp2_8", "zero2_8"])
 def test_what_has_not_run_on_gpus_says_so(stem: str) -> None:
     assert "has not run it on GPUs yet" in (FOLDER / f"{stem}.yaml").read_text()
 

@@ -19,7 +19,7 @@ PACKAGES = {
 ORDER: list[set[str]] = [
     {"pfm"},
     {"pfm.errors"},
-    {"pfm.storage", "pfm.options", "pfm.classes", "pfm.pixels", "pfm.hub"},
+    {"pfm.storage", "pfm.options", "pfm.classes", "pfm.pixels", "pfm.hub", "pfm.sharding"},
     {
         "pfm.ledger",
         "pfm.runlog",

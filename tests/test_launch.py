@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 def launch(command: list[str]) -> str:
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -118,6 +118,53 @@ def test_two_processes_evaluate_modes_and_subsets_as_one_does(tmp_path: Path) ->
         for removed, forget in zip(entry["subsets"], entry["forget"], strict=True):
             samples = sum(number % 4 in removed for number in range(23))
             assert abs(forget * samples - round(forget * samples)) < 1e-5
+
+
+SHARDED = """
+import sys; sys.path.insert(0, {root!r})
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+import pfm.trainer
+from pfm.cli import main
+
+def start(device, config, **more):
+    # on a CPU Accelerate does not look at a plugin: it is told once it has started
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["ViTLayer"],
+        reshard_after_forward={reshard}, state_dict_type="FULL_STATE_DICT")
+    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
+    AcceleratorState.is_fsdp2 = property(lambda self: True)
+    accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+pfm.trainer.start_accelerator = start
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reshard", [True, False])
+def test_a_sharded_model_trains_evaluates_saves_and_resumes_as_a_whole_one(tmp_path: Path, reshard: bool) -> None:
+    """FSDP2 on two processes over gloo, as the `fsdp2` and `zero2` configs set it up on GPUs."""
+    data = write_npz(tmp_path / "colours.npz", train=90, test=23)
+    more = [*EQUAL, "--gradient_accumulation_steps", "2", "--best_metric", "full_bank"]
+    alone(data, tmp_path / "one", *more, "--batch_size", "8")
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED.format(root=str(ROOT), reshard=reshard))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+               str(script), *train_options(data, tmp_path / "two"), *more, "--cpu", "--batch_size", "4"]  # fmt: skip
+    launch([*command, "--epochs", "1"])
+    assert "resumed" in launch([*command, "--resume", "auto"])
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    first, second = (load_checkpoint(tmp_path / name / "colours_seed_42_2.pt") for name in ("one", "two"))
+    for name, tensor in first.tensors.items():
+        assert second.tensors[name].shape == tensor.shape
+        assert (tensor - second.tensors[name]).abs().median() < 1e-6 or name.endswith("k_proj.bias"), name
+        assert second.averaged[name].shape == second.moments[name]["exp_avg"].shape == tensor.shape
+    accuracies = [json.loads((tmp_path / n / "colours_seed_42_accuracies.json").read_text()) for n in ("one", "two")]
+    assert accuracies[0] == accuracies[1]
+    assert (tmp_path / "two" / "colours_seed_42_best.pt").exists()
 
 
 STOPPED = ["--epochs", "1", "--log_every", "1", "--save_steps", "3", "--eval_every", "0", "--batch_size", "2"]

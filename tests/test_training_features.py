@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny_model, write_npz
 
-from pfm import trainer
+from pfm import interrupt, trainer
 from pfm.augment import AugmentConfig
 from pfm.backbone import BackboneConfig
 from pfm.checkpoint import load_checkpoint
@@ -20,13 +22,13 @@ from pfm.errors import ConfigError, TrainingError
 from pfm.evaluation import EvalConfig, Evaluator, label_positions
 from pfm.feed import FeedConfig
 from pfm.interrupt import StopRequest
-from pfm.launch import TRACKERS, largest_micro_batch, split_trackers
+from pfm.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
 from pfm.objective import ObjectiveConfig, class_weights, present_loss
 from pfm.optim import Average
 from pfm.step import balanced_order
-from pfm.trainer import RunConfig, TrainConfig, train
+from pfm.trainer import RunConfig, TrainConfig, _check_sharded, train
 
 CPU = torch.device("cpu")
 STEM = "colours_seed_42"
@@ -375,3 +377,45 @@ def test_a_broken_run_names_the_last_good_state(npz: Path, tmp_path: Path) -> No
         torch.save(content, path)
     with pytest.raises(TrainingError, match=r"no longer a number at step \d+ \(epoch 3, learning rate 0.01\)"):
         run(npz, tmp_path / "out", epochs=3, resume=str(path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tune": "lora"}, "--tune full"),
+        ({"auto_batch_size": True}, "smaller --batch_size"),
+        ({"compile": True}, "leave it out"),
+    ],
+)
+def test_what_does_not_go_with_a_sharded_model_is_refused(settings: dict[str, Any], message: str) -> None:
+    train = TrainConfig(**{name: value for name, value in settings.items() if name != "tune"})
+    config = SimpleNamespace(train=train)
+    model = SimpleNamespace(trunk_is_frozen=settings.get("tune") == "lora")
+    with pytest.raises(ConfigError, match=message):
+        _check_sharded(config, model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"zero2_8\.yaml"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version: 2"),
+    ],
+)
+def test_launch_configs_the_trainer_does_not_do_are_refused(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        start_accelerator(torch.device("cpu"), DeviceConfig(cpu=True))
+
+
+def test_a_signal_asks_once_and_kills_only_when_repeated_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # a launcher handing on what the whole group received
+        assert stop.agreed() == signal.SIGINT
+        monkeypatch.setattr(interrupt, "PATIENCE_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -38,13 +38,14 @@ MODELS = {
     "prompt": ModelConfig(readout="prompt", wrong_target="none", final_norm=True),
 }
 RECIPE = TrainConfig(
-    epochs=60,
+    epochs=90,
     batch_size=128,
-    lr=8e-3,
+    lr=5e-3,
     optimizer="adamw",
     weight_decay=0.1,
     schedule="cosine",
     warmup=0.1,
+    max_grad_norm=1.0,
     eval_every=0,
     save_every=0,
 )
