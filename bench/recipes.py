@@ -22,44 +22,14 @@ from pfm.storage import write_json
 from pfm_bench.report import host_facts
 
 ROOT = Path(__file__).parent.parent
-PROMPT = ["--readout", "prompt", "--wrong_target", "none", "--final_norm"]
-DIGITS = [
-    "--dataset",
-    "digits",
-    "--model_name",
-    "scratch:vit_digits",
-    "--epochs",
-    "90",
-    "--lr",
-    "5e-3",
-    "--optimizer",
-    "adamw",
-    "--weight_decay",
-    "0.1",
-    "--schedule",
-    "cosine",
-    "--warmup",
-    "0.1",
-    "--max_grad_norm",
-    "1",
-]
-MEDNIST = [
-    "--class_names",
-    "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT",
-    "--model_name",
-    "scratch:vit_mini",
-    "--epochs",
-    "5",
-    "--optimizer",
-    "adamw",
-    "--weight_decay",
-    "0.01",
-    "--schedule",
-    "cosine",
-    "--warmup",
-    "0.3",
-]
-COMMON = ["--eval_every", "0", "--save_every", "0", "--cpu"]
+PROMPT = "--readout prompt --wrong_target none --final_norm"
+SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
+DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1"
+DIGITS_LENGTH = {"cls": "--epochs 60 --lr 8e-3", "prompt": "--epochs 90 --lr 5e-3 --max_grad_norm 1"}
+MEDNIST = (
+    "--class_names AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT --model_name scratch:vit_mini --epochs 5 "
+    "--weight_decay 0.01 --warmup 0.3"
+)
 BATCH = {"digits": 128, "mednist": 32}
 
 
@@ -84,9 +54,12 @@ class Recipe:
         return "_".join([self.data, self.readout, f"seed{self.seed}", *(mark for mark in marks if mark)])
 
     def options(self, mednist: str) -> list[str]:
-        options = DIGITS if self.data == "digits" else ["--dataset", mednist, *MEDNIST]
-        options = [*options, *COMMON, "--batch_size", str(BATCH[self.data] // self.processes), "--seed", str(self.seed)]
-        return options + (PROMPT if self.readout == "prompt" else []) + ["--prompt_layer", str(self.layer)]
+        parts = [f"{DIGITS} {DIGITS_LENGTH[self.readout]}" if self.data == "digits" else MEDNIST, SHARED]
+        parts += [PROMPT] if self.readout == "prompt" else []
+        parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed}"]
+        parts += [f"--prompt_layer {self.layer}"] if self.layer else []
+        data = ["--dataset", mednist] if self.data == "mednist" else []
+        return [*data, *" ".join(parts).split()]
 
 
 def list_recipes() -> list[Recipe]:

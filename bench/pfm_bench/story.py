@@ -38,17 +38,17 @@ MODELS = {
     "prompt": ModelConfig(readout="prompt", wrong_target="none", final_norm=True),
 }
 RECIPE = TrainConfig(
-    epochs=90,
+    epochs=60,
     batch_size=128,
-    lr=5e-3,
+    lr=8e-3,
     optimizer="adamw",
     weight_decay=0.1,
     schedule="cosine",
     warmup=0.1,
-    max_grad_norm=1.0,
     eval_every=0,
     save_every=0,
 )
+RECIPES = {"cls": RECIPE, "prompt": dataclasses.replace(RECIPE, epochs=90, lr=5e-3, max_grad_norm=1.0)}
 T = TypeVar("T")
 
 
@@ -95,7 +95,7 @@ def run_config(readout: str, folder: Path, seed: int) -> RunConfig:
         backbone=BackboneConfig(model_name="scratch:vit_digits"),
         model=MODELS[readout],
         lora=LoraSettings(),
-        train=dataclasses.replace(RECIPE, seed=seed, save_dir=str(folder)),
+        train=dataclasses.replace(RECIPES[readout], seed=seed, save_dir=str(folder)),
         augment=AugmentConfig(),
         evaluation=EvalConfig(eval_batch_size=360),
         device=DeviceConfig(cpu=True),
