@@ -37,7 +37,8 @@ def launch(command: list[str]) -> str:
 
 def accelerate_command(config: str, dataset: Path, folder: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml",
-            "pfm/train.py", "--dataset", str(dataset), "--save_dir", str(folder), *OPTIONS, *more]  # fmt: skip
+            "--main_process_port", "0", "pfm/train.py",
+            "--dataset", str(dataset), "--save_dir", str(folder), *OPTIONS, *more]  # fmt: skip
 
 
 def accelerate(config: str, dataset: Path, folder: Path, *more: str) -> str:
@@ -109,7 +110,7 @@ def test_two_processes_evaluate_modes_and_subsets_as_one_does(tmp_path: Path) ->
     script = tmp_path / "evaluate.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pfm.cli import main; main()")
     launch([sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu_2.yaml",
-            str(script), *command, "--save_dir", str(tmp_path / "two")])  # fmt: skip
+            "--main_process_port", "0", str(script), *command, "--save_dir", str(tmp_path / "two")])  # fmt: skip
     first, second = (
         json.loads((tmp_path / name / "colours_seed_42_evaluation.json").read_text()) for name in ("one", "two")
     )
