@@ -155,8 +155,11 @@ def test_a_sharded_model_trains_evaluates_saves_and_resumes_as_a_whole_one(tmp_p
     script.write_text(SHARDED.format(root=str(ROOT), reshard=reshard))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                str(script), *train_options(data, tmp_path / "two"), *more, "--cpu", "--batch_size", "4"]  # fmt: skip
-    launch([*command, "--epochs", "1"])
-    assert "resumed" in launch([*command, "--resume", "auto"])
+    if reshard:
+        launch([*command, "--epochs", "1"])
+        assert "resumed" in launch([*command, "--resume", "auto"])
+    else:
+        launch(command)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     first, second = (load_checkpoint(tmp_path / name / "colours_seed_42_2.pt") for name in ("one", "two"))
     for name, tensor in first.tensors.items():
