@@ -68,7 +68,7 @@ def list_recipes() -> list[Recipe]:
     recipes = [Recipe(data, readout, seed) for data, readout in pairs for seed in (42, 2, 3)]
     recipes += [Recipe("mednist", readout, layer=layer) for readout in ("cls", "prompt") for layer in (2, 3)]
     recipes += [Recipe(data, readout, processes=2) for data, readout in pairs]
-    return recipes + [Recipe("mednist", "cls", 2, processes=2)]
+    return [*recipes, Recipe("mednist", "cls", 2, processes=2)]
 
 
 def run(recipe: Recipe, mednist: str) -> dict[str, Any]:
