@@ -264,6 +264,11 @@ class Backbone(nn.Module):
         """(B, S) bool -> the 4-D mask that this attention implementation takes; None stays None."""
         if key_mask is None:
             return None
+        if self.config._attn_implementation == "eager":  # it is added; the same for every query, so one row is enough
+            absent = torch.zeros_like(key_mask, dtype=tokens.dtype).masked_fill(
+                ~key_mask, torch.finfo(tokens.dtype).min
+            )
+            return absent[:, None, None]  # (B, 1, 1, S)
         from transformers.masking_utils import create_bidirectional_mask
 
         return create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=key_mask)  # type: ignore[return-value]
@@ -283,7 +288,7 @@ class Backbone(nn.Module):
         query = heads(attention.q_proj(normed[:, positions]))
         key = heads(attention.k_proj(normed))
         value = heads(attention.v_proj(normed))
-        if mask is not None:
+        if mask is not None and mask.shape[2] != 1:
             mask = mask[:, :, positions]
         dropout = attention.attention_dropout if self.training else 0.0
         attended = self._attend(query, key, value, mask, attention.scaling, dropout)  # (B, heads, P, D / heads)

@@ -10,14 +10,17 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_model, tiny_spec
 
-from pfm.backbone import build_backbone, fingerprint
+from pfm.backbone import BackboneConfig, build_backbone, describe_backbone, fingerprint
 from pfm.checkpoint import Checkpoint, snapshot
 from pfm.errors import StorageError
 from pfm.images import ImagePreprocess
 from pfm.lora import LoraSettings
 from pfm_export import graph as graph_module
 from pfm_export.bundle import BANK, MODEL, Bundle
-from pfm_export.graph import export_bundle, export_graph
+from pfm_export.form import GraphForm
+from pfm_export.forms import export_graphs
+from pfm_export.graph import export_bundle
+from pfm_export.hub_files import CONFIG, PREPROCESSOR, hub_files
 from pfm_export.parity import BATCH_SIZES, ParityError, active_sets, check_parity
 from pfm_export.session import PromptSession
 
@@ -116,8 +119,38 @@ def test_the_manifest_is_enough_to_serve(exported: tuple[Checkpoint, Path]) -> N
     assert [entry["name"] for entry in manifest["classes"]] == list(checkpoint.classes.names)
     assert manifest["preprocess"] == PREPROCESS.to_dict()
     assert manifest["opset"] == 20
-    assert set(manifest["files"]) == {MODEL, BANK}
+    assert set(manifest["files"]) == {MODEL, BANK, CONFIG, PREPROCESSOR}
     assert manifest["versions"]["torch"]
+
+
+def test_the_graph_says_what_it_is_and_names_no_class(exported: tuple[Checkpoint, Path]) -> None:
+    checkpoint, folder = exported
+    facts = {entry.key: entry.value for entry in onnx.load(folder / MODEL).metadata_props}
+    assert json.loads(facts["preprocess"]) == PREPROCESS.to_dict()
+    assert facts["readout"] == checkpoint.model.readout
+    assert json.loads(facts["final_norm"]) is checkpoint.model.final_norm
+    assert json.loads(facts["prompt_tokens"]) == checkpoint.model.prompt_tokens
+    assert json.loads(facts["opset"]) == 20
+    assert set(json.loads(facts["versions"])) >= {"torch", "onnx"}
+    assert json.loads(facts["inputs"])[:2] == ["pixel_values", "prompts"]
+    session = PromptSession(folder, device="cpu")  # the control: the names are in the manifest
+    for name in checkpoint.classes.names:
+        assert name in session.classes.names
+        for file in (MODEL, CONFIG, PREPROCESSOR):
+            assert name.encode() not in (folder / file).read_bytes()
+
+
+def test_the_folder_reads_as_a_hugging_face_backbone(exported: tuple[Checkpoint, Path]) -> None:
+    _, folder = exported
+    spec = describe_backbone(BackboneConfig(model_name=str(folder)))
+    assert spec.preprocess == PREPROCESS
+    assert (spec.image_size, spec.num_layers, spec.hidden_size) == (8, 2, 32)
+
+
+def test_labels_of_the_backbone_are_left_out_of_what_describes_it() -> None:
+    labels = {"id2label": {0: "red"}, "label2id": {"red": 0}, "_name_or_path": "/home/me/red"}
+    files = hub_files({**tiny_spec().config, **labels}, PREPROCESS)
+    assert not any(b"red" in content for content in files.values())
 
 
 def test_serving_through_the_session_gives_the_torch_models_answers(exported: tuple[Checkpoint, Path]) -> None:
@@ -158,8 +191,8 @@ def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_pa
 def test_a_graph_that_is_off_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make_checkpoint()
     other = {**checkpoint.tensors, "backbone.encoder.layers.1.mlp.fc2.bias": torch.ones(32)}
-    wrong = export_graph(dataclasses.replace(checkpoint, tensors=other).build_model())
-    monkeypatch.setattr(graph_module, "export_graph", lambda _: wrong)
+    wrong = export_graphs(dataclasses.replace(checkpoint, tensors=other).build_model(), GraphForm(), PREPROCESS)
+    monkeypatch.setattr(graph_module, "export_graphs", lambda *_: wrong)
     with pytest.raises(ParityError, match="off, more than"):
         export_bundle(checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -175,6 +208,6 @@ def test_active_sets_are_none_one_some_and_all_in_shuffled_order() -> None:
 def test_exporting_leaves_the_model_as_it_was() -> None:
     model = tiny_model(backbone=tiny_backbone(), lora=LoraSettings())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    export_graph(model)
+    export_graphs(model, GraphForm(), PREPROCESS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.backbone.config._attn_implementation == "sdpa"

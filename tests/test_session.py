@@ -15,7 +15,8 @@ from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
 from pfm.images import ImagePreprocess
 from pfm_export.bundle import MODEL, Bundle, write_manifest
 from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession, preprocess
+from pfm_export.inputs import preprocess
+from pfm_export.session import ActiveSet, PromptSession
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
@@ -104,7 +105,7 @@ def test_inputs_of_another_shape_are_refused(folder: Path) -> None:
     for shape in ((1, 3, 9, 8), (1, 1, 8, 8), (3, 8, 8)):
         with pytest.raises(DataError, match="does not fit the graph"):
             session.predict(np.zeros(shape, np.float32))
-    with pytest.raises(DataError, match="no class is active"):
+    with pytest.raises(ClassNameError, match="no class is active"):
         session.predict(INPUTS, [])
     with pytest.raises(ClassNameError, match="at least one active"):
         session.predict(INPUTS, without=["red", "green", "blue", "grey"])
@@ -113,7 +114,7 @@ def test_inputs_of_another_shape_are_refused(folder: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(DeviceError, match="use --device cpu"):
         PromptSession(folder, device="cuda")
-    with pytest.raises(DeviceError, match="choose auto, cpu or cuda"):
+    with pytest.raises(DeviceError, match="choose auto, cpu, cuda or tensorrt"):
         PromptSession(folder, device="tpu")
 
 
@@ -162,5 +163,57 @@ def test_plain_onnxruntime_and_safetensors_serve_a_bundle(folder: Path) -> None:
         feed["class_bias"] = np.stack([bank[f"bias.{i}"] for i in ids])
     scores = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"]).run(None, feed)[0]
     session = PromptSession(folder, device="cpu")
-    positions = session.active(without=["blue"])
-    np.testing.assert_array_equal(scores, session.scores(INPUTS, Bundle.open(folder).rows(positions)))
+    np.testing.assert_array_equal(scores, session.scores(INPUTS, without=["blue"]))
+
+
+def test_a_mixed_batch_is_answered_row_by_row(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    sets = [ActiveSet(("red",)), ActiveSet(), ActiveSet(("grey", "green")), ActiveSet(), ActiveSet((3, 1))]
+    for row, answer in enumerate(session.predict_each(INPUTS, sets)):
+        alone = session.predict(INPUTS[row : row + 1], sets[row].active)
+        assert (answer.labels, answer.classes) == (alone.labels, alone.classes)
+        np.testing.assert_allclose(answer.probabilities, alone.probabilities, atol=1e-6)
+
+
+def test_a_suspended_class_is_out_of_its_profile_until_it_is_restored(folder: Path) -> None:
+    session, other = (PromptSession(folder, device="cpu") for _ in range(2))
+    bank = (folder / "bank.safetensors").read_bytes()
+    session.suspend(["blue", "red"], profile="ward-7")
+    for each in (session, other):  # another session takes notice too
+        assert each.predict(INPUTS, profile="ward-7").classes == ("green", "grey")
+        assert each.predict(INPUTS).classes == ("red", "green", "blue", "grey")
+        with pytest.raises(ClassNameError, match="suspended in profile 'ward-7': blue"):
+            each.predict(INPUTS, ["blue", "green"], profile="ward-7")
+        with pytest.raises(ClassNameError, match="no profile 'ward-8'; the bundle's profiles: ward-7"):
+            each.predict(INPUTS, profile="ward-8")
+    answers = other.predict_each(INPUTS[:2], [ActiveSet(profile="ward-7"), ActiveSet()])
+    assert [len(answer.classes) for answer in answers] == [2, 4]
+    session.restore(["red"], profile="ward-7")
+    assert other.active(profile="ward-7") == ("red", "green", "grey")
+    assert (folder / "bank.safetensors").read_bytes() == bank  # no byte of a class went
+
+
+def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
+    session = PromptSession(folder, device="cpu")
+    session.suspend(["blue"])
+    assert session.predict(INPUTS).classes == ("red", "green", "grey")
+    assert session.active(without=["red"]) == ("green", "grey")
+    with pytest.raises(ClassNameError, match="suspended in profile 'default': blue"):
+        session.predict(INPUTS, ["blue"])
+    with pytest.raises(ClassNameError, match="no class would be left in profile 'default'"):
+        session.suspend(["red", "green", "grey"])
+    assert session.active() == ("red", "green", "grey")  # nothing of that was done
+    session.erase(["blue"])
+    assert Bundle.open(folder).profiles == {"default": []}  # an erased class is in no profile
+    session.suspend(["red"])
+    session.erase(["green"])
+    assert session.predict(INPUTS).classes == ("grey",)
+    session.restore(["red"])
+    assert session.predict(INPUTS).classes == ("red", "grey")
+
+
+def test_cuda_graphs_are_for_cuda(folder: Path) -> None:
+    with pytest.raises(DeviceError, match="CUDA graphs need --device cuda"):
+        PromptSession(folder, device="cpu", cuda_graphs=True)
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        PromptSession(folder, device="tensorrt")

@@ -13,7 +13,7 @@ from pfm.draws import shared_set
 from pfm.lora import merged
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm_export.bundle import OUTPUT, Bundle
-from pfm_export.session import load_graph
+from pfm_export.runtime import load_graph
 
 
 class Target(Protocol):

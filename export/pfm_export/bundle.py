@@ -1,8 +1,8 @@
 """What an export is on disk: a graph that belongs to no class, and a small bank that holds them.
 
-    model.onnx         the graph; prompts (and classifier rows) are its inputs
+    model.onnx         the graph; prompts (and classifier rows) are its inputs (see pfm_export.form for others)
     bank.safetensors   `prompt.<i>` [m, D], and with the cls readout `weight.<i>` [D], `bias.<i>` []
-    manifest.json      classes, preprocessing, versions, SHA-256 of the files
+    manifest.json      classes, preprocessing, profiles, versions, SHA-256 of the files
     ledger.jsonl       what was erased, each line carrying the hash of the line before
 
 Erasing a class rewrites the bank. The ledger line is written first, then the bank, then the
@@ -13,7 +13,7 @@ Letters: K classes that are used, m tokens per prompt, D hidden size.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from pfm import ledger
 from pfm.classes import ClassList, check_removal
-from pfm.errors import BundleError, StorageError
+from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.storage import explain, finite, locked, sha256_bytes, write_bytes, write_json
 
 FORMAT = "pfm-bundle"
@@ -32,8 +32,10 @@ VERSION = 1
 MODEL, BANK, MANIFEST, LEDGER = "model.onnx", "bank.safetensors", "manifest.json", "ledger.jsonl"
 LOCK = ".lock"  # held while a class is erased
 OWN_HASH = "manifest_sha256"
+DEFAULT_PROFILE = "default"
 
 INPUT_PROMPTS, INPUT_WEIGHT, INPUT_BIAS = "prompts", "class_weight", "class_bias"
+INPUT_LENS = "prompt_lens"
 OUTPUT = {"cls": "logits", "prompt": "scores"}
 
 REMAINS = (
@@ -121,18 +123,44 @@ class Bundle:
         return self.manifest["preprocess"]
 
     @property
-    def graph_sha256(self) -> str:
-        return self.manifest["files"][MODEL]["sha256"]
+    def graph_hashes(self) -> dict[str, str]:
+        """SHA-256 of each graph; they tell one bundle from another, whatever was erased."""
+        return {name: entry["sha256"] for name, entry in self.manifest["files"].items() if name.endswith(".onnx")}
+
+    @property
+    def profiles(self) -> dict[str, list[int]]:
+        """Ids of the classes that each profile leaves out."""
+        return self.manifest.get("profiles", {})
+
+    def suspended(self, profile: str | None = None) -> set[int]:
+        """Positions of the classes that a profile leaves out; None is the profile "default", which may be absent.
+
+        Raises:
+            ClassNameError: no such profile.
+        """
+        name = DEFAULT_PROFILE if profile is None else profile
+        if name not in self.profiles and profile not in (None, DEFAULT_PROFILE):
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise ClassNameError(f"no profile {profile!r}; the bundle's profiles: {known}")
+        left_out = self.profiles.get(name, [])
+        return {position for position, number in enumerate(self.classes.ids) if number in left_out}
 
     @property
     def input_name(self) -> str:
         return self.manifest["input"]["name"]
 
-    def model_bytes(self) -> bytes:
-        """The graph, its hash checked on the very bytes that are returned."""
-        content = _read(self.folder / MODEL)
-        if sha256_bytes(content) != self.manifest["files"][MODEL]["sha256"]:
-            raise BundleError(f"{self.folder / MODEL} was changed since it was exported; export it again")
+    def model_bytes(self, name: str = MODEL) -> bytes:
+        """A graph, its hash checked on the very bytes that are returned.
+
+        Args:
+            name: the file; a bundle exported with --split has trunk.onnx and head.onnx.
+        """
+        if name not in self.manifest["files"]:
+            graphs = ", ".join(file for file in self.manifest["files"] if file.endswith(".onnx"))
+            raise BundleError(f"{self.folder} has no {name}; its graphs are {graphs}")
+        content = _read(self.folder / name)
+        if sha256_bytes(content) != self.manifest["files"][name]["sha256"]:
+            raise BundleError(f"{self.folder / name} was changed since it was exported; export it again")
         return content
 
     def rows(self, positions: Sequence[int]) -> Rows:
@@ -157,6 +185,40 @@ class Bundle:
         with locked(self.folder / LOCK):
             # as it is on disk now: another process may have erased a class since, or died while it did
             return Bundle.open(self.folder).finish_pending()._erase(names, reason, requested_by)
+
+    def suspend(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+        """Leave classes out of a profile's answers, which can be undone: nothing of them is removed.
+
+        A profile is made by the first suspension in it. The profile "default" counts wherever no
+        other one is named.
+
+        Raises:
+            ClassNameError: an unknown class, or no class would be left in the profile.
+        """
+        return self._edit_profile(keys, profile, lambda left_out, chosen: left_out | chosen)
+
+    def restore(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+        """Undo `suspend`.
+
+        Raises:
+            ClassNameError: an unknown class or profile.
+        """
+        self.suspended(profile)
+        return self._edit_profile(keys, profile, lambda left_out, chosen: left_out - chosen)
+
+    def _edit_profile(
+        self, keys: Iterable[str | int], profile: str, edit: Callable[[set[int], set[int]], set[int]]
+    ) -> "Bundle":
+        keys = list(keys)
+        with locked(self.folder / LOCK):
+            bundle = Bundle.open(self.folder).finish_pending()
+            chosen = {bundle.classes.ids[p] for p in bundle.classes.positions(keys)}
+            left_out = edit(set(bundle.profiles.get(profile, [])), chosen)
+            if left_out >= set(bundle.classes.ids):
+                raise ClassNameError(f"no class would be left in profile {profile!r}; leave at least one active")
+            profiles = {**bundle.profiles, profile: sorted(left_out)}
+            write_manifest(self.folder, {**bundle.manifest, "profiles": profiles})
+            return Bundle.open(self.folder)
 
     def _erase(self, names: Sequence[str], reason: str, requested_by: str) -> "Bundle":
         positions = self.classes.positions(names)
@@ -192,6 +254,10 @@ class Bundle:
             **self.manifest,
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *gone],
+            "profiles": {
+                name: [number for number in left_out if number in self.classes.ids]
+                for name, left_out in self.profiles.items()
+            },
             "files": files,
             "ledger_head": self.pending["hash"],
         }
@@ -260,18 +326,40 @@ def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
             return before, bundle
 
 
-def write_bundle(folder: Path, *, model: bytes, bank: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
-    """Write the files of a new bundle; the manifest, which makes it one, comes last."""
-    bank_bytes = safetensors.numpy.save(bank)
-    write_bytes(folder / MODEL, model)
-    write_bytes(folder / BANK, bank_bytes)
+def per_request_feed(rows: Sequence[Rows], *, prompt_tokens: int) -> dict[str, np.ndarray]:
+    """Prompts (B, K·m, D), padded on the right with zeros, and prompt_lens (B,), from the rows of each request."""
+    longest = max(len(entry.prompts) for entry in rows)
+    prompts = np.zeros((len(rows), longest, rows[0].prompts.shape[1]), dtype=np.float32)
+    for padded, entry in zip(prompts, rows, strict=True):
+        padded[: len(entry.prompts)] = entry.prompts
+    lens = np.array([len(entry.prompts) // prompt_tokens for entry in rows], dtype=np.int32)
+    return {INPUT_PROMPTS: prompts, INPUT_LENS: lens}
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    model: bytes | None = None,
+    graphs: Mapping[str, bytes] | None = None,
+    others: Mapping[str, bytes] | None = None,
+    bank: dict[str, np.ndarray],
+    manifest: dict[str, Any],
+) -> None:
+    """Write the files of a new bundle; the manifest, which makes it one, comes last.
+
+    Args:
+        model: `model.onnx`, the ordinary graph.
+        graphs: the graphs by file name, where they are others.
+        others: further files by name; no class may be named in them.
+    """
+    files = {**({} if model is None else {MODEL: model}), **(graphs or {}), **(others or {})}
+    files[BANK] = safetensors.numpy.save(bank)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
     write_bytes(folder / LEDGER, b"")
-    files = {
-        name: {"sha256": sha256_bytes(content), "size_bytes": len(content)}
-        for name, content in ((MODEL, model), (BANK, bank_bytes))
-    }
+    hashed = {name: {"sha256": sha256_bytes(content), "size_bytes": len(content)} for name, content in files.items()}
     write_manifest(
-        folder, {"format": FORMAT, "version": VERSION, **manifest, "files": files, "ledger_head": ledger.START}
+        folder, {"format": FORMAT, "version": VERSION, **manifest, "files": hashed, "ledger_head": ledger.START}
     )
 
 

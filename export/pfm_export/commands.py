@@ -1,11 +1,13 @@
-"""Options in, one call, text out: `pfm export onnx`, `pfm export erase`."""
+"""Options in, one call, text out: `pfm export onnx`, `pfm export check`, `pfm export erase`."""
 
 from pathlib import Path
 
 import click
 
 from pfm.classes import split_names
-from pfm.options import CONTEXT_SETTINGS
+from pfm.errors import DataError
+from pfm.options import CONTEXT_SETTINGS, with_options
+from pfm_export.form import GraphForm
 
 
 @click.group("export", context_settings=CONTEXT_SETTINGS)
@@ -20,24 +22,86 @@ def export() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
-def onnx(ckpt: Path, out: Path, model_name: str | None, overwrite: bool) -> None:
+@with_options(form=GraphForm)
+@click.option("--dataset", default=None, help="Measure accuracy and forgetting on this one.  [default: the run's own]")
+@click.option("--data_dir", default=None, help="Folder of MedMNIST's .npz files.")
+@click.option(
+    "--test_samples",
+    default=1000,
+    type=click.IntRange(min=0),
+    help="Test samples that a precision other than fp32 is measured on; 0 for none. fp32, which has the model's own "
+    "numbers, is measured where --dataset is given.",
+)
+def onnx(
+    ckpt: Path,
+    out: Path,
+    model_name: str | None,
+    overwrite: bool,
+    form: GraphForm,
+    dataset: str | None,
+    data_dir: str | None,
+    test_samples: int,
+) -> None:
     """Write a bundle: graph, prompt bank, manifest and ledger.
 
     The graph takes the active prompts as input and holds nothing of any class. Its numbers are
     compared with the torch model before anything is written.
     """
     from pfm.checkpoint import load_checkpoint
+    from pfm_export.accuracy import find_samples
+    from pfm_export.bundle import Bundle
     from pfm_export.graph import export_bundle
 
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    report = export_bundle(checkpoint, out, overwrite=overwrite)
+    samples = None
+    if test_samples and (form.precision != "fp32" or dataset is not None):
+        try:
+            samples = find_samples(checkpoint, dataset=dataset, data_dir=data_dir, max_samples=test_samples)
+        except DataError as error:
+            if dataset is not None:
+                raise
+            click.echo(f"note: accuracy is not measured: {error}")
+    report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, samples=samples)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(
         f"wrote {out} ({size / 2**20:.1f} MiB, {len(checkpoint.classes)} classes)\n"
         f"parity with torch over {len(report.cases)} cases: worst difference {report.worst_difference:.1e} "
         f"(largest logit {report.largest_logit:.1f})"
+    )
+    if samples is not None:
+        measured = Bundle.open(out).manifest["accuracy"]
+        click.echo(f"on {measured['num_samples']} test samples   accuracy  forget k=1  retain k=1  (%)")
+        for name, label in (("fp32", "torch fp32"), ("bundle", f"bundle {form.precision}")):
+            row = [f"{100 * measured[name][key]:.1f}" for key in ("accuracy", "forget_k1", "retain_k1")]
+            click.echo(f"  {label:<22}{row[0]:>8}{row[1]:>12}{row[2]:>12}")
+        for warning in measured["warnings"]:
+            click.echo(f"warning: {warning}")
+
+
+@export.command("check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint the bundle was exported from.")
+@click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
+def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
+    """Compare a bundle's graph with the checkpoint's model.
+
+    Names, shapes and values, for batches of 1, 3 and 8 with no, one, some and all of the bundle's
+    classes active, in shuffled order. Leaves with exit code 2 if the bundle fails.
+    """
+    from pfm.checkpoint import load_checkpoint
+    from pfm_export.parity import measure_parity
+
+    checkpoint = load_checkpoint(ckpt, model_name=model_name)
+    for note in checkpoint.notes:
+        click.echo(f"note: {note}")
+    report = measure_parity(checkpoint.build_model(), bundle)
+    click.echo(f"worst difference from torch\n{report.describe()}")
+    report.require()
+    click.echo(
+        f"{bundle} is right: worst of {len(report.cases)} cases {report.worst_difference:.1e}, allowed "
+        f"{report.tolerance:.1e} (largest logit {report.largest_logit:.1f})"
     )
 
 

@@ -1,191 +1,71 @@
-"""From a checkpoint to an ONNX graph that belongs to no class.
+"""From a checkpoint to a bundle: graph, bank and manifest, written only when the graph gives the model's numbers."""
 
-Letters: B batch, C classes, K active prompts, m tokens per prompt, T tokens of the backbone, D hidden size.
-"""
-
-import contextlib
 import dataclasses
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import torch
-from torch import nn
 
 from pfm import __version__
-from pfm.backbone import Backbone
 from pfm.checkpoint import Checkpoint
 from pfm.errors import StorageError
-from pfm.lora import merged
 from pfm.model import PromptedClassifier
 from pfm.storage import explain, make_folder
-from pfm_export.bundle import (
-    INPUT_BIAS,
-    INPUT_PROMPTS,
-    INPUT_WEIGHT,
-    LEDGER,
-    MANIFEST,
-    OUTPUT,
-    Bundle,
-    write_bundle,
-    write_manifest,
-)
+from pfm_export.accuracy import TestSamples, measure_accuracy
+from pfm_export.bundle import LEDGER, MANIFEST, Bundle, write_bundle, write_manifest
+from pfm_export.form import GraphForm
+from pfm_export.forms import OPSET, export_graphs
+from pfm_export.hub_files import hub_files, without_classes
 from pfm_export.parity import ParityReport, check_parity
 
-OPSET = 20
-INPUT = "pixel_values"
+NOT_MEASURED = "not measured at export; parity is of random inputs only"
+# what is said in the graph too; nothing of a class, which an erasure could not take out again
+_FACTS = (
+    "pfm", "readout", "wrong_target", "prompt_tokens", "prompt_layer", "final_norm", "hidden_size", "preprocess",
+    "opset", "versions", "form",
+)  # fmt: skip
 
 
-class ClsGraph(nn.Module):
-    """(pixel_values, prompts, class_weight, class_bias) -> logits (B, C)."""
-
-    def __init__(self, model: PromptedClassifier) -> None:
-        super().__init__()
-        self.body = _Body(model)
-
-    def forward(
-        self, pixel_values: torch.Tensor, prompts: torch.Tensor, class_weight: torch.Tensor, class_bias: torch.Tensor
-    ) -> torch.Tensor:
-        outputs = self.body(pixel_values, prompts, slice(0, 1))
-        return outputs[:, 0] @ class_weight.T + class_bias
-
-
-class PromptGraph(nn.Module):
-    """(pixel_values, prompts) -> scores (B, K)."""
-
-    def __init__(self, model: PromptedClassifier) -> None:
-        super().__init__()
-        self.body = _Body(model)
-        self.scorer = model.scorer
-        self.prompt_tokens = model.config.prompt_tokens
-
-    def forward(self, pixel_values: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        outputs = self.body(pixel_values, prompts, None)  # (B, K·m, D)
-        scores = self.scorer(outputs).squeeze(-1)
-        if self.prompt_tokens == 1:
-            return scores
-        return scores.unflatten(1, (-1, self.prompt_tokens)).mean(dim=2)
-
-
-class _Body(nn.Module):
-    """Backbone and shared prompts -> outputs at `positions`, or where the prompts stand: (B, P, D)."""
-
-    def __init__(self, model: PromptedClassifier) -> None:
-        super().__init__()
-        self.backbone: Backbone = model.backbone
-        self.prompt_layer = model.config.prompt_layer
-        self.final_norm = model.config.final_norm
-
-    def forward(self, inputs: torch.Tensor, prompts: torch.Tensor, positions: slice | None) -> torch.Tensor:
-        tokens = self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.prompt_layer)
-        num_own = tokens.shape[1]
-        tokens = torch.cat([tokens, prompts.unsqueeze(0).expand(tokens.shape[0], -1, -1)], dim=1)
-        outputs = self.backbone.readout(tokens, self.prompt_layer, positions or slice(num_own, None))
-        return self.backbone.normalise(outputs) if self.final_norm else outputs
-
-
-def export_graph(model: PromptedClassifier) -> bytes:
-    """The ONNX graph of a model: adapters merged, opset 20, plain ai.onnx operators, one file.
-
-    Batch, number of prompts and number of classes are dynamic; nothing in it belongs to a class.
-    """
-    plain = merged(model).eval()
-    assert isinstance(plain, PromptedClassifier)
-    plain.backbone.set_attention("eager")
-    width = plain.backbone.hidden_size
-    size = plain.backbone.config.image_size
-    tokens = plain.config.prompt_tokens
-    # three images, two prompts, five classes: no two sizes alike, none of them 0 or 1
-    inputs: list[torch.Tensor] = [torch.randn(3, 3, size, size), torch.randn(2 * tokens, width)]
-    names = [INPUT, INPUT_PROMPTS]
-    if tokens == 1 or plain.config.readout == "cls":
-        num_prompts: Any = "num_prompts"
-    else:
-        num_prompts = tokens * torch.export.Dim("num_classes", min=0)
-    shapes: dict[str, Any] = {INPUT: {0: "batch"}, INPUT_PROMPTS: {0: num_prompts}}
-    if plain.config.readout == "cls":
-        graph: nn.Module = ClsGraph(plain)
-        inputs += [torch.randn(5, width), torch.randn(5)]
-        names += [INPUT_WEIGHT, INPUT_BIAS]
-        shapes |= {INPUT_WEIGHT: {0: "num_classes"}, INPUT_BIAS: {0: "num_classes"}}
-    else:
-        graph = PromptGraph(plain)
-    with _quiet():
-        program = torch.onnx.export(
-            graph.eval(),
-            tuple(inputs),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=[OUTPUT[plain.config.readout]],
-            dynamic_shapes=shapes,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    return _clean(program.model_proto)
-
-
-def _clean(proto: onnx.ModelProto) -> bytes:
-    """Drop what the exporter notes of this machine: stack traces, paths, names of Python modules."""
-    proto.doc_string = ""
-    proto.graph.doc_string = ""
-    proto.producer_name, proto.producer_version = "pfm", __version__
-    for item in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    for initializer in proto.graph.initializer:
-        initializer.doc_string = ""
-        del initializer.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    onnx.checker.check_model(proto)
-    buffer = io.BytesIO()
-    onnx.save(proto, buffer)
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's remarks are for its developers."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def export_bundle(checkpoint: Checkpoint, folder: Path, *, overwrite: bool = False) -> ParityReport:
+def export_bundle(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    form: GraphForm | None = None,
+    samples: TestSamples | None = None,
+) -> ParityReport:
     """Write a bundle for plain ONNX Runtime, its parity with the torch model measured.
 
     It is made beside `folder` and moved there when it is whole and right.
 
+    Args:
+        form: of the graph.  [default: the ordinary one]
+        samples: to measure accuracy and forgetting on, beside the model's; the manifest says if none were.
+
     Raises:
+        ConfigError: a form that this model does not have.
         StorageError: `folder` is in use, and is not a bundle that `overwrite` may replace, or cannot be written.
         ParityError: the graph does not give the model's numbers; nothing is written.
     """
     _check_target(folder, overwrite=overwrite)
     make_folder(folder.absolute().parent)
     model = checkpoint.build_model()
-    graph = export_graph(model)
+    form = form or GraphForm()
+    manifest = _manifest(checkpoint, form)
+    facts = {name: manifest[name] for name in _FACTS}
+    graphs = export_graphs(model, form, checkpoint.preprocess, facts)
+    others = hub_files(checkpoint.spec.config, checkpoint.preprocess)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
         staged = Path(temporary) / "bundle"
         staged.mkdir()
-        write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint))
+        write_bundle(staged, graphs=graphs, others=others, bank=_bank(model), manifest=manifest)
         report = check_parity(model, staged)
         manifest = Bundle.open(staged).manifest  # the graph, which may be large, is written once
-        write_manifest(staged, {**manifest, "parity": report.to_dict()})
+        accuracy = None if samples is None else measure_accuracy(model, staged, samples)
+        write_manifest(staged, {**manifest, "parity": report.to_dict(), "accuracy": accuracy or NOT_MEASURED})
         try:
             if folder.exists():  # the old bundle goes only when the new one stands
                 folder.rename(Path(temporary) / "old")
@@ -219,7 +99,9 @@ def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:
     return rows
 
 
-def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
+    size = checkpoint.preprocess.size
+    shape = ["batch", "height", "width", 3] if form.uint8_input else ["batch", 3, size, size]
     name = checkpoint.spec.model_name
     return {
         "pfm": __version__,
@@ -234,10 +116,18 @@ def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
             {"id": i, "name": n} for i, n in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
         ],
         "erased": [{"id": i, "name": n} for i, n in checkpoint.erased],
-        "input": {"name": INPUT, "shape": ["batch", 3, checkpoint.preprocess.size, checkpoint.preprocess.size]},
+        "form": form.to_dict(),
+        "graphs": {
+            file: {"inputs": inputs, "outputs": outputs}
+            for file, (inputs, outputs) in form.signatures(checkpoint.model.readout).items()
+        },
+        "input": {"name": form.image_input, "shape": shape, "dtype": "uint8" if form.uint8_input else "float32"},
         "preprocess": checkpoint.preprocess.to_dict(),
         # a local folder is named without where it lay
-        "backbone": {"model_name": Path(name).name if Path(name).exists() else name, "config": checkpoint.spec.config},
+        "backbone": {
+            "model_name": Path(name).name if Path(name).exists() else name,
+            "config": without_classes(checkpoint.spec.config),
+        },
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},

@@ -1,10 +1,8 @@
 """A bundle in service: ONNX Runtime, numpy and safetensors, no torch.
 
-Letters: B batch, K active classes, H and W pixels of an image.
+Letters: B batch, K active classes, H and W pixels of an image, S pixels of the model's side.
 """
 
-import ctypes.util
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
 
 from pfm.classes import ClassList
-from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
-from pfm.pixels import UNREADABLE, decode, explain_unreadable
-from pfm_export.bundle import OUTPUT, Bundle, Rows, open_whole, stamp
+from pfm.errors import BundleError, ClassNameError, DataError
+from pfm_export.bundle import Bundle, open_whole, stamp
+from pfm_export.inputs import by_shape, preprocess
+from pfm_export.runner import GraphRunner
 
 UNKNOWN = "unknown"
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Which classes one request may be answered with.
+
+    Attributes:
+        active: names or numbers of the classes to choose from; default all that the profile leaves.
+        without: classes to leave out of them.
+        profile: whose suspended classes are left out; default the profile "default", if there is one.
+    """
+
+    active: tuple[str | int, ...] | None = None
+    without: tuple[str | int, ...] = ()
+    profile: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        active: Iterable[str | int] | None = None,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> "ActiveSet":
+        return cls(None if active is None else tuple(active), tuple(without), profile)
+
+    def positions(self, bundle: Bundle) -> tuple[int, ...]:
+        """Positions in the bundle, in the order in which the classes were named.
+
+        Raises:
+            ClassNameError: an unknown, erased or suspended class was named, or none is left.
+        """
+        classes, suspended = bundle.classes, bundle.suspended(self.profile)
+        chosen = list(range(len(classes))) if self.active is None else classes.positions(self.active)
+        stopped = [classes.names[p] for p in chosen if p in suspended]
+        if self.active is not None and stopped:
+            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {', '.join(stopped)}")
+        away = {*suspended, *classes.positions(self.without)}
+        if len(away) == len(classes):
+            raise ClassNameError("every class is left out; leave at least one active")
+        left = tuple(position for position in chosen if position not in away)
+        if not left:
+            raise ClassNameError("no class is active; name at least one")
+        return left
 
 
 @dataclass(frozen=True)
@@ -42,10 +81,16 @@ class Prediction:
 class PromptSession:
     """Predicts with any active set of classes, and erases a class from the bundle.
 
+    Several threads may use one session. What an erasure or a suspension takes away, by this or by
+    another process, is not among the answers of any call that returns after it.
+
     Args:
-        folder: what `pfm export onnx` wrote.
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        folder: what `pfm export onnx` wrote, of any form and precision.
+        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
+            `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
+        cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
+        warm_up: batch sizes to run once now, so that the first request need not wait.
 
     Raises:
         BundleError: the bundle is incomplete or was changed.
@@ -59,12 +104,22 @@ class PromptSession:
         ['monocyte']
     """
 
-    def __init__(self, folder: Path | str, *, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        cuda_graphs: bool = False,
+        warm_up: Sequence[int] = (),
+    ) -> None:
         self._folder = Path(folder)
         self._lock = threading.Lock()
         self._seen, self._opened = open_whole(self._folder)
-        self._graph_sha256 = self._opened.graph_sha256
-        self._runtime = load_graph(self._opened, device=device, threads=threads)
+        self._graph_hashes = self._opened.graph_hashes
+        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
+        for batch_size in warm_up:
+            self._warm_up(batch_size)
 
     @property
     def _bundle(self) -> Bundle:
@@ -77,14 +132,15 @@ class PromptSession:
             return self._opened
         with self._lock:
             seen, opened = open_whole(self._folder)
-            if opened.graph_sha256 != self._graph_sha256:
+            if opened.graph_hashes != self._graph_hashes:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
             self._seen, self._opened = seen, opened
+            self._runner.drop_rows()
             return opened
 
     @property
     def classes(self) -> ClassList:
-        """The classes that can be served."""
+        """The classes that are there, suspended or not."""
         return self._bundle.classes
 
     @property
@@ -94,19 +150,17 @@ class PromptSession:
     @property
     def provider(self) -> str:
         """The execution provider that really runs the graph."""
-        return self._runtime.get_providers()[0]
+        return self._runner.provider
 
-    def active(self, active: Iterable[str | int] | None = None, without: Iterable[str | int] = ()) -> list[int]:
-        """Positions of an active set: the named classes (default all), less those in `without`."""
-        return _active(self.classes, active, without)
-
-    def scores(self, inputs: np.ndarray, rows: Rows) -> np.ndarray:
-        """The graph's raw output (B, K) for model inputs and bank rows."""
-        feed = {self._bundle.input_name: np.ascontiguousarray(inputs, dtype=np.float32), **rows.feed()}
-        try:
-            return np.asarray(self._runtime.run([OUTPUT[self._bundle.readout]], feed)[0])
-        except (InvalidArgument, ValueError) as error:
-            raise DataError(f"the input does not fit the graph: {' '.join(str(error).split())[:200]}") from error
+    def active(
+        self,
+        active: Iterable[str | int] | None = None,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> tuple[str, ...]:
+        """Names of the classes of an active set, as `predict` would have them now."""
+        bundle = self._bundle
+        return tuple(bundle.classes.names[p] for p in ActiveSet.of(active, without, profile).positions(bundle))
 
     def predict(
         self,
@@ -114,135 +168,124 @@ class PromptSession:
         active: Iterable[str | int] | None = None,
         *,
         without: Iterable[str | int] = (),
+        profile: str | None = None,
     ) -> Prediction:
-        """Classify preprocessed inputs.
+        """Classify model inputs.
 
         Args:
-            inputs: (B, 3, S, S) float32, as `preprocess` makes them.
+            inputs: (B, 3, S, S) float32, as `preprocess` makes them; (B, H, W, 3) uint8 for a bundle
+                exported with --uint8_input.
             active: names or numbers of the classes to choose from; default all that are there.
-            without: classes to leave out, for this call only (*suspend*: reversible).
+            without: classes to leave out, for this call only.
+            profile: leave out the classes suspended in this profile; default the profile "default", if any.
 
         Raises:
-            ClassNameError: an unknown or erased class.
-            DataError: inputs of another shape.
+            ClassNameError: an unknown, erased or suspended class, or an unknown profile.
+            DataError: inputs of another shape or type.
         """
-        active, without = None if active is None else list(active), list(without)
-        while True:
-            bundle = self._bundle
-            prediction = self._predict(bundle, inputs, active, without)
-            if self._bundle is bundle:  # or a class may have been erased meanwhile
-                return prediction
-
-    def _predict(
-        self, bundle: Bundle, inputs: np.ndarray, active: list[str | int] | None, without: list[str | int]
-    ) -> Prediction:
-        positions = _active(bundle.classes, active, without)
-        names = tuple(bundle.classes.names[p] for p in positions)
-        if not positions:
-            raise DataError("no class is active; name at least one")
-        scores = self.scores(inputs, bundle.rows(positions))
-        if bundle.has_unknown:  # a fixed score of 0 that stands for none of these
-            scores = np.concatenate([scores, np.zeros((len(scores), 1), scores.dtype)], axis=1)
-        shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-        answers = (*names, UNKNOWN)
-        labels = [answers[winner] for winner in scores.argmax(axis=1)]
-        return Prediction(labels, names, probabilities[:, : len(names)])
+        return self._predict_alike([(list(range(len(inputs))), inputs)], ActiveSet.of(active, without, profile))
 
     def predict_images(
-        self, images: Sequence[Any], active: Iterable[str | int] | None = None, *, without: Iterable[str | int] = ()
+        self,
+        images: Sequence[Any],
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
     ) -> Prediction:
-        """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3)."""
-        return self.predict(preprocess(images, self._bundle.preprocess), active, without=without)
+        """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
+        return self._predict_alike(self._pieces(images), ActiveSet.of(active, without, profile))
+
+    def predict_each(self, inputs: np.ndarray, sets: Sequence[ActiveSet]) -> list[Prediction]:
+        """Classify each input with an active set of its own, for batches that mix tenants.
+
+        A bundle exported with --per_request_prompts does it in one pass. With --split the trunk runs
+        once, and the head once for each set; otherwise the whole graph runs once for each set.
+
+        Args:
+            inputs: (B, …), as for `predict`.
+            sets: B of them.
+
+        Returns:
+            B predictions of one input each.
+
+        Raises:
+            ClassNameError, DataError: as `predict`.
+        """
+        if len(sets) != len(inputs):
+            raise DataError(f"{len(inputs)} inputs, but {len(sets)} active sets")
+        bundle, actives, scores = self._scores([(list(range(len(inputs))), inputs)], sets)
+        return [_answers(bundle, active, row[None]) for active, row in zip(actives, scores, strict=True)]
+
+    def scores(
+        self,
+        inputs: np.ndarray,
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> np.ndarray:
+        """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
+        chosen = ActiveSet.of(active, without, profile)
+        return np.stack(self._scores([(list(range(len(inputs))), inputs)], [chosen] * len(inputs))[2])
 
     def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
         self._bundle.erase(classes, reason=reason, requested_by=requested_by)
+        _ = self._bundle  # takes notice, and lets go of the rows
+
+    def suspend(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+        """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
+        self._bundle.suspend(classes, profile=profile)
+
+    def restore(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+        """Undo `suspend`."""
+        self._bundle.restore(classes, profile=profile)
+
+    def _warm_up(self, batch_size: int) -> None:
+        size = self._opened.preprocess["size"]
+        if self._runner.form.uint8_input:
+            self.scores(np.zeros((batch_size, size, size, 3), np.uint8))
+        else:
+            self.scores(np.zeros((batch_size, 3, size, size), np.float32))
+
+    def _pieces(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+        """Inputs of one shape together, each with its places in the batch."""
+        if self._runner.form.uint8_input:
+            return by_shape(images)
+        return [(list(range(len(images))), preprocess(images, self._opened.preprocess))]
+
+    def _predict_alike(self, pieces: list[tuple[list[int], np.ndarray]], chosen: ActiveSet) -> Prediction:
+        count = sum(len(places) for places, _ in pieces)
+        bundle, actives, scores = self._scores(pieces, [chosen] * count)
+        return _answers(bundle, actives[0], np.stack(scores))
+
+    def _scores(
+        self, pieces: list[tuple[list[int], np.ndarray]], sets: Sequence[ActiveSet]
+    ) -> tuple[Bundle, list[tuple[int, ...]], list[np.ndarray]]:
+        """The bundle that answered, and each input's positions and scores (K,)."""
+        if not sets:
+            raise DataError("no input was given")
+        while True:
+            bundle = self._bundle
+            found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
+            actives = [found[chosen] for chosen in sets]
+            scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sets)
+            for places, inputs in pieces:
+                rows = self._runner.scores(bundle, inputs, [actives[place] for place in places])
+                for place, row in zip(places, rows, strict=True):
+                    scores[place] = row
+            if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
+                return bundle, actives, scores
 
 
-def _active(classes: ClassList, active: Iterable[str | int] | None, without: Iterable[str | int]) -> list[int]:
-    chosen = list(range(len(classes))) if active is None else classes.positions(active)
-    away = classes.positions(without)
-    if len(away) == len(classes):
-        raise ClassNameError("every class is left out; leave at least one active")
-    return [position for position in chosen if position not in away]
-
-
-def preprocess(images: Sequence[Any], settings: dict[str, Any]) -> np.ndarray:
-    """Images -> (B, 3, S, S) float32: resized without cropping, normalised, as in training.
-
-    Raises:
-        DataError: an image that cannot be read.
-    """
-    size, resample = settings["size"], settings["resample"]
-    mean = np.asarray(settings["mean"], np.float32).reshape(3, 1, 1) * 255
-    std = np.asarray(settings["std"], np.float32).reshape(3, 1, 1) * 255
-    return np.stack([(_pixels(image, size, resample) - mean) / std for image in images])
-
-
-def _pixels(image: Any, size: int, resample: str) -> np.ndarray:
-    """One image as (3, size, size) float32 in 0..255."""
-    from PIL import Image
-
-    if isinstance(image, str | os.PathLike):
-        name = os.fspath(image)
-        try:
-            image = decode(Image.open(image))
-        except UNREADABLE as error:
-            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
-    elif isinstance(image, Image.Image):
-        image = decode(image.copy())
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
-    planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
-    if planes.shape[1:] != (size, size):
-        method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[resample]
-        # mode F: the same antialiased resize as in training, without rounding between the two passes
-        resized = [np.asarray(Image.fromarray(p.astype(np.float32)).resize((size, size), method)) for p in planes]
-        planes = np.stack(resized)
-    return np.repeat(planes, 3, axis=0).astype(np.float32) if len(planes) == 1 else planes.astype(np.float32)
-
-
-def load_graph(
-    bundle: Bundle, *, device: str = "auto", threads: int = 0, spin: bool = True
-) -> onnxruntime.InferenceSession:
-    """The bundle's graph in ONNX Runtime.
-
-    Args:
-        spin: let idle threads wait busily for the next call, ONNX Runtime's default.
-
-    Raises:
-        DeviceError: "cuda" was asked for and the graph does not run there.
-        BundleError: ONNX Runtime refuses the graph.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"no device {device!r}; choose auto, cpu or cuda")
-    wants_cuda = device == "cuda" or (device == "auto" and _has_nvidia_gpu())
-    if wants_cuda and CUDA not in onnxruntime.get_available_providers():
-        if device == "cuda":
-            raise DeviceError("this onnxruntime is a CPU build; install onnxruntime-gpu, or use --device cpu")
-        wants_cuda = False
-    if wants_cuda and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [CUDA, CPU] if wants_cuda else [CPU]
-    try:
-        session = onnxruntime.InferenceSession(bundle.model_bytes(), options, providers=providers)
-    except BundleError:
-        raise
-    except Exception as error:  # onnxruntime has a class of its own for each of its status codes
-        raise BundleError(f"ONNX Runtime refuses the graph: {' '.join(str(error).split())[:200]}") from error
-    if device == "cuda" and session.get_providers()[0] != CUDA:
-        raise DeviceError("the graph does not run on CUDA here (driver, CUDA 13 or cuDNN 9 missing); use --device cpu")
-    return session
-
-
-def _has_nvidia_gpu() -> bool:
-    if os.name == "nt":
-        return ctypes.util.find_library("nvcuda") is not None
-    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
+def _answers(bundle: Bundle, active: tuple[int, ...], scores: np.ndarray) -> Prediction:
+    """From scores (B, K)."""
+    names = tuple(bundle.classes.names[p] for p in active)
+    if bundle.has_unknown:  # a fixed score of 0 that stands for none of these
+        scores = np.concatenate([scores, np.zeros((len(scores), 1), scores.dtype)], axis=1)
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    answers = (*names, UNKNOWN)
+    labels = [answers[winner] for winner in scores.argmax(axis=1)]
+    return Prediction(labels, names, probabilities[:, : len(names)])

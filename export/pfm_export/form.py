@@ -1,0 +1,60 @@
+"""The form of an exported graph: whose prompts it takes, which images, in how many files, in which precision."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pfm.options import option
+from pfm_export.bundle import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, OUTPUT
+
+if TYPE_CHECKING:
+    from pfm_export.bundle import Bundle
+
+TRUNK, HEAD = "trunk.onnx", "head.onnx"
+INPUT_PIXELS, INPUT_IMAGES, TOKENS = "pixel_values", "images", "tokens"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphForm:
+    """What is asked of an export beyond the ordinary graph."""
+
+    per_request_prompts: bool = option(
+        False,
+        "Each row of a batch has its own prompts: prompts [batch, num_prompts, D], padded on the right, and "
+        "prompt_lens [batch].",
+    )
+    uint8_input: bool = option(
+        False, "Images go in as they are, [batch, height, width, 3] uint8: the graph resizes and normalises."
+    )
+    split: bool = option(
+        False,
+        "Two graphs, trunk.onnx and head.onnx: one pass of the trunk serves any number of active sets. For models "
+        "trained with --prompt_layer above 0.",
+    )
+    precision: str = option(
+        "fp32",
+        "fp16: weights and arithmetic in half precision, for GPUs; bf16: weights stored in bfloat16, arithmetic in "
+        "float32; int8: dynamic quantisation, for CPUs. Inputs and outputs stay float32.",
+        choices=PRECISIONS,
+    )
+
+    @classmethod
+    def of(cls, bundle: "Bundle") -> "GraphForm":
+        """The form of a bundle; one that says nothing of it has the ordinary graph."""
+        return cls(**bundle.manifest.get("form", {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def image_input(self) -> str:
+        return INPUT_IMAGES if self.uint8_input else INPUT_PIXELS
+
+    def signatures(self, readout: str) -> dict[str, tuple[list[str], list[str]]]:
+        """Names of inputs and outputs, in order, of each file."""
+        prompts = [INPUT_PROMPTS, *([INPUT_LENS] if self.per_request_prompts else [])]
+        rows = [*prompts, *([INPUT_WEIGHT, INPUT_BIAS] if readout == "cls" else [])]
+        output = [OUTPUT[readout]]
+        if self.split:
+            return {TRUNK: ([self.image_input], [TOKENS]), HEAD: ([TOKENS, *rows], output)}
+        return {MODEL: ([self.image_input, *rows], output)}
