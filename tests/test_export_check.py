@@ -13,7 +13,7 @@ from pfm.checkpoint import save_checkpoint
 from pfm.cli import pfm, run
 from pfm.forgetting import erase
 from pfm.storage import sha256
-from pfm_export.bundle import MODEL, Bundle
+from pfm_export.bundle import MODEL, Bundle, write_manifest
 from pfm_export.form import GraphForm
 from pfm_export.forms import export_graphs
 from pfm_export.graph import export_bundle
@@ -65,7 +65,7 @@ def test_a_bundle_of_another_model_is_refused_in_one_line(
     (bundle / MODEL).write_bytes(wrong[MODEL])
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][MODEL]["sha256"] = sha256(bundle / MODEL)
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(bundle, manifest)
     assert check(ckpt, bundle) == 2
     said = capsys.readouterr()
     assert "off, more than" in said.err
