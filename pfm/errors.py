@@ -39,6 +39,10 @@ class BundleError(PfmError):
     """An export bundle that is incomplete, changed or of another version."""
 
 
+class CertificateError(PfmError):
+    """A certificate, or something it speaks of, that was changed."""
+
+
 class DeviceError(PfmError):
     """A device or execution provider that is not there."""
 
