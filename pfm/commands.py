@@ -89,7 +89,7 @@ def evaluate(
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(_data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
     click.echo(loaded.describe())
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
@@ -119,7 +119,7 @@ def evaluate(
             click.echo(f"wrote {path}")
 
 
-def _data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
+def data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
     """The data set of the training run, each option overridden where the user typed it."""
     stored = checkpoint.run.get("data", {})
     typed = {
