@@ -3,7 +3,7 @@
 - *suspend*: a prompt is left out of one active set. Reversible; no byte changes. (`active_positions`)
 - *erase*: the class's prompt, classifier row, averaged copies and optimizer moments are gone from the
   artifact that is written. What remains is the shared weights, which were trained with the class too.
-- *scrub*: the shared weights are retuned without the class's data. (`pfm.scrubbing`)
+- *scrub*: the shared weights are retuned without the class's data. (`pfm.audit.scrubbing`)
 
 An erasure writes two lines into `ledger.jsonl`: what is about to be erased from which files, before any of
 them changes, and what was done, after. An artifact that was erased from names the first line. Killed at
@@ -35,6 +35,10 @@ REMAINS_IN_PLACE = (
     REMAINS[0],
     "copies of these files elsewhere (backups, snapshots, exports not named here) are out of reach, and so are the "
     "disk's own blocks until they are written again",
+)
+SCRUBBED = (
+    "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
+    "measured when that was done, and is not zero for certain"
 )
 FORMS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -121,11 +125,13 @@ def erase_file(
     *,
     reason: str = "",
     requested_by: str = "",
+    scrubbed: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Write `target` without the classes and record it in `ledger.jsonl` beside it.
 
     Args:
         checkpoint: what was read from `source`, which is left as it is.
+        scrubbed: what to write instead of the erased checkpoint: the same with retuned shared weights.
 
     Returns:
         The record, as written.
@@ -134,7 +140,7 @@ def erase_file(
         raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
     folder = target.parent
     before = sha256(source)
-    smaller = erase(checkpoint, keys)
+    smaller = scrubbed or erase(checkpoint, keys)
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
     _make(folder)
     with ledger.locked(folder):
@@ -154,7 +160,7 @@ def erase_file(
             records,
             classes,
             [{"file": target.name, "source": source.name, "sha256_before": before}],
-            remains=REMAINS,
+            remains=REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1]),
             reason=reason,
             requested_by=requested_by,
         )

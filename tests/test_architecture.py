@@ -53,6 +53,7 @@ ORDER: list[set[str]] = [
     },
     {"pfm.audit.thresholds", "pfm.audit.resurrection", "pfm.audit.probe", "pfm.audit.rivals", "pfm.audit.page"},
     {"pfm.audit.protocol"},
+    {"pfm.audit.scrubbing"},
     {"pfm_export"},
     {"pfm_export.bundle"},
     {"pfm_export.session"},

@@ -6,12 +6,13 @@ They stand here and not beside `pfm train` since they know bundles as well as ch
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pfm import certificate
 from pfm.classes import split_names
-from pfm.errors import CertificateError, ConfigError
+from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.options import CONTEXT_SETTINGS
 
 
@@ -37,6 +38,9 @@ def forget(
     ckpt: Path | None,
     out: Path | None,
     in_place: bool,
+    scrub: bool,
+    epsilon: float,
+    budget: float,
     reason: str,
     requested_by: str,
     out_certificate: Path | None,
@@ -48,12 +52,15 @@ def forget(
     bundles and whole run folders, for good. Interrupted, the same command completes it.
 
     pfm forget --classes 3 --ckpt X writes a checkpoint without the class and leaves X as it is.
+    With --scrub its shared weights are retuned too, and the gap to a retrained model measured.
 
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
     """
     keys = split_names(classes)
     if key is not None and out_certificate is None:
         raise ConfigError("--key signs a certificate; name the file to write with --certificate")
+    if scrub and (in_place or ckpt is None):
+        raise ConfigError("--scrub writes a new checkpoint; name the one to start from with --ckpt, without --in_place")
     if in_place:
         paths = [*artifacts, *([ckpt] if ckpt else [])]
         if not paths or out is not None:
@@ -66,7 +73,8 @@ def forget(
     elif ckpt is None:
         raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
     else:
-        done = [_write_copy(ckpt, keys, out, reason, requested_by)]
+        settings = (epsilon, budget) if scrub else None
+        done = [_write_copy(ckpt, keys, out, reason, requested_by, settings)]
     if out_certificate is not None:
         _certify(out_certificate, key, done, keys, reason, requested_by)
 
@@ -90,14 +98,24 @@ def _erase_in_place(paths: Sequence[Path], keys: list[str], reason: str, request
     return done
 
 
-def _write_copy(ckpt: Path, keys: list[str], out: Path | None, reason: str, requested_by: str) -> Path:
+def _write_copy(
+    ckpt: Path,
+    keys: list[str],
+    out: Path | None,
+    reason: str,
+    requested_by: str,
+    scrubbing: tuple[float, float] | None,
+) -> Path:
     from pfm import forgetting
     from pfm.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(ckpt)
     positions = checkpoint.classes.positions(keys)
     target = out or forgetting.erased_path(ckpt, checkpoint, positions)
-    record = forgetting.erase_file(ckpt, checkpoint, keys, target, reason=reason, requested_by=requested_by)
+    scrubbed = None if scrubbing is None else _scrub(checkpoint, keys, target, *scrubbing)
+    record = forgetting.erase_file(
+        ckpt, checkpoint, keys, target, reason=reason, requested_by=requested_by, scrubbed=scrubbed
+    )
     left = checkpoint.classes.without(positions)
     click.echo(f"erased {', '.join(entry['name'] for entry in record['classes'])}: {', '.join(record['erased'])}")
     click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
@@ -105,6 +123,33 @@ def _write_copy(ckpt: Path, keys: list[str], out: Path | None, reason: str, requ
     for remark in record["remains"]:
         click.echo(f"still there: {remark}")
     return target
+
+
+def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budget: float) -> Any:
+    """The retuned checkpoint; its report is written beside the target."""
+    import torch
+
+    from pfm.audit.protocol import QUICK
+    from pfm.audit.scrubbing import ScrubConfig, scrub
+    from pfm.commands import data_of_run
+    from pfm.data import DataConfig, load_data
+    from pfm.storage import write_json
+
+    if target.exists():
+        raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
+    data = load_data(data_of_run(checkpoint, DataConfig()), image_size=checkpoint.preprocess.size)
+    config = ScrubConfig(epsilon=epsilon, budget=budget)
+    folder = target.parent / "pfm-audit" / "models"
+    scrubbed, report = scrub(checkpoint, data, keys, config, QUICK, folder, torch.device("cpu"), say=click.echo)
+    write_json(target.with_suffix(".scrub.json"), report)
+    what = "within" if report["is_within"] else "NOT within"
+    last = report["rounds"][-1]
+    click.echo(
+        f"{what} --epsilon {epsilon:g}: the gap is {last['gap']:+.3f} (up to {last['gap_high']:+.3f}); it cost "
+        f"{100 * report['retained_cost']:.1f} points on the retained classes"
+        + ("" if report["is_within"] else "; the budget is spent")
+    )
+    return scrubbed
 
 
 def _certify(path: Path, key: Path | None, done: list[Path], keys: list[str], reason: str, requested_by: str) -> None:

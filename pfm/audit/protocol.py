@@ -16,7 +16,7 @@ import torch
 
 from pfm import __version__
 from pfm.audit import figures, lira, probe, resurrection, rmia, thresholds
-from pfm.audit.rivals import Rival, Rivals, by_position, closed_form_subject
+from pfm.audit.rivals import Rival, Rivals, by_position, closed_form_subject, renumber
 from pfm.audit.subject import Subject, as_subject
 from pfm.audit.verdict import ANSWERED, FAIL, PASS, UNIFORM, Judgement, at_least, at_most, summarise, within
 from pfm.checkpoint import Checkpoint
@@ -344,9 +344,7 @@ def _resurrection(
         # the control knows nothing of the class: its samples carry the label of the class by chance
         "shuffled": torch.arange(len(groups.retain_train)),
     }
-    num_old = len(positions) + len(oracle_states[0].classes)
-    kept = torch.full((num_old,), -1)
-    kept[torch.tensor([p for p in range(num_old) if p not in positions])] = torch.arange(num_old - len(positions))
+    kept = renumber(len(positions) + len(oracle_states[0].classes), positions)
     retain_labels = kept[groups.retain_test.labels].to(device)
     found = []
     for tokens in config.tokens:

@@ -80,17 +80,23 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
     )
 
 
+def renumber(num_classes: int, positions: Sequence[int]) -> torch.Tensor:
+    """(C,) new position of each class once some are gone; -1 for those."""
+    kept = [p for p in range(num_classes) if p not in positions]
+    new = torch.full((num_classes,), -1)
+    new[torch.tensor(kept)] = torch.arange(len(kept))
+    return new
+
+
 def without_classes(data: ClassificationData, positions: Sequence[int]) -> ClassificationData:
     """The data as if some classes had never been in it."""
-    kept = [p for p in range(len(data.classes)) if p not in positions]
-    new = torch.full((len(data.classes),), -1)
-    new[torch.tensor(kept)] = torch.arange(len(kept))
+    new = renumber(len(data.classes), positions)
 
     def keep(split: Split) -> Split:
         labels = new[split.labels]
         return Split(split.images[labels >= 0], labels[labels >= 0])
 
-    classes: ClassList = data.classes.keep(kept)
+    classes: ClassList = data.classes.without(positions)
     val = None if data.val is None else keep(data.val)
     return dataclasses.replace(data, classes=classes, train=keep(data.train), test=keep(data.test), val=val)
 
@@ -268,8 +274,7 @@ def closed_form_subject(
     statistics = closed_form.collect(features, data.train.labels, num_classes)
     weights = closed_form.remove(statistics, list(positions), PENALTY)
     stays = torch.isin(data.train.labels, torch.tensor(kept))
-    renumbered = torch.full((num_classes,), -1)
-    renumbered[torch.tensor(kept)] = torch.arange(len(kept))
+    renumbered = renumber(num_classes, positions)
     fresh = closed_form.collect(features[stays], renumbered[data.train.labels[stays]], len(kept)).solve(PENALTY)
     difference = float((weights - fresh).abs().max())
 
