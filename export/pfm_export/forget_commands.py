@@ -22,6 +22,11 @@ from pfm.options import CONTEXT_SETTINGS
 @click.option("--ckpt", type=click.Path(path_type=Path), help="Checkpoint to copy without the classes.")
 @click.option("--out", type=click.Path(path_type=Path), help="With --ckpt: file to write.  [default: beside it]")
 @click.option("--in_place", is_flag=True, help="Erase from the artifacts themselves. Cannot be undone.")
+@click.option("--scrub", is_flag=True, help="With --ckpt: retune the shared weights too, on the retained samples.")
+@click.option(
+    "--epsilon", default=0.05, type=click.FloatRange(min=0), help="With --scrub: resurrection gap to get within."
+)
+@click.option("--budget", default=1.0, type=click.FloatRange(min=0), help="With --scrub: part of the recipe's epochs.")
 @click.option("--reason", default="", help="Free text for the record.")
 @click.option("--requested_by", default="", help="Free text for the record.")
 @click.option(

@@ -16,7 +16,7 @@ import torch
 
 from pfm import __version__
 from pfm.audit import figures, lira, probe, resurrection, rmia, thresholds
-from pfm.audit.rivals import Rival, Rivals, by_position, closed_form_subject, renumber
+from pfm.audit.rivals import Rival, Rivals, by_position, closed_form_subject, renumber, untrained
 from pfm.audit.subject import Subject, as_subject
 from pfm.audit.verdict import ANSWERED, FAIL, PASS, UNIFORM, Judgement, at_least, at_most, summarise, within
 from pfm.checkpoint import Checkpoint
@@ -130,6 +130,7 @@ def audit(
     subjects = {name: as_subject(name, model, _pre(name, full, oracles), ids) for name, model in models.items()}
     subjects["masked"] = as_subject("masked", models["full"], full.preprocess, ids, masked=gone)
     subjects["suspended"] = as_subject("suspended", models["full"], full.preprocess, ids, without=gone)
+    subjects["untrained"] = as_subject("untrained", untrained(smaller).to(device), full.preprocess, ids)
     subjects["closed_form"], exactness = closed_form_subject(full, data, positions)
     subjects |= served or {}
     answers = {
@@ -245,7 +246,7 @@ def _membership(
 ) -> dict[str, Any]:
     """Threshold attacks within the class: its training samples against its test samples."""
     table: dict[str, Any] = {}
-    for name in [name for name in answers if name not in ("closed_form", "masked")]:
+    for name in [name for name in answers if name not in ("closed_form", "masked", "untrained")]:
         by_group = answers[name]
         table[name] = {}
         for side in ("forget", "retain"):
@@ -253,7 +254,7 @@ def _membership(
             inside = thresholds.all_scores(by_group[f"{side}_train"], train.labels)
             outside = thresholds.all_scores(by_group[f"{side}_test"], test.labels)
             table[name][side] = {}
-            for score in inside.keys() & outside.keys():
+            for score in [name for name in inside if name in outside]:
                 found = thresholds.attack(inside[score], outside[score], generator)
                 found["roc"] = _thin(*figures.roc(inside[score], outside[score]))
                 table[name][side][score] = found

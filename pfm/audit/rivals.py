@@ -240,6 +240,14 @@ def tune(
     model.eval()
 
 
+def untrained(checkpoint: Checkpoint) -> PromptedClassifier:
+    """The model before any training: the backbone, fresh adapters, prompts and readout; in eval mode."""
+    backbone = build_backbone(checkpoint.spec, seed=checkpoint.seed, load_weights=bool(checkpoint.frozen_sha256))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(checkpoint.seed)
+        return PromptedClassifier(backbone, checkpoint.classes, checkpoint.model, checkpoint.lora).eval()
+
+
 def _fingerprint_tensors(checkpoint: Checkpoint) -> int:
     total = 0
     for name, tensor in sorted({**checkpoint.tensors, **checkpoint.averaged}.items()):

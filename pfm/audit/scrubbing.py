@@ -17,9 +17,8 @@ import torch
 
 from pfm.audit import resurrection
 from pfm.audit.protocol import AuditConfig, Groups
-from pfm.audit.rivals import Rivals, by_position, tune, without_classes
+from pfm.audit.rivals import Rivals, by_position, tune, untrained, without_classes
 from pfm.audit.subject import as_subject
-from pfm.backbone import build_backbone
 from pfm.checkpoint import Checkpoint
 from pfm.classes import check_removal
 from pfm.data import ClassificationData
@@ -104,12 +103,7 @@ def scrub(
 @torch.no_grad()
 def shrink(model: PromptedClassifier, checkpoint: Checkpoint, keep: float) -> None:
     """Move what is trained and belongs to no class towards its untrained value, in place."""
-    fresh = PromptedClassifier(
-        build_backbone(checkpoint.spec, seed=checkpoint.seed, load_weights=bool(checkpoint.frozen_sha256)),
-        checkpoint.classes,
-        checkpoint.model,
-        checkpoint.lora,
-    ).trained_tensors()
+    fresh = untrained(checkpoint).trained_tensors()
     for name, tensor in model.trained_tensors().items():
         if name not in CLASS_ROWS:
             tensor.lerp_(fresh[name].to(tensor), 1 - keep)
