@@ -21,6 +21,8 @@ from pfm.images import ImagePreprocess
 from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
 
+SMALL = 1_000_000  # parameters
+
 
 @click.command("audit", context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
@@ -61,6 +63,8 @@ def audit_command(
         raise ClassNameError(
             f"{gone[0][1]} was erased from {ckpt}: give the checkpoint from before as --ckpt, this one as --forgotten"
         )
+    if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
+        torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     judged = load_checkpoint(forgotten) if forgotten else None
     loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
     make_folder(out)
