@@ -18,7 +18,7 @@ from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
 from pfm.feed import FeedConfig
-from pfm.launch import start_accelerator
+from pfm.launch import leave, start_accelerator
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm.objective import ObjectiveConfig
@@ -110,6 +110,7 @@ def evaluate(
         )
         if accelerator.is_main_process:
             write_json(Path(f"{stem}_suspended.json"), {"suspended": names.split(", "), **result})
+        leave(accelerator)
         return
     ks = forget_sizes(model.num_classes)
     measured = evaluator.evaluate(model, ks=ks, max_subsets=evaluation.max_subsets)
@@ -117,6 +118,7 @@ def evaluate(
         click.echo(describe_evaluation(measured, model))
         for path in write_evaluation(Path(str(stem)), measured, model, title=f"{loaded.name}: {ckpt.name}"):
             click.echo(f"wrote {path}")
+    leave(accelerator)
 
 
 def data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:

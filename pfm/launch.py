@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from pfm.device import DeviceConfig
 from pfm.errors import ConfigError, TrainingError
 from pfm.interrupt import StopRequest
 
+# more than enough for a thread to be given the processor again
+DRAIN_S = 0.5
 # tracker -> the package it needs
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "aim": "aim",
             "comet_ml": "comet_ml", "dvclive": "dvclive", "swanlab": "swanlab"}  # fmt: skip
@@ -93,7 +96,18 @@ def tracking(accelerator: Accelerator, name: str, config: dict[str, Any]) -> Ite
     try:
         yield
     finally:
-        accelerator.end_training()
+        leave(accelerator)
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Close trackers and process groups.
+
+    A gloo thread that has just finished an operation still has to let go of its tensors, for which it needs Python's
+    lock. Whoever destroys its group right then holds that lock and waits for the thread: for ever, on a busy machine.
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(DRAIN_S)
+    accelerator.end_training()
 
 
 def hint_at_launcher(say: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from pfm.checkpoint import snapshot
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
 from pfm.images import ImagePreprocess
-from pfm_export.bundle import MODEL, Bundle
+from pfm_export.bundle import MODEL, Bundle, write_manifest
 from pfm_export.graph import export_bundle
 from pfm_export.session import PromptSession, preprocess
 
@@ -127,7 +127,7 @@ def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> 
         PromptSession(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][MODEL]["sha256"] = sha256(folder / MODEL)  # even if its hash is right
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
     with pytest.raises(BundleError, match="refuses the graph"):
         PromptSession(folder)
 

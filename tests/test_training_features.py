@@ -412,6 +412,7 @@ def test_launch_configs_the_trainer_does_not_do_are_refused(
 
 
 def test_a_signal_asks_once_and_kills_only_when_repeated_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # a launcher handing on what the whole group received
@@ -419,3 +420,4 @@ def test_a_signal_asks_once_and_kills_only_when_repeated_later(monkeypatch: pyte
         monkeypatch.setattr(interrupt, "PATIENCE_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

@@ -128,7 +128,7 @@ def tell_story(readout: str, folder: Path, seed: int) -> ReadoutResult:
     config = run_config(readout, folder / "checkpoints", seed)
     data = load_data(config.data, image_size=8)
     result = step(
-        f"train from scratch, {config.train.epochs} epochs",
+        "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then),
     )
     checkpoint = load_checkpoint(result.checkpoint)

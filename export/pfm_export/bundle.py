@@ -25,11 +25,13 @@ from safetensors import SafetensorError
 from pfm import ledger
 from pfm.classes import ClassList, check_removal
 from pfm.errors import BundleError, StorageError
-from pfm.storage import explain, sha256_bytes, write_bytes, write_json
+from pfm.storage import explain, finite, locked, sha256_bytes, write_bytes, write_json
 
 FORMAT = "pfm-bundle"
 VERSION = 1
 MODEL, BANK, MANIFEST, LEDGER = "model.onnx", "bank.safetensors", "manifest.json", "ledger.jsonl"
+LOCK = ".lock"  # held while a class is erased
+OWN_HASH = "manifest_sha256"
 
 INPUT_PROMPTS, INPUT_WEIGHT, INPUT_BIAS = "prompts", "class_weight", "class_bias"
 OUTPUT = {"cls": "logits", "prompt": "scores"}
@@ -95,6 +97,9 @@ class Bundle:
             raise BundleError(f"{folder / MANIFEST} is not the manifest of a bundle")
         if manifest.get("version") != VERSION:
             raise BundleError(f"{folder} is a bundle of format {manifest.get('version')}; this pfm reads {VERSION}")
+        stated = manifest.pop(OWN_HASH, None)
+        if stated != _hash(manifest):
+            raise BundleError(f"{folder / MANIFEST} was changed; restore it or export again")
         try:
             records = ledger.read(folder / LEDGER)
             return cls(folder, manifest, records, _read(folder / BANK))
@@ -114,6 +119,10 @@ class Bundle:
     @property
     def preprocess(self) -> dict[str, Any]:
         return self.manifest["preprocess"]
+
+    @property
+    def graph_sha256(self) -> str:
+        return self.manifest["files"][MODEL]["sha256"]
 
     @property
     def input_name(self) -> str:
@@ -144,12 +153,14 @@ class Bundle:
             ClassNameError: an unknown class, or no class would be left.
             StorageError: a file could not be written; run it again to finish.
         """
-        positions = self.classes.positions(keys)
+        names = [self.classes.names[p] for p in self.classes.positions(keys)]
+        with locked(self.folder / LOCK):
+            # as it is on disk now: another process may have erased a class since, or died while it did
+            return Bundle.open(self.folder).finish_pending()._erase(names, reason, requested_by)
+
+    def _erase(self, names: Sequence[str], reason: str, requested_by: str) -> "Bundle":
+        positions = self.classes.positions(names)
         check_removal(self.classes, positions)
-        whole = self.finish_pending()
-        if whole is not self:
-            names = [self.classes.names[p] for p in positions]
-            return whole.erase(names, reason=reason, requested_by=requested_by)
         gone = [{"id": self.classes.ids[p], "name": self.classes.names[p]} for p in positions]
         bank = _without(self._tensors, [entry["id"] for entry in gone])
         record = ledger.seal(
@@ -184,7 +195,7 @@ class Bundle:
             "files": files,
             "ledger_head": self.pending["hash"],
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_manifest(self.folder, manifest)
         return Bundle.open(self.folder)
 
     def _find_pending(self) -> dict[str, Any] | None:
@@ -213,6 +224,42 @@ class Bundle:
                     raise BundleError(f"{self.folder / BANK} has no fitting {kind}.{number}; export again")
 
 
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+def stamp(folder: Path) -> Stamp:
+    """What tells cheaply that a bundle's files are others than before.
+
+    Raises:
+        BundleError: one of them is gone.
+    """
+    try:
+        found = [(folder / name).stat() for name in (MANIFEST, LEDGER, BANK)]
+    except OSError as error:
+        raise BundleError(f"{folder} is no complete bundle any more: {explain(error)}") from error
+    return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
+
+
+def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
+    """Read a bundle that others may be writing at this moment, and its stamp.
+
+    Raises:
+        BundleError: it is damaged, which is only said of files that stood still while they were read.
+    """
+    if not (folder / MANIFEST).is_file():
+        return (), Bundle.open(folder)  # which says what is missing
+    while True:
+        before = stamp(folder)
+        try:
+            bundle = Bundle.open(folder)
+        except BundleError:
+            if stamp(folder) == before:
+                raise
+            continue
+        if stamp(folder) == before:
+            return before, bundle
+
+
 def write_bundle(folder: Path, *, model: bytes, bank: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
     """Write the files of a new bundle; the manifest, which makes it one, comes last."""
     bank_bytes = safetensors.numpy.save(bank)
@@ -223,10 +270,20 @@ def write_bundle(folder: Path, *, model: bytes, bank: dict[str, np.ndarray], man
         name: {"sha256": sha256_bytes(content), "size_bytes": len(content)}
         for name, content in ((MODEL, model), (BANK, bank_bytes))
     }
-    write_json(
-        folder / MANIFEST,
-        {"format": FORMAT, "version": VERSION, **manifest, "files": files, "ledger_head": ledger.START},
+    write_manifest(
+        folder, {"format": FORMAT, "version": VERSION, **manifest, "files": files, "ledger_head": ledger.START}
     )
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest with its own hash in it, so that no edit of it goes unseen."""
+    rest = {key: value for key, value in manifest.items() if key != OWN_HASH}
+    write_json(folder / MANIFEST, {**rest, OWN_HASH: _hash(rest)})
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """SHA-256 over canonical JSON, a number that is not one written as null, as on disk."""
+    return sha256_bytes(json.dumps(finite(content), sort_keys=True, separators=(",", ":")).encode())
 
 
 def _without(tensors: dict[str, np.ndarray], ids: Iterable[int]) -> bytes:

@@ -26,8 +26,18 @@ from pfm.checkpoint import Checkpoint
 from pfm.errors import StorageError
 from pfm.lora import merged
 from pfm.model import PromptedClassifier
-from pfm.storage import explain, make_folder, write_json
-from pfm_export.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, LEDGER, MANIFEST, OUTPUT, Bundle, write_bundle
+from pfm.storage import explain, make_folder
+from pfm_export.bundle import (
+    INPUT_BIAS,
+    INPUT_PROMPTS,
+    INPUT_WEIGHT,
+    LEDGER,
+    MANIFEST,
+    OUTPUT,
+    Bundle,
+    write_bundle,
+    write_manifest,
+)
 from pfm_export.parity import ParityReport, check_parity
 
 OPSET = 20
@@ -175,7 +185,7 @@ def export_bundle(checkpoint: Checkpoint, folder: Path, *, overwrite: bool = Fal
         write_bundle(staged, model=graph, bank=_bank(model), manifest=_manifest(checkpoint))
         report = check_parity(model, staged)
         manifest = Bundle.open(staged).manifest  # the graph, which may be large, is written once
-        write_json(staged / MANIFEST, {**manifest, "parity": report.to_dict()})
+        write_manifest(staged, {**manifest, "parity": report.to_dict()})
         try:
             if folder.exists():  # the old bundle goes only when the new one stands
                 folder.rename(Path(temporary) / "old")

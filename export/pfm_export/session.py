@@ -5,6 +5,7 @@ Letters: B batch, K active classes, H and W pixels of an image.
 
 import ctypes.util
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type:
 from pfm.classes import ClassList
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
 from pfm.pixels import UNREADABLE, decode, explain_unreadable
-from pfm_export.bundle import OUTPUT, Bundle, Rows
+from pfm_export.bundle import OUTPUT, Bundle, Rows, open_whole, stamp
 
 UNKNOWN = "unknown"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -59,8 +60,27 @@ class PromptSession:
     """
 
     def __init__(self, folder: Path | str, *, device: str = "auto", threads: int = 0) -> None:
-        self._bundle = Bundle.open(folder)
-        self._runtime = load_graph(self._bundle, device=device, threads=threads)
+        self._folder = Path(folder)
+        self._lock = threading.Lock()
+        self._seen, self._opened = open_whole(self._folder)
+        self._graph_sha256 = self._opened.graph_sha256
+        self._runtime = load_graph(self._opened, device=device, threads=threads)
+
+    @property
+    def _bundle(self) -> Bundle:
+        """The bundle as it is on disk now: another process may have erased a class from it.
+
+        Raises:
+            BundleError: it was damaged since, or another one was put in its place.
+        """
+        if stamp(self._folder) == self._seen:
+            return self._opened
+        with self._lock:
+            seen, opened = open_whole(self._folder)
+            if opened.graph_sha256 != self._graph_sha256:
+                raise BundleError(f"{self._folder} is another bundle now; open it again")
+            self._seen, self._opened = seen, opened
+            return opened
 
     @property
     def classes(self) -> ClassList:
@@ -78,12 +98,7 @@ class PromptSession:
 
     def active(self, active: Iterable[str | int] | None = None, without: Iterable[str | int] = ()) -> list[int]:
         """Positions of an active set: the named classes (default all), less those in `without`."""
-        classes = self.classes
-        chosen = list(range(len(classes))) if active is None else classes.positions(active)
-        away = classes.positions(without)
-        if len(away) == len(classes):
-            raise ClassNameError("every class is left out; leave at least one active")
-        return [position for position in chosen if position not in away]
+        return _active(self.classes, active, without)
 
     def scores(self, inputs: np.ndarray, rows: Rows) -> np.ndarray:
         """The graph's raw output (B, K) for model inputs and bank rows."""
@@ -111,8 +126,17 @@ class PromptSession:
             ClassNameError: an unknown or erased class.
             DataError: inputs of another shape.
         """
-        bundle = self._bundle
-        positions = self.active(active, without)
+        active, without = None if active is None else list(active), list(without)
+        while True:
+            bundle = self._bundle
+            prediction = self._predict(bundle, inputs, active, without)
+            if self._bundle is bundle:  # or a class may have been erased meanwhile
+                return prediction
+
+    def _predict(
+        self, bundle: Bundle, inputs: np.ndarray, active: list[str | int] | None, without: list[str | int]
+    ) -> Prediction:
+        positions = _active(bundle.classes, active, without)
         names = tuple(bundle.classes.names[p] for p in positions)
         if not positions:
             raise DataError("no class is active; name at least one")
@@ -133,7 +157,15 @@ class PromptSession:
 
     def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
-        self._bundle = self._bundle.erase(classes, reason=reason, requested_by=requested_by)
+        self._bundle.erase(classes, reason=reason, requested_by=requested_by)
+
+
+def _active(classes: ClassList, active: Iterable[str | int] | None, without: Iterable[str | int]) -> list[int]:
+    chosen = list(range(len(classes))) if active is None else classes.positions(active)
+    away = classes.positions(without)
+    if len(away) == len(classes):
+        raise ClassNameError("every class is left out; leave at least one active")
+    return [position for position in chosen if position not in away]
 
 
 def preprocess(images: Sequence[Any], settings: dict[str, Any]) -> np.ndarray:
