@@ -22,9 +22,9 @@ from pfm import ledger
 from pfm.checkpoint import Checkpoint, Moments, checkpoint_bytes, load_checkpoint
 from pfm.classes import ClassList, check_removal
 from pfm.errors import ClassNameError, ConfigError, StorageError
-from pfm.ledger import LEDGER
+from pfm.ledger import LEDGER, LOCK
 from pfm.model import CLASS_ROWS
-from pfm.storage import sha256, sha256_bytes, write_bytes
+from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
     "the shared weights (adapters and whatever else is not per class) were trained with samples of the erased "
@@ -143,7 +143,7 @@ def erase_file(
     smaller = scrubbed or erase(checkpoint, keys)
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
     _make(folder)
-    with ledger.locked(folder):
+    with locked(folder / LOCK):
         finish(folder)
         records = ledger.read(folder / LEDGER)
         if target.exists():

@@ -5,12 +5,8 @@ lost its last lines still holds; what notices that is a hash kept elsewhere, in 
 erased from (`require`) and in certificates.
 """
 
-import contextlib
 import datetime
-import importlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from pfm.errors import StorageError
 from pfm.storage import explain, sha256_bytes, write_bytes
 
 LEDGER = "ledger.jsonl"
+LOCK = ".lock"  # beside a ledger, held while classes are erased
 START = "0" * 64
 
 
@@ -85,33 +82,6 @@ def require(path: Path, records: list[dict[str, Any]], known: str, *, by: str) -
             f"{path} lacks the record {known[:12]}… of {by}: its last lines were removed, or it is another ledger; "
             "bring back the ledger that was written beside it"
         )
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time writes the ledger of a folder; the lock goes with the process, however that ends.
-
-    Raises:
-        StorageError: another process holds it.
-    """
-    if os.name != "posix":
-        yield
-        return
-    fcntl = importlib.import_module("fcntl")
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise StorageError(f"cannot open {folder}: {explain(error)}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(f"another process erases in {folder}; wait until it has ended") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def seal(records: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """One erasure over many artifacts: gone from every byte, nothing else touched, whenever it is killed."""
 
+import contextlib
 import dataclasses
 import os
 import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,9 @@ from pfm.cli import pfm, run
 from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import class_rows, erase_file, find_traces, finish
 from pfm.images import ImagePreprocess
-from pfm.ledger import LEDGER
+from pfm.ledger import LEDGER, LOCK
 from pfm.model import CLASS_ROWS
+from pfm.storage import locked
 from pfm_export.bundle import Bundle
 from pfm_export.erasing import erase_everywhere, find_artifacts
 
@@ -251,13 +254,22 @@ def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: p
     assert real is ledger.append
 
 
-def test_two_erasures_at_once_are_refused(ten: Path) -> None:
-    with (
-        ledger.locked(ten / "other"),
-        pytest.raises(StorageError, match="another process erases"),
-        ledger.locked(ten / "other"),
-    ):
-        pass
+def test_an_erasure_waits_for_another_one(ten: Path) -> None:
+    """Two at once on the same artifacts: one after the other, and both classes are gone."""
+    paths = [ten / "run", ten / "other"]
+    with ThreadPoolExecutor(2) as lanes:
+        held = {}
+        with contextlib.ExitStack() as stack:
+            for folder in paths:
+                stack.enter_context(locked(folder / LOCK))
+            for name in ("blue", "red"):
+                held[name] = lanes.submit(erase_everywhere, [paths[0], paths[1]], [name])
+            time.sleep(0.3)
+            assert not any(future.done() for future in held.values())
+        for future in held.values():
+            future.result(timeout=60)
+    for file in ten.rglob("*.pt"):
+        assert {name for _, name in load_checkpoint(file).erased} == {"blue", "red"}
 
 
 def test_the_command_wants_in_place_to_be_said(ten: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from pfm import ledger
 from pfm.classes import check_removal
 from pfm.errors import CheckpointError, ClassNameError, StorageError
-from pfm.ledger import LEDGER
+from pfm.ledger import LEDGER, LOCK
+from pfm.storage import locked
 from pfm_export.bundle import FORMAT, MANIFEST, Bundle
 
 # what may hold tensors and is none of ours
@@ -127,20 +128,20 @@ def erase_everywhere(
     groups: dict[Path, list[Path]] = {}
     for file in found.checkpoints:
         groups.setdefault(file.parent, []).append(file)
+    with _locked(groups):
+        outcomes = _erase_checkpoints(groups, found, keys, request, reason, requested_by) if groups else []
+    outcomes += _erase_bundles(found, keys, reason, requested_by, is_dry=False)  # each takes its own lock
     with _locked([*groups, *found.bundles]):
-        outcomes: list[Outcome] = []
-        if groups:
-            outcomes += _erase_checkpoints(groups, found, keys, request, reason, requested_by)
-        outcomes += _erase_bundles(found, keys, reason, requested_by, is_dry=False)
-    _sweep([*groups, *found.bundles], found)
+        _sweep([*groups, *found.bundles], found)
     return found, outcomes
 
 
 @contextlib.contextmanager
 def _locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Hold the locks of some folders; always in the same order, so that two processes never wait for each other."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(set(folders)):
-            stack.enter_context(ledger.locked(folder))
+            stack.enter_context(locked(folder / LOCK))
         yield
 
 
@@ -223,7 +224,8 @@ def _erase_bundles(
             names = [bundle.classes.names[p] for p in present]
             bundle.erase(names, reason=reason, requested_by=requested_by)
         else:
-            bundle.finish_pending()
+            with locked(folder / LOCK):
+                Bundle.open(folder).finish_pending()
         outcomes.append(Outcome(folder, "erased" if present or bundle.pending else "was erased before"))
     return outcomes
 
