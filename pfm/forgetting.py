@@ -142,6 +142,8 @@ def erase_file(
     before = sha256(source)
     smaller = scrubbed or erase(checkpoint, keys)
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
+    if target.exists() and not (folder / LEDGER).exists():  # nothing was ever erased into it
+        raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     _make(folder)
     with locked(folder / LOCK):
         finish(folder)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import TINY, train_arguments, write_npz
 
-from pfm.audit import protocol, rivals
+from pfm.audit import membership, rivals
+from pfm.audit.groups import QUICK
 from pfm.audit.page import render
-from pfm.audit.protocol import QUICK, audit
+from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
 from pfm.backbone import PRESETS
 from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -223,6 +224,6 @@ def test_an_interval_that_crosses_the_limit_is_inconclusive() -> None:
 
 def test_curves_keep_their_ends_when_they_are_thinned() -> None:
     values = [i / 999 for i in range(1000)]
-    thin = protocol._thin(values, values)
+    thin = membership.thin(values, values)
     assert (thin[0][0], thin[0][-1]) == (0.0, 1.0)
-    assert len(thin[0]) <= protocol.CURVE_POINTS + 2
+    assert len(thin[0]) <= membership.CURVE_POINTS + 2

@@ -10,8 +10,8 @@ from conftest import TINY, tiny_model, train_arguments, write_npz
 from test_erasing import trained_state
 
 from pfm import ledger
-from pfm.audit import protocol, scrubbing
-from pfm.audit.protocol import QUICK
+from pfm.audit import groups, scrubbing
+from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbone import PRESETS
 from pfm.checkpoint import load_checkpoint
@@ -87,7 +87,7 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
 def test_the_command_writes_a_scrubbed_checkpoint_and_says_so_in_the_record(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(protocol, "QUICK", SMALL)
+    monkeypatch.setattr(groups, "QUICK", SMALL)
     ckpt, out = folder / "colours_seed_42_10.pt", folder / "out" / "less.pt"
     common = ["forget", "--classes", "2", "--ckpt", str(ckpt), "--scrub"]
     assert run(pfm, [*common, "--epsilon", "0.01", "--budget", "0.4", "--out", str(out)]) == 0

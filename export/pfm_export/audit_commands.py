@@ -7,8 +7,9 @@ from typing import Any
 import click
 import torch
 
+from pfm.audit.groups import FULL, QUICK, AuditConfig
 from pfm.audit.page import render
-from pfm.audit.protocol import FULL, QUICK, AuditConfig, audit
+from pfm.audit.protocol import audit
 from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.checkpoint import load_checkpoint

@@ -134,7 +134,7 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
     """The retuned checkpoint; its report is written beside the target."""
     import torch
 
-    from pfm.audit.protocol import QUICK
+    from pfm.audit.groups import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
     from pfm.commands import data_of_run
     from pfm.data import DataConfig, load_data

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pfm.audit import resurrection
-from pfm.audit.protocol import AuditConfig, Groups
+from pfm.audit.groups import AuditConfig, Groups
 from pfm.audit.rivals import Rivals, by_position, tune, untrained, without_classes
 from pfm.audit.subject import as_subject
 from pfm.checkpoint import Checkpoint
