@@ -65,7 +65,7 @@ ORDER: list[set[str]] = [
     {"pfm_bench"},
     {"pfm_bench.latency", "pfm_bench.targets", "pfm_bench.plain"},
     {"pfm_bench.report"},
-    {"pfm_bench.training"},
+    {"pfm_bench.training", "pfm_bench.forgetting"},
     {"pfm_bench.evaluating"},
     {"pfm_bench.commands"},
     {"pfm_bench.story"},
