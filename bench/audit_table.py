@@ -115,6 +115,7 @@ def figures_of(model: str, run: dict[str, Any]) -> dict[str, float | None]:
         "forget %": 100 * entry["utility"]["forget_accuracy"],
         "retain %": 100 * entry["utility"]["retain_test_accuracy"],
         "H/ln C": entry["shape"]["entropy"],
+        **({"unknown %": 100 * entry["shape"]["unknown"]} if "unknown" in entry["shape"] else {}),
         "JS": entry["shape"]["js_to_retrained"],
         "MIA AUC": entropy["auc"] if entropy else None,
     }
@@ -192,7 +193,7 @@ def main() -> None:
                 "training": commands,
                 "attack": dataclasses.asdict(ATTACK),
                 "host": host_facts(),
-                "note": "one process, one thread; figures in [0, 1]",
+                "note": "one process of one thread, others beside it: seconds are upper bounds; figures in [0, 1]",
                 "runs": runs,
             },
         )

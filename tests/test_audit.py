@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,32 @@ def test_a_page_holds_everything_and_asks_no_network(
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
     assert "fail" in render(audited(results, folder, data, "no_branch"))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_without_an_error(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+    browser = next((path for name in names if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine; the page's source is checked by the test above")
+    page = folder / "page.html"
+    page.write_text(render(audited(results, folder, data, "paper")))
+    # pictures that were not drawn are 0 pixels wide; the title says what the browser found
+    probe = (
+        "<script>onload=()=>{document.title=[...document.images]"
+        ".map(i=>i.complete&&i.naturalWidth>0)+' '+performance.getEntriesByType('resource')"
+        ".filter(e=>!e.name.startsWith('data:')).length}</script>"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
+    found = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr",
+         "--virtual-time-budget=5000", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "<title>true,true,true,true 0</title>" in found.stdout
+    assert "CONSOLE" not in found.stderr
 
 
 @pytest.mark.slow
