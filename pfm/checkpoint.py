@@ -45,6 +45,7 @@ class Checkpoint:
         averaged: exponential moving average of the trained tensors, by the same names; empty where none was kept.
         progress: where the run stands, for one that goes on; see `pfm.resume`.
         notes: what had to be assumed when a foreign file was read.
+        ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
     """
 
     classes: ClassList
@@ -63,6 +64,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
+    ledger_head: str = ""
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -148,6 +150,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: the disk is full, read-only or not permitted.
     """
+    write_bytes(path, checkpoint_bytes(checkpoint))
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """What `save_checkpoint` writes."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -169,10 +176,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         },
         "ema_state_dict": {name: _copy(tensor) for name, tensor in checkpoint.averaged.items()},
         "progress": checkpoint.progress,
+        "ledger_head": checkpoint.ledger_head,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(path, buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def _plain(value: Any) -> Any:
@@ -239,6 +247,7 @@ def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Ch
             run=content["run"],
             averaged=content.get("ema_state_dict", {}),
             progress=content.get("progress", {}),
+            ledger_head=content.get("ledger_head", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

@@ -76,6 +76,19 @@ class ClassList:
             del pieces[:count]
         return sorted(found)
 
+    def split_erased(
+        self, keys: Iterable[str | int], erased: Sequence[tuple[int, str]]
+    ) -> tuple[list[int], list[tuple[int, str]]]:
+        """Positions of those of several classes that are still there, and number and name of those erased before.
+
+        Raises:
+            ClassNameError: a class that is neither.
+        """
+        ever = ClassList((*self.ids, *(i for i, _ in erased)), (*self.names, *(name for _, name in erased)))
+        found = ever.positions(keys)
+        present = [position for position in found if position < len(self)]
+        return present, [(ever.ids[p], ever.names[p]) for p in found if p >= len(self)]
+
     def keep(self, positions: Iterable[int]) -> "ClassList":
         """The classes at these positions, in order."""
         kept = sorted(set(positions))

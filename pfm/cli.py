@@ -14,9 +14,11 @@ from pfm.options import CONTEXT_SETTINGS
 COMMANDS = {
     "train": ("pfm.commands:train", "Train a classifier whose classes can be removed."),
     "eval": ("pfm.commands:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
-    "forget": ("pfm.commands:forget", "Erase classes from a checkpoint."),
+    "forget": ("pfm_export.forget_commands:forget", "Erase classes from checkpoints, bundles and run folders."),
+    "verify": ("pfm_export.forget_commands:verify", "Check the certificate of an erasure; needs no torch."),
+    "audit": ("pfm_export.audit_commands:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands:export", "Export to ONNX."),
-    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and of evaluation."),
+    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training, evaluation and erasing."),
     "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
 }
 

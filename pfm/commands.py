@@ -1,4 +1,4 @@
-"""Options in, one call, text out: `pfm train`, `pfm eval`, `pfm forget`."""
+"""Options in, one call, text out: `pfm train`, `pfm eval`."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from pfm import forgetting
 from pfm.augment import AugmentConfig
 from pfm.backbone import BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
-from pfm.classes import ClassList, split_names
+from pfm.classes import split_names
 from pfm.data import DataConfig, load_data
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
@@ -89,7 +89,7 @@ def evaluate(
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(_data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
     click.echo(loaded.describe())
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
@@ -121,7 +121,7 @@ def evaluate(
     leave(accelerator)
 
 
-def _data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
+def data_of_run(checkpoint: Checkpoint, given: DataConfig) -> DataConfig:
     """The data set of the training run, each option overridden where the user typed it."""
     stored = checkpoint.run.get("data", {})
     typed = {
@@ -178,28 +178,3 @@ def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier
         )
         written.append(picture)
     return written
-
-
-@click.command("forget", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint to erase classes from.")
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: beside the source]")
-@click.option("--reason", default="", help="Free text for the record.")
-@click.option("--requested_by", default="", help="Free text for the record.")
-def forget(ckpt: Path, classes: str, out: Path | None, reason: str, requested_by: str) -> None:
-    """Erase classes: write a checkpoint without their prompts, classifier rows and optimizer moments.
-
-    The source is left as it is; delete it when the new file has been checked. What an erasure does
-    not reach is printed and recorded in ledger.jsonl beside the new file.
-    """
-    checkpoint = load_checkpoint(ckpt)
-    keys = split_names(classes)
-    positions = checkpoint.classes.positions(keys)
-    target = out or forgetting.erased_path(ckpt, checkpoint, positions)
-    record = forgetting.erase_file(ckpt, checkpoint, keys, target, reason=reason, requested_by=requested_by)
-    left: ClassList = checkpoint.classes.without(positions)
-    click.echo(f"erased {', '.join(entry['name'] for entry in record['classes'])}: {', '.join(record['erased'])}")
-    click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
-    click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
-    for remark in record["remains"]:
-        click.echo(f"still there: {remark}")

@@ -39,6 +39,16 @@ class BundleError(PfmError):
     """An export bundle that is incomplete, changed or of another version."""
 
 
+class CertificateError(PfmError):
+    """A certificate, or something it speaks of, that was changed."""
+
+
+class AuditError(PfmError):
+    """An audit whose verdict is not the one that was required."""
+
+    exit_code = 1
+
+
 class DeviceError(PfmError):
     """A device or execution provider that is not there."""
 

@@ -1,6 +1,8 @@
 """The record of erasures: one JSON line each, every line carrying the hash of the line before.
 
-A line that is changed, removed or put elsewhere breaks the chain, and `read` says where.
+A line that is changed, removed or put elsewhere breaks the chain, and `read` says where. A chain that
+lost its last lines still holds; what notices that is a hash kept elsewhere, in every artifact that was
+erased from (`require`) and in certificates.
 """
 
 import datetime
@@ -12,6 +14,8 @@ from pfm import __version__
 from pfm.errors import StorageError
 from pfm.storage import explain, sha256_bytes, write_bytes
 
+LEDGER = "ledger.jsonl"
+LOCK = ".lock"  # beside a ledger, held while classes are erased
 START = "0" * 64
 
 
@@ -37,12 +41,19 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise StorageError(f"cannot read {path}: {explain(error)}") from error
     records: list[dict[str, Any]] = []
     previous = START
-    for number, line in enumerate(content.splitlines(), start=1):
+    lines = content.split(b"\n")
+    if lines[-1] == b"":  # the newline that ends the last line
+        lines.pop()
+    elif lines:
+        lines[-1] += b"\n(cut off)"  # no JSON, so the line is named below
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             body = {key: value for key, value in record.items() if key != "hash"}
-            intact = record["hash"] == sha256_bytes(canonical(body)) and record["previous"] == previous
-        except (ValueError, KeyError, AttributeError, TypeError):
+            # compared as bytes: a blank more would be the same record, and yet not what was written
+            intact = line == canonical(record) and record["previous"] == previous
+            intact = intact and record["hash"] == sha256_bytes(canonical(body))
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             intact = False
             record = {}
         if not intact:
@@ -55,6 +66,22 @@ def read(path: Path) -> list[dict[str, Any]]:
 def head(records: list[dict[str, Any]]) -> str:
     """Hash of the newest record; zeros for an empty ledger."""
     return records[-1]["hash"] if records else START
+
+
+def require(path: Path, records: list[dict[str, Any]], known: str, *, by: str) -> None:
+    """Check that a record somebody names is still there.
+
+    Args:
+        known: hash of the newest record when `by` was written; "" where it names none.
+
+    Raises:
+        StorageError: the ledger lost lines at its end, or is not the one that `by` was recorded in.
+    """
+    if known and known != START and all(record["hash"] != known for record in records):
+        raise StorageError(
+            f"{path} lacks the record {known[:12]}… of {by}: its last lines were removed, or it is another ledger; "
+            "bring back the ledger that was written beside it"
+        )
 
 
 def seal(records: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,11 @@ class ObjectiveConfig:
     label_smoothing: float = option(
         0.0, "Share of the target spread evenly over the present classes (and `unknown`).", minimum=0.0
     )
+    absent_weight: float = option(
+        1.0,
+        "Weight of the branch whose own prompt is absent; 0 trains without it, for a model that does not forget.",
+        minimum=0.0,
+    )
     balance: str = option(
         "none",
         "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",

@@ -1,7 +1,8 @@
 """Pictures of an evaluation: the one module of `pfm` that knows matplotlib."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,73 @@ def new_figure(width_in: float, height_in: float, **kwargs: Any) -> "Figure":
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
+    write_bytes(path, as_png(figure))
+
+
+def as_png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getbuffer())
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart; `low` and `high` are its interval."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    is_dashed: bool = False
+
+
+def draw_curves(
+    panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str, ylabel: str, is_log: bool = False, ticks: bool = False
+) -> bytes:
+    """Panels of lines beside each other, as a PNG.
+
+    Args:
+        panels: title -> label -> line.
+        is_log: both axes logarithmic, as for the left end of a ROC curve.
+        ticks: the x values are few and named on the axis as they are, evenly spaced.
+    """
+    figure = new_figure(4.4 * len(panels) + 0.4, 3.6)
+    for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        names = sorted({value for curve in curves.values() for value in curve.x}) if ticks else []
+        for label, curve in curves.items():
+            x = [names.index(value) for value in curve.x] if ticks else list(curve.x)
+            style = "--" if curve.is_dashed else "-"
+            (line,) = axis.plot(x, list(curve.y), style, marker="o" if ticks else None, markersize=4, label=label)
+            if curve.low is not None and curve.high is not None:
+                axis.fill_between(x, list(curve.low), list(curve.high), color=line.get_color(), alpha=0.18, linewidth=0)
+        if is_log:
+            axis.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1))
+        if ticks:
+            axis.set_xticks(range(len(names)), [f"{name:g}" for name in names])
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=7)
+    return as_png(figure)
+
+
+def draw_bars(groups: Mapping[str, Mapping[str, float]], *, ylabel: str) -> bytes:
+    """Bars by group and label, as a PNG.
+
+    Args:
+        groups: label of the bars' colour -> name on the axis -> height.
+    """
+    names = list(dict.fromkeys(name for values in groups.values() for name in values))
+    figure = new_figure(1.1 * len(names) + 2, 3.6)
+    axis = figure.subplots()
+    width = 0.8 / len(groups)
+    for number, (label, values) in enumerate(groups.items()):
+        places = [position + (number - (len(groups) - 1) / 2) * width for position in range(len(names))]
+        axis.bar(places, [values.get(name, 0.0) for name in names], width, label=label)
+    axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axis.set_ylabel(ylabel)
+    axis.grid(alpha=0.25, axis="y")
+    axis.legend(frameon=False, fontsize=7)
+    return as_png(figure)
 
 
 def draw_forgetting(runs: dict[str, Sequence[SubsetAccuracies]], path: Path, *, num_classes: int, title: str) -> None:

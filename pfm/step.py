@@ -145,7 +145,7 @@ def training_step(
             )
             present = (losses * moved.weight[rows]).sum()
             absent = (absent_loss(without_own.float(), has_unknown=has_unknown) * moved.weight[rows]).sum()
-            loss = present + absent
+            loss = present + objective.absent_weight * absent
             # DDP averages gradients over processes; ours are parts of one mean, so they are to be summed
             accelerator.backward(loss * accelerator.num_processes)
         for name, value in (("loss", loss), ("present", present), ("absent", absent)):

@@ -116,13 +116,22 @@ def build_model(
     return model, lora, frozen
 
 
-def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> TrainResult:
+def train(
+    config: RunConfig,
+    device: torch.device,
+    say: Callable[[str], None] = print,
+    *,
+    data: ClassificationData | None = None,
+) -> TrainResult:
     """Train, evaluate and save as the paper's tool does, under `config.train.save_dir`.
 
     Files: `<dataset>_seed_<seed>_<epoch>.pt` for each epoch (counted from 1),
     `<dataset>_seed_<seed>_accuracies.json` with {mode: [accuracy per epoch]} (null for an epoch that
     was not evaluated), `<dataset>_seed_<seed>_log.jsonl`, and `<dataset>_seed_<seed>_run.json` with
     the configuration and the rates of each epoch.
+
+    Args:
+        data: what to train on instead of what `config.data` names; a part of it, such as without a class.
 
     Raises:
         PfmError: see `pfm.errors`; data, backbone and folder are checked before training starts.
@@ -138,7 +147,7 @@ def train(config: RunConfig, device: torch.device, say: Callable[[str], None] = 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
-        data = load_data(config.data, image_size=spec.image_size)
+        data = data or load_data(config.data, image_size=spec.image_size)
     tell(data.describe())
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:

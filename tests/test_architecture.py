@@ -33,6 +33,7 @@ ORDER: list[set[str]] = [
         "pfm.interrupt",
         "pfm.throughput",
     },
+    {"pfm.certificate"},
     {"pfm.images"},
     {"pfm.data", "pfm.backbone"},
     {"pfm.model", "pfm.flops", "pfm.launch"},
@@ -41,17 +42,31 @@ ORDER: list[set[str]] = [
     {"pfm.step", "pfm.pictures", "pfm.saving"},
     {"pfm.trainer"},
     {"pfm.commands"},
+    {"pfm.audit"},
+    {
+        "pfm.audit.figures",
+        "pfm.audit.lira",
+        "pfm.audit.rmia",
+        "pfm.audit.closed_form",
+        "pfm.audit.subject",
+        "pfm.audit.verdict",
+        "pfm.audit.groups",
+    },
+    {"pfm.audit.thresholds", "pfm.audit.resurrection", "pfm.audit.probe", "pfm.audit.rivals", "pfm.audit.page"},
+    {"pfm.audit.answers", "pfm.audit.membership", "pfm.audit.inside", "pfm.audit.removal", "pfm.audit.judging"},
+    {"pfm.audit.protocol"},
+    {"pfm.audit.scrubbing"},
     {"pfm_export"},
     {"pfm_export.bundle"},
     {"pfm_export.runtime", "pfm_export.form", "pfm_export.inputs", "pfm_export.hub_files"},
     {"pfm_export.runner", "pfm_export.intake", "pfm_export.precision"},
     {"pfm_export.session", "pfm_export.parity", "pfm_export.forms", "pfm_export.accuracy"},
-    {"pfm_export.graph"},
-    {"pfm_export.commands"},
+    {"pfm_export.graph", "pfm_export.erasing"},
+    {"pfm_export.commands", "pfm_export.forget_commands", "pfm_export.audit_commands"},
     {"pfm_bench"},
     {"pfm_bench.latency", "pfm_bench.targets", "pfm_bench.plain"},
     {"pfm_bench.report"},
-    {"pfm_bench.training"},
+    {"pfm_bench.training", "pfm_bench.forgetting"},
     {"pfm_bench.evaluating"},
     {"pfm_bench.commands"},
     {"pfm_bench.story"},
@@ -75,11 +90,13 @@ OWNERS = {
     "tqdm": {"pfm.runlog"},
     "PIL": {"pfm.pixels", "pfm_export.inputs"},
     "safetensors": {"pfm_export.bundle"},
+    "cryptography": {"pfm.certificate"},
 }
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
-    *sys.stdlib_module_names, "accelerate", "click", "datasets", "evaluate", "matplotlib", "medmnist", "numpy", "onnx",
-    "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "torch", "torchaudio", "tqdm", "transformers",
+    *sys.stdlib_module_names, "accelerate", "click", "cryptography", "datasets", "evaluate", "matplotlib", "medmnist",
+    "numpy", "onnx", "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "torch", "torchaudio", "tqdm",
+    "transformers",
 }  # fmt: skip
 
 
@@ -136,7 +153,19 @@ def test_no_module_shadows_a_library() -> None:
     assert not {path.stem for path in PACKAGES["pfm"].glob("*.py")} & SHADOWING
 
 
-@pytest.mark.parametrize("module", ["pfm_export.session", "pfm_export.bundle", "pfm.cli", "pfm.ledger", "pfm.classes"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pfm_export.session",
+        "pfm_export.bundle",
+        "pfm_export.erasing",
+        "pfm_export.forget_commands",
+        "pfm.certificate",
+        "pfm.cli",
+        "pfm.ledger",
+        "pfm.classes",
+    ],
+)
 def test_the_serving_side_imports_no_torch(module: str) -> None:
     code = f"import {module}, sys; assert 'torch' not in sys.modules"
     path = os.pathsep.join(str(ROOT / part) for part in (".", "export", "bench"))

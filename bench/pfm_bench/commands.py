@@ -9,11 +9,15 @@ import click
 import torch
 
 from pfm.checkpoint import load_checkpoint
+from pfm.classes import split_names
+from pfm.commands import data_of_run
+from pfm.data import DataConfig, load_data
 from pfm.errors import ConfigError
 from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.runlog import progress
 from pfm.storage import make_folder, write_json
 from pfm_bench.evaluating import EvalBenchConfig, bench_evaluation
+from pfm_bench.forgetting import bench_forgetting, forgetting_table
 from pfm_bench.latency import Samples, measure
 from pfm_bench.report import Case, draw, draw_variants, table, to_json, variants_table
 from pfm_bench.targets import OrtTarget, Target, TorchTarget, torch_model
@@ -34,7 +38,7 @@ class _DefaultGroup(click.Group):
 
 @click.group("bench", cls=_DefaultGroup, context_settings=CONTEXT_SETTINGS)
 def bench() -> None:
-    """Measure: a bundle's latency (serve, the default), the training step, the evaluation."""
+    """Measure: a bundle's latency (serve, the default), the training step, the evaluation, an erasure."""
 
 
 def _out(default: str, names: str) -> Callable[[Any], Any]:
@@ -74,6 +78,27 @@ def bench_eval(config: EvalBenchConfig, out: Path) -> None:
         f"\nours against plain, the same weights: {answers['differing']} of {answers['compared']:,} answers differ"
     )
     _write(document, folder / "eval", f"evaluation, {_what(document)}")
+
+
+@bench.command("forget", context_settings=CONTEXT_SETTINGS)
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm train; left as it is.")
+@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
+@click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
+@click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")
+@with_options(data=DataConfig)
+@_out("bench", "forget.json")
+def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
+    """Time from erase to the first answer without the class, beside fine-tuning and retraining.
+
+    On the CPU. Retraining repeats the run that the checkpoint came from, without the classes.
+    """
+    checkpoint = load_checkpoint(ckpt)
+    torch.set_num_threads(threads)
+    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    folder = make_folder(out)
+    document = bench_forgetting(ckpt, loaded, split_names(classes), rounds=rounds, say=click.echo)
+    write_json(folder / "forget.json", document)
+    click.echo(f"{forgetting_table(document)}\nwrote {folder / 'forget.json'}")
 
 
 def _what(document: dict[str, Any]) -> str:

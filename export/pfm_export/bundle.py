@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from pfm import ledger
 from pfm.classes import ClassList, check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
+from pfm.ledger import LEDGER, LOCK
 from pfm.storage import explain, finite, locked, sha256_bytes, write_bytes, write_json
 
 FORMAT = "pfm-bundle"
 VERSION = 1
-MODEL, BANK, MANIFEST, LEDGER = "model.onnx", "bank.safetensors", "manifest.json", "ledger.jsonl"
-LOCK = ".lock"  # held while a class is erased
+MODEL, BANK, MANIFEST = "model.onnx", "bank.safetensors", "manifest.json"
 OWN_HASH = "manifest_sha256"
 DEFAULT_PROFILE = "default"
 

@@ -1,0 +1,159 @@
+"""Resurrection: an attacker who holds the weights learns a new prompt from a few samples of the class.
+
+Everything is frozen but m new prompt tokens and, where the readout has classifier rows, one new row. All
+attack seeds are one batch. Recovery is *selective*: S@n = ½ (accuracy on the class + accuracy on the
+retained classes), since calling everything the class recovers it in any model, even one that never saw it.
+
+Letters: A attack seeds, n samples each, N test samples, C classes left, m new tokens, T tokens of the
+backbone, D hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from pfm.audit import figures
+from pfm.draws import make_generator
+from pfm.model import PromptedClassifier
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What one attack brought back.
+
+    Attributes:
+        forget: (A, N) whether each test sample of the class was answered with it.
+        retain: (A, N′) whether each other test sample was answered rightly.
+        auroc: (A,) of the class's probability, class against rest.
+    """
+
+    forget: torch.Tensor
+    retain: torch.Tensor
+    auroc: torch.Tensor
+
+    @property
+    def selective(self) -> torch.Tensor:
+        """S@n of each attack seed, (A,)."""
+        return 0.5 * (self.forget.double().mean(dim=1) + self.retain.double().mean(dim=1))
+
+    def replicates(self, seeds: torch.Tensor, forget: torch.Tensor, retain: torch.Tensor) -> torch.Tensor:
+        """(R,) S@n with attack seeds (R, A) and test samples (R, N), (R, N′) drawn as often as said."""
+        parts = []
+        for hits, drawn in ((self.forget, forget), (self.retain, retain)):
+            weighed = torch.einsum("ra,an,rn->r", seeds, hits.double(), drawn)
+            parts.append(weighed / (hits.shape[0] * hits.shape[1]))
+        return 0.5 * (parts[0] + parts[1])
+
+
+def gap_interval(
+    forgotten: Recovery, retrained: Recovery, generator: torch.Generator
+) -> tuple[float, tuple[float, float]]:
+    """G = S@n(forgotten) - S@n(retrained), and its interval over attack seeds and test samples, drawn in pairs."""
+    size = forgotten.forget.shape
+    draws = [
+        figures.draw_counts(count, figures.REPLICATES, generator)
+        for count in (size[0], size[1], forgotten.retain.shape[1])
+    ]
+    replicates = forgotten.replicates(*draws) - retrained.replicates(*draws)
+    gap = float(forgotten.selective.mean() - retrained.selective.mean())
+    return gap, figures.interval(replicates)
+
+
+def choose_samples(pool: torch.Tensor, size: int, seeds: int, *key: int | str) -> torch.Tensor:
+    """(A, n) positions drawn from a pool, without replacement within an attack."""
+    count = min(size, len(pool))
+    rows = [pool[torch.randperm(len(pool), generator=make_generator(*key, seed))[:count]] for seed in range(seeds)]
+    return torch.stack(rows)
+
+
+def resurrect(
+    model: PromptedClassifier,
+    samples: torch.Tensor,
+    forget_inputs: torch.Tensor,
+    retain_inputs: torch.Tensor,
+    retain_positions: torch.Tensor,
+    *,
+    num_tokens: int,
+    steps: int,
+    lr: float,
+    seed: int,
+) -> Recovery:
+    """Learn a new prompt from `samples` and measure what it brings back.
+
+    Args:
+        model: in eval mode; the class is not among its classes.
+        samples: (A, n, …) model inputs the attacker holds; n = 0 leaves the prompt as it was drawn.
+        forget_inputs, retain_inputs: (N, …), (N′, …) test inputs of the class and of the others.
+        retain_positions: (N′,) positions of the latter in the model.
+    """
+    num_seeds, size = samples.shape[:2]
+    hidden = model.backbone.hidden_size
+    device = next(model.parameters()).device
+    generator = make_generator(seed, "resurrection")
+    prompt = torch.randn(num_seeds, num_tokens, hidden, generator=generator).to(device).requires_grad_()
+    row = torch.zeros(num_seeds, hidden + 1, device=device).requires_grad_()
+    learned = [prompt, row] if model.config.readout == "cls" else [prompt]
+    frozen = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    for tensor in frozen:
+        tensor.requires_grad_(False)
+    try:
+        if size:
+            with torch.no_grad():
+                tokens = model.trunk(samples.flatten(0, 1))  # (A·n, T, D)
+            which = torch.arange(num_seeds, device=device).repeat_interleave(size)
+            target = torch.full((len(tokens),), model.num_classes, device=device)
+            optimizer = torch.optim.Adam(learned, lr=lr)
+            for _ in range(steps):
+                logits = _logits(model, tokens, prompt[which], row[which])
+                # each attack is on its own: the sum over attacks of a mean over its samples
+                loss = F.cross_entropy(logits, target, reduction="sum") / size
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            forget = _test(model, forget_inputs, prompt, row)  # (A, N, C + 1, maybe unknown)
+            retain = _test(model, retain_inputs, prompt, row)
+    finally:
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+    scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
+    return Recovery(
+        forget=forget.argmax(dim=2) == model.num_classes,
+        retain=retain.argmax(dim=2) == retain_positions,
+        auroc=torch.tensor([figures.auc(own, rest) for own, rest in zip(*scores, strict=True)]),
+    )
+
+
+def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """Logits (B, C + 1) with every prompt of the model there and one more for each example; `unknown` last."""
+    batch, num_own = len(tokens), tokens.shape[1]
+    joined = torch.cat([tokens, model.bank.everyone(batch), prompt], dim=1)  # (B, T + (C·mc) + m, D)
+    is_cls = model.config.readout == "cls"
+    positions = slice(0, 1) if is_cls else slice(num_own, None)
+    outputs = model.backbone.readout(joined, model.config.prompt_layer, positions)
+    if model.config.final_norm:
+        outputs = model.backbone.normalise(outputs)
+    if is_cls:
+        read = outputs[:, 0]
+        new = (read * row[:, :-1]).sum(dim=1) + row[:, -1]
+        return torch.cat([model.classifier(read), new[:, None]], dim=1)
+    num_bank = joined.shape[1] - num_own - prompt.shape[1]
+    old = model.score_prompts(outputs[:, :num_bank])
+    new = model.scorer(outputs[:, num_bank:].mean(dim=1))  # the new tokens' average, (B, 1)
+    parts = [old, new] + ([torch.zeros_like(new)] if model.has_unknown else [])
+    return torch.cat(parts, dim=1)
+
+
+def _test(
+    model: PromptedClassifier, inputs: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor, batch: int = 512
+) -> torch.Tensor:
+    """Logits (A, N, …) of every attack on every input."""
+    parts = []
+    for chunk in inputs.split(max(1, batch // len(prompt))):
+        tokens = model.trunk(chunk)
+        num_seeds, size = len(prompt), len(chunk)
+        which = torch.arange(num_seeds, device=tokens.device).repeat_interleave(size)
+        logits = _logits(model, tokens.repeat(num_seeds, 1, 1), prompt[which], row[which])
+        parts.append(logits.unflatten(0, (num_seeds, size)))
+    return torch.cat(parts, dim=1)

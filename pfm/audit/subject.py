@@ -1,0 +1,70 @@
+"""What an audit asks a model: log probabilities over the classes of the full model, and `unknown`.
+
+Letters: N samples, C classes of the full model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pfm.data import Split
+from pfm.draws import shared_set
+from pfm.images import ImagePreprocess
+from pfm.model import PromptedClassifier
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, or anything that answers like one, under one choice of active classes.
+
+    Attributes:
+        answer: images (B, …) uint8 -> logits over the full model's classes and `unknown`, (B, C + 1); -inf for
+            what cannot be answered.
+    """
+
+    name: str
+    answer: Callable[[torch.Tensor], torch.Tensor]
+
+    @torch.no_grad()
+    def log_probabilities(self, split: Split, batch: int = 256) -> torch.Tensor:
+        """(N, C + 1), float64, on the CPU."""
+        parts = [self.answer(images).double().cpu() for images in split.images.split(batch)]
+        logits = torch.cat(parts)
+        is_mute = (logits == -torch.inf).all(dim=1, keepdim=True)  # nothing active: any answer is as likely
+        return torch.where(is_mute, 0.0, logits).log_softmax(dim=1)
+
+
+def as_subject(
+    name: str,
+    model: PromptedClassifier,
+    preprocess: ImagePreprocess,
+    ids: Sequence[int],
+    *,
+    without: Sequence[int] = (),
+    masked: Sequence[int] = (),
+) -> Subject:
+    """A torch model as a subject.
+
+    Args:
+        ids: numbers of the full model's classes, the columns of the answer.
+        without: numbers whose prompts are left out.
+        masked: numbers whose logits are set to -inf, their prompts staying.
+    """
+    device = next(model.parameters()).device
+    active = [p for p, number in enumerate(model.classes.ids) if number not in without]
+    columns = torch.tensor([list(ids).index(number) for number in model.classes.ids])
+    hidden = torch.tensor([list(ids).index(number) for number in masked], dtype=torch.int64)
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        inputs = preprocess(images.to(device))
+        logits = model.logits(inputs, shared_set(active, len(images), device)).float().cpu()
+        result = torch.full((len(images), len(ids) + 1), -torch.inf)
+        result[:, columns] = logits
+        result[:, hidden] = -torch.inf
+        if model.has_unknown:
+            result[:, -1] = 0.0
+        return result
+
+    model.eval()
+    return Subject(name, answer)
