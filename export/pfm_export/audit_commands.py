@@ -100,10 +100,14 @@ def _served(folder: Path, ids: tuple[int, ...], preprocess: ImagePreprocess) -> 
     from pfm_export.session import PromptSession
 
     session = PromptSession(folder, device="cpu")
-    columns = [ids.index(number) for number in session.classes.ids]
+    numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
+    columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
+
+    takes_images = session.manifest["input"]["dtype"] == "uint8"
 
     def answer(images: torch.Tensor) -> torch.Tensor:
-        prediction = session.predict(preprocess(images).numpy())
+        planes = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+        prediction = session.predict(planes.numpy() if takes_images else preprocess(images).numpy())
         probabilities = torch.from_numpy(prediction.probabilities).double()
         result = torch.full((len(images), len(ids) + 1), -torch.inf, dtype=torch.float64)
         result[:, columns] = probabilities.clamp_min(1e-30).log()

@@ -22,6 +22,14 @@ from pfm.options import CONTEXT_SETTINGS
 @click.option("--ckpt", type=click.Path(path_type=Path), help="Checkpoint to copy without the classes.")
 @click.option("--out", type=click.Path(path_type=Path), help="With --ckpt: file to write.  [default: beside it]")
 @click.option("--in_place", is_flag=True, help="Erase from the artifacts themselves. Cannot be undone.")
+@click.option(
+    "--suspend", is_flag=True, help="Only leave the classes out of a profile of bundles, which can be undone."
+)
+@click.option("--restore", is_flag=True, help="Undo --suspend.")
+@click.option(
+    "--profile",
+    help="With --suspend or --restore: whose answers.  [default: default, which counts where none is named]",
+)
 @click.option("--scrub", is_flag=True, help="With --ckpt: retune the shared weights too, on the retained samples.")
 @click.option(
     "--epsilon", default=0.05, type=click.FloatRange(min=0), help="With --scrub: resurrection gap to get within."
@@ -43,6 +51,9 @@ def forget(
     ckpt: Path | None,
     out: Path | None,
     in_place: bool,
+    suspend: bool,
+    restore: bool,
+    profile: str | None,
     scrub: bool,
     epsilon: float,
     budget: float,
@@ -59,11 +70,22 @@ def forget(
     pfm forget --classes 3 --ckpt X writes a checkpoint without the class and leaves X as it is.
     With --scrub its shared weights are retuned too, and the gap to a retrained model measured.
 
+    pfm forget --classes 3 --suspend --profile ward-7 BUNDLE… removes nothing: the bundles' sessions
+    leave the class out of that profile's answers from their next prediction on, until --restore.
+
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
     """
     keys = split_names(classes)
     if key is not None and out_certificate is None:
         raise ConfigError("--key signs a certificate; name the file to write with --certificate")
+    if suspend or restore:
+        others = (ckpt, out, out_certificate, in_place, scrub, reason, requested_by)
+        if (suspend and restore) or any(others):
+            raise ConfigError("--suspend and --restore take bundles, --classes and --profile, and nothing else")
+        _edit_profiles(artifacts, keys, profile or "default", is_suspended=suspend)
+        return
+    if profile is not None:
+        raise ConfigError("--profile belongs to --suspend or --restore; an erased class is gone for everyone")
     if scrub and (in_place or ckpt is None):
         raise ConfigError("--scrub writes a new checkpoint; name the one to start from with --ckpt, without --in_place")
     if in_place:
@@ -82,6 +104,25 @@ def forget(
         done = [_write_copy(ckpt, keys, out, reason, requested_by, settings)]
     if out_certificate is not None:
         _certify(out_certificate, key, done, keys, reason, requested_by)
+
+
+def _edit_profiles(folders: Sequence[Path], keys: list[str], profile: str, *, is_suspended: bool) -> None:
+    from pfm_export.bundle import Bundle
+
+    if not folders:
+        raise ConfigError("name the bundles whose profile is to change")
+    for bundle in [Bundle.open(folder) for folder in folders]:  # all are looked at before one is changed
+        bundle.classes.positions(keys)
+        if not is_suspended:
+            bundle.suspended(profile)
+    for folder in folders:
+        bundle = Bundle.open(folder)
+        bundle = (bundle.suspend if is_suspended else bundle.restore)(keys, profile=profile)
+        out = bundle.suspended(profile)
+        names = [name for position, name in enumerate(bundle.classes.names) if position in out]
+        click.echo(f"{folder}: profile {profile} leaves out {', '.join(names) or 'nothing'}")
+    if is_suspended:
+        click.echo("no byte was removed: the classes are in the bundles as before, for whoever has the files")
 
 
 def _erase_in_place(paths: Sequence[Path], keys: list[str], reason: str, requested_by: str) -> list[Path]:
