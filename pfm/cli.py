@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": ("pfm.commands:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
     "forget": ("pfm.commands:forget", "Erase classes from a checkpoint."),
     "export": ("pfm_export.commands:export", "Export to ONNX."),
-    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and of evaluation."),
+    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and of evaluation; comparisons."),
     "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
 }
 
