@@ -53,6 +53,7 @@ ORDER: list[set[str]] = [
     {"pfm_bench.report", "pfm_bench.roofline"},
     {"pfm_bench.serving_report"},
     {"pfm_bench.compare", "pfm_bench.serving"},
+    {"pfm_bench.workbench"},
     {"pfm_bench.training"},
     {"pfm_bench.evaluating"},
     {"pfm_bench.commands"},

@@ -18,7 +18,8 @@ from pfm_bench.report import draw_variants, variants_table
 from pfm_bench.serving import ServeBenchConfig, bench_bundle
 from pfm_bench.serving_report import draw, draw_prompts, scenario_table, table, target_lines
 from pfm_bench.targets import choose_kinds
-from pfm_bench.training import TrainBenchConfig, bench_training, describe_training, set_up
+from pfm_bench.training import TrainBenchConfig, bench_training, describe_training
+from pfm_bench.workbench import set_up
 from pfm_export.bundle import Bundle
 
 DEFAULT = "serve"

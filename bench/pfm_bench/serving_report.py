@@ -250,5 +250,7 @@ def _draw(document: dict[str, Any], path: Path, *, x: str, panel: str, titles: t
         axis.set(xticks=xs, xticklabels=xs, xlabel=titles[0], title=titles[1].format(value))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("milliseconds" + (" (log scale)" if x == "batch_size" else ""))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(panels) + 1, frameon=False
+    )
     save_figure(figure, path)
