@@ -19,17 +19,8 @@ from pfm.flops import step_flops
 from pfm.objective import absent_loss, present_loss
 from pfm_bench.latency import matmul_ceiling, peak_in_child
 from pfm_bench.plain import PlainClassifier
-from pfm_bench.training import (
-    HEAVY,
-    LORA,
-    OurStep,
-    PlainStep,
-    TrainBenchConfig,
-    Variant,
-    list_training_variants,
-    prompts_drawn,
-    set_up,
-)
+from pfm_bench.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
+from pfm_bench.workbench import HEAVY, LORA, Variant, set_up
 
 VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16", "ours L=1 cached", "ours L=1 cached bf16"]
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pfm.cli import pfm, run
-from pfm_bench.commands import bench
-from pfm_bench.latency import Samples, measure, paired_speed, peak_memory_mib
-from pfm_bench.report import Case, draw_variants, table, to_json, variants_table, variants_to_json
+from pfm_bench.latency import Samples, measure, peak_memory_mib
+from pfm_bench.report import draw_variants, variants_table, variants_to_json
+from pfm_bench.stats import paired_speed, percentile_intervals
 
 
 def test_every_call_runs_once_a_round_after_its_warm_up() -> None:
@@ -42,18 +41,16 @@ def test_percentiles_and_paired_ratios_come_from_the_raw_samples() -> None:
     samples = Samples({"a": list(2 * drift), "b": list(drift)}, warmup_rounds=0, pause_ms=0)
     assert samples.percentiles("b")["p50_ms"] == pytest.approx(np.median(drift))
     assert samples.percentiles("b")["p99_ms"] == pytest.approx(np.percentile(drift, 99))
-    assert samples.ratio("a", "b") == pytest.approx({"median": 2, "p10": 2, "p90": 2})
+    assert samples.ratio("a", "b") == {"wall": pytest.approx({"median": 2, "low": 2, "high": 2})}
 
 
-def test_the_document_keeps_raw_samples_and_host_and_the_table_has_a_row_each() -> None:
-    latency = {Case(1, 2, "torch"): [2.0, 2.2, 2.4], Case(1, 2, "onnxruntime"): [1.0, 1.1, 1.2]}
-    document = to_json(Samples(latency, 2, 5.0), settings={"threads": 1})
-    assert [case["latency_ms"] for case in document["cases"]] == [[1.0, 1.1, 1.2], [2.0, 2.2, 2.4]]
-    assert document["cases"][0]["latency_ratio_to_torch"]["median"] == pytest.approx(0.5)
-    assert document["cases"][0]["images_per_s"] == pytest.approx(1000 / 1.1)
-    assert document["settings"]["rounds"] == 3
-    assert document["host"]["cores"] >= 1
-    assert len(table(document).splitlines()) == 4
+def test_the_interval_of_a_percentile_holds_it_and_closes_in_with_more_samples() -> None:
+    few, many = (list(np.random.default_rng(0).exponential(size=count)) for count in (40, 4000))
+    wide, narrow = percentile_intervals(few), percentile_intervals(many, draws=200)
+    for name, q in (("p50_ms", 50), ("p90_ms", 90), ("p99_ms", 99)):
+        assert wide[name][0] <= np.percentile(few, q) <= wide[name][1]
+        assert narrow[name][1] - narrow[name][0] < wide[name][1] - wide[name][0]
+        assert narrow[name] == pytest.approx([-np.log(1 - q / 100)] * 2, rel=0.15)  # of the distribution itself
 
 
 def test_a_speed_is_paired_by_round_and_its_interval_holds_the_median() -> None:
@@ -98,44 +95,3 @@ def test_memory_in_use_counts() -> None:
     before = peak_memory_mib()
     ballast = np.ones(2**26)  # 512 MiB
     assert peak_memory_mib() >= max(before, ballast.nbytes / 2**20)
-
-
-@pytest.mark.parametrize("spelling", ["--batch_sizes", "--batch-sizes"])
-def test_bench_without_a_subcommand_is_serve(
-    spelling: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(bench.commands["serve"], "callback", lambda **options: seen.append(options))
-    for words in (["bench"], ["bench", "serve"]):
-        assert run(pfm, [*words, "--bundle", "somewhere", spelling, "3"]) == 0
-    assert seen[0] == seen[1]
-    assert (seen[0]["bundle"], seen[0]["batch_sizes"]) == (Path("somewhere"), "3")
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help_of_bench_lists_its_commands(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(pfm, ["bench", option]) == 0
-    listed = capsys.readouterr().out.partition("Commands:")[2].split()
-    assert {"serve", "train", "eval"} <= set(listed)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--colour blue", "No such option"),
-        ("--rounds 9", "Missing option '--bundle'"),
-        ("trian", "No such command 'trian'"),
-        ("serve --bundle nowhere", "no bundle nowhere"),
-        ("--bundle nowhere", "no bundle nowhere"),
-    ],
-)
-def test_what_bench_cannot_do_is_one_line(
-    arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(pfm, ["bench", *arguments.split()]) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert message in error
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Options in, one call, text out: `pfm bench` and what is below it."""
 
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,21 @@ from pfm.classes import split_names
 from pfm.commands import data_of_run
 from pfm.data import DataConfig, load_data
 from pfm.errors import ConfigError
+from pfm.model import READOUTS
 from pfm.options import CONTEXT_SETTINGS, with_options
-from pfm.runlog import progress
-from pfm.storage import make_folder, write_json
+from pfm.storage import make_folder, write_json, write_text
+from pfm_bench.compare import compare, describe_comparison, read_document
 from pfm_bench.evaluating import EvalBenchConfig, bench_evaluation
 from pfm_bench.forgetting import bench_forgetting, forgetting_table
-from pfm_bench.latency import Samples, measure
-from pfm_bench.report import Case, draw, draw_variants, table, to_json, variants_table
-from pfm_bench.targets import OrtTarget, Target, TorchTarget, torch_model
-from pfm_bench.training import TrainBenchConfig, bench_training, describe_training, set_up
+from pfm_bench.random_bundle import random_checkpoint, write_random_bundle
+from pfm_bench.report import draw_variants, variants_table
+from pfm_bench.serving import ServeBenchConfig, bench_bundle
+from pfm_bench.serving_report import draw, draw_prompts, scenario_table, table, target_lines
+from pfm_bench.targets import choose_kinds
+from pfm_bench.training import TrainBenchConfig, bench_training, describe_training
+from pfm_bench.workbench import set_up
 from pfm_export.bundle import Bundle
+from pfm_export.form import PRECISIONS
 
 DEFAULT = "serve"
 
@@ -38,7 +43,7 @@ class _DefaultGroup(click.Group):
 
 @click.group("bench", cls=_DefaultGroup, context_settings=CONTEXT_SETTINGS)
 def bench() -> None:
-    """Measure: a bundle's latency (serve, the default), the training step, the evaluation, an erasure."""
+    """Measure: a bundle's latency (serve, the default), the training step, evaluation, erasure; compare two."""
 
 
 def _out(default: str, names: str) -> Callable[[Any], Any]:
@@ -113,92 +118,83 @@ def _write(document: dict[str, Any], stem: Path, title: str) -> None:
 
 
 @bench.command(DEFAULT, context_settings=CONTEXT_SETTINGS)
-@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="What pfm export onnx wrote.")
+@click.option(
+    "--bundle",
+    "bundles",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="What pfm export onnx wrote; give it again for another precision of the same model.",
+)
 @click.option(
     "--ckpt",
     type=click.Path(path_type=Path),
     help="Its checkpoint, for torch.  [default: random weights of that shape]",
 )
-@click.option("--batch_sizes", default="1,8,32", help="Images per call.")
-@click.option("--active_sizes", default="", help="Numbers of active prompts.  [default: 1, half, all]")
-@click.option("--rounds", default=50, type=click.IntRange(min=5), help="Rounds; in each, every case runs once.")
 @click.option(
-    "--seconds", default=30.0, type=click.FloatRange(min=1), help="Stop early after this time (not before 5 rounds)."
+    "--random_weights",
+    default="",
+    show_default=False,
+    help="Instead of --bundle: export a backbone of this shape (scratch:NAME, a hub id, a folder) with random weights.",
 )
-@click.option("--threads", default=0, type=click.IntRange(min=0), help="CPU threads of each runtime.  [0: all cores]")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where both runtimes run.")
-@_out("bench", "latency.json and latency.png")
+@click.option("--num_classes", default=10, type=click.IntRange(min=1), help="Its classes.")
+@click.option("--readout", default="cls", type=click.Choice(READOUTS), help="Its readout.")
+@click.option("--precisions", default="fp32", help="The precisions that it is exported in, separated by commas.")
+@with_options(config=ServeBenchConfig)
+@_out("bench", "latency.json, latency.md, latency.png and prompts.png")
 def bench_serve(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     ckpt: Path | None,
-    batch_sizes: str,
-    active_sizes: str,
-    rounds: int,
-    seconds: float,
-    threads: int,
-    device: str,
+    random_weights: str,
+    num_classes: int,
+    readout: str,
+    precisions: str,
+    config: ServeBenchConfig,
     out: Path,
 ) -> None:
-    """Latency and throughput, eager torch beside ONNX Runtime, interleaved in one run."""
-    document = bench_bundle(
-        bundle, ckpt, _numbers(batch_sizes, "--batch_sizes"), _numbers(active_sizes, "--active_sizes"),
-        rounds=rounds, seconds=seconds, threads=threads, device=device,
-    )  # fmt: skip
-    click.echo(table(document))
-    folder = make_folder(out)
+    """Latency and throughput of torch and ONNX Runtime, interleaved in one run; scenarios after it."""
+    if bool(bundles) == bool(random_weights):
+        raise ConfigError("give either --bundle, or --random_weights for a model of some shape")
+    if random_weights and ckpt is not None:
+        raise ConfigError("--ckpt belongs to --bundle; --random_weights has no checkpoint")
+    wanted = list(dict.fromkeys(part.strip() for part in precisions.split(",")))
+    wrong = next((name for name in wanted if name not in PRECISIONS), None)
+    if wrong is not None:
+        raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS)}")
+    if bundles and precisions != "fp32":
+        raise ConfigError("--precisions belongs to --random_weights; a bundle has its own")
+    choose_kinds(config.target_list, config.device)
+    if bundles:
+        for bundle in bundles:
+            Bundle.open(bundle)
+        folder = make_folder(out)
+        document = bench_bundle(bundles, ckpt, config, workplace=folder)
+    else:
+        checkpoint = random_checkpoint(random_weights, num_classes=num_classes, readout=readout)
+        folder = make_folder(out)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".random.") as temporary:
+            made = {name: write_random_bundle(checkpoint, Path(temporary) / name, precision=name) for name in wanted}
+            exported = [Path(temporary) / name for name in wanted]
+            document = bench_bundle(exported, None, config, workplace=folder)
+        document["export"] = made
+    parts = [table(document), scenario_table(document), target_lines(document)]
+    text = "\n\n".join(part for part in parts if part)
+    click.echo(text)
     write_json(folder / "latency.json", document)
+    write_text(folder / "latency.md", text + "\n")
     draw(document, folder / "latency.png")
-    click.echo(f"wrote {folder / 'latency.json'}\nwrote {folder / 'latency.png'}")
+    draw_prompts(document, folder / "prompts.png")
+    for name in ("latency.json", "latency.md", "latency.png", "prompts.png"):
+        click.echo(f"wrote {folder / name}")
 
 
-def _numbers(text: str, name: str) -> list[int]:
-    try:
-        values = sorted({int(part) for part in text.split(",") if part.strip()})
-    except ValueError as error:
-        raise ConfigError(f"{name} {text!r}: whole numbers separated by commas are expected") from error
-    if (values and values[0] < 0) or (name == "--batch_sizes" and (not values or values[0] < 1)):
-        raise ConfigError(f"{name} {text!r}: numbers above zero are expected")
-    return values
-
-
-def bench_bundle(
-    folder: Path,
-    ckpt: Path | None,
-    batch_sizes: list[int],
-    active_sizes: list[int],
-    *,
-    rounds: int = 50,
-    seconds: float = 30.0,
-    threads: int = 0,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Measure a bundle; see `pfm_bench.report.to_json` for what comes back."""
-    bundle = Bundle.open(folder)
-    num_classes = len(bundle.classes)
-    active_sizes = active_sizes or sorted({1, (num_classes + 1) // 2, num_classes})
-    if active_sizes[-1] > num_classes:
-        raise ConfigError(f"--active_sizes {active_sizes[-1]}: the bundle has {num_classes} classes")
-    threads = threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    runtime = OrtTarget(bundle, device=device, threads=threads)
-    where = torch.device("cuda" if runtime.where.startswith("CUDA") else "cpu")
-    model, weights = torch_model(bundle, None if ckpt is None else load_checkpoint(ckpt))
-    targets: list[Target] = [TorchTarget(model, bundle, device=where), runtime]
-    calls = {
-        Case(batch_size, count, target.name): target.prepare(batch_size, count)
-        for batch_size in batch_sizes
-        for count in active_sizes
-        for target in targets
-    }
-    with progress(rounds, "rounds", unit="round") as bar:
-        samples: Samples[Case] = measure(calls, rounds=rounds, budget_s=seconds, on_round=bar.update)
-    settings = {
-        "threads": threads,
-        "precision": "fp32",
-        "ort_threads_spin": False,
-        "torch_weights": weights,
-        "where": {target.name: target.where for target in targets},
-        "backbone": bundle.manifest["backbone"]["model_name"],
-        "readout": bundle.readout,
-    }
-    return to_json(samples, settings=settings)
+@bench.command("compare", context_settings=CONTEXT_SETTINGS)
+@click.argument("before", metavar="A.json", type=click.Path(path_type=Path))
+@click.argument("after", metavar="B.json", type=click.Path(path_type=Path))
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="Write the comparison there too, as JSON.")
+def bench_compare(before: Path, after: Path, out: Path | None) -> None:
+    """Times of B over those of A, with 95 % intervals, for every case that both measured."""
+    comparison = compare(read_document(before), read_document(after))
+    click.echo(describe_comparison(comparison))
+    if out is not None:
+        write_json(out, comparison)
+        click.echo(f"wrote {out}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pfm_bench.story import ReadoutResult
 
 READOUTS = ("cls", "prompt")
-_HEAVY = ["pfm_bench.story", "pfm_bench.commands", "transformers.models.vit.modeling_vit", "sklearn.datasets"]
+_HEAVY = ["pfm_bench.story", "pfm_bench.serving", "transformers.models.vit.modeling_vit", "sklearn.datasets"]
 REPORT = "report.md"
 
 
@@ -37,13 +37,15 @@ def demo(out: Path, seed: int) -> None:
     click.echo(f"two readouts side by side, a process each; everything goes to {folder}/")
     results = _run_side_by_side(folder, seed)
 
-    from pfm_bench.commands import bench_bundle
-    from pfm_bench.report import host_facts, table
+    from pfm_bench.report import host_facts
+    from pfm_bench.serving import ServeBenchConfig, bench_bundle
+    from pfm_bench.serving_report import table
 
     click.echo("▸ latency: torch beside ONNX Runtime, interleaved")
     before = time.monotonic()
     cls = results["cls"]
-    latency = bench_bundle(cls.bundle, cls.checkpoint, [1, 8, 32], [], rounds=30, seconds=5, device="cpu")
+    config = ServeBenchConfig(batch_sizes="1,8,32", rounds=30, seconds=5, device="cpu")
+    latency = bench_bundle([cls.bundle], cls.checkpoint, config, workplace=folder)
     click.echo(table(latency))
     write_json(folder / "latency.json", latency)
     _draw_pictures(folder, results, latency)
@@ -108,7 +110,7 @@ def _tell(readout: str, folder: Path, seed: int) -> "ReadoutResult":
 def _draw_pictures(folder: Path, results: "dict[str, ReadoutResult]", latency: dict[str, Any]) -> None:
     from pfm.data import DataConfig, load_data
     from pfm.pictures import draw_forgetting
-    from pfm_bench.report import draw
+    from pfm_bench.serving_report import draw
 
     data = load_data(DataConfig(dataset="digits"), image_size=8)
     draw_forgetting(

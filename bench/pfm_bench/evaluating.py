@@ -22,7 +22,7 @@ from pfm.runlog import progress
 from pfm_bench.latency import gpu_peak_mib, measure, peak_in_child, synchronise
 from pfm_bench.plain import PlainEvaluation
 from pfm_bench.report import variants_to_json
-from pfm_bench.training import (
+from pfm_bench.workbench import (
     HEAVY,
     PLAIN,
     WARMUP_ROUNDS,

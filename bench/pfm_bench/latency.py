@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
+
+from pfm_bench.stats import paired_ratio, paired_speed, percentiles
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -44,26 +45,18 @@ class Samples(Generic[Key]):
 
     def percentiles(self, key: Key) -> dict[str, float]:
         """p50, p90 and p99 in milliseconds."""
-        return {f"p{q}_ms": float(np.percentile(self.latency_ms[key], q)) for q in (50, 90, 99)}
+        return percentiles(self.latency_ms[key])
 
-    def ratio(self, key: Key, to: Key) -> dict[str, float]:
-        """Latency of `key` over that of `to`, paired by round: median and the middle 80 %."""
-        pairs = np.array(self.latency_ms[key]) / np.array(self.latency_ms[to])
-        low, middle, high = np.percentile(pairs, (10, 50, 90))
-        return {"median": float(middle), "p10": float(low), "p90": float(high)}
+    def ratio(self, key: Key, to: Key) -> dict[str, dict[str, float]]:
+        """Time of `key` over that of `to`, on the clock and in CPU time; see `paired_ratio`."""
+        return {clock: paired_ratio(times[key], times[to]) for clock, times in self._clocks().items()}
 
     def speed(self, key: Key, to: Key) -> dict[str, dict[str, float]]:
         """How many times as fast `key` is as `to`, on the clock and in CPU time; see `paired_speed`."""
-        clocks = {"wall": self.latency_ms, "cpu": self.cpu_ms}
-        return {clock: paired_speed(times[key], times[to]) for clock, times in clocks.items() if times}
+        return {clock: paired_speed(times[key], times[to]) for clock, times in self._clocks().items()}
 
-
-def paired_speed(times: Sequence[float], reference: Sequence[float], *, draws: int = 2000) -> dict[str, float]:
-    """Reference time over time, paired by round: the median, and its 95 % interval by bootstrap over the rounds."""
-    pairs = np.array(reference) / np.array(times)
-    chosen = np.random.default_rng(0).integers(len(pairs), size=(draws, len(pairs)))
-    low, high = np.percentile(np.median(pairs[chosen], axis=1), (2.5, 97.5))
-    return {"median": float(np.median(pairs)), "low": float(low), "high": float(high)}
+    def _clocks(self) -> dict[str, dict[Key, list[float]]]:
+        return {clock: times for clock, times in {"wall": self.latency_ms, "cpu": self.cpu_ms}.items() if times}
 
 
 def measure(

@@ -1,10 +1,8 @@
-"""A measurement and the facts of its host: as JSON, as a table, as a picture."""
+"""A measurement and the facts of its host; variants of one piece of work as JSON, as a table, as a picture."""
 
 import os
 import platform
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,8 @@ import torch
 from pfm.pictures import new_figure, save_figure
 from pfm_bench.latency import Samples
 
-COLORS = {"torch": "#d35400", "onnxruntime": "#2471a3"}
+FORMAT = "pfm-bench"
 REFERENCE_COLOR, VARIANT_COLOR = "#7f8c8d", "#2471a3"
-
-
-@dataclass(frozen=True, order=True)
-class Case:
-    """One timed call."""
-
-    batch_size: int
-    num_prompts: int
-    target: str
 
 
 def host_facts() -> dict[str, Any]:
@@ -64,37 +53,18 @@ def _version(name: str) -> str:
     return "?"
 
 
-def to_json(samples: Samples[Case], *, settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything: host, settings, raw samples, and what is derived from them."""
-    cases = []
-    for case in sorted(samples.latency_ms):
-        figures = samples.percentiles(case)
-        entry = {
-            "target": case.target,
-            "batch_size": case.batch_size,
-            "num_prompts": case.num_prompts,
-            **figures,
-            "images_per_s": 1000 * case.batch_size / figures["p50_ms"],
-            "latency_ms": samples.latency_ms[case],
-        }
-        other = Case(case.batch_size, case.num_prompts, "torch")
-        if case.target != "torch" and other in samples.latency_ms:
-            entry["latency_ratio_to_torch"] = samples.ratio(case, other)
-        cases.append(entry)
-    return {**_header(samples, settings), "cases": cases}
-
-
-def _header(samples: Samples[Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """What every measurement says of itself."""
+def header(settings: dict[str, Any], *runs: Samples[Any]) -> dict[str, Any]:
+    """What every measurement says of itself; `runs` are its interleaved runs, one after another."""
     return {
+        "format": FORMAT,
         "command": "pfm " + " ".join(sys.argv[1:]),
         "host": host_facts(),
         "settings": {
             **settings,
-            "rounds": samples.rounds,
-            "warmup_rounds": samples.warmup_rounds,
-            "pause_ms": samples.pause_ms,
-            "stopped_by_budget": samples.budget_was_spent,
+            "rounds": min(samples.rounds for samples in runs),
+            "warmup_rounds": runs[0].warmup_rounds,
+            "pause_ms": runs[0].pause_ms,
+            "stopped_by_budget": any(samples.budget_was_spent for samples in runs),
         },
     }
 
@@ -127,7 +97,7 @@ def variants_to_json(
                 "cpu_ms": samples.cpu_ms[name],
             }
         )
-    return {**_header(samples, {**settings, "reference": reference}), "variants": variants}
+    return {**header({**settings, "reference": reference}, samples), "variants": variants}
 
 
 # what a variant may say of itself -> heading and form in the table
@@ -187,52 +157,4 @@ def draw_variants(document: dict[str, Any], path: Path, *, title: str) -> None:
     axis.invert_yaxis()
     axis.grid(alpha=0.25, axis="x")
     axis.set_title(title)
-    save_figure(figure, path)
-
-
-def table(document: dict[str, Any]) -> str:
-    """A Markdown table of the cases."""
-    lines = [
-        "| batch | prompts | target | p50 ms | p90 ms | p99 ms | images/s | latency to torch |",
-        "|---:|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    for case in document["cases"]:
-        ratio = case.get("latency_ratio_to_torch")
-        shown = f"×{ratio['median']:.2f} ({ratio['p10']:.2f}–{ratio['p90']:.2f})" if ratio else ""
-        lines.append(
-            f"| {case['batch_size']} | {case['num_prompts']} | {case['target']} | {case['p50_ms']:.2f} | "
-            f"{case['p90_ms']:.2f} | {case['p99_ms']:.2f} | {case['images_per_s']:.0f} | {shown} |"
-        )
-    return "\n".join(lines)
-
-
-def draw(document: dict[str, Any], path: Path) -> None:
-    """Median latency against batch size, one panel for each number of prompts; whiskers to p90."""
-    prompts = sorted({case["num_prompts"] for case in document["cases"]})
-    batches = sorted({case["batch_size"] for case in document["cases"]})
-    targets: Iterable[str] = sorted({case["target"] for case in document["cases"]})
-    figure = new_figure(3.4 * len(prompts) + 0.8, 3.8)
-    figure.suptitle("latency of one batch (bars: median, whiskers: p90)")
-    axes = figure.subplots(1, len(prompts), sharey=True, squeeze=False)[0]
-    for axis, count in zip(axes, prompts, strict=True):
-        for offset, target in zip((-0.2, 0.2), targets, strict=False):
-            rows = [
-                next(
-                    c
-                    for c in document["cases"]
-                    if (c["batch_size"], c["num_prompts"], c["target"]) == (batch, count, target)
-                )
-                for batch in batches
-            ]
-            heights = np.array([row["p50_ms"] for row in rows])
-            above = np.array([row["p90_ms"] for row in rows]) - heights
-            axis.bar(
-                np.arange(len(batches)) + offset, heights, 0.36, yerr=[0 * above, above], capsize=3,
-                color=COLORS.get(target), label=target,
-            )  # fmt: skip
-        axis.set(xticks=range(len(batches)), xticklabels=batches, xlabel="batch size", yscale="log")
-        axis.set_title(f"{count} active prompt{'s' if count != 1 else ''}")
-        axis.grid(alpha=0.25, axis="y")
-    axes[0].set_ylabel("milliseconds (log scale)")
-    axes[0].legend(frameon=False, loc="upper left")
     save_figure(figure, path)

@@ -24,14 +24,17 @@ class GraphRunner:
     Args:
         threads: of one pass; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them.
+        spin: let idle threads wait busily for the next call, ONNX Runtime's default.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False, spin: bool = True
+    ) -> None:
         self.form = GraphForm.of(bundle)
         names = (TRUNK, HEAD) if self.form.split else (MODEL,)
         self.graphs = {
             name: Graph(
-                load_graph(bundle, device=device, threads=threads, name=name, cuda_graphs=cuda_graphs),
+                load_graph(bundle, device=device, threads=threads, name=name, cuda_graphs=cuda_graphs, spin=spin),
                 keeps_output=name == TRUNK,
                 captures=cuda_graphs,
             )
