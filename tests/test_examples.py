@@ -1,0 +1,35 @@
+"""The examples do what they say, with none of our modules on the path."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_graph import make_checkpoint
+
+from pfm_export.graph import export_bundle
+from pfm_export.session import PromptSession
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "serve_onnxruntime.py"
+
+
+@pytest.mark.parametrize("name", ["cls", "prompt"])
+def test_plain_onnxruntime_gives_the_sessions_answers(name: str, tmp_path: Path) -> None:
+    export_bundle(make_checkpoint(name), tmp_path / "bundle")
+    random = np.random.default_rng(0)
+    images = [tmp_path / f"{number}.png" for number in range(6)]
+    for path in images:
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    session = PromptSession(tmp_path / "bundle", device="cpu")
+    everything = session.predict_images(images).labels
+    for without in ([], [everything[0]]):
+        command = [sys.executable, "-I", EXAMPLE, tmp_path / "bundle", *images, "--without", *without]
+        said = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        answers = [line.rsplit(" ", 1)[1] for line in said.splitlines()]
+        assert answers == session.predict_images(images, without=without).labels
+
+
+def test_the_example_is_short() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 40
