@@ -18,7 +18,7 @@ COMMANDS = {
     "verify": ("pfm_export.forget_commands:verify", "Check the certificate of an erasure; needs no torch."),
     "audit": ("pfm_export.audit_commands:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands:export", "Export to ONNX."),
-    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training, evaluation, erasing; comparisons."),
+    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and the rest."),
     "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
 }
 

@@ -63,7 +63,7 @@ def test_train_eval_forget_export_serve_erase_bench(
 
     call("bench", "--bundle", tmp_path / "full", "--batch_sizes", "1,2", "--rounds", 5, "--out", tmp_path / "bench")
     document = json.loads((tmp_path / "bench" / "latency.json").read_text())
-    assert {case["target"] for case in document["cases"]} == {"torch", "onnxruntime"}
+    assert {case["target"] for case in document["cases"]} == {"torch", "ort-cpu"}
     assert all(len(case["latency_ms"]) == 5 for case in document["cases"])
 
 
