@@ -223,6 +223,7 @@ def test_all_targets_of_a_plan_compute_the_same(bundle: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 def test_the_compiled_target_computes_the_same(bundle: Path) -> None:
     results = []
     for kind in ("torch", "torch.compile"):

@@ -42,7 +42,11 @@ CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any]]] = {
 SLOW = ("requests-cls", "all")
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
+PARAMS = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES]
+PADDED = [param for param in PARAMS if CASES[str(param.values[0])][1].get("per_request_prompts")]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     make, form = CASES[request.param]
     checkpoint = make()
@@ -99,12 +103,11 @@ def test_no_file_holds_a_row_of_a_class_or_anything_of_this_machine(exported: tu
             assert (row.tobytes() in content) == (file.name == BANK)  # the control: the search finds it in the bank
 
 
+@pytest.mark.parametrize("exported", PADDED, indirect=True)
 def test_what_stands_in_the_padding_makes_no_difference(exported: tuple[Checkpoint, Path]) -> None:
     checkpoint, folder = exported
     bundle = Bundle.open(folder)
     runner = GraphRunner(bundle)
-    if not runner.form.per_request_prompts:
-        pytest.skip("this form has no padding")
     random = np.random.default_rng(0)
     size = PREPROCESS.size
     images = random.integers(0, 256, (3, size, size, 3), dtype=np.uint8)

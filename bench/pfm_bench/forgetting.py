@@ -20,6 +20,7 @@ from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.classes import check_removal
 from pfm.data import ClassificationData
 from pfm_bench.report import host_facts
+from pfm_bench.scenarios import erase_and_answer
 from pfm_export.erasing import erase_everywhere
 from pfm_export.graph import export_bundle
 from pfm_export.session import PromptSession
@@ -93,12 +94,7 @@ def _erase_bundle(source: Path, copy: Path, names: list[str], inputs: torch.Tens
     session = PromptSession(copy, device="cpu", threads=torch.get_num_threads())
     values = inputs.numpy()
     assert set(names) <= set(session.predict(values).classes)
-    started = time.perf_counter()
-    session.erase(names)
-    answer = session.predict(values)
-    latency_ms = 1000 * (time.perf_counter() - started)
-    assert not set(names) & set(answer.classes), "the class is still answered"
-    return latency_ms
+    return erase_and_answer(session, names, values)[1]
 
 
 @torch.no_grad()

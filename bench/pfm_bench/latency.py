@@ -124,15 +124,32 @@ def matmul_ceiling(
         sizes: sides of the squares, ascending.
         enough_s: a product that takes this long fills the device; larger ones are not tried.
     """
-    flops_per_s = 0.0
-    for size in sizes:
+
+    def product(size: int) -> Callable[[], object]:
         square = torch.randn(size, size, device=device).to(dtype)
         result = square @ square
+        return lambda: torch.matmul(square, square, out=result)
+
+    return product_ceiling(device, product, sizes=sizes, repeats=repeats, enough_s=enough_s)
+
+
+def product_ceiling(
+    device: torch.device,
+    prepare: Callable[[int], Callable[[], object]],
+    *,
+    sizes: Sequence[int],
+    repeats: int = 5,
+    enough_s: float = 0.02,
+) -> float:
+    """As `matmul_ceiling`, for the product that `prepare` makes of a side."""
+    flops_per_s = 0.0
+    for size in sizes:
+        call = prepare(size)
         best_s = float("inf")
         for _ in range(repeats):
             synchronise(device)
             before = time.perf_counter()
-            torch.matmul(square, square, out=result)
+            call()
             synchronise(device)
             best_s = min(best_s, time.perf_counter() - before)
         flops_per_s = max(flops_per_s, 2 * size**3 / best_s)

@@ -6,15 +6,14 @@ on the same device, with as many threads. The share is of the ceiling in the tar
 Letters: B batch, K active prompts, m tokens per prompt, D hidden size.
 """
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pfm.backbone import BackboneSpec
 from pfm.flops import step_flops
-from pfm_bench.latency import matmul_ceiling, synchronise
+from pfm_bench.latency import matmul_ceiling, product_ceiling
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INT8_SIZES = (1024, 2048, 4096)
@@ -62,25 +61,17 @@ def _rate(device: torch.device, precision: str) -> float | None:
     return _int8_ceiling(device) if precision == "int8" else None
 
 
-def _int8_ceiling(device: torch.device, *, repeats: int = 5, enough_s: float = 0.02) -> float | None:
+def _int8_ceiling(device: torch.device) -> float | None:
     """The same for int8 products with int32 sums; None where this torch has none."""
-    best = 0.0
-    for size in INT8_SIZES:
+
+    def product(size: int) -> Callable[[], object]:
         square = torch.randint(-127, 127, (size, size), dtype=torch.int8, device=device)
-        best_s = float("inf")
-        for _ in range(repeats):
-            synchronise(device)
-            before = time.perf_counter()
-            try:
-                torch._int_mm(square, square)  # type: ignore[attr-defined]  # torch has no public name for it
-            except (RuntimeError, NotImplementedError):
-                return None
-            synchronise(device)
-            best_s = min(best_s, time.perf_counter() - before)
-        best = max(best, 2 * size**3 / best_s)
-        if best_s > enough_s:
-            break
-    return best / 1e9
+        return lambda: torch._int_mm(square, square)  # type: ignore[attr-defined]  # torch has no public name for it
+
+    try:
+        return product_ceiling(device, product, sizes=INT8_SIZES)
+    except (RuntimeError, NotImplementedError):
+        return None
 
 
 def roofline(

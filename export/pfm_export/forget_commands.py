@@ -111,13 +111,13 @@ def _edit_profiles(folders: Sequence[Path], keys: list[str], profile: str, *, is
 
     if not folders:
         raise ConfigError("name the bundles whose profile is to change")
-    for bundle in [Bundle.open(folder) for folder in folders]:  # all are looked at before one is changed
+    bundles = [Bundle.open(folder) for folder in folders]
+    for bundle in bundles:  # all are looked at before one is changed
         bundle.classes.positions(keys)
         if not is_suspended:
             bundle.suspended(profile)
-    for folder in folders:
-        bundle = Bundle.open(folder)
-        bundle = (bundle.suspend if is_suspended else bundle.restore)(keys, profile=profile)
+    for folder, found in zip(folders, bundles, strict=True):
+        bundle = (found.suspend if is_suspended else found.restore)(keys, profile=profile)
         out = bundle.suspended(profile)
         names = [name for position, name in enumerate(bundle.classes.names) if position in out]
         click.echo(f"{folder}: profile {profile} leaves out {', '.join(names) or 'nothing'}")
