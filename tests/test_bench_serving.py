@@ -26,6 +26,7 @@ from pfm_bench.serving import ServeBenchConfig, bench_bundle
 from pfm_bench.serving_report import Case, Work, draw_prompts, table, to_json
 from pfm_bench.targets import Plan, choose_kinds, plan_targets
 from pfm_export.bundle import BANK, MANIFEST, Bundle, write_manifest
+from pfm_export.form import GraphForm
 from pfm_export.graph import export_bundle
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
@@ -204,9 +205,12 @@ def test_a_ceiling_that_cannot_be_measured_is_left_out() -> None:
 # --- targets --------------------------------------------------------------------------------------
 
 
-def test_all_targets_of_a_plan_compute_the_same(bundle: Path) -> None:
-    plans = plan_targets(["torch", "torch-bf16", "ort-cpu"], [bundle], None, device="cpu", threads=1)
+@pytest.mark.parametrize("takes_images", [False, True])
+def test_all_targets_of_a_plan_compute_the_same(takes_images: bool, tmp_path: Path) -> None:
     state = snapshot(tiny_model(), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)
+    bundle = tmp_path / "bundle"
+    export_bundle(state, bundle, form=GraphForm(uint8_input=takes_images))
+    plans = plan_targets(["torch", "torch-bf16", "ort-cpu"], [bundle], None, device="cpu", threads=1)
     calls = {}
     for plan in plans:
         if plan.is_torch:

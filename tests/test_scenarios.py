@@ -13,6 +13,7 @@ from pfm.errors import ConfigError
 from pfm.images import ImagePreprocess
 from pfm_bench.scenarios import answer_arrivals, offline, poisson_arrivals, server, single_stream, time_to_forget
 from pfm_export.bundle import BANK, Bundle
+from pfm_export.form import GraphForm
 from pfm_export.graph import export_bundle
 
 
@@ -110,11 +111,13 @@ def test_offline_finds_the_batch_size_with_the_best_throughput() -> None:
     assert [entry["images_per_s"] for entry in found["batches"]] == pytest.approx([100, 200, 100])
 
 
-def test_forgetting_is_timed_on_copies_and_the_bundle_stays_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("takes_images", [False, True])
+def test_forgetting_is_timed_on_copies_and_the_bundle_stays_whole(tmp_path: Path, takes_images: bool) -> None:
     preprocess = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
     folder, workplace = tmp_path / "bundle", tmp_path / "work"
     workplace.mkdir()
-    export_bundle(snapshot(tiny_model(), spec=tiny_spec(), preprocess=preprocess, lora=None), folder)
+    form = GraphForm(uint8_input=takes_images)
+    export_bundle(snapshot(tiny_model(), spec=tiny_spec(), preprocess=preprocess, lora=None), folder, form=form)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     found = time_to_forget(folder, workplace, repeats=5)  # four classes: a second copy is needed
     assert len(found["latency_ms"]) == len(found["erase_ms"]) == len(found["predict_ms"]) == 5

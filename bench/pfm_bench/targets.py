@@ -24,6 +24,7 @@ from pfm.lora import merged
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm_export.bundle import OUTPUT, Bundle
 from pfm_export.form import GraphForm
+from pfm_export.inputs import preprocess
 from pfm_export.runtime import CPU, CUDA, choose_providers, load_graph
 
 # name of a target -> device that ONNX Runtime is asked for; None where torch runs it
@@ -174,10 +175,13 @@ def precision_of(bundle: Bundle) -> str:
 
 
 def random_inputs(manifest: dict[str, Any], batch_size: int) -> np.ndarray:
-    """Model inputs (B, …) float32; a side that the graph leaves open is the backbone's."""
-    size = manifest["preprocess"].get("size")
-    sides = [size if isinstance(side, str) else side for side in manifest["input"]["shape"][1:]]
-    return np.random.default_rng(0).standard_normal((batch_size, *sides), dtype=np.float32)
+    """What the graph takes: (B, 3, S, S) float32 or (B, S, S, 3) uint8, S that of the backbone where it is left open."""
+    size = manifest["preprocess"]["size"]
+    shape = (batch_size, *(size if isinstance(side, str) else side for side in manifest["input"]["shape"][1:]))
+    random = np.random.default_rng(0)
+    if manifest["input"]["dtype"] == "uint8":
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    return random.standard_normal(shape, dtype=np.float32)
 
 
 class OrtTarget:
@@ -251,7 +255,9 @@ class TorchTarget:
             self.logits = torch.compile(plain.logits, dynamic=False)
 
     def prepare(self, batch_size: int, num_prompts: int) -> Callable[[], object]:
-        inputs = torch.from_numpy(random_inputs(self.bundle.manifest, batch_size)).to(self.device)
+        taken = random_inputs(self.bundle.manifest, batch_size)
+        pixels = preprocess(list(taken), self.bundle.preprocess) if taken.dtype == np.uint8 else taken
+        inputs = torch.from_numpy(pixels).to(self.device)
         present = shared_set(list(range(num_prompts)), batch_size, self.device)
 
         def call() -> torch.Tensor:
