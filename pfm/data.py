@@ -61,16 +61,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W) uint8 and labels (N,) int64, labels counted from 0."""
+    """Inputs as stored and labels (N,) int64, labels counted from 0.
 
-    images: torch.Tensor
+    Attributes:
+        inputs: images (N, C, H, W) uint8.
+    """
+
+    inputs: torch.Tensor
     labels: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: torch.Tensor) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        return Split(self.inputs[index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class ClassificationData:
         """Splits, classes and counts as a table for people."""
         splits = list(self.splits())
         width = max(5, *(len(name) for name in self.classes.names))
-        shape = "x".join(str(side) for side in reversed(self.train.images.shape[1:]))
+        shape = "x".join(str(side) for side in reversed(self.train.inputs.shape[1:]))
         lines = [f"data set {self.name}: {len(self.classes)} classes, images {shape}"]
         lines += [f"  note: {note}" for note in self.notes]
         lines.append("  " + "class".ljust(width + 5) + "".join(name.rjust(8) for name, _ in splits))
@@ -143,8 +147,8 @@ def _looks_like_path(name: str) -> bool:
 
 def _check_labels(data: ClassificationData) -> None:
     for split_name, split in data.splits():
-        if len(split) != len(split.images):
-            raise DataError(f"{data.name}: {len(split.images)} {split_name} images but {len(split)} labels")
+        if len(split) != len(split.inputs):
+            raise DataError(f"{data.name}: {len(split.inputs)} {split_name} images but {len(split)} labels")
         if len(split) == 0:
             raise DataError(f"{data.name}: the {split_name} split is empty")
     num_classes = len(data.classes)
@@ -273,9 +277,9 @@ def _load_npz(path: Path, config: DataConfig) -> ClassificationData:
 def _count_classes(path: Path, train: Split) -> int:
     """One more than the largest label, which must be below the number of images."""
     low, high = (int(train.labels.min()), int(train.labels.max())) if len(train) else (0, 0)
-    if low < 0 or high >= len(train.images):
+    if low < 0 or high >= len(train.inputs):
         raise DataError(
-            f"{path}: the train labels run from {low} to {high} over {len(train.images)} images; "
+            f"{path}: the train labels run from {low} to {high} over {len(train.inputs)} images; "
             "labels count the classes from 0"
         )
     return high + 1
@@ -504,8 +508,8 @@ def _only_column(features: Any, is_wanted: Any, name: str, kind: str) -> str:
 
 def _same_shape(splits: dict[str, Split], image_size: int) -> dict[str, Split]:
     """Splits whose images differ in channels or size from each other are made alike."""
-    channels = max(split.images.shape[1] for split in splits.values())
-    spread = {role: Split(split.images.expand(-1, channels, -1, -1), split.labels) for role, split in splits.items()}
-    if len({split.images.shape[2:] for split in spread.values()}) > 1:
-        return {role: Split(resize_all(split.images, image_size), split.labels) for role, split in spread.items()}
+    channels = max(split.inputs.shape[1] for split in splits.values())
+    spread = {role: Split(split.inputs.expand(-1, channels, -1, -1), split.labels) for role, split in splits.items()}
+    if len({split.inputs.shape[2:] for split in spread.values()}) > 1:
+        return {role: Split(resize_all(split.inputs, image_size), split.labels) for role, split in spread.items()}
     return spread

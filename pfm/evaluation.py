@@ -124,7 +124,7 @@ class Evaluator:
         positions: `label_positions` of the split's labels.
         preprocess: uint8 images -> model input.
         device: where the model is.
-        images: (B,) indices -> images on the device.  [default: taken from the split]
+        inputs: (B,) indices -> inputs as stored, on the device.  [default: taken from the split]
         tokens: (B,) indices -> what the trunk makes of them, where that is known already.
         rank, world_size: this process takes every `world_size`-th batch.
         reduce: sums a tensor over the processes.
@@ -141,7 +141,7 @@ class Evaluator:
         device: torch.device,
         batch_size: int,
         seed: int,
-        images: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        inputs: Callable[[torch.Tensor], torch.Tensor] | None = None,
         tokens: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -161,7 +161,7 @@ class Evaluator:
         self.preprocess = preprocess
         self.device = device
         self.seed = seed
-        self.images = images or (lambda index: split.images[index].to(device, non_blocking=True))
+        self.inputs = inputs or (lambda index: split.inputs[index].to(device, non_blocking=True))
         self.tokens = tokens
         self.reduce = reduce
         self.autocast = autocast
@@ -234,7 +234,7 @@ class Evaluator:
                 if turn is None:  # another process has one batch more
                     continue
                 number, index = turn
-                tokens = self.tokens(index) if self.tokens else model.trunk(self.preprocess(self.images(index)))
+                tokens = self.tokens(index) if self.tokens else model.trunk(self.preprocess(self.inputs(index)))
                 best: torch.Tensor | None = None
                 for active in actives:
                     logits = model.head(tokens, shared_set(list(active), len(index), self.device))

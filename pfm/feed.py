@@ -53,14 +53,14 @@ class Feed:
     def __init__(self, split: Split, device: torch.device, config: FeedConfig) -> None:
         self.device = device
         self.num_workers = config.num_workers
-        self.is_resident = config.data_on == "device" or (config.data_on == "auto" and _fits(split.images, device))
-        self._images = split.images.to(device) if self.is_resident else split.images
+        self.is_resident = config.data_on == "device" or (config.data_on == "auto" and _fits(split.inputs, device))
+        self._inputs = split.inputs.to(device) if self.is_resident else split.inputs
 
     def __call__(self, index: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, C, H, W) uint8."""
         if self.is_resident:
-            return self._images[index.to(self.device, non_blocking=True)]
-        return self._images[index].to(self.device, non_blocking=True)
+            return self._inputs[index.to(self.device, non_blocking=True)]
+        return self._inputs[index].to(self.device, non_blocking=True)
 
     def batches(self, indices: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """The images of one batch after another, gathered ahead where they lie in host memory."""
@@ -68,35 +68,35 @@ class Feed:
             yield from map(self, indices)
             return
         loader: DataLoader[torch.Tensor] = DataLoader(
-            _Gather(self._images),
+            _Gather(self._inputs),
             batch_sampler=[index.tolist() for index in indices],
             collate_fn=_as_it_is,  # a batch is gathered whole
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             generator=make_generator("workers"),  # their seed, which nothing uses, is not to come from torch's own
         )
-        for images in loader:
-            yield images.to(self.device, non_blocking=True)
+        for inputs in loader:
+            yield inputs.to(self.device, non_blocking=True)
 
 
-def _fits(images: torch.Tensor, device: torch.device) -> bool:
+def _fits(inputs: torch.Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return images.numel() < DEVICE_SHARE * free
+    return inputs.nbytes < DEVICE_SHARE * free
 
 
 class _Gather(Dataset[torch.Tensor]):
     """Batches of a tensor."""
 
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images = images
+    def __init__(self, inputs: torch.Tensor) -> None:
+        self.inputs = inputs
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def __getitems__(self, index: list[int]) -> torch.Tensor:
-        return self.images[torch.tensor(index)]
+        return self.inputs[torch.tensor(index)]
 
 
 def _as_it_is(batch: Any) -> torch.Tensor:

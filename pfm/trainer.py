@@ -202,7 +202,7 @@ def _is_due(number: int, every: int) -> bool:
 
 
 def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> ImagePreprocess:
-    mean, std = measure_channels(data.train.images)
+    mean, std = measure_channels(data.train.inputs)
     return ImagePreprocess(size=spec.image_size, mean=mean, std=std)  # type: ignore[arg-type]
 
 
@@ -690,7 +690,7 @@ def make_evaluator(
         device=accelerator.device,
         batch_size=config.eval_batch_size,
         seed=seed,
-        images=Feed(split, accelerator.device, feed or FeedConfig()),
+        inputs=Feed(split, accelerator.device, feed or FeedConfig()),
         tokens=tokens,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,

@@ -141,8 +141,8 @@ def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) 
     assert less.classes.ids == (0, 1, 3)
     assert len(less.train) == 120
     for label, number in enumerate(less.classes.ids):
-        images = less.train.images[less.train.labels == label]
-        assert torch.equal(images, data.train.images[data.train.labels == number])
+        images = less.train.inputs[less.train.labels == label]
+        assert torch.equal(images, data.train.inputs[data.train.labels == number])
 
 
 @pytest.mark.slow

@@ -89,10 +89,10 @@ def test_a_loaded_data_set_bears_its_short_name(tmp_path: Path) -> None:
 def test_digits_are_split_the_same_way_every_time() -> None:
     first, second = load("digits"), load("digits")
     assert len(first.train) + len(first.test) == 1797
-    assert first.train.images.shape[1:] == (1, 8, 8)
-    assert (first.train.images.min(), first.train.images.max()) == (0, 255)
+    assert first.train.inputs.shape[1:] == (1, 8, 8)
+    assert (first.train.inputs.min(), first.train.inputs.max()) == (0, 255)
     assert first.classes.names == tuple("0123456789")
-    assert torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.train.inputs, second.train.inputs)
     assert torch.equal(first.test.labels, second.test.labels)
 
 
@@ -116,7 +116,7 @@ def test_digits_may_be_renamed() -> None:
 def test_an_npz_in_colour_is_read_as_it_is(npz: Path) -> None:
     data = load(npz)
     images, labels = coloured_images(64, seed=len("train"))
-    assert np.array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), images)
+    assert np.array_equal(data.train.inputs.permute(0, 2, 3, 1).numpy(), images)
     assert np.array_equal(data.train.labels.numpy(), labels[:, 0])
     assert (len(data.train), len(data.test), data.val) == (64, 22, None)
     assert data.classes.names == ("0", "1", "2", "3")
@@ -129,7 +129,7 @@ def test_an_npz_in_grey_with_flat_labels_is_read(tmp_path: Path) -> None:
     path = tmp_path / "grey.npz"
     np.savez(path, train_images=grey, train_labels=labels, test_images=grey[:6], test_labels=labels[:6])
     data = load(path)
-    assert np.array_equal(data.train.images[:, 0].numpy(), grey)
+    assert np.array_equal(data.train.inputs[:, 0].numpy(), grey)
     assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -427,7 +427,7 @@ def test_an_image_folder_with_both_splits_is_read(tmp_path: Path) -> None:
     assert data.train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     images, labels = coloured_images(8, seed=1)
     wanted = images[np.argsort(labels[:, 0], kind="stable")]
-    assert np.array_equal(data.test.images.permute(0, 2, 3, 1).numpy(), wanted)
+    assert np.array_equal(data.test.inputs.permute(0, 2, 3, 1).numpy(), wanted)
     assert data.notes == ()
 
 
@@ -437,10 +437,10 @@ def test_an_image_folder_without_a_test_split_holds_some_out(tmp_path: Path) -> 
     first, second = (load(f"imagefolder:{tmp_path / 'fruit'}") for _ in range(2))
     assert torch.bincount(first.train.labels).tolist() == [8] * 4
     assert torch.bincount(first.test.labels).tolist() == [2] * 4
-    assert torch.equal(first.train.images, second.train.images)
-    assert torch.equal(first.test.images, second.test.images)
+    assert torch.equal(first.train.inputs, second.train.inputs)
+    assert torch.equal(first.test.inputs, second.test.inputs)
     assert "held out" in first.notes[0]
-    together = torch.cat([first.train.images, first.test.images]).flatten(1)
+    together = torch.cat([first.train.inputs, first.test.inputs]).flatten(1)
     assert len(together.unique(dim=0)) == 40  # nothing is in both
 
 
@@ -476,8 +476,8 @@ def test_images_of_all_kinds_and_sizes_in_one_folder_become_alike(tmp_path: Path
             Image.fromarray(flat).quantize(4).save(folder / "f.gif")
     data = load(f"imagefolder:{tmp_path / 'mixed'}", image_size=10)
     for split in (data.train, data.test):
-        assert split.images.shape == (12, 3, 10, 10)
-        for image, label in zip(split.images, split.labels.tolist(), strict=True):
+        assert split.inputs.shape == (12, 3, 10, 10)
+        for image, label in zip(split.inputs, split.labels.tolist(), strict=True):
             level = shade[data.classes.names[label]]
             assert (image.int() - level).abs().max() <= 2  # JPEG may be off by a grey level or two
 
@@ -488,8 +488,8 @@ def test_splits_that_differ_in_size_and_colour_are_brought_to_one(tmp_path: Path
         for name, level in (("dark", 40), ("light", 200)):
             save_image(tmp_path / "mixed" / split / name / "a.png", np.full(shape, level, dtype=np.uint8))
     data = load(f"imagefolder:{tmp_path / 'mixed'}", image_size=7)
-    assert data.train.images.shape == data.test.images.shape == (2, 3, 7, 7)
-    assert data.train.images[1].unique().tolist() == [200]
+    assert data.train.inputs.shape == data.test.inputs.shape == (2, 3, 7, 7)
+    assert data.train.inputs[1].unique().tolist() == [200]
 
 
 @pytest.mark.usefixtures("cache")
@@ -587,7 +587,7 @@ def test_a_saved_data_set_is_read_with_columns_found_by_type(tmp_path: Path) -> 
     names = ["b", "a", "c", "b"]
     data = load(save_hf(tmp_path / "colours", train=hf_split(16), test=hf_split(4, name=names)))
     images, labels = coloured_images(16)
-    assert np.array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), images)
+    assert np.array_equal(data.train.inputs.permute(0, 2, 3, 1).numpy(), images)
     assert np.array_equal(data.train.labels.numpy(), labels[:, 0])
     assert (data.name, data.classes.names, len(data.test)) == ("colours", ("red", "green", "blue", "grey"), 4)
 
@@ -630,7 +630,7 @@ def test_columns_may_be_named_where_there_are_several(tmp_path: Path) -> None:
     assert "2 label columns" in refusal(path, input_column="mask")
     data = load(path, input_column="mask", label_column="sort")
     assert data.classes.names == ("x", "y")
-    assert data.train.images.max() == 0
+    assert data.train.inputs.max() == 0
     assert data.train.labels.tolist() == [1, 0] * 4
 
 
@@ -749,4 +749,4 @@ def test_a_part_of_a_split_keeps_images_and_labels_together() -> None:
     split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.arange(5))
     part = split.subset(torch.tensor([3, 1]))
     assert len(part) == 2
-    assert part.images.flatten().tolist() == part.labels.tolist() == [3, 1]
+    assert part.inputs.flatten().tolist() == part.labels.tolist() == [3, 1]

@@ -51,7 +51,7 @@ def test_the_modes_without_chance_agree_with_one_sample_at_a_time(variant: dict[
     everything = list(range(4))
 
     def accuracy(choose: Any) -> float:
-        right = [answer(model, x, choose(y)) == y for x, y in zip(split.images, split.labels.tolist(), strict=True)]
+        right = [answer(model, x, choose(y)) == y for x, y in zip(split.inputs, split.labels.tolist(), strict=True)]
         return statistics.fmean(right)
 
     modes = make_evaluator(split).evaluate(model).modes
@@ -72,7 +72,7 @@ def test_the_modes_without_chance_agree_with_one_sample_at_a_time(variant: dict[
 def test_infer_best_takes_the_largest_logit_of_each_class_over_the_one_prompt_forwards(variant: dict[str, str]) -> None:
     model, split = tiny_model(**variant), make_split()  # type: ignore[arg-type]
     right = 0
-    for image, label in zip(split.images, split.labels.tolist(), strict=True):
+    for image, label in zip(split.inputs, split.labels.tolist(), strict=True):
         forwards = [model.logits(PREPROCESS(image[None]), torch.tensor([[i]]))[0] for i in range(4)]
         scores = [max(float(logits[c]) for logits in forwards) for c in range(4)]
         best = max(range(4), key=lambda c: scores[c])
@@ -87,11 +87,11 @@ def test_the_drawn_modes_agree_with_their_draws() -> None:
     for name in ("mixed_subset", "wrong_subset"):
         present = MODES[name](split.labels, 4, make_generator(1, name, 0, 0)).tolist()
         right = [
-            answer(model, x, row) == y for x, row, y in zip(split.images, present, split.labels.tolist(), strict=True)
+            answer(model, x, row) == y for x, row, y in zip(split.inputs, present, split.labels.tolist(), strict=True)
         ]
         assert modes[name] == pytest.approx(statistics.fmean(right))
     wrong = MODES["random_wrong"](split.labels, 4, make_generator(1, "random_wrong", 0)).tolist()
-    right = [answer(model, x, row) == y for x, row, y in zip(split.images, wrong, split.labels.tolist(), strict=True)]
+    right = [answer(model, x, row) == y for x, row, y in zip(split.inputs, wrong, split.labels.tolist(), strict=True)]
     assert modes["random_wrong"] == pytest.approx(statistics.fmean(right))
 
 
@@ -105,7 +105,7 @@ def test_forget_and_retain_accuracy_agree_with_one_subset_at_a_time(variant: dic
         for removed, forget, retain in zip(entry.subsets, entry.forget, entry.retain, strict=True):
             seen = [c for c in range(4) if c not in removed]
             right = {True: [], False: []}
-            for image, label in zip(split.images, split.labels.tolist(), strict=True):
+            for image, label in zip(split.inputs, split.labels.tolist(), strict=True):
                 right[label in removed].append(answer(model, image, seen) == label)
             assert forget == pytest.approx(statistics.fmean(right[True]))
             assert retain == pytest.approx(statistics.fmean(right[False]))

@@ -103,7 +103,7 @@ def test_evaluation_gives_the_answers_of_ours() -> None:
     singles = [(i,) for i in range(4)]
     sets = [*singles, (0, 1), (1, 2, 3), (0, 1, 2, 3), ()]
     table = evaluator.run(ours, sets, {})
-    reference = PlainEvaluation(split.images, PREPROCESS, device=cpu, batch_size=5)
+    reference = PlainEvaluation(split.inputs, PREPROCESS, device=cpu, batch_size=5)
     for active in sets:
         assert torch.equal(reference.answers(plain, active), table.answers[active]), active
     assert torch.equal(reference.infer_best(plain), ours.predict(table.best_single))

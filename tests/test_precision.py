@@ -148,7 +148,7 @@ def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
     images, labels = coloured_images(39)
     split = Split(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels[:, 0]).long())
     checkpoint = make_checkpoint(name)
-    export_bundle(checkpoint, tmp_path / "b", samples=TestSamples(split.images, split.labels))
+    export_bundle(checkpoint, tmp_path / "b", samples=TestSamples(split.inputs, split.labels))
     accuracy = json.loads((tmp_path / "b" / "manifest.json").read_text())["accuracy"]
     evaluator = Evaluator(
         split, torch.arange(4), PREPROCESS, device=torch.device("cpu"), batch_size=16, seed=0, show_progress=False

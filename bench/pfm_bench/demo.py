@@ -133,7 +133,7 @@ def _draw_answers(path: Path, data: Any, results: "dict[str, ReadoutResult]") ->
     figure = new_figure(13, 2.6)
     figure.suptitle(f"served answers before → after class {FORGOTTEN} was erased from the bundle")
     for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
-        axis.imshow(data.test.images[index, 0].numpy(), cmap="gray_r")
+        axis.imshow(data.test.inputs[index, 0].numpy(), cmap="gray_r")
         axis.set(xticks=[], yticks=[])
         lines = [f"{n}: {r.answers_before[index]} → {r.answers_after[index]}" for n, r in results.items()]
         axis.set_xlabel("\n".join(lines), fontsize=8)

@@ -55,7 +55,7 @@ class PlainRun:
         self.model.load_weights_of(build_ours(bench, Variant()))
         self.removed = removed
         self.evaluation = PlainEvaluation(
-            bench.split.images, bench.preprocess, device=bench.device, batch_size=bench.config.batch_size
+            bench.split.inputs, bench.preprocess, device=bench.device, batch_size=bench.config.batch_size
         )
         self.device = bench.device
         self.answers: Answers = {}

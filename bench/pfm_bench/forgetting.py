@@ -50,7 +50,7 @@ def bench_forgetting(
     check_removal(full.classes, positions)
     names = [full.classes.names[p] for p in positions]
     data = by_position(data, full)
-    inputs = full.preprocess(data.test.images[:1])
+    inputs = full.preprocess(data.test.inputs[:1])
     samples: dict[str, list[float]] = {"bundle": [], "checkpoint": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -168,7 +168,7 @@ def _serve(folder: Path, bundle: Path, data: ClassificationData, say: Callable[[
     erased = folder / f"bundle_without_{FORGOTTEN}"
     shutil.copytree(bundle, erased)
     session = PromptSession(erased, device="cpu", threads=1)
-    images = list(data.test.images[:, 0].numpy())
+    images = list(data.test.inputs[:, 0].numpy())
     truth = np.array([data.classes.names[label] for label in data.test.labels.tolist()])
     before = session.predict_images(images)
     suspended = session.predict_images(images, without=[FORGOTTEN])

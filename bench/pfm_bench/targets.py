@@ -175,7 +175,7 @@ def precision_of(bundle: Bundle) -> str:
 
 
 def random_inputs(manifest: dict[str, Any], batch_size: int) -> np.ndarray:
-    """What the graph takes: (B, 3, S, S) float32 or (B, S, S, 3) uint8, S that of the backbone where it is left open."""
+    """What the graph takes: (B, 3, S, S) float32 or (B, S, S, 3) uint8, S the backbone's where left open."""
     size = manifest["preprocess"]["size"]
     shape = (batch_size, *(size if isinstance(side, str) else side for side in manifest["input"]["shape"][1:]))
     random = np.random.default_rng(0)

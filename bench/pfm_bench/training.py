@@ -135,7 +135,7 @@ class PlainStep:
         bench, num_classes = self.bench, self.model.num_classes
         mixed_size, wrong_size = self.drawn[self.number]
         index = _batch_index(bench, self.number)
-        inputs = bench.preprocess(bench.split.images[index].to(bench.device))
+        inputs = bench.preprocess(bench.split.inputs[index].to(bench.device))
         labels = bench.split.labels[index].to(bench.device)
         mixed = choose_with_own(labels, num_classes, mixed_size - 1, self.dice)
         wrong = choose_others(labels, num_classes, wrong_size, self.dice)

@@ -30,11 +30,11 @@ MOST_ACCURACY_LOST, MOST_FORGET_GAINED = 0.5, 1.0
 
 @dataclass(frozen=True)
 class TestSamples:
-    """Images (N, 1 or 3, H, W) uint8, and the position in the model's bank of each one's class (N,)."""
+    """Inputs as stored, such as images (N, 1 or 3, H, W) uint8, and the place of each one's class in the bank (N,)."""
 
     __test__ = False  # pytest, this is no test
 
-    images: torch.Tensor
+    inputs: torch.Tensor
     labels: torch.Tensor
 
 
@@ -65,7 +65,7 @@ def find_samples(
     if len(there) == 0:
         raise DataError(f"{data.name} has no test sample of the checkpoint's classes")
     chosen = there[torch.randperm(len(there), generator=make_generator("accuracy", len(there)))][:max_samples]
-    return TestSamples(data.test.images[chosen], labels[chosen])
+    return TestSamples(data.test.inputs[chosen], labels[chosen])
 
 
 @torch.inference_mode()
@@ -85,7 +85,7 @@ def measure_accuracy(model: PromptedClassifier, folder: Path, samples: TestSampl
     actives = [everything, *(tuple(p for p in everything if p != gone) for gone in everything)]
     right: dict[str, list[torch.Tensor]] = {"bundle": [], "fp32": []}
     worst = 0.0
-    for images, labels in zip(samples.images.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
+    for images, labels in zip(samples.inputs.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
         pixels = preprocess(images)
         tokens = model.trunk(pixels)
         planes = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()

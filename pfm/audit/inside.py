@@ -44,12 +44,12 @@ def resurrection_gaps(
                 split = groups.forget_train if pool == "class" else groups.retain_train
                 limit = min(size, len(groups.forget_train))
                 chosen = resurrection.choose_samples(pools[pool], limit, config.attack_seeds, config.seed, pool)
-                images = split.images[chosen.flatten()].to(device)
+                images = split.inputs[chosen.flatten()].to(device)
                 return resurrection.resurrect(
                     model,
                     state.preprocess(images).unflatten(0, chosen.shape),
-                    state.preprocess(groups.forget_test.images.to(device)),
-                    state.preprocess(groups.retain_test.images.to(device)),
+                    state.preprocess(groups.forget_test.inputs.to(device)),
+                    state.preprocess(groups.retain_test.inputs.to(device)),
                     retain_labels,
                     num_tokens=tokens,
                     steps=config.attack_steps,
@@ -104,8 +104,8 @@ def probes(
     hits: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     features: dict[str, list[torch.Tensor]] = {}
     for name in ("full", "forgotten", "retrained", "finetuned"):
-        train = probe.layer_features(models[name], preprocess[name](data.train.images))
-        features[name] = probe.layer_features(models[name], preprocess[name](data.test.images))
+        train = probe.layer_features(models[name], preprocess[name](data.train.inputs))
+        features[name] = probe.layer_features(models[name], preprocess[name](data.test.inputs))
         hits[name] = [probe.probe(a, is_gone, b, is_gone_test) for a, b in zip(train, features[name], strict=True)]
 
     def balanced(pair: tuple[torch.Tensor, torch.Tensor]) -> float:

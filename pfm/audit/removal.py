@@ -31,7 +31,7 @@ def removal_cost(
 ) -> dict[str, Any]:
     """Seconds of an erasure until the first answer without the class, and of what it replaces."""
     seconds = []
-    inputs = full.preprocess(groups.forget_test.images[:1].to(device))
+    inputs = full.preprocess(groups.forget_test.inputs[:1].to(device))
     for _ in range(20):
         started = time.perf_counter()
         model = erase(full, names).build_model().to(device)

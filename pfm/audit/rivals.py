@@ -72,7 +72,7 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
 
     def relabel(split: Split) -> Split:
         labels = positions[split.labels]
-        return Split(split.images[labels >= 0], labels[labels >= 0])
+        return Split(split.inputs[labels >= 0], labels[labels >= 0])
 
     val = None if data.val is None else relabel(data.val)
     return dataclasses.replace(
@@ -94,7 +94,7 @@ def without_classes(data: ClassificationData, positions: Sequence[int]) -> Class
 
     def keep(split: Split) -> Split:
         labels = new[split.labels]
-        return Split(split.images[labels >= 0], labels[labels >= 0])
+        return Split(split.inputs[labels >= 0], labels[labels >= 0])
 
     classes: ClassList = data.classes.without(positions)
     val = None if data.val is None else keep(data.val)
@@ -103,7 +103,7 @@ def without_classes(data: ClassificationData, positions: Sequence[int]) -> Class
 
 def fingerprint(split: Split) -> list[int]:
     """Number and CRC-32 of a split's images and labels."""
-    return [len(split), zlib.crc32(split.images.contiguous().numpy().data), zlib.crc32(split.labels.numpy().data)]
+    return [len(split), zlib.crc32(split.inputs.contiguous().numpy().data), zlib.crc32(split.labels.numpy().data)]
 
 
 class Rivals:
@@ -143,7 +143,7 @@ class Rivals:
         Shadows 2k and 2k + 1 have complementary halves, so that each sample is in one of them.
         """
         train_split, test = self.data.train, self.data.test
-        pool = Split(torch.cat([train_split.images, test.images]), torch.cat([train_split.labels, test.labels]))
+        pool = Split(torch.cat([train_split.inputs, test.inputs]), torch.cat([train_split.labels, test.labels]))
         order = torch.randperm(len(pool), generator=make_generator("shadow", number // 2))
         half = order[: len(pool) // 2] if number % 2 == 0 else order[len(pool) // 2 :]
         is_in = torch.zeros(len(pool), dtype=torch.bool)
@@ -226,7 +226,7 @@ def tune(
         for epoch in range(epochs):
             for step, index in enumerate(epoch_order(len(split), seed, epoch).split(config.train.batch_size)):
                 labels = split.labels[index]
-                inputs = checkpoint.preprocess(split.images[index].to(device))
+                inputs = checkpoint.preprocess(split.inputs[index].to(device))
                 subsets = branch_subsets(labels, model.num_classes, make_generator(seed, "tune", epoch, step))
                 own, other = model(inputs, [subset.to(device) for subset in subsets])
                 loss = present_loss(own.float(), labels.to(device), has_unknown=model.has_unknown).mean()
@@ -276,7 +276,7 @@ def closed_form_subject(
     """The exact baseline after removal, and the largest difference of its weights to those of retraining."""
     num_classes = len(data.classes)
     kept = [p for p in range(num_classes) if p not in positions]
-    features = frozen_features(checkpoint, data.train.images)
+    features = frozen_features(checkpoint, data.train.inputs)
     mean, scale = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     features = (features - mean) / scale
     statistics = closed_form.collect(features, data.train.labels, num_classes)

@@ -122,13 +122,13 @@ def _attack(
     for size in attack.sizes:
         pool = torch.arange(len(groups.forget_train))
         chosen = resurrection.choose_samples(pool, size, attack.attack_seeds, attack.seed, "class")
-        images = groups.forget_train.images[chosen.flatten()].to(device)
+        images = groups.forget_train.inputs[chosen.flatten()].to(device)
         found.append(
             resurrection.resurrect(
                 model,
                 state.preprocess(images).unflatten(0, chosen.shape),
-                state.preprocess(groups.forget_test.images.to(device)),
-                state.preprocess(groups.retain_test.images.to(device)),
+                state.preprocess(groups.forget_test.inputs.to(device)),
+                state.preprocess(groups.retain_test.inputs.to(device)),
                 retained.test.labels.to(device),
                 num_tokens=attack.tokens[0],
                 steps=attack.attack_steps,

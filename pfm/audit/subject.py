@@ -29,7 +29,7 @@ class Subject:
     @torch.no_grad()
     def log_probabilities(self, split: Split, batch: int = 256) -> torch.Tensor:
         """(N, C + 1), float64, on the CPU."""
-        parts = [self.answer(images).double().cpu() for images in split.images.split(batch)]
+        parts = [self.answer(images).double().cpu() for images in split.inputs.split(batch)]
         logits = torch.cat(parts)
         is_mute = (logits == -torch.inf).all(dim=1, keepdim=True)  # nothing active: any answer is as likely
         return torch.where(is_mute, 0.0, logits).log_softmax(dim=1)
