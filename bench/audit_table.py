@@ -29,7 +29,7 @@ from pfm.audit.rivals import run_config
 from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm
 from pfm.cli import run as run_command
-from pfm.data import load_data
+from pfm.loading import load_data
 from pfm.storage import write_json
 from pfm_bench.report import host_facts
 
@@ -80,7 +80,7 @@ def run_case(case: Case, mednist: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = load_data(run_config(full).data, image_size=full.preprocess.size)
+    data = load_data(run_config(full).data, full.preprocess.form)
     result = audit(full, data, [case.label], ATTACK, work / "models", torch.device("cpu"), say=lambda _: None)
     return summary(result)
 

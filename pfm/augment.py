@@ -1,5 +1,7 @@
 """Light augmentation of a batch of stored images, on the device; off by default, as in the paper.
 
+Sounds have their own, `pfm.sound_augment`; the options of both stand here.
+
 What happens to each image is drawn first, for the whole global batch, and applied by each process to
 its share, so that the same seed varies the same images the same way whatever the number of processes.
 
@@ -11,19 +13,34 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from pfm.errors import ConfigError
 from pfm.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is varied in training images."""
+    """What is varied in training images or sounds."""
 
     shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
     hflip: bool = option(False, "Mirror half of the training images left to right.")
+    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
+    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
+    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
 
     @property
     def is_on(self) -> bool:
-        return self.shift > 0 or self.hflip
+        return any((self.shift, self.hflip, self.time_shift, self.time_mask, self.mel_mask))
+
+    def check_kind(self, *, is_audio: bool) -> None:
+        """Refuse what is for the other kind of input.
+
+        Raises:
+            ConfigError: which option.
+        """
+        wrong = ("shift", "hflip") if is_audio else ("time_shift", "time_mask", "mel_mask")
+        given = [f"--{name}" for name in wrong if getattr(self, name)]
+        if given:
+            raise ConfigError(f"{' and '.join(given)} vary {'images' if is_audio else 'sounds'}; this data has none")
 
 
 @dataclass(frozen=True)

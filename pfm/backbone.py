@@ -9,6 +9,7 @@ numbers as putting them in front, and keeps the readout token at index 0.
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from pfm.dropout import RowDropout, RowKeys, by_row
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
-from pfm.images import ImagePreprocess, preprocess_from_hf
+from pfm.images import ImageForm, preprocess_from_hf
+from pfm.inputs import Preprocess, StoredForm
 from pfm.options import option
+from pfm.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
 
 SCRATCH = "scratch:"
 
@@ -40,7 +43,15 @@ PRESETS: dict[str, dict[str, int | float]] = {
                               "num_attention_heads": 6, "intermediate_size": 1536},
     "vit_base_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12,
                              "num_attention_heads": 12, "intermediate_size": 3072},
+    "ast_mini": {"max_length": 96, "num_mel_bins": 64, "patch_size": 16, "frequency_stride": 16, "time_stride": 16,
+                 "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256},
+    "ast_tiny": {"max_length": 1024, "num_mel_bins": 128, "patch_size": 16, "frequency_stride": 10, "time_stride": 10,
+                 "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+    "ast_base": {"max_length": 1024, "num_mel_bins": 128, "patch_size": 16, "frequency_stride": 10, "time_stride": 10,
+                 "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }  # fmt: skip
+IMAGE_DEFAULT, AUDIO_DEFAULT = "google/vit-base-patch16-224", "MIT/ast-finetuned-audioset-10-10-0.4593"
+AST = "audio-spectrogram-transformer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +59,17 @@ class BackboneConfig:
     """Which backbone, at which input size."""
 
     model_name: str = option(
-        "google/vit-base-patch16-224",
-        "A hub id, a local folder in Hugging Face layout, or scratch:NAME for a shape without pretrained weights ("
-        + ", ".join(PRESETS)
-        + ").",
+        IMAGE_DEFAULT,
+        f"A hub id ({AUDIO_DEFAULT} by default for sounds), a local folder in Hugging Face layout, or scratch:NAME for "
+        "a shape without pretrained weights (" + ", ".join(PRESETS) + ").",
     )
     image_size: int | None = option(
         None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
+    )
+    max_length: int | None = option(
+        None,
+        "Frames (of 10 ms) of the model's input, for sounds; positions are interpolated.  [default: the backbone's]",
+        minimum=16,
     )
 
 
@@ -70,15 +85,45 @@ class BackboneSpec:
 
     model_name: str
     config: dict[str, Any]
-    preprocess: ImagePreprocess | None = field(default=None)
+    preprocess: Preprocess | None = field(default=None)
 
     @property
     def is_pretrained(self) -> bool:
         return not self.model_name.startswith(SCRATCH)
 
     @property
+    def is_audio(self) -> bool:
+        return self.config.get("model_type") == AST
+
+    @property
     def image_size(self) -> int:
+        """Side in pixels, of a backbone of images."""
         return self.config["image_size"]
+
+    @property
+    def form(self) -> StoredForm:
+        """How its inputs are stored."""
+        if not self.is_audio:
+            return ImageForm(self.image_size)
+        rate = self.preprocess.sampling_rate if isinstance(self.preprocess, SoundPreprocess) else 16_000
+        return SoundForm(rate, self.config["num_mel_bins"])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one model input: (3, S, S), or (L, M) for sounds."""
+        if self.is_audio:
+            return (self.config["max_length"], self.config["num_mel_bins"])
+        return (3, self.image_size, self.image_size)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens that the backbone makes of an input, besides the special ones."""
+        return math.prod(patch_grid(self.config))
+
+    @property
+    def num_special(self) -> int:
+        """CLS, and AST's distillation token."""
+        return 2 if self.is_audio else 1
 
     @property
     def num_layers(self) -> int:
@@ -93,35 +138,80 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     """Read a backbone's configuration, and nothing heavier.
 
     Raises:
-        BackboneError: no such backbone, or not a ViT.
+        BackboneError: no such backbone, or neither ViT nor AST.
     """
     name = config.model_name
     if name.startswith(SCRATCH):
         preset = PRESETS.get(name.removeprefix(SCRATCH))
         if preset is None:
             raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
-        values = {**_vit_config({**preset, "layer_norm_eps": 1e-6}).to_dict()}
-        preprocess = None
+        kind = AST if "num_mel_bins" in preset else "vit"
+        values = _hf_config({"model_type": kind, **preset, "layer_norm_eps": 1e-6}).to_dict()
+        processor = None
     else:
         values, processor = _read_pretrained_config(name)
-        preprocess = preprocess_from_hf(processor, values["image_size"])
+    if values["model_type"] == AST:
+        return _describe_ast(config, values, processor)
+    if config.max_length is not None:
+        raise BackboneError(f"--max_length is for sounds; {name} takes images (--image_size)")
     size = config.image_size or values["image_size"]
     if size % values["patch_size"]:
         raise BackboneError(f"--image_size {size} is no multiple of the patch size {values['patch_size']} of {name}")
-    if preprocess is not None:
-        preprocess = ImagePreprocess.from_dict({**preprocess.to_dict(), "size": size})
+    preprocess = None if processor is None else preprocess_from_hf(processor, size)
     return BackboneSpec(model_name=name, config={**values, "image_size": size}, preprocess=preprocess)
 
 
-def _vit_config(values: Mapping[str, Any]) -> Any:
-    from transformers import ViTConfig
+def _describe_ast(config: BackboneConfig, values: dict[str, Any], processor: dict[str, Any] | None) -> BackboneSpec:
+    name = config.model_name
+    if config.image_size is not None:
+        raise BackboneError(f"--image_size is for images; {name} takes sounds (--max_length)")
+    length = config.max_length or values["max_length"]
+    if length < values["patch_size"]:
+        raise BackboneError(f"--max_length {length} is less than a patch of {name}, {values['patch_size']} frames")
+    preprocess = None
+    if processor is not None:
+        bins = processor.get("num_mel_bins", 128)
+        if bins != values["num_mel_bins"]:
+            raise BackboneError(f"{name}: features of {bins} mel bins, but the model takes {values['num_mel_bins']}")
+        is_normalised = processor.get("do_normalize", True)
+        preprocess = SoundPreprocess(
+            max_length=length,
+            mean=processor.get("mean", AUDIOSET_MEAN) if is_normalised else 0.0,
+            std=processor.get("std", AUDIOSET_STD) if is_normalised else 0.5,
+            sampling_rate=processor.get("sampling_rate", 16_000),
+            num_mel_bins=bins,
+        )
+    return BackboneSpec(model_name=name, config={**values, "max_length": length}, preprocess=preprocess)
+
+
+def patch_grid(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Patches down and across: of a square image, or of mel bins and frames."""
+    size = config["patch_size"]
+    if config.get("model_type") != AST:
+        return (config["image_size"] // size,) * 2
+    return (
+        (config["num_mel_bins"] - size) // config["frequency_stride"] + 1,
+        (config["max_length"] - size) // config["time_stride"] + 1,
+    )
+
+
+def _hf_config(values: Mapping[str, Any]) -> Any:
+    from transformers import ASTConfig, ViTConfig
 
     settings: dict[str, Any] = {**values, "attn_implementation": "sdpa"}
-    return ViTConfig(**settings)
+    return ASTConfig(**settings) if settings.pop("model_type", "vit") == AST else ViTConfig(**settings)
+
+
+def _new_encoder(config: Any) -> nn.Module:
+    """A transformer with weights as the configuration says."""
+    from transformers import ASTModel, ViTModel
+
+    return ASTModel(config) if config.model_type == AST else ViTModel(config, add_pooling_layer=False)
 
 
 def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from transformers import AutoConfig
+    from transformers.feature_extraction_utils import FeatureExtractionMixin
     from transformers.image_processing_base import ImageProcessingMixin
 
     path = Path(name).expanduser()
@@ -136,13 +226,16 @@ def _read_pretrained_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             f"cannot load backbone {name!r}: {_first_sentence(error)}; "
             "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
         ) from error
-    if config.model_type != "vit":
-        raise BackboneError(f"{name} is a {config.model_type!r} model; only 'vit' backbones are supported")
+    if config.model_type not in ("vit", AST):
+        raise BackboneError(f"{name} is a {config.model_type!r} model; ViT and AST backbones are supported")
+    reader = ImageProcessingMixin.get_image_processor_dict
+    if config.model_type == AST:
+        reader = FeatureExtractionMixin.get_feature_extractor_dict
     try:
         with quiet_hub():
-            processor, _ = ImageProcessingMixin.get_image_processor_dict(where)
+            processor, _ = reader(where)
     except OSError:
-        processor = {}  # ViT's own defaults: mean and std 0.5
+        processor = {}  # the libraries' own defaults: mean and std 0.5, or those of AudioSet
     return config.to_dict(), processor
 
 
@@ -197,7 +290,7 @@ class Backbone(nn.Module):
         self.config._attn_implementation = implementation
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, T, D): special tokens and patches, with positions."""
+        """(B, 3, S, S), or (B, L, M) of sounds -> (B, T, D): special tokens and patches, with positions."""
         return self.encoder.embeddings(inputs.to(self.dtype))  # type: ignore[operator]
 
     @property
@@ -324,33 +417,33 @@ def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) 
     Raises:
         BackboneError: weights that are missing, unreadable or of another shape.
     """
-    from transformers import ViTModel
-
     if spec.is_pretrained and load_weights:
         return Backbone(_load_pretrained(spec))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Backbone(ViTModel(_vit_config(_loadable(spec.config)), add_pooling_layer=False))
+        return Backbone(_new_encoder(_hf_config(_loadable(spec.config))))
 
 
 def _loadable(config: Mapping[str, Any]) -> dict[str, Any]:
-    dropped = ("model_type", "transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
+    dropped = ("transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
     return {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
 
 
 def _load_pretrained(spec: BackboneSpec) -> nn.Module:
-    from transformers import ViTModel
+    from transformers import ASTModel, ViTModel
     from transformers.utils import logging
 
+    kind: Any = ASTModel if spec.is_audio else ViTModel
+    settings = {} if spec.is_audio else {"add_pooling_layer": False}  # which ASTModel does not take
     path = Path(spec.model_name).expanduser()
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with quiet_hub():
-            loaded: Any = ViTModel.from_pretrained(  # with its loading report, which the stubs do not know of
+            loaded: Any = kind.from_pretrained(  # with its loading report, which the stubs do not know of
                 str(path) if path.exists() else spec.model_name,
-                add_pooling_layer=False,
+                **settings,
                 attn_implementation="sdpa",
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -366,24 +459,27 @@ def _load_pretrained(spec: BackboneSpec) -> nn.Module:
     if missing:
         raise BackboneError(
             f"{spec.model_name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "
-            "it is no ViT checkpoint"
+            f"it is no {kind.__name__} checkpoint"
         )
     return _at_size(model, spec)
 
 
 def _at_size(model: Any, spec: BackboneSpec) -> nn.Module:
     """The same weights for another input size: position embeddings interpolated (bicubic)."""
-    from transformers import ViTModel
-
-    size = spec.image_size
-    if model.config.image_size == size:
+    old, new = patch_grid(model.config.to_dict()), patch_grid(spec.config)
+    if old == new:
+        if spec.is_audio:  # another length may make as many patches
+            model.config.max_length = spec.config["max_length"]
         return model
-    resized = ViTModel(_vit_config(_loadable(spec.config)), add_pooling_layer=False)
-    count = (size // spec.config["patch_size"]) ** 2
-    with torch.no_grad():
-        tokens = torch.zeros(1, count + 1, spec.hidden_size)
-        positions = model.embeddings.interpolate_pos_encoding(tokens, size, size)  # (1, 1 + count, D)
-    resized.load_state_dict({**model.state_dict(), "embeddings.position_embeddings": positions.clone()})
+    resized = _new_encoder(_hf_config(_loadable(spec.config)))
+    positions = model.embeddings.position_embeddings.detach()  # (1, specials + patches, D)
+    own, patches = positions[:, : spec.num_special], positions[:, spec.num_special :]
+    grid = patches.reshape(1, *old, spec.hidden_size).permute(0, 3, 1, 2)  # (1, D, down, across)
+    grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    patches = grid.permute(0, 2, 3, 1).reshape(1, -1, spec.hidden_size)
+    resized.load_state_dict(
+        {**model.state_dict(), "embeddings.position_embeddings": torch.cat([own, patches], dim=1).contiguous()}
+    )
     return resized
 
 

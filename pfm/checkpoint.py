@@ -16,13 +16,24 @@ from typing import Any
 import torch
 
 from pfm import __version__
-from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbone import (
+    AST,
+    AUDIO_DEFAULT,
+    IMAGE_DEFAULT,
+    BackboneConfig,
+    BackboneSpec,
+    build_backbone,
+    describe_backbone,
+    fingerprint,
+)
 from pfm.classes import ClassList
 from pfm.errors import BackboneError, CheckpointError
 from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess, preprocess_from_dict
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm.sharding import gathered
+from pfm.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
 from pfm.storage import explain, write_bytes
 
 FORMAT = "pfm-checkpoint"
@@ -49,7 +60,7 @@ class Checkpoint:
     """
 
     classes: ClassList
-    preprocess: ImagePreprocess
+    preprocess: Preprocess
     spec: BackboneSpec
     model: ModelConfig
     lora: LoraSettings | None
@@ -99,7 +110,7 @@ def snapshot(
     model: PromptedClassifier,
     *,
     spec: BackboneSpec,
-    preprocess: ImagePreprocess,
+    preprocess: Preprocess,
     lora: LoraSettings | None,
     optimizer: torch.optim.Optimizer | None = None,
     frozen_sha256: str = "",
@@ -229,7 +240,7 @@ def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Ch
             f"{path} is a checkpoint of format {content.get('version')}; this pfm reads format {VERSION}"
         )
     try:
-        preprocess = ImagePreprocess.from_dict(content["preprocess"])
+        preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
         return Checkpoint(
             classes=ClassList(tuple(content["classes"]["ids"]), tuple(content["classes"]["names"])),
@@ -287,8 +298,6 @@ def _read_paper(path: Path, state: dict[str, torch.Tensor], model_name: str | No
             tensors[key] = tensor
         else:
             raise CheckpointError(f"{path} holds {key!r}, which no checkpoint of the paper's tool has")
-    if "embeddings.distillation_token" in encoder:
-        raise CheckpointError(f"{path} is an audio (AST) checkpoint; only image checkpoints are supported yet")
     ids = tuple(sorted(prompts))
     if not ids or "embeddings.cls_token" not in encoder or set(tensors) != {"classifier.weight", "classifier.bias"}:
         raise CheckpointError(f"{path} lacks the prompts, the classifier or the backbone of the paper's tool")
@@ -320,18 +329,25 @@ def _paper_spec(
     """The backbone's configuration: given by `model_name` where that can be read, else from the shapes."""
     hidden = encoder["embeddings.cls_token"].shape[-1]
     patch = encoder["embeddings.patch_embeddings.projection.weight"].shape[-1]
-    side = math.isqrt(encoder["embeddings.position_embeddings"].shape[1] - 1) * patch
     depth = 1 + max(int(name.split(".")[1]) for name in encoder if name.startswith("layers."))
+    is_audio = "embeddings.distillation_token" in encoder
+    places = encoder["embeddings.position_embeddings"].shape[1]
+    if is_audio:
+        # AST's own 128 mel bins, a patch every 10 bins and 10 frames
+        across = (places - 2) // ((128 - patch) // 10 + 1)
+        size = {"max_length": _AST_LENGTHS.get(across, (across - 1) * 10 + patch)}
+    else:
+        size = {"image_size": math.isqrt(places - 1) * patch}
     if model_name is not None:
-        spec = describe_backbone(BackboneConfig(model_name=model_name, image_size=side))
+        spec = describe_backbone(BackboneConfig(model_name=model_name, **size))
         shape = (spec.hidden_size, spec.config["patch_size"], spec.num_layers)
-        if shape != (hidden, patch, depth):
+        if shape != (hidden, patch, depth) or spec.is_audio != is_audio:
             raise CheckpointError(
                 f"{path} was trained on another backbone than {model_name}: width, patch, depth are "
                 f"{(hidden, patch, depth)}, not {shape}"
             )
         if spec.preprocess is None:
-            spec = dataclasses.replace(spec, preprocess=_google_vit_preprocess(side))
+            spec = dataclasses.replace(spec, preprocess=_own_preprocess(size))
         return spec, ()
     if hidden % 64:
         raise CheckpointError(
@@ -339,7 +355,9 @@ def _paper_spec(
             "give the backbone with --model_name"
         )
     values = {
-        "image_size": side,
+        "model_type": AST if is_audio else "vit",
+        **size,
+        **({"num_mel_bins": 128, "frequency_stride": 10, "time_stride": 10} if is_audio else {}),
         "patch_size": patch,
         "hidden_size": hidden,
         "num_hidden_layers": depth,
@@ -348,12 +366,24 @@ def _paper_spec(
         "layer_norm_eps": 1e-12,
         "qkv_bias": "layers.0.attention.k_proj.bias" in encoder,
     }
-    notes = (
-        f"the file says nothing of the backbone's configuration: assumed {hidden // 64} heads of 64, and pixels "
-        "normalised with mean and std 0.5, as google/vit-base-patch16-224 has it (give --model_name to say otherwise)",
+    normalised = (
+        f"features normalised as for {AUDIO_DEFAULT}"
+        if is_audio
+        else f"pixels normalised with mean and std 0.5, as {IMAGE_DEFAULT} has it"
     )
-    return BackboneSpec("", values, _google_vit_preprocess(side)), notes
+    notes = (
+        f"the file says nothing of the backbone's configuration: assumed {hidden // 64} heads of 64, and "
+        f"{normalised} (give --model_name to say otherwise)",
+    )
+    return BackboneSpec("", values, _own_preprocess(size)), notes
 
 
-def _google_vit_preprocess(size: int) -> ImagePreprocess:
-    return ImagePreprocess(size=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# frames for which patches across are AST's own, where several lengths give as many
+_AST_LENGTHS = {101: 1024}
+
+
+def _own_preprocess(size: dict[str, int]) -> Preprocess:
+    """What the paper's backbones take."""
+    if "max_length" in size:
+        return SoundPreprocess(max_length=size["max_length"], mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
+    return ImagePreprocess(size=size["image_size"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

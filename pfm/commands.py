@@ -10,15 +10,16 @@ from click.core import ParameterSource
 
 from pfm import forgetting
 from pfm.augment import AugmentConfig
-from pfm.backbone import BackboneConfig
+from pfm.backbone import AUDIO_DEFAULT, BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.classes import split_names
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
 from pfm.feed import FeedConfig
 from pfm.launch import leave, start_accelerator
+from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm.objective import ObjectiveConfig
@@ -56,6 +57,8 @@ def train(**configs: Any) -> None:
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
+    if configs["data"].is_audio and not was_given("model_name"):
+        configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=AUDIO_DEFAULT)
     config = RunConfig(**configs)
     if config.evaluation.max_subsets is not None:
         raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
@@ -89,7 +92,7 @@ def evaluate(
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
     click.echo(loaded.describe())
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()

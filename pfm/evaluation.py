@@ -21,10 +21,11 @@ from pfm.classes import ClassList
 from pfm.data import Split
 from pfm.draws import MODES, Draw, make_generator, shared_set
 from pfm.errors import DataError
-from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
 from pfm.model import PromptedClassifier
 from pfm.options import option
 from pfm.runlog import progress
+from pfm.views import Views
 
 ActiveSet = tuple[int, ...]
 # the paper's modes, besides `class_<i>` for each class
@@ -35,7 +36,7 @@ MODE_NAMES = (*MODES, "infer_best")
 class EvalConfig:
     """How much is evaluated, and in what portions."""
 
-    eval_batch_size: int = option(128, "Images per batch in evaluation.", minimum=1)
+    eval_batch_size: int = option(128, "Images or clips per batch in evaluation.", minimum=1)
     max_subsets: int | None = option(
         None, "Evaluate at most this many subsets for each k, drawn with the seed.  [default: all]", minimum=1
     )
@@ -122,7 +123,7 @@ class Evaluator:
     Args:
         split: test samples.
         positions: `label_positions` of the split's labels.
-        preprocess: uint8 images -> model input.
+        preprocess: inputs as stored -> model input.
         device: where the model is.
         inputs: (B,) indices -> inputs as stored, on the device.  [default: taken from the split]
         tokens: (B,) indices -> what the trunk makes of them, where that is known already.
@@ -136,7 +137,7 @@ class Evaluator:
         self,
         split: Split,
         positions: torch.Tensor,
-        preprocess: ImagePreprocess,
+        preprocess: Preprocess,
         *,
         device: torch.device,
         batch_size: int,
@@ -234,10 +235,14 @@ class Evaluator:
                 if turn is None:  # another process has one batch more
                     continue
                 number, index = turn
-                tokens = self.tokens(index) if self.tokens else model.trunk(self.preprocess(self.inputs(index)))
+                views = (
+                    Views(model, [(self.tokens(index), None)])
+                    if self.tokens
+                    else Views.of(model, self.preprocess, self.inputs(index))
+                )
                 best: torch.Tensor | None = None
                 for active in actives:
-                    logits = model.head(tokens, shared_set(list(active), len(index), self.device))
+                    logits = views.logits(shared_set(list(active), len(index), self.device))
                     answers[active].append(model.predict(logits))
                     if len(active) == 1:
                         best = logits if best is None else torch.maximum(best, logits)
@@ -248,7 +253,7 @@ class Evaluator:
                 for name, draw in drawn.items():
                     generator = make_generator(self.seed, name, number)
                     present = draw(own, model.num_classes, generator).to(self.device)
-                    drawn_answers[name].append(model.predict(model.head(tokens, present)))
+                    drawn_answers[name].append(model.predict(views.logits(present)))
                     bar.update(len(index))
         model.train(was_training)
 

@@ -6,24 +6,22 @@ index; otherwise worker processes gather batches into pinned memory.
 Letters: N images, B batch, T tokens of the backbone, D hidden size.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pfm.data import Split
 from pfm.draws import make_generator
-from pfm.errors import ConfigError, StorageError
-from pfm.images import ImagePreprocess
+from pfm.errors import ConfigError
+from pfm.inputs import Preprocess
+from pfm.mapped import mapped_tensor
 from pfm.model import PromptedClassifier
 from pfm.options import option
 from pfm.runlog import progress
-from pfm.storage import explain
 
 # the share of a GPU's free memory that the data may take
 DEVICE_SHARE = 0.3
@@ -126,7 +124,10 @@ def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: 
     if not model.trunk_is_frozen:
         raise ConfigError("--cache_trunk keeps what frozen blocks compute; --tune full trains them. Use --tune lora")
     if is_augmented:
-        raise ConfigError("--cache_trunk and --shift or --hflip exclude each other: augmented images differ each epoch")
+        raise ConfigError(
+            "--cache_trunk keeps what is the same each epoch; augmented inputs, and clips longer than the model's "
+            "window, which are cropped at random, are not"
+        )
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def cache_trunk(
     model: PromptedClassifier,
     feed: Feed,
     count: int,
-    preprocess: ImagePreprocess,
+    preprocess: Preprocess,
     where: str,
     *,
     batch_size: int,
@@ -180,13 +181,4 @@ def _reserve(
         return torch.empty(shape, dtype=dtype, device=device)
     if where == "host":
         return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
-    try:
-        # without a name in the file system: however the run ends, nothing of the images stays on the disk
-        with tempfile.TemporaryFile(prefix="pfm-trunk-") as file:
-            mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
-    except OSError as error:
-        raise StorageError(
-            f"cannot reserve {size / 2**20:,.0f} MiB for --cache_trunk disk: {explain(error)}; "
-            "set TMPDIR to a folder with room"
-        ) from error
-    return torch.from_numpy(mapped).view(dtype).view(shape)
+    return mapped_tensor(shape, dtype, "--cache_trunk disk")

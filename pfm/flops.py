@@ -1,4 +1,4 @@
-"""How much arithmetic an image costs: the matrix products, a multiply-add counted as two.
+"""How much arithmetic an input costs: the matrix products, a multiply-add counted as two.
 
 Counted are the patch embedding, projections, attention, MLP, adapters and classifier. Not counted
 are normalisation, softmax, GELU, losses, the optimizer, and what a fused attention or activation
@@ -67,15 +67,15 @@ def step_flops(
         readout_tokens: tokens that are read out.
     """
     width, patch = spec.hidden_size, spec.config["patch_size"]
-    patches = (spec.image_size // patch) ** 2
-    embedding = 2 * patches * 3 * patch**2 * width
-    low = _block(spec, patches + 1, patches + 1, 0)
+    own = spec.num_patches + spec.num_special
+    embedding = 2 * spec.num_patches * (1 if spec.is_audio else 3) * patch**2 * width
+    low = _block(spec, own, own, 0)
     trunk = embedding + prompt_layer * low.forward
     if backward and not is_frozen:
         trunk += embedding + prompt_layer * low.backward(is_frozen=False)  # the pixels need no gradient
     total = 0.0 if cached else trunk * (len(prompts) if plain else 1)
     for count in prompts:
-        tokens = patches + 1 + count
+        tokens = own + count
         whole = _block(spec, tokens, tokens, rank)  # type: ignore[arg-type]
         last = whole if plain else _block(spec, tokens, readout_tokens, rank)  # type: ignore[arg-type]
         blocks = [*[whole] * (spec.num_layers - prompt_layer - 1), last]

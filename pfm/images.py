@@ -13,9 +13,17 @@ from torch.nn import functional as F
 
 from pfm.errors import ConfigError, DataError
 from pfm.pixels import UNREADABLE, decode, explain_unreadable
+from pfm.reading import HOW_TO_GO_ON, SKIPPED, Remarks, Stacked
 from pfm.runlog import progress
 
 RESAMPLE = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """How images are stored: as they are, (N, C, H, W) uint8, those of uneven size brought to `size` x `size`."""
+
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,15 @@ class ImagePreprocess:
         std = pixels.new_tensor(self.std).mul_(255).view(1, 3, 1, 1)
         return (pixels - mean) / std
 
+    def windows(self, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """What the model is to see of each image: all of it at once; see `pfm.sounds`."""
+        return [(self(images), None)]
+
+    @property
+    def form(self) -> ImageForm:
+        """How the images it takes are stored."""
+        return ImageForm(self.size)
+
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "image", **asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
@@ -80,9 +97,15 @@ def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
 
 
 def stack_images(
-    load: Callable[[int], Any], count: int, *, size: int, where: str, name: Callable[[int], str] | None = None
-) -> torch.Tensor:
-    """Decode `count` images into one (count, C, H, W) uint8 tensor.
+    load: Callable[[int], Any],
+    count: int,
+    *,
+    size: int,
+    where: str,
+    name: Callable[[int], str] | None = None,
+    skip_bad: bool = False,
+) -> Stacked:
+    """Decode `count` images into one (N', C, H, W) uint8 tensor.
 
     Images of one common size keep it; where sizes differ, all are brought to `size` x `size`.
 
@@ -91,26 +114,35 @@ def stack_images(
         size: side in pixels for images of uneven size.
         where: what to call these images.
         name: index -> what to call one image in an error.  [default: by its index]
+        skip_bad: leave out images that cannot be decoded, and count them.
 
     Raises:
-        DataError: an image that cannot be decoded.
+        DataError: an image that cannot be decoded, or none that can.
     """
     arrays: list[np.ndarray] = []
+    kept: list[int] = []
+    remarks = Remarks()
     with progress(count, f"decoding {where}", unit="img") as bar:
         for index in range(count):
             try:
                 arrays.append(decode(load(index)))
+                kept.append(index)
             except UNREADABLE as error:
                 reason = explain_unreadable(error)
                 what = name(index) if name is not None else f"image {index} of {where}"
-                raise DataError(f"cannot decode {what}: {reason}; mend the file or take it out") from error
+                if not skip_bad:
+                    raise DataError(f"cannot decode {what}: {reason}; {HOW_TO_GO_ON}") from error
+                remarks.add(SKIPPED, f"{what}: {reason}")
             bar.update()
+    if not arrays:
+        raise DataError(f"no image can be decoded ({'; '.join(remarks.notes(where))})")
     channels = max(array.shape[2] for array in arrays)
     if channels == 3:
         arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
     if len({array.shape for array in arrays}) > 1:
         arrays = [_resize_one(array, size) for array in arrays]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return Stacked(stacked, torch.tensor(kept), remarks.notes(where))
 
 
 def _resize_one(image: np.ndarray, size: int) -> np.ndarray:

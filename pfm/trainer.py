@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from pfm.augment import AugmentConfig, draw_augmentation
+from pfm.augment import Augmentation, AugmentConfig, draw_augmentation
 from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
 from pfm.checkpoint import Checkpoint, save_checkpoint, snapshot
-from pfm.data import ClassificationData, DataConfig, Split, load_data
+from pfm.data import ClassificationData, DataConfig, Split
 from pfm.device import DeviceConfig
 from pfm.draws import make_generator
 from pfm.errors import CheckpointError, ConfigError, StoppedError, TrainingError
@@ -25,8 +25,10 @@ from pfm.evaluation import EvalConfig, Evaluator, label_positions
 from pfm.feed import Feed, FeedConfig, TrunkCache, cache_trunk, check_cache
 from pfm.flops import step_flops
 from pfm.images import ImagePreprocess, measure_channels
+from pfm.inputs import Preprocess
 from pfm.interrupt import StopRequest
 from pfm.launch import hint_at_launcher, largest_micro_batch, split_trackers, start_accelerator, tracking
+from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm.objective import ObjectiveConfig, class_weights
@@ -35,6 +37,8 @@ from pfm.options import option
 from pfm.runlog import RunLog, progress
 from pfm.saving import RunFiles, SaveConfig, check_same_run, find_state, fingerprint_labels
 from pfm.sharding import is_sharded, shared_out, whole
+from pfm.sound_augment import SoundAugmentation, draw_sound_augmentation
+from pfm.sounds import SoundForm, SoundPreprocess, measure_features
 from pfm.step import balanced_order, epoch_order, own_rows, share, training_step
 from pfm.storage import make_folder, write_json
 from pfm.throughput import Meter
@@ -44,7 +48,7 @@ from pfm.throughput import Meter
 class TrainConfig(OptimConfig, SaveConfig):
     """One run: how long, in what portions, and what is said of it; the defaults are the paper's."""
 
-    batch_size: int = option(32, "Images per step and process.", minimum=1)
+    batch_size: int = option(32, "Images or clips per step and process.", minimum=1)
     gradient_accumulation_steps: int = option(
         1, "Take a step for this many batches at once, one after another; the numbers of one batch as large.", minimum=1
     )
@@ -146,17 +150,19 @@ def train(
 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
+    config.augment.check_kind(is_audio=spec.is_audio)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
-        data = data or load_data(config.data, image_size=spec.image_size)
+        data = data or load_data(config.data, spec.form, device=accelerator.device)
     tell(data.describe())
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
     model, lora, frozen = build_model(spec, data, config)
-    check_cache(config.feed, model, is_augmented=config.augment.is_on)
     _check_metric(config.train.best_metric, model)
     preprocess = spec.preprocess or _measured_preprocess(data, spec)
+    is_cropped = isinstance(preprocess, SoundPreprocess) and data.train.inputs.shape[1] > preprocess.max_length
+    check_cache(config.feed, model, is_augmented=config.augment.is_on or is_cropped)
     tell(_describe_model(model, spec, accelerator))
 
     run = _Run(config, accelerator, data, spec, preprocess, model, lora, frozen, files, tell)
@@ -201,16 +207,27 @@ def _is_due(number: int, every: int) -> bool:
     return every > 0 and (number + 1) % every == 0
 
 
-def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> ImagePreprocess:
-    mean, std = measure_channels(data.train.inputs)
-    return ImagePreprocess(size=spec.image_size, mean=mean, std=std)  # type: ignore[arg-type]
+def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Preprocess:
+    """Mean and standard deviation of the training data, for a backbone that was trained on none."""
+    if isinstance(spec.form, SoundForm):
+        mean, std = measure_features(data.train.inputs)
+        return SoundPreprocess(
+            max_length=spec.config["max_length"],
+            mean=mean,
+            std=std,
+            sampling_rate=spec.form.sampling_rate,
+            num_mel_bins=spec.form.num_mel_bins,
+        )
+    means, stds = measure_channels(data.train.inputs)
+    return ImagePreprocess(size=spec.image_size, mean=means, std=stds)  # type: ignore[arg-type]
 
 
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
     trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
     total = sum(tensor.numel() for tensor in model.parameters())
+    size = f"{spec.config['max_length']} frames" if spec.is_audio else f"{spec.image_size} px"
     return (
-        f"model {spec.model_name} at {spec.image_size} px, readout {model.config.readout}, tune {model.config.tune}: "
+        f"model {spec.model_name} at {size}, readout {model.config.readout}, tune {model.config.tune}: "
         f"{trained:,} of {total:,} parameters train; {accelerator.num_processes} process(es) on "
         f"{accelerator.device}, precision {accelerator.mixed_precision}"
     )
@@ -258,7 +275,7 @@ class _Run:
         accelerator: Accelerator,
         data: ClassificationData,
         spec: BackboneSpec,
-        preprocess: ImagePreprocess,
+        preprocess: Preprocess,
         model: PromptedClassifier,
         lora: LoraSettings | None,
         frozen_sha256: str,
@@ -426,9 +443,7 @@ class _Run:
                 if cache:
                     inputs: Callable[[slice], torch.Tensor] = lambda part: cache(batch.index[part])  # noqa: B023, E731
                 else:
-                    varied = draw_augmentation(
-                        len(global_index), self.config.augment, make_generator(*key, "augment")
-                    ).rows(own)(next(images))
+                    varied = self._draw_augmentation(len(global_index), key).rows(own)(next(images))
                     inputs = lambda part: self.preprocess(varied[part])  # noqa: B023, E731
                 waited = time.perf_counter() - waited
                 # whatever torch itself may draw, such as an attention's dropout
@@ -467,6 +482,13 @@ class _Run:
                     self._leave(is_stopping, log)
                 if is_saved:
                     self._save(self.files.state)
+
+    def _draw_augmentation(self, count: int, key: tuple[int, ...]) -> Augmentation | SoundAugmentation:
+        """What is varied in each input of a global batch."""
+        generator = make_generator(*key, "augment")
+        if isinstance(self.preprocess, SoundPreprocess):
+            return draw_sound_augmentation(count, self.config.augment, self.preprocess, generator)
+        return draw_augmentation(count, self.config.augment, generator)
 
     def _log_losses(self, totals: dict[str, torch.Tensor], count: int, rate: float, log: RunLog) -> None:
         """The only place where an epoch waits for the device."""
@@ -673,7 +695,7 @@ def _epoch_line(at: _Position, epochs: int, rate: float, modes: dict[str, float]
 def make_evaluator(
     split: Split,
     positions: torch.Tensor,
-    preprocess: ImagePreprocess,
+    preprocess: Preprocess,
     accelerator: Accelerator,
     config: EvalConfig,
     *,

@@ -20,9 +20,11 @@ from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_
 from pfm.backbone import PRESETS
 from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.cli import pfm, run
-from pfm.data import ClassificationData, DataConfig, load_data
+from pfm.data import ClassificationData, DataConfig
 from pfm.errors import ConfigError
 from pfm.forgetting import erase
+from pfm.images import ImageForm
+from pfm.loading import load_data
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=2)
 CPU = torch.device("cpu")
@@ -55,7 +57,7 @@ def _preset(preset: str) -> None:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(folder / "colours.npz")), image_size=8)
+    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
 
 
 @pytest.fixture(scope="module")

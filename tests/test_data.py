@@ -15,12 +15,14 @@ import torch
 from conftest import coloured_images, write_npz
 from PIL import Image
 
-from pfm.data import ClassificationData, DataConfig, Split, load_data
+from pfm.data import ClassificationData, DataConfig, Split
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
+from pfm.images import ImageForm
+from pfm.loading import load_data
 
 
 def load(dataset: str | Path, *, image_size: int = 8, **options: Any) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(dataset), **options), image_size=image_size)
+    return load_data(DataConfig(dataset=str(dataset), **options), ImageForm(image_size))
 
 
 def refusal(dataset: str | Path, **options: Any) -> str:

@@ -16,8 +16,10 @@ from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbone import PRESETS
 from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm, run
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.errors import ConfigError
+from pfm.images import ImageForm
+from pfm.loading import load_data
 from pfm.model import CLASS_ROWS
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=0)
@@ -59,7 +61,7 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = load_checkpoint(folder / "colours_seed_42_10.pt")
-    data = load_data(DataConfig(dataset=str(folder / "colours.npz")), image_size=8)
+    data = load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
     seen: list[torch.Tensor] = []
     real = scrubbing.tune
 

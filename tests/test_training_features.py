@@ -16,13 +16,15 @@ from pfm import interrupt, trainer
 from pfm.augment import AugmentConfig
 from pfm.backbone import BackboneConfig
 from pfm.checkpoint import load_checkpoint
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError, TrainingError
 from pfm.evaluation import EvalConfig, Evaluator, label_positions
 from pfm.feed import FeedConfig
+from pfm.images import ImageForm
 from pfm.interrupt import StopRequest
 from pfm.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
+from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
 from pfm.objective import ObjectiveConfig, class_weights, present_loss
@@ -294,7 +296,7 @@ def test_the_best_is_judged_on_the_val_split_where_there_is_one(tmp_path: Path) 
     noise = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.uint8)  # so that epochs differ
     path = write_npz(tmp_path / "colours.npz", val_images=images // 2 + noise // 2, val_labels=labels)
     last = run(path, tmp_path / "out", epochs=6, lr=0.003, eval_every=1, best_metric="full_bank")
-    data = load_data(DataConfig(dataset=str(path)), image_size=8)
+    data = load_data(DataConfig(dataset=str(path)), ImageForm(8))
     assert data.val is not None
     val = []
     for epoch in range(1, 7):

@@ -11,8 +11,9 @@ import torch
 from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
 from pfm.commands import data_of_run
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.errors import ConfigError
+from pfm.loading import load_data
 from pfm.model import READOUTS
 from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
@@ -99,7 +100,7 @@ def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: Data
     """
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
-    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form)
     folder = make_folder(out)
     document = bench_forgetting(ckpt, loaded, split_names(classes), rounds=rounds, say=click.echo)
     write_json(folder / "forget.json", document)

@@ -108,11 +108,13 @@ def _tell(readout: str, folder: Path, seed: int) -> "ReadoutResult":
 
 
 def _draw_pictures(folder: Path, results: "dict[str, ReadoutResult]", latency: dict[str, Any]) -> None:
-    from pfm.data import DataConfig, load_data
+    from pfm.data import DataConfig
+    from pfm.images import ImageForm
+    from pfm.loading import load_data
     from pfm.pictures import draw_forgetting
     from pfm_bench.serving_report import draw
 
-    data = load_data(DataConfig(dataset="digits"), image_size=8)
+    data = load_data(DataConfig(dataset="digits"), ImageForm(8))
     draw_forgetting(
         {f"readout {name}": result.evaluation.subsets for name, result in results.items()},
         folder / "forgetting.png",

@@ -20,10 +20,12 @@ from pfm.augment import AugmentConfig
 from pfm.backbone import BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.commands import describe_evaluation, write_evaluation
-from pfm.data import ClassificationData, DataConfig, load_data
+from pfm.data import ClassificationData, DataConfig
 from pfm.device import DeviceConfig
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.images import ImageForm
 from pfm.launch import start_accelerator
+from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
 from pfm.storage import make_folder
@@ -126,7 +128,7 @@ def tell_story(readout: str, folder: Path, seed: int) -> ReadoutResult:
 
     folder = make_folder(folder)
     config = run_config(readout, folder / "checkpoints", seed)
-    data = load_data(config.data, image_size=8)
+    data = load_data(config.data, ImageForm(8))
     result = step(
         "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then),

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from pfm.checkpoint import Checkpoint
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.draws import make_generator, shared_set
 from pfm.errors import DataError
 from pfm.evaluation import label_positions
 from pfm.images import ImagePreprocess
+from pfm.loading import load_data
 from pfm.model import PromptedClassifier
 from pfm_export.bundle import Bundle
 from pfm_export.runner import GraphRunner
@@ -59,7 +60,7 @@ def find_samples(
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
     if data_dir is not None:
         known["data_dir"] = data_dir
-    data = load_data(DataConfig(**known), image_size=checkpoint.preprocess.size)
+    data = load_data(DataConfig(**known), checkpoint.preprocess.form)
     labels = label_positions(checkpoint.classes, data.classes, checkpoint.erased)[data.test.labels]
     there = torch.nonzero(labels >= 0).flatten()
     if len(there) == 0:

@@ -15,12 +15,14 @@ from pfm.audit.verdict import LEVELS, PASS
 from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
 from pfm.commands import data_of_run, was_given
-from pfm.data import DataConfig, load_data
+from pfm.data import DataConfig
 from pfm.device import DeviceConfig, resolve_device
-from pfm.errors import AuditError, ClassNameError
-from pfm.images import ImagePreprocess
+from pfm.errors import AuditError, BundleError, ClassNameError
+from pfm.inputs import Preprocess
+from pfm.loading import load_data
 from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
+from pfm.views import averaged
 
 SMALL = 1_000_000  # parameters
 
@@ -67,7 +69,7 @@ def audit_command(
     if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     judged = load_checkpoint(forgotten) if forgotten else None
-    loaded = load_data(data_of_run(checkpoint, data), image_size=checkpoint.preprocess.size)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=epsilon)
     served = {"bundle": _served(bundle, checkpoint.classes.ids, checkpoint.preprocess)} if bundle else {}
@@ -95,24 +97,33 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"by level: {levels}", f"overall: {result['verdict']['overall']}"])
 
 
-def _served(folder: Path, ids: tuple[int, ...], preprocess: ImagePreprocess) -> Subject:
-    """A bundle as a black box: images in, one score a class out."""
+def _served(folder: Path, ids: tuple[int, ...], preprocess: Preprocess) -> Subject:
+    """A bundle as a black box: inputs as stored go in, one score a class comes out.
+
+    Raises:
+        BundleError: its graph takes samples of sound, which the data no longer has.
+    """
     from pfm_export.session import PromptSession
 
     session = PromptSession(folder, device="cpu")
     numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
     columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
-
+    if session.manifest["form"].get("with_frontend"):
+        raise BundleError(f"{folder} takes samples, and an audit asks about features; export without --with_frontend")
     takes_images = session.manifest["input"]["dtype"] == "uint8"
 
-    def answer(images: torch.Tensor) -> torch.Tensor:
-        planes = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
-        prediction = session.predict(planes.numpy() if takes_images else preprocess(images).numpy())
-        probabilities = torch.from_numpy(prediction.probabilities).double()
-        result = torch.full((len(images), len(ids) + 1), -torch.inf, dtype=torch.float64)
-        result[:, columns] = probabilities.clamp_min(1e-30).log()
+    def score(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.scores(inputs.numpy())).double()
+
+    def answer(stored: torch.Tensor) -> torch.Tensor:
+        if takes_images:
+            scores = score(stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous())
+        else:
+            scores = averaged(preprocess.windows(stored), score)
+        result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
+        result[:, columns] = scores
         if session.manifest["wrong_target"] == "none":
-            result[:, -1] = (1 - probabilities.sum(dim=1)).clamp_min(1e-30).log()
+            result[:, -1] = 0.0
         return result
 
     return Subject("bundle", answer)

@@ -12,7 +12,7 @@ from pfm.audit.rivals import renumber
 from pfm.checkpoint import Checkpoint
 from pfm.data import ClassificationData
 from pfm.draws import make_generator
-from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
 from pfm.model import PromptedClassifier
 
 
@@ -93,7 +93,7 @@ def _recovered(recovery: resurrection.Recovery) -> dict[str, Any]:
 
 def probes(
     models: dict[str, PromptedClassifier],
-    preprocess: dict[str, ImagePreprocess],
+    preprocess: dict[str, Preprocess],
     data: ClassificationData,
     groups: Groups,
     config: AuditConfig,

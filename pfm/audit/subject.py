@@ -10,8 +10,9 @@ import torch
 
 from pfm.data import Split
 from pfm.draws import shared_set
-from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
 from pfm.model import PromptedClassifier
+from pfm.views import Views
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Subject:
     """A model, or anything that answers like one, under one choice of active classes.
 
     Attributes:
-        answer: images (B, …) uint8 -> logits over the full model's classes and `unknown`, (B, C + 1); -inf for
+        answer: inputs (B, …) as stored -> logits over the full model's classes and `unknown`, (B, C + 1); -inf for
             what cannot be answered.
     """
 
@@ -29,7 +30,7 @@ class Subject:
     @torch.no_grad()
     def log_probabilities(self, split: Split, batch: int = 256) -> torch.Tensor:
         """(N, C + 1), float64, on the CPU."""
-        parts = [self.answer(images).double().cpu() for images in split.inputs.split(batch)]
+        parts = [self.answer(inputs).double().cpu() for inputs in split.inputs.split(batch)]
         logits = torch.cat(parts)
         is_mute = (logits == -torch.inf).all(dim=1, keepdim=True)  # nothing active: any answer is as likely
         return torch.where(is_mute, 0.0, logits).log_softmax(dim=1)
@@ -38,7 +39,7 @@ class Subject:
 def as_subject(
     name: str,
     model: PromptedClassifier,
-    preprocess: ImagePreprocess,
+    preprocess: Preprocess,
     ids: Sequence[int],
     *,
     without: Sequence[int] = (),
@@ -56,10 +57,10 @@ def as_subject(
     columns = torch.tensor([list(ids).index(number) for number in model.classes.ids])
     hidden = torch.tensor([list(ids).index(number) for number in masked], dtype=torch.int64)
 
-    def answer(images: torch.Tensor) -> torch.Tensor:
-        inputs = preprocess(images.to(device))
-        logits = model.logits(inputs, shared_set(active, len(images), device)).float().cpu()
-        result = torch.full((len(images), len(ids) + 1), -torch.inf)
+    def answer(inputs: torch.Tensor) -> torch.Tensor:
+        views = Views.of(model, preprocess, inputs.to(device))
+        logits = views.logits(shared_set(active, len(inputs), device)).float().cpu()
+        result = torch.full((len(inputs), len(ids) + 1), -torch.inf)
         result[:, columns] = logits
         result[:, hidden] = -torch.inf
         if model.has_unknown:

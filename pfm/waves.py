@@ -1,0 +1,189 @@
+"""Sound files to mono samples, the same way in training and in service; knows no torch.
+
+`soundfile` reads WAV, FLAC, OGG and MP3 with what its own wheel brings. Where it is not installed,
+as on a small server, WAV is read with the standard library.
+
+Letters: n samples, c channels.
+"""
+
+import importlib.util
+import io
+import os
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+Source = str | os.PathLike[str] | bytes
+
+# what a file that is damaged, or no sound, ends in
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, wave.Error)
+
+BLOCK_SECONDS = 10.0
+# frames by which the length that an MP3's header gives may be off: a decoder's delay and padding
+MP3_SLACK = 4 * 1152
+_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what a writer that could not go back leaves in a WAV's header
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound file, read.
+
+    Attributes:
+        samples: (n,) float32, the mean of the channels, in [-1, 1] for integer formats.
+        rate: samples per second.
+        silent_channels: how many of the file's channels are zero throughout, while another is not.
+        is_silent: all of them are.
+        is_cut: the file goes on after these samples.
+    """
+
+    samples: np.ndarray
+    rate: int
+    silent_channels: int = 0
+    is_silent: bool = False
+    is_cut: bool = False
+
+
+def read_sound(source: Source, *, max_seconds: float | None = None) -> Recording:
+    """Read a sound file, at most its first `max_seconds`; memory is bounded by what is kept.
+
+    Args:
+        source: a path, or the bytes of a file.
+
+    Raises:
+        OSError, ValueError: a file that is missing, empty, damaged, truncated, without samples or with NaN.
+    """
+    with _opened(source) as sound:
+        rate = sound.samplerate
+        wanted = sound.frames if max_seconds is None else min(sound.frames, round(max_seconds * rate))
+        kept, loudest = [], np.zeros(sound.channels, np.float32)
+        for block in _blocks(sound, wanted):
+            loudest = np.maximum(loudest, np.abs(block).max(axis=0))
+            kept.append(block.mean(axis=1, dtype=np.float32))
+        silent = int((loudest == 0).sum())
+        return Recording(
+            samples=np.concatenate(kept),
+            rate=rate,
+            silent_channels=silent if silent < sound.channels else 0,
+            is_silent=silent == sound.channels,
+            is_cut=wanted < sound.frames,
+        )
+
+
+def stream_sound(source: Source) -> Iterator[tuple[np.ndarray, int]]:
+    """A sound file of any length as blocks (n,) float32, mixed to mono, each with its rate.
+
+    Raises:
+        OSError, ValueError: as `read_sound`, when the place is reached.
+    """
+    with _opened(source) as sound:
+        for block in _blocks(sound, sound.frames):
+            yield block.mean(axis=1, dtype=np.float32), sound.samplerate
+
+
+def explain_sound(error: Exception) -> str:
+    """What is wrong with a file, for the end of a sentence."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if "Format not recognised" in text or "unknown format" in text or "does not start with RIFF" in text:
+        return "no sound of a known kind (WAV, FLAC, OGG or MP3)"
+    if "lost sync" in text or "MALFORMED" in text.upper():
+        return "it is damaged or truncated"
+    return text or type(error).__name__
+
+
+def _blocks(sound: Any, wanted: int) -> Iterator[np.ndarray]:
+    """The first `wanted` frames as (n, c) float32, checked."""
+    size = max(1, round(BLOCK_SECONDS * sound.samplerate))
+    done = 0
+    while done < wanted:
+        block = sound.read(min(size, wanted - done))
+        if len(block) == 0:
+            break
+        if not np.isfinite(block).all():
+            raise ValueError("it holds samples that are NaN or infinite")
+        done += len(block)
+        yield block
+    if done == 0:
+        raise ValueError("it holds no samples")
+    if done < wanted - (MP3_SLACK if sound.format == "MP3" else 0):
+        raise ValueError(f"it is truncated: {done:,} of {wanted:,} samples are there")
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """A reader with samplerate, channels, frames, format and read(count) -> (n, c) float32."""
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+        if not stream.read(1):
+            raise ValueError("it is empty (0 bytes)")
+        _check_wav_size(stream)
+        stream.seek(0)
+        if importlib.util.find_spec("soundfile") is None:
+            yield _WavReader(stream)
+            return
+        import soundfile
+
+        with soundfile.SoundFile(stream) as sound:
+            yield _SoundFileReader(sound)
+
+
+class _SoundFileReader:
+    def __init__(self, sound: Any) -> None:
+        self.samplerate, self.channels, self.format = sound.samplerate, sound.channels, sound.format
+        self.frames = sound.frames
+        self._sound = sound
+
+    def read(self, count: int) -> np.ndarray:
+        return self._sound.read(count, dtype="float32", always_2d=True)
+
+
+class _WavReader:
+    """PCM of 8, 16, 24 or 32 bits through the standard library."""
+
+    format = "WAV"
+
+    def __init__(self, stream: BinaryIO) -> None:
+        try:
+            self._wave = wave.open(stream)  # noqa: SIM115  # the caller closes the stream
+        except (wave.Error, EOFError) as error:
+            raise ValueError(f"{error}; without the package soundfile only PCM WAV can be read") from error
+        self.samplerate, self.channels = self._wave.getframerate(), self._wave.getnchannels()
+        self.frames = self._wave.getnframes()
+
+    def read(self, count: int) -> np.ndarray:
+        width, raw = self._wave.getsampwidth(), self._wave.readframes(count)
+        if width == 3:  # to the upper three bytes of four
+            parts = np.frombuffer(raw, np.uint8).reshape(-1, 3)
+            values = np.pad(parts, ((0, 0), (1, 0))).copy().view("<i4")[:, 0].astype(np.float32) / 2**31
+        elif width == 1:
+            values = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+        else:
+            values = np.frombuffer(raw, {2: "<i2", 4: "<i4"}[width]).astype(np.float32) / 2.0 ** (8 * width - 1)
+        return values.astype(np.float32).reshape(-1, self.channels)
+
+
+def _check_wav_size(stream: BinaryIO) -> None:
+    """A WAV says how many bytes of samples it holds; readers take fewer without a word.
+
+    Raises:
+        ValueError: fewer are there.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    at = 12
+    while at + 8 <= size:
+        stream.seek(at)
+        chunk = stream.read(8)
+        length = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"data":
+            if length not in _UNKNOWN_SIZES and at + 8 + length > size:
+                raise ValueError(f"it is truncated: {size - at - 8:,} of {length:,} bytes of samples are there")
+            return
+        at += 8 + length + length % 2
+    raise ValueError("it is truncated: there are no samples behind its header")
