@@ -14,12 +14,12 @@ from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.commands import data_of_run, was_given
 from pfm.data import DataConfig, load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, ClassNameError
 from pfm.images import ImagePreprocess
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
 
 SMALL = 1_000_000  # parameters

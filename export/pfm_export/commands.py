@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.errors import DataError
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm_export.form import GraphForm
 
 
