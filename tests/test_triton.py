@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import text_format
 from test_forms import deep_prompt_checkpoint
 from test_graph import make_checkpoint
-from tritonclient.grpc import model_config_pb2 as schema
+from tritonclient.grpc import model_config_pb2
 
 from pfm.checkpoint import Checkpoint
 from pfm.cli import pfm, run
@@ -21,12 +21,13 @@ from pfm_export.form import GraphForm
 from pfm_export.graph import export_bundle
 from pfm_export.triton import TritonConfig, write_repository
 
-TYPES = {
+schema: Any = model_config_pb2  # its names are made at run time
+TYPES: dict[int, int] = {
     onnx.TensorProto.FLOAT: schema.TYPE_FP32,
     onnx.TensorProto.INT32: schema.TYPE_INT32,
     onnx.TensorProto.UINT8: schema.TYPE_UINT8,
 }
-NUMPY = {schema.TYPE_FP32: np.float32, schema.TYPE_INT32: np.int32, schema.TYPE_UINT8: np.uint8}
+NUMPY: dict[int, Any] = {schema.TYPE_FP32: np.float32, schema.TYPE_INT32: np.int32, schema.TYPE_UINT8: np.uint8}
 # by case: the checkpoint, the form, and which models batch
 CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any], dict[str, bool]]] = {
     "shared": (lambda: make_checkpoint("cls"), {"precision": "int8"}, {"model": False}),
@@ -58,15 +59,19 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder / "model", folder / "repository", request.param
 
 
-def read(path: Path) -> schema.ModelConfig:
+def read(path: Path) -> Any:
     return text_format.Parse((path / "config.pbtxt").read_text(), schema.ModelConfig())
 
 
-def models(repository: Path) -> dict[str, schema.ModelConfig]:
+def models(repository: Path) -> dict[str, Any]:
     return {path.name: read(path) for path in repository.iterdir()}
 
 
-def full_dims(end: Any, config: schema.ModelConfig) -> list[int]:
+def answers(graph: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(graph.run(None, feed)[0])
+
+
+def full_dims(end: Any, config: Any) -> list[int]:
     """What the graph is given: Triton's batch in front, and the reshape done."""
     own = list(end.reshape.shape) if end.HasField("reshape") else list(end.dims)
     return [-1, *own] if config.max_batch_size else own
@@ -121,7 +126,7 @@ def test_the_warm_up_runs_in_the_graph(written: tuple[Path, Path, str]) -> None:
                 if config.max_batch_size:
                     shape = [warm_up.batch_size, *shape]
                 feed[entry.name] = np.zeros(shape, NUMPY[entry.data_type])
-            assert graph.run(None, feed)[0].shape[0] == warm_up.batch_size
+            assert answers(graph, feed).shape[0] == warm_up.batch_size
 
 
 def test_the_ensemble_joins_trunk_and_head(written: tuple[Path, Path, str]) -> None:
@@ -145,7 +150,7 @@ def test_the_ensemble_joins_trunk_and_head(written: tuple[Path, Path, str]) -> N
     assert not any(entry.HasField("reshape") for entry in ensemble.input)
 
 
-def seen(end: Any, config: schema.ModelConfig) -> tuple[int, list[int]]:
+def seen(end: Any, config: Any) -> tuple[int, list[int]]:
     return end.data_type, [-1, *end.dims] if config.max_batch_size else list(end.dims)
 
 
@@ -169,11 +174,9 @@ def test_requests_padded_to_one_length_get_their_own_answers(written: tuple[Path
     graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
     rows = [bundle.rows([0, 2, 3]), bundle.rows([1])]
-    together = graph.run(None, {"pixel_values": pixels, **per_request_feed(rows, prompt_tokens=2)})[0]
+    together = answers(graph, {"pixel_values": pixels, **per_request_feed(rows, prompt_tokens=2)})
     for row, request in enumerate(rows):
-        alone = graph.run(
-            None, {"pixel_values": pixels[row : row + 1], **per_request_feed([request], prompt_tokens=2)}
-        )[0]
+        alone = answers(graph, {"pixel_values": pixels[row : row + 1], **per_request_feed([request], prompt_tokens=2)})
         np.testing.assert_allclose(together[row : row + 1, : alone.shape[1]], alone, atol=1e-5)  # rounding
 
 
