@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from pfm import __version__
+from pfm.command_options import CONTEXT_SETTINGS
 from pfm.errors import PfmError
-from pfm.options import CONTEXT_SETTINGS
 
 COMMANDS = {
     "train": ("pfm.commands:train", "Train a classifier whose classes can be removed."),

@@ -13,6 +13,7 @@ from pfm.augment import AugmentConfig
 from pfm.backbone import AUDIO_DEFAULT, BackboneConfig
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.data import DataConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
@@ -23,7 +24,6 @@ from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
 from pfm.objective import ObjectiveConfig
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.pictures import draw_forgetting
 from pfm.storage import make_folder, write_json
 from pfm.trainer import RunConfig, TrainConfig, make_evaluator

@@ -49,10 +49,20 @@ def has_adapters(module: nn.Module) -> bool:
 
 
 def merged(module: nn.Module) -> nn.Module:
-    """A copy of `module` with every adapter folded into the projection it sits on."""
+    """`module` with every adapter folded into the projection it sits on, to be read and not trained.
+
+    It has parameters of its own, without gradients, which share the memory of `module`'s where no adapter changes them.
+    """
     from peft.tuners.lora import LoraLayer
 
-    result = copy.deepcopy(module)
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    changed = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    shared = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in module.parameters()
+        if id(parameter) not in changed
+    }
+    result = copy.deepcopy(module, shared).requires_grad_(False)
     for name, layer in list(result.named_modules()):
         if isinstance(layer, LoraLayer):
             layer.merge()

@@ -1,22 +1,7 @@
-"""From the fields of a config dataclass to the options of a command, so that a default is written once."""
+"""A dataclass field that is an option of a command as well; knows no click, so that serving needs none."""
 
 import dataclasses
-import functools
-import math
-import types
-import typing
-from collections.abc import Callable
 from typing import Any
-
-import click
-
-CONTEXT_SETTINGS: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "show_default": True,
-    # `--batch-size` and `--batch_size` are the same option
-    "token_normalize_func": lambda token: token.replace("-", "_"),
-    "max_content_width": 110,
-}
 
 
 def option(
@@ -28,55 +13,3 @@ def option(
 ) -> Any:
     """A dataclass field that is an option as well."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
-
-
-def with_options(**configs: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a click command one option per field; the command receives built configs by these keywords."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def command(**values: Any) -> Any:
-            built = {}
-            for name, config in configs.items():
-                own = {field.name: values.pop(field.name) for field in dataclasses.fields(config)}
-                built[name] = config(**own)
-            return function(**built, **values)
-
-        # click keeps parameters on the function it decorates, last decorator first
-        command.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
-        for config in reversed(configs.values()):
-            hints = typing.get_type_hints(config)
-            for field in reversed(dataclasses.fields(config)):
-                _as_click_option(field, hints[field.name])(command)
-        return command
-
-    return decorate
-
-
-class _FiniteFloat(click.FloatRange):
-    """A range lets nan through, since nothing compares with it; no option of ours takes inf either."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{number} is no finite number", param, ctx)
-        return number
-
-
-def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
-    if isinstance(hint, types.UnionType):  # `int | None`
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    name = f"--{field.name}"
-    shared: dict[str, Any] = {"default": field.default, "help": field.metadata["help"]}
-    if field.default is None or field.default == "":
-        shared["show_default"] = False
-    if hint is bool:
-        return click.option(f"{name}/--no_{field.name}", **shared)
-    if field.metadata["choices"]:
-        return click.option(name, type=click.Choice(field.metadata["choices"]), **shared)
-    minimum = field.metadata["minimum"]
-    if hint is int and minimum is not None:
-        return click.option(name, type=click.IntRange(min=int(minimum)), **shared)
-    if hint is float:
-        return click.option(name, type=_FiniteFloat(min=minimum), **shared)
-    return click.option(name, type=hint, **shared)

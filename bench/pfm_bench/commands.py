@@ -10,12 +10,12 @@ import torch
 
 from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.commands import data_of_run
 from pfm.data import DataConfig
 from pfm.errors import ConfigError
 from pfm.loading import load_data
 from pfm.model import READOUTS
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
 from pfm_bench.compare import compare, describe_comparison, read_document
 from pfm_bench.evaluating import EvalBenchConfig, bench_evaluation

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pfm.command_options import CONTEXT_SETTINGS
 from pfm.errors import StorageError, TrainingError
-from pfm.options import CONTEXT_SETTINGS
 from pfm.storage import make_folder, write_json, write_text
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.commands import data_of_run, was_given
 from pfm.data import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.inputs import Preprocess
 from pfm.loading import load_data
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json, write_text
 from pfm.views import averaged
 

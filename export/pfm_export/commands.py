@@ -1,13 +1,14 @@
-"""Options in, one call, text out: `pfm export onnx`, `pfm export check`, `pfm export erase`."""
+"""Options in, one call, text out: `pfm export onnx`, `pfm export check`, `pfm export triton`, `pfm export erase`."""
 
 from pathlib import Path
 
 import click
 
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS, with_options
 from pfm.errors import DataError
-from pfm.options import CONTEXT_SETTINGS, with_options
 from pfm_export.form import GraphForm
+from pfm_export.triton import TritonConfig
 
 
 @click.group("export", context_settings=CONTEXT_SETTINGS)
@@ -21,7 +22,13 @@ def export() -> None:
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
-@click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
+@click.option("--overwrite", is_flag=True, help="Replace what stands at --out, and in --triton.")
+@click.option(
+    "--triton",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="Write it into this Triton model repository too; `pfm export triton` has the settings.",
+)
 @with_options(form=GraphForm)
 @click.option("--dataset", default=None, help="Measure accuracy and forgetting on this one.  [default: the run's own]")
 @click.option("--data_dir", default=None, help="Folder of MedMNIST's .npz files.")
@@ -37,6 +44,7 @@ def onnx(
     out: Path,
     model_name: str | None,
     overwrite: bool,
+    triton: Path | None,
     form: GraphForm,
     dataset: str | None,
     data_dir: str | None,
@@ -51,8 +59,11 @@ def onnx(
     from pfm_export.accuracy import find_samples
     from pfm_export.bundle import Bundle
     from pfm_export.graph import export_bundle
+    from pfm_export.triton import model_folders, write_repository
 
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
+    if triton is not None:  # before any long work
+        model_folders(triton, out.resolve().name, form, overwrite=overwrite)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     samples = None
@@ -78,6 +89,9 @@ def onnx(
             click.echo(f"  {label:<22}{row[0]:>8}{row[1]:>12}{row[2]:>12}")
         for warning in measured["warnings"]:
             click.echo(f"warning: {warning}")
+    if triton is not None:
+        for path in write_repository(Bundle.open(out), triton, overwrite=overwrite):
+            click.echo(f"wrote {path}")
 
 
 @export.command("check")
@@ -103,6 +117,25 @@ def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
         f"{bundle} is right: worst of {len(report.cases)} cases {report.worst_difference:.1e}, allowed "
         f"{report.tolerance:.1e} (largest logit {report.largest_logit:.1f})"
     )
+
+
+@export.command("triton")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Name of the model.  [default: the bundle folder's]")
+@click.option("--overwrite", is_flag=True, help="Replace a model of that name.")
+@with_options(config=TritonConfig)
+def triton_repository(bundle: Path, repository: Path, name: str, overwrite: bool, config: TritonConfig) -> None:
+    """Write a bundle into a Triton model repository. Needs no torch.
+
+    Prompts are inputs there as well: the repository holds nothing of any class. Triton batches requests
+    where every input has a batch axis: bundles with --per_request_prompts and --readout prompt, and trunks.
+    """
+    from pfm_export.bundle import Bundle
+    from pfm_export.triton import write_repository
+
+    for path in write_repository(Bundle.open(bundle), repository, config, name=name, overwrite=overwrite):
+        click.echo(f"wrote {path}")
 
 
 @export.command("erase")

@@ -12,8 +12,8 @@ import click
 
 from pfm import certificate
 from pfm.classes import split_names
+from pfm.command_options import CONTEXT_SETTINGS
 from pfm.errors import CertificateError, ConfigError, StorageError
-from pfm.options import CONTEXT_SETTINGS
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)

@@ -37,6 +37,11 @@ class GraphForm:
         "float32; int8: dynamic quantisation, for CPUs. Inputs and outputs stay float32.",
         choices=PRECISIONS,
     )
+    portable: bool = option(
+        False,
+        "With fp16: operators of the ONNX standard only, as TensorRT and other runtimes want them. Otherwise those of "
+        "a block are fused into ONNX Runtime's own.",
+    )
 
     @classmethod
     def of(cls, bundle: "Bundle") -> "GraphForm":

@@ -138,7 +138,7 @@ def export_graphs(
         # the exporter sees model input; what makes it out of images is put in front afterwards
         names = [INPUT_PIXELS if entry == form.image_input else entry for entry in inputs]
         proto = _trace(_Piece(*parts[name], names), names, outputs, plain, form)
-        proto = in_precision(proto, form.precision)
+        proto = in_precision(proto, form.precision, portable=form.portable)
         if form.uint8_input and form.image_input in inputs:
             take_images(proto, preprocess)
         files[name] = _finish(proto, {**(facts or {}), "inputs": inputs, "outputs": outputs})
@@ -197,10 +197,9 @@ def _finish(proto: onnx.ModelProto, facts: dict[str, Any]) -> bytes:
     del proto.graph.metadata_props[:]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     onnx.helper.set_model_props(proto, texts)
-    onnx.checker.check_model(proto)
-    buffer = io.BytesIO()
-    onnx.save(proto, buffer)
-    return buffer.getvalue()
+    content = proto.SerializeToString()  # once, which takes a while for a graph of some size
+    onnx.checker.check_model(content)
+    return content
 
 
 @contextlib.contextmanager

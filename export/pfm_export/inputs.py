@@ -1,4 +1,4 @@
-"""Images as a graph takes them; numpy, and Pillow where an image is given as a file or has to be resized.
+"""Images as a graph takes them; numpy, and Pillow where one is no array or has to be resized.
 
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from pfm.errors import DataError
-from pfm.pixels import UNREADABLE, decode, explain_unreadable
 
 
 def preprocess(images: Sequence[Any], settings: dict[str, Any]) -> np.ndarray:
@@ -51,17 +50,7 @@ def _arrays(images: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _array(image: Any) -> np.ndarray:
-    from PIL import Image
-
-    if isinstance(image, str | os.PathLike):
-        name = os.fspath(image)
-        try:
-            image = decode(Image.open(image))
-        except UNREADABLE as error:
-            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
-    elif isinstance(image, Image.Image):
-        image = decode(image.copy())
-    array = np.asarray(image)
+    array = image if isinstance(image, np.ndarray) else _decoded(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
     if 0 in array.shape:
@@ -69,12 +58,27 @@ def _array(image: Any) -> np.ndarray:
     return array
 
 
-def _resized(array: np.ndarray, size: int, resample: str) -> np.ndarray:
-    """(3, S, S) float32 in 0..255."""
+def _decoded(image: Any) -> np.ndarray:
+    """Of a file name or a PIL image; of anything else, what numpy makes of it."""
     from PIL import Image
 
+    from pfm.pixels import UNREADABLE, decode, explain_unreadable
+
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+        try:
+            return decode(Image.open(image))
+        except UNREADABLE as error:
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
+
+
+def _resized(array: np.ndarray, size: int, resample: str) -> np.ndarray:
+    """(3, S, S) float32 in 0..255."""
     planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
     if planes.shape[1:] != (size, size):
+        from PIL import Image
+
         method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[resample]
         # mode F: the same antialiased resize as in training, without rounding between the two passes
         resized = [np.asarray(Image.fromarray(p.astype(np.float32)).resize((size, size), method)) for p in planes]

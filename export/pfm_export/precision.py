@@ -1,7 +1,8 @@
 """A float32 graph in another precision; its inputs and outputs stay float32.
 
-- fp16: weights and arithmetic in half precision, for GPUs. ONNX Runtime's CPU provider has few
-  kernels for it and casts around the others.
+- fp16: weights and arithmetic in half precision, for GPUs, the operators of each block fused into
+  ONNX Runtime's own (see `pfm_export.fusion`). ONNX Runtime's CPU provider has few kernels for half
+  precision and casts around the others.
 - bf16: weights are *stored* in bfloat16, half the bytes, and cast to float32 when the graph is
   loaded; the arithmetic is float32, since ONNX Runtime's CPU provider multiplies no bfloat16.
 - int8: dynamic quantisation of the matrix products with weights, a scale per output channel; the
@@ -20,11 +21,19 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from pfm_export.fusion import fuse
+
 SMALLEST_STORED = 256  # values; below that a cast costs more than the bytes it saves
 
 
-def in_precision(proto: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """The graph in "fp32", "fp16", "bf16" or "int8"."""
+def in_precision(proto: onnx.ModelProto, precision: str, *, portable: bool = False) -> onnx.ModelProto:
+    """The graph in "fp32", "fp16", "bf16" or "int8".
+
+    Args:
+        portable: leave the operators of an fp16 graph as they are; else they are fused for ONNX Runtime.
+    """
+    if precision == "fp16" and not portable:
+        proto = fuse(proto)
     return {"fp32": lambda same: same, "fp16": _in_fp16, "bf16": _in_bf16, "int8": _in_int8}[precision](proto)
 
 
