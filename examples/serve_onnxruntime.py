@@ -35,5 +35,7 @@ names = [entry["name"] for entry in active]
 scores = onnxruntime.InferenceSession(options.bundle / "model.onnx").run(None, feed)[0]
 if manifest["wrong_target"] == "none":  # a fixed score of 0 that stands for none of these
     scores, names = np.pad(scores, ((0, 0), (0, 1))), [*names, "unknown"]
-for name, best in zip(options.images, scores.argmax(axis=1), strict=True):
-    print(name, names[best])
+shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+unsure = 1 / shares.sum(axis=1) < manifest.get("unknown_below", 0)  # the largest probability; only with --abstain
+for name, best, is_unsure in zip(options.images, scores.argmax(axis=1), unsure, strict=True):
+    print(name, "unknown" if is_unsure else names[best])

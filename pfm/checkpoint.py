@@ -57,6 +57,7 @@ class Checkpoint:
         progress: where the run stands, for one that goes on; see `pfm.resume`.
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
+        unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
     """
 
     classes: ClassList
@@ -76,6 +77,7 @@ class Checkpoint:
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ledger_head: str = ""
+    unknown_below: float = 0.0
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -103,6 +105,7 @@ class Checkpoint:
             raise CheckpointError(f"the checkpoint's tensors are of another shape: {_reason(error)}") from error
         if unexpected:
             raise CheckpointError(f"the checkpoint holds tensors its model does not have ({unexpected[0]}, …)")
+        model.unknown_below = self.unknown_below
         return model.eval()
 
 
@@ -121,6 +124,7 @@ def snapshot(
     run: dict[str, Any] | None = None,
     averaged: dict[str, torch.Tensor] | None = None,
     progress: dict[str, Any] | None = None,
+    unknown_below: float = 0.0,
 ) -> Checkpoint:
     """The state of a model in training, copied to the CPU."""
     trained = model.trained_tensors()
@@ -147,6 +151,7 @@ def snapshot(
         run=run or {},
         averaged={name: _copy(tensor) for name, tensor in (averaged or {}).items()},
         progress=progress or {},
+        unknown_below=unknown_below,
     )
 
 
@@ -188,6 +193,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "ema_state_dict": {name: _copy(tensor) for name, tensor in checkpoint.averaged.items()},
         "progress": checkpoint.progress,
         "ledger_head": checkpoint.ledger_head,
+        "unknown_below": checkpoint.unknown_below,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -259,6 +265,7 @@ def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Ch
             averaged=content.get("ema_state_dict", {}),
             progress=content.get("progress", {}),
             ledger_head=content.get("ledger_head", ""),
+            unknown_below=float(content.get("unknown_below", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

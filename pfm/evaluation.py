@@ -207,7 +207,7 @@ class Evaluator:
         return Evaluation(
             modes=dict(zip(modes, accuracies, strict=True)),
             subsets=[self._subset_accuracies(table, k, subsets, num_classes) for k, subsets in chosen.items()],
-            unknown=self._unknown_share(modes["full_bank"], modes["all_wrong"]) if model.has_unknown else None,
+            unknown=self._unknown_share(modes["full_bank"], modes["all_wrong"]) if model.can_abstain else None,
             num_samples=self.num_samples,
         )
 

@@ -45,16 +45,26 @@ class ModelConfig:
     )
     tune: str = option(
         "auto",
-        "What of the backbone trains: LoRA adapters, or everything. auto: lora where weights are pretrained.",
-        choices=("auto", "lora", "full"),
+        "What trains beside prompts and readout: LoRA adapters, the whole backbone, or nothing (prompts). "
+        "auto: lora where weights are pretrained, else full.",
+        choices=("auto", "lora", "full", "prompts"),
     )
     prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
     prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
     final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
+    abstain: float = option(
+        0.0,
+        "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
+        minimum=0.0,
+    )
 
     def __post_init__(self) -> None:
         if self.wrong_target == "none" and self.readout != "prompt":
             raise ConfigError("--wrong_target none needs --readout prompt; the cls readout has no score per prompt")
+        if self.abstain >= 1:
+            raise ConfigError(f"--abstain {self.abstain:g} gives up every answer; give a share below 1, such as 0.05")
+        if self.abstain and self.wrong_target == "none":
+            raise ConfigError("--abstain is for models without an `unknown` output; --wrong_target none has one")
 
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":
@@ -68,7 +78,8 @@ class PromptedClassifier(nn.Module):
     def __init__(self, backbone: Backbone, classes: ClassList, config: ModelConfig, lora: LoraSettings | None) -> None:
         """
         Args:
-            lora: adapters to put in, the backbone frozen; None trains the whole backbone.
+            lora: adapters to put in, the backbone frozen; None trains the whole backbone, or with
+                `tune` "prompts" nothing of it.
 
         Raises:
             ConfigError: `prompt_layer` is not a block of this backbone.
@@ -82,7 +93,9 @@ class PromptedClassifier(nn.Module):
         self.config = config
         self.classes = classes
         self.backbone = backbone
-        self.trunk_is_frozen = lora is not None
+        self.trunk_is_frozen = lora is not None or config.tune == "prompts"
+        if config.tune == "prompts":
+            backbone.requires_grad_(False)
         if lora is not None:
             add_adapters(backbone.encoder, lora, first_layer=config.prompt_layer, num_layers=backbone.num_layers)
         backbone.key_dropout()
@@ -93,6 +106,7 @@ class PromptedClassifier(nn.Module):
             self.classifier = nn.Linear(backbone.hidden_size, len(classes))
         else:
             self.scorer = nn.Linear(backbone.hidden_size, 1)
+        self.unknown_below = 0.0  # see `pfm.abstention`
 
     @property
     def num_classes(self) -> int:
@@ -100,8 +114,13 @@ class PromptedClassifier(nn.Module):
 
     @property
     def has_unknown(self) -> bool:
-        """Whether the model can answer that an input is none of the active classes."""
+        """Whether the model has an output that says that an input is none of the active classes."""
         return self.config.wrong_target == "none"
+
+    @property
+    def can_abstain(self) -> bool:
+        """Whether an answer can be `unknown`, by such an output or by a threshold."""
+        return self.has_unknown or self.unknown_below > 0
 
     def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
@@ -197,7 +216,10 @@ class PromptedClassifier(nn.Module):
         best, winner = logits.max(dim=1)
         if self.has_unknown:
             return torch.where(best > 0, winner, -1)
-        return torch.where(best > -torch.inf, winner, -1)
+        is_sure = best > -torch.inf
+        if self.unknown_below:  # nan where nothing is active
+            is_sure &= logits.softmax(dim=1).amax(dim=1) >= self.unknown_below
+        return torch.where(is_sure, winner, -1)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds: every trained parameter, by name."""

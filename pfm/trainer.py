@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
+from pfm.abstention import choose_threshold, hold_out
 from pfm.augment import Augmentation, AugmentConfig, draw_augmentation
 from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
 from pfm.checkpoint import Checkpoint, save_checkpoint, snapshot
@@ -109,7 +110,7 @@ def build_model(
     """The model a run starts from, its adapters' settings, and the fingerprint of what stays frozen."""
     tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
-    frozen = fingerprint(backbone) if tune == "lora" else ""
+    frozen = "" if tune == "full" else fingerprint(backbone)
     lora = config.lora if tune == "lora" else None
     set_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
@@ -153,6 +154,7 @@ def train(
     config.augment.check_kind(is_audio=spec.is_audio)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
         data = data or load_data(config.data, spec.form, device=accelerator.device)
+        data = hold_out(data, config.model.abstain)
     tell(data.describe())
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:
@@ -200,6 +202,8 @@ def _check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
         )
     if config.train.compile:
         raise ConfigError("--compile does not go with FSDP; leave it out")
+    if config.model.abstain:
+        raise ConfigError("--abstain does not go with FSDP yet; leave it out")
 
 
 def _is_due(number: int, every: int) -> bool:
@@ -614,6 +618,7 @@ class _Run:
             step=self.at.step,
             run=self.config.to_dict(),
             averaged=self.average.tensors if self.average else None,
+            unknown_below=self._choose_threshold(),
             progress={
                 **dataclasses.asdict(self.at),
                 "global_batch": self.global_batch,
@@ -626,6 +631,19 @@ class _Run:
             raise self._broken(f"{broken[0]} is no longer a number", self.optimizer.param_groups[0]["lr"])
         if self.accelerator.is_main_process:
             save_checkpoint(path, state)
+
+    def _choose_threshold(self) -> float:
+        """Below which probability the model that is saved answers `unknown`; 0 where it never does."""
+        share = self.config.model.abstain
+        if not share or self.at.batch:  # a state inside an epoch is to go on from, not to be asked
+            return 0.0
+        assert self.data.val is not None
+        averaged = self.average.applied() if self.average else contextlib.nullcontext()
+        with averaged, self.accelerator.autocast():
+            return choose_threshold(
+                self.model, self.data.val, self.preprocess, share, device=self.accelerator.device,
+                batch_size=self.config.evaluation.eval_batch_size,
+            )  # fmt: skip
 
     def restore(self, path: Path, state: Checkpoint) -> None:
         """Go on from a saved state of the same run.

@@ -37,7 +37,7 @@ ORDER: list[set[str]] = [
     {"pfm.images"},
     {"pfm.data", "pfm.backbone"},
     {"pfm.model", "pfm.flops", "pfm.launch"},
-    {"pfm.checkpoint", "pfm.optim", "pfm.feed"},
+    {"pfm.checkpoint", "pfm.optim", "pfm.feed", "pfm.abstention"},
     {"pfm.forgetting", "pfm.evaluation"},
     {"pfm.step", "pfm.pictures", "pfm.saving"},
     {"pfm.trainer"},

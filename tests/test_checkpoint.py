@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_spec
+from conftest import tiny_model, tiny_spec, train_arguments
 from transformers import ViTConfig, ViTModel
 
-from pfm.backbone import BackboneSpec, fingerprint
+from pfm.backbone import BackboneSpec, build_backbone, fingerprint
 from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.cli import pfm, run
 from pfm.errors import BackboneError, CheckpointError
 from pfm.images import ImagePreprocess
 from pfm.lora import LoraSettings
@@ -24,8 +25,6 @@ PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 
 def trained(lora: LoraSettings | None, **changes: Any) -> tuple[PromptedClassifier, torch.optim.Optimizer, Checkpoint]:
     """A model after one optimisation step, and its snapshot."""
-    from pfm.backbone import build_backbone
-
     backbone = build_backbone(tiny_spec(), seed=9)
     frozen = fingerprint(backbone) if lora else ""
     model = tiny_model(backbone=backbone, lora=lora, **changes)
@@ -73,6 +72,17 @@ def test_the_file_loads_with_weights_only_and_plain_torch(tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "x.pt", state)
     content = torch.load(tmp_path / "x.pt", weights_only=True)
     assert {"model_state_dict", "optimizer_state_dict"} <= set(content)
+
+
+def test_training_prompts_alone_stores_nothing_but_them_and_the_readout(preset: str, npz: Path, tmp_path: Path) -> None:
+    assert run(pfm, train_arguments(npz, tmp_path, "--tune", "prompts", "--eval_every", "0")) == 0
+    state = load_checkpoint(tmp_path / "colours_seed_42_2.pt")
+    assert set(state.tensors) == {"bank.prompts", "classifier.weight", "classifier.bias"}
+    assert (state.lora, state.model.tune) == (None, "prompts")
+    started = build_backbone(state.spec, seed=42)
+    assert fingerprint(state.build_model().backbone) == fingerprint(started) == state.frozen_sha256
+    assert run(pfm, ["export", "onnx", "--ckpt", str(tmp_path / "colours_seed_42_2.pt"), "--out",
+                     str(tmp_path / "bundle")]) == 0  # fmt: skip
 
 
 def test_a_backbone_with_other_weights_is_refused(tmp_path: Path) -> None:

@@ -139,6 +139,14 @@ def test_with_adapters_only_adapters_prompts_and_readout_train() -> None:
     assert all("q_proj" in name or "v_proj" in name for name in rest)
 
 
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_with_prompts_alone_nothing_of_the_backbone_trains(final_norm: bool) -> None:
+    model = tiny_model(tune="prompts", final_norm=final_norm)
+    assert set(model.trained_tensors()) == {"bank.prompts", "classifier.weight", "classifier.bias"}
+    model = tiny_model(tune="prompts", final_norm=final_norm, readout="prompt")
+    assert set(model.trained_tensors()) == {"bank.prompts", "scorer.weight", "scorer.bias"}
+
+
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
 @pytest.mark.parametrize("final_norm", [True, False])
 def test_every_trained_parameter_gets_a_gradient(readout: str, final_norm: bool) -> None:

@@ -119,6 +119,11 @@ class Bundle:
         return self.manifest["wrong_target"] == "none"
 
     @property
+    def unknown_below(self) -> float:
+        """Largest probability under which the answer is `unknown`; 0 where there is no such threshold."""
+        return self.manifest.get("unknown_below", 0.0)
+
+    @property
     def preprocess(self) -> dict[str, Any]:
         return self.manifest["preprocess"]
 

@@ -129,6 +129,7 @@ def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
             "config": without_classes(checkpoint.spec.config),
         },
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
+        **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
     }

@@ -287,5 +287,8 @@ def _answers(bundle: Bundle, active: tuple[int, ...], scores: np.ndarray) -> Pre
     shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     answers = (*names, UNKNOWN)
-    labels = [answers[winner] for winner in scores.argmax(axis=1)]
+    winners = scores.argmax(axis=1)
+    if bundle.unknown_below:
+        winners = np.where(probabilities.max(axis=1) < bundle.unknown_below, len(names), winners)
+    labels = [answers[winner] for winner in winners]
     return Prediction(labels, names, probabilities[:, : len(names)])

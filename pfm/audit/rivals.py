@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pfm.abstention import hold_out
 from pfm.audit import closed_form
 from pfm.audit.subject import Subject
 from pfm.backbone import build_backbone
@@ -67,7 +68,11 @@ def run_config(checkpoint: Checkpoint) -> RunConfig:
 
 
 def by_position(data: ClassificationData, checkpoint: Checkpoint) -> ClassificationData:
-    """The data with the checkpoint's classes, their positions as labels; samples of erased classes left out."""
+    """The data with the checkpoint's classes, their positions as labels; samples of erased classes left out.
+
+    What training held out is held out here too, so that nobody takes it for trained on.
+    """
+    data = hold_out(data, checkpoint.model.abstain)
     positions = label_positions(checkpoint.classes, data.classes, checkpoint.erased)
 
     def relabel(split: Split) -> Split:
