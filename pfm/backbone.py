@@ -111,9 +111,7 @@ class BackboneSpec:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one model input: (3, S, S), or (L, M) for sounds."""
-        if self.is_audio:
-            return (self.config["max_length"], self.config["num_mel_bins"])
-        return (3, self.image_size, self.image_size)
+        return input_shape(self.config)
 
     @property
     def num_patches(self) -> int:
@@ -123,7 +121,7 @@ class BackboneSpec:
     @property
     def num_special(self) -> int:
         """CLS, and AST's distillation token."""
-        return 2 if self.is_audio else 1
+        return num_special(self.config)
 
     @property
     def num_layers(self) -> int:
@@ -182,6 +180,18 @@ def _describe_ast(config: BackboneConfig, values: dict[str, Any], processor: dic
             num_mel_bins=bins,
         )
     return BackboneSpec(model_name=name, config={**values, "max_length": length}, preprocess=preprocess)
+
+
+def input_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of one model input: (3, S, S), or (L, M) for sounds."""
+    if config.get("model_type") == AST:
+        return (config["max_length"], config["num_mel_bins"])
+    return (3, config["image_size"], config["image_size"])
+
+
+def num_special(config: Mapping[str, Any]) -> int:
+    """Tokens in front of the patches: CLS, and AST's distillation token."""
+    return 2 if config.get("model_type") == AST else 1
 
 
 def patch_grid(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -284,6 +294,17 @@ class Backbone(nn.Module):
     @property
     def hidden_size(self) -> int:
         return self.config.hidden_size
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one model input: (3, S, S), or (L, M) for sounds."""
+        return input_shape(self.config.to_dict())
+
+    @property
+    def num_own(self) -> int:
+        """T, the tokens that an input becomes."""
+        values = self.config.to_dict()
+        return num_special(values) + math.prod(patch_grid(values))
 
     def set_attention(self, implementation: str) -> None:
         """Choose "sdpa" (training) or "eager" (export: plain matrix products)."""

@@ -7,11 +7,14 @@ Letters: B batch, C classes, T tokens, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from pfm.inputs import Preprocess
 from pfm.model import PromptedClassifier
+
+Tokens = TypeVar("Tokens")
 
 
 class Views:
@@ -36,7 +39,7 @@ class Views:
 
 
 def averaged(
-    windows: Sequence[tuple[torch.Tensor, torch.Tensor | None]], answer: Callable[[torch.Tensor], torch.Tensor]
+    windows: Sequence[tuple[Tokens, torch.Tensor | None]], answer: Callable[[Tokens], torch.Tensor]
 ) -> torch.Tensor:
     """The weighted mean of `answer` (B, C) over windows; what is -inf in one that counts is -inf."""
     if len(windows) == 1:

@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTModel
 
 from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
 from pfm.errors import BackboneError
+from pfm.images import ImagePreprocess
 
 SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -49,7 +50,7 @@ def test_a_local_folder_gives_the_numbers_of_transformers_own_model(local_vit: P
 
 def test_the_processors_settings_are_taken_over(local_vit: Path) -> None:
     preprocess = describe(local_vit).preprocess
-    assert preprocess is not None
+    assert isinstance(preprocess, ImagePreprocess)
     assert preprocess.mean == (0.1, 0.2, 0.3)
     assert preprocess.std == (0.4, 0.5, 0.6)
     assert (preprocess.size, preprocess.resample) == (32, "bicubic")

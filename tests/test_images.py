@@ -202,13 +202,13 @@ def test_an_image_too_large_to_be_safe_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_stack_of_one_size_keeps_every_pixel() -> None:
     images = random_images(3, 6, 5, 3).numpy()
-    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=4, where="x")
+    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=4, where="x").inputs
     assert np.array_equal(stacked.permute(0, 2, 3, 1).numpy(), images)
 
 
 def test_a_stack_of_grey_and_colour_is_colour() -> None:
     colour, grey = random_images(5, 5, 3).numpy(), random_images(5, 5).numpy()
-    stacked = stack_images([Image.fromarray(colour), Image.fromarray(grey)].__getitem__, 2, size=4, where="x")
+    stacked = stack_images([Image.fromarray(colour), Image.fromarray(grey)].__getitem__, 2, size=4, where="x").inputs
     assert stacked.shape == (2, 3, 5, 5)
     assert all(np.array_equal(channel.numpy(), grey) for channel in stacked[1])
 
@@ -216,7 +216,7 @@ def test_a_stack_of_grey_and_colour_is_colour() -> None:
 def test_a_stack_of_uneven_sizes_is_brought_to_one() -> None:
     shapes = [(5, 9, 3), (12, 4, 3), (7, 7, 3)]
     images = [random_images(*shape, seed=i).numpy() for i, shape in enumerate(shapes)]
-    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=7, where="x")
+    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=7, where="x").inputs
     for image, result in zip(images, stacked, strict=True):
         wanted = pil_resize(torch.from_numpy(image).permute(2, 0, 1), 7, "bilinear")
         # rounded to whole grey levels, the odd tie either way

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pfm.backbone import BackboneConfig, build_backbone, describe_backbone
+from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone
 from pfm.checkpoint import Checkpoint, snapshot
 from pfm.classes import ClassList
 from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
 from pfm.model import ModelConfig, PromptedClassifier
+from pfm.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
 from pfm_export.form import GraphForm
 from pfm_export.forms import export_graphs
 from pfm_export.graph import export_bundle
@@ -27,9 +29,15 @@ def random_checkpoint(model_name: str, *, num_classes: int, readout: str, seed: 
     classes = ClassList.from_names([f"class{i}" for i in range(num_classes)])
     config = ModelConfig(readout=readout, tune="full")
     model = PromptedClassifier(build_backbone(spec, seed=seed, load_weights=False), classes, config, None)
+    return snapshot(model, spec=spec, preprocess=spec.preprocess or _plain_preprocess(spec), lora=None, seed=seed)
+
+
+def _plain_preprocess(spec: BackboneSpec) -> Preprocess:
+    if spec.is_audio:
+        length, bins = spec.input_shape
+        return SoundPreprocess(max_length=length, num_mel_bins=bins, mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
     half = (0.5, 0.5, 0.5)
-    preprocess = spec.preprocess or ImagePreprocess(size=spec.image_size, mean=half, std=half)
-    return snapshot(model, spec=spec, preprocess=preprocess, lora=None, seed=seed)
+    return ImagePreprocess(size=spec.image_size, mean=half, std=half)
 
 
 def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str = "fp32") -> dict[str, Any]:

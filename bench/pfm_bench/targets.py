@@ -169,14 +169,14 @@ def precision_of(bundle: Bundle) -> str:
         ConfigError: a form whose time is not that of one call of one graph.
     """
     form = GraphForm.of(bundle)
-    if form.split or form.per_request_prompts:
+    if form.split or form.per_request_prompts or form.with_frontend:
         raise ConfigError(f"{bundle.folder} is not of the ordinary form; pfm bench takes that, or --uint8_input")
     return form.precision
 
 
 def random_inputs(manifest: dict[str, Any], batch_size: int) -> np.ndarray:
-    """What the graph takes: (B, 3, S, S) float32 or (B, S, S, 3) uint8, S the backbone's where left open."""
-    size = manifest["preprocess"]["size"]
+    """What the graph takes, such as (B, 3, S, S) float32 or (B, S, S, 3) uint8, S the backbone's where left open."""
+    size = manifest["preprocess"].get("size")  # of sounds nothing is left open
     shape = (batch_size, *(size if isinstance(side, str) else side for side in manifest["input"]["shape"][1:]))
     random = np.random.default_rng(0)
     if manifest["input"]["dtype"] == "uint8":

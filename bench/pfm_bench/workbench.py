@@ -13,7 +13,7 @@ from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_
 from pfm.classes import ClassList
 from pfm.data import Split
 from pfm.draws import make_generator
-from pfm.errors import DeviceError
+from pfm.errors import ConfigError, DeviceError
 from pfm.images import ImagePreprocess
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig, PromptedClassifier
@@ -127,6 +127,7 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
     Raises:
         DeviceError: a GPU was asked for that is not there.
         BackboneError: no such backbone.
+        ConfigError: one of sounds.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: this machine has no GPU; use --device auto or cpu")
@@ -134,12 +135,15 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
     device = torch.device("cpu") if use_cpu else torch.device("cuda", 0)
     spec = describe_backbone(BackboneConfig(model_name=config.model_name))
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    if spec.is_audio:
+        raise ConfigError(f"{config.model_name} takes sounds; pfm bench train and eval measure backbones of images")
     half = (0.5, 0.5, 0.5)
+    given = spec.preprocess if isinstance(spec.preprocess, ImagePreprocess) else None
     return Workbench(
         config=config,
         spec=spec,
         device=device,
-        preprocess=spec.preprocess or ImagePreprocess(size=spec.image_size, mean=half, std=half),
+        preprocess=given or ImagePreprocess(size=spec.image_size, mean=half, std=half),
         split=_random_split(spec, config, num_images or NUM_BATCHES * config.batch_size),
     )
 

@@ -18,11 +18,13 @@ from pfm.data import DataConfig
 from pfm.draws import make_generator, shared_set
 from pfm.errors import DataError
 from pfm.evaluation import label_positions
-from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess, preprocess_from_dict
 from pfm.loading import load_data
 from pfm.model import PromptedClassifier
+from pfm.views import Views, averaged
 from pfm_export.bundle import Bundle
 from pfm_export.runner import GraphRunner
+from pfm_export.runtime import Tensor
 
 BATCH_SIZE = 64
 # in percentage points; beyond them the bundle carries a warning
@@ -81,20 +83,22 @@ def measure_accuracy(model: PromptedClassifier, folder: Path, samples: TestSampl
     """
     bundle = Bundle.open(folder)
     runner = GraphRunner(bundle)
-    preprocess = ImagePreprocess.from_dict(bundle.preprocess)
+    preprocess = preprocess_from_dict(bundle.preprocess)
     everything = tuple(range(model.num_classes))
     actives = [everything, *(tuple(p for p in everything if p != gone) for gone in everything)]
     right: dict[str, list[torch.Tensor]] = {"bundle": [], "fp32": []}
     worst = 0.0
-    for images, labels in zip(samples.inputs.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
-        pixels = preprocess(images)
-        tokens = model.trunk(pixels)
-        planes = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
-        taken = runner.trunk(planes.numpy() if runner.form.uint8_input else pixels.numpy())
+    for stored, labels in zip(samples.inputs.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
+        views = Views.of(model, preprocess, stored)
+        taken = _trunks(runner, preprocess, stored)
         answers: dict[str, list[torch.Tensor]] = {"bundle": [], "fp32": []}
         for active in actives:
-            expected = model.head(tokens, shared_set(list(active), len(images), torch.device("cpu")))
-            found = torch.from_numpy(runner.head(bundle, taken, [active] * len(images), everything))
+            expected = views.logits(shared_set(list(active), len(stored), torch.device("cpu")))
+            sets = [active] * len(stored)
+            found = averaged(
+                taken,
+                lambda tokens: torch.from_numpy(runner.head(bundle, tokens, sets, everything)),  # noqa: B023  # used at once
+            )
             if bundle.readout == "prompt":  # one score per active prompt -> (B, C)
                 found = torch.full_like(expected, -torch.inf).index_copy(1, torch.tensor(active), found)
             if active == everything:
@@ -109,6 +113,16 @@ def measure_accuracy(model: PromptedClassifier, folder: Path, samples: TestSampl
         "worst_difference": worst,
     }
     return {**result, "warnings": judge(result["bundle"], result["fp32"])}
+
+
+def _trunks(
+    runner: GraphRunner, preprocess: Preprocess, stored: torch.Tensor
+) -> list[tuple[Tensor, torch.Tensor | None]]:
+    """What the graph's trunk makes of a batch as stored, window by window."""
+    if runner.form.uint8_input:
+        planes = stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+        return [(runner.trunk(planes.numpy()), None)]
+    return [(runner.trunk(inputs.numpy()), weight) for inputs, weight in preprocess.windows(stored)]
 
 
 def judge(found: dict[str, float], fp32: dict[str, float]) -> list[str]:

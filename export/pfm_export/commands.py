@@ -6,7 +6,7 @@ import click
 
 from pfm.classes import split_names
 from pfm.command_options import CONTEXT_SETTINGS, with_options
-from pfm.errors import DataError
+from pfm.errors import ConfigError, DataError
 from pfm_export.form import GraphForm
 from pfm_export.triton import TritonConfig
 
@@ -67,7 +67,12 @@ def onnx(
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     samples = None
-    if test_samples and (form.precision != "fp32" or dataset is not None):
+    if form.with_frontend and dataset is not None:
+        raise ConfigError(
+            "--dataset asks for accuracy, which is measured on features, and a graph --with_frontend takes samples; "
+            "measure an export without it, whose weights are the same"
+        )
+    if test_samples and not form.with_frontend and (form.precision != "fp32" or dataset is not None):
         try:
             samples = find_samples(checkpoint, dataset=dataset, data_dir=data_dir, max_samples=test_samples)
         except DataError as error:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pfm.errors import ConfigError
 from pfm.options import option
 from pfm_export.bundle import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, OUTPUT
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 TRUNK, HEAD = "trunk.onnx", "head.onnx"
 INPUT_PIXELS, INPUT_IMAGES, TOKENS = "pixel_values", "images", "tokens"
+INPUT_VALUES, INPUT_SAMPLES, INPUT_COUNT = "input_values", "waveform", "num_samples"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -25,6 +27,11 @@ class GraphForm:
     )
     uint8_input: bool = option(
         False, "Images go in as they are, [batch, height, width, 3] uint8: the graph resizes and normalises."
+    )
+    with_frontend: bool = option(
+        False,
+        "Sounds go in as samples, waveform [batch, samples] float32 at the model's rate and num_samples [batch] int32: "
+        "the graph computes the log-mel features.",
     )
     split: bool = option(
         False,
@@ -51,15 +58,29 @@ class GraphForm:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @property
-    def image_input(self) -> str:
-        return INPUT_IMAGES if self.uint8_input else INPUT_PIXELS
+    def first_inputs(self, kind: str) -> list[str]:
+        """Names of what is classified, in order; `kind` is "image" or "audio"."""
+        if kind == "audio":
+            return [INPUT_SAMPLES, INPUT_COUNT] if self.with_frontend else [INPUT_VALUES]
+        return [INPUT_IMAGES if self.uint8_input else INPUT_PIXELS]
 
-    def signatures(self, readout: str) -> dict[str, tuple[list[str], list[str]]]:
-        """Names of inputs and outputs, in order, of each file."""
+    def check_kind(self, kind: str) -> None:
+        """Refuse what is for the other kind of input.
+
+        Raises:
+            ConfigError: which option.
+        """
+        if self.uint8_input and kind == "audio":
+            raise ConfigError("--uint8_input is for images; for sounds, --with_frontend takes samples")
+        if self.with_frontend and kind == "image":
+            raise ConfigError("--with_frontend is for sounds; for images, --uint8_input takes them as they are")
+
+    def signatures(self, readout: str, kind: str) -> dict[str, tuple[list[str], list[str]]]:
+        """Names of inputs and outputs, in order, of each file; `kind` is "image" or "audio"."""
+        first = self.first_inputs(kind)
         prompts = [INPUT_PROMPTS, *([INPUT_LENS] if self.per_request_prompts else [])]
         rows = [*prompts, *([INPUT_WEIGHT, INPUT_BIAS] if readout == "cls" else [])]
         output = [OUTPUT[readout]]
         if self.split:
-            return {TRUNK: ([self.image_input], [TOKENS]), HEAD: ([TOKENS, *rows], output)}
-        return {MODEL: ([self.image_input, *rows], output)}
+            return {TRUNK: (first, [TOKENS]), HEAD: ([TOKENS, *rows], output)}
+        return {MODEL: ([*first, *rows], output)}

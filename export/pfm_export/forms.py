@@ -20,10 +20,13 @@ from pfm import __version__
 from pfm.backbone import Backbone
 from pfm.errors import ConfigError
 from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
 from pfm.lora import merged
 from pfm.model import PromptedClassifier
+from pfm.sounds import SoundPreprocess
 from pfm_export.bundle import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL
-from pfm_export.form import HEAD, INPUT_PIXELS, TOKENS, TRUNK, GraphForm
+from pfm_export.form import HEAD, INPUT_PIXELS, INPUT_VALUES, TOKENS, TRUNK, GraphForm
+from pfm_export.frontend import take_samples
 from pfm_export.intake import take_images
 from pfm_export.precision import in_precision
 
@@ -31,15 +34,15 @@ OPSET = 20
 
 
 class _Trunk(nn.Module):
-    """Pixels (B, 3, S, S) -> tokens (B, T, D), before the prompts enter."""
+    """Model input, such as pixels (B, 3, S, S) -> tokens (B, T, D), before the prompts enter."""
 
     def __init__(self, model: PromptedClassifier) -> None:
         super().__init__()
         self.backbone: Backbone = model.backbone
         self.prompt_layer = model.config.prompt_layer
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.backbone.run_blocks(self.backbone.embed(pixel_values), 0, self.prompt_layer)
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.prompt_layer)
 
 
 class _Head(nn.Module):
@@ -109,7 +112,7 @@ class _Piece(nn.Module):
 
 
 def export_graphs(
-    model: PromptedClassifier, form: GraphForm, preprocess: ImagePreprocess, facts: dict[str, Any] | None = None
+    model: PromptedClassifier, form: GraphForm, preprocess: Preprocess, facts: dict[str, Any] | None = None
 ) -> dict[str, bytes]:
     """The ONNX files of a model: adapters merged, opset 20, plain ai.onnx operators, nothing beside each file.
 
@@ -134,13 +137,20 @@ def export_graphs(
         MODEL: (trunk, head), TRUNK: (trunk, None), HEAD: (None, head),
     }  # fmt: skip
     files = {}
-    for name, (inputs, outputs) in form.signatures(plain.config.readout).items():
+    kind = preprocess.to_dict()["kind"]
+    form.check_kind(kind)
+    first = form.first_inputs(kind)
+    model_input = INPUT_PIXELS if kind == "image" else INPUT_VALUES
+    for name, (inputs, outputs) in form.signatures(plain.config.readout, kind).items():
         # the exporter sees model input; what makes it out of images is put in front afterwards
-        names = [INPUT_PIXELS if entry == form.image_input else entry for entry in inputs]
+        takes_inputs = first[0] in inputs
+        names = [*([model_input] if takes_inputs else []), *(entry for entry in inputs if entry not in first)]
         proto = _trace(_Piece(*parts[name], names), names, outputs, plain, form)
         proto = in_precision(proto, form.precision, portable=form.portable)
-        if form.uint8_input and form.image_input in inputs:
+        if takes_inputs and form.uint8_input and isinstance(preprocess, ImagePreprocess):
             take_images(proto, preprocess)
+        if takes_inputs and form.with_frontend and isinstance(preprocess, SoundPreprocess):
+            take_samples(proto, preprocess)
         files[name] = _finish(proto, {**(facts or {}), "inputs": inputs, "outputs": outputs})
     return files
 
@@ -149,8 +159,6 @@ def _trace(
     piece: nn.Module, names: list[str], outputs: list[str], model: PromptedClassifier, form: GraphForm
 ) -> onnx.ModelProto:
     width, tokens = model.backbone.hidden_size, model.config.prompt_tokens
-    size = model.backbone.config.image_size
-    num_own = 1 + (size // model.backbone.config.patch_size) ** 2
     if tokens == 1 or model.config.readout == "cls":
         num_prompts: Any = "num_prompts"
     else:
@@ -160,8 +168,9 @@ def _trace(
     if form.per_request_prompts:
         prompts = {0: "batch", 1: num_prompts}, torch.randn(3, 2 * tokens, width)
     known: dict[str, tuple[dict[int, Any], torch.Tensor]] = {
-        INPUT_PIXELS: ({0: "batch"}, torch.randn(3, 3, size, size)),
-        TOKENS: ({0: "batch"}, torch.randn(3, num_own, width)),
+        INPUT_PIXELS: ({0: "batch"}, torch.randn(3, *model.backbone.input_shape)),
+        INPUT_VALUES: ({0: "batch"}, torch.randn(3, *model.backbone.input_shape)),
+        TOKENS: ({0: "batch"}, torch.randn(3, model.backbone.num_own, width)),
         INPUT_PROMPTS: prompts,
         INPUT_LENS: ({0: "batch"}, torch.tensor([2, 0, 1], dtype=torch.int32)),
         INPUT_WEIGHT: ({0: "num_classes"}, torch.randn(5, width)),

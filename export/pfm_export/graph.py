@@ -13,6 +13,7 @@ from pfm import __version__
 from pfm.checkpoint import Checkpoint
 from pfm.errors import StorageError
 from pfm.model import PromptedClassifier
+from pfm.sounds import LOWEST_HZ, PREEMPHASIS
 from pfm.storage import explain, make_folder
 from pfm_export.accuracy import TestSamples, measure_accuracy
 from pfm_export.bundle import LEDGER, MANIFEST, Bundle, write_bundle, write_manifest
@@ -21,6 +22,12 @@ from pfm_export.forms import OPSET, export_graphs
 from pfm_export.hub_files import hub_files, without_classes
 from pfm_export.parity import ParityReport, check_parity
 
+# how log-mel features are made, for those who make them elsewhere
+FEATURES = {
+    "kind": "kaldi_fbank", "frame_ms": 25, "hop_ms": 10, "window": "hann, symmetric", "preemphasis": PREEMPHASIS,
+    "remove_dc_offset": True, "dither": 0, "low_hz": LOWEST_HZ, "power": 2, "log_floor": 1.1920928955078125e-07,
+    "snip_edges": True, "missing_frames": 0.0, "normalised": "(x - mean) / (2 * std)",
+}  # fmt: skip
 NOT_MEASURED = "not measured at export; parity is of random inputs only"
 # what is said in the graph too; nothing of a class, which an erasure could not take out again
 _FACTS = (
@@ -100,8 +107,13 @@ def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:
 
 
 def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
-    size = checkpoint.preprocess.size
-    shape = ["batch", "height", "width", 3] if form.uint8_input else ["batch", 3, size, size]
+    kind = checkpoint.preprocess.to_dict()["kind"]
+    first = form.first_inputs(kind)
+    shape: list[str | int] = ["batch", *checkpoint.spec.input_shape]
+    if form.uint8_input:
+        shape = ["batch", "height", "width", 3]
+    if form.with_frontend:
+        shape = ["batch", "samples"]
     name = checkpoint.spec.model_name
     return {
         "pfm": __version__,
@@ -119,10 +131,11 @@ def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
         "form": form.to_dict(),
         "graphs": {
             file: {"inputs": inputs, "outputs": outputs}
-            for file, (inputs, outputs) in form.signatures(checkpoint.model.readout).items()
+            for file, (inputs, outputs) in form.signatures(checkpoint.model.readout, kind).items()
         },
-        "input": {"name": form.image_input, "shape": shape, "dtype": "uint8" if form.uint8_input else "float32"},
+        "input": {"name": first[0], "shape": shape, "dtype": "uint8" if form.uint8_input else "float32"},
         "preprocess": checkpoint.preprocess.to_dict(),
+        **({"features": FEATURES} if kind == "audio" else {}),
         # a local folder is named without where it lay
         "backbone": {
             "model_name": Path(name).name if Path(name).exists() else name,

@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 from pfm.images import ImagePreprocess
+from pfm.inputs import Preprocess
+from pfm.sounds import SoundPreprocess
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -20,8 +22,33 @@ def without_classes(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _OF_CLASSES and not key.startswith("_")}
 
 
-def hub_files(config: dict[str, Any], preprocess: ImagePreprocess) -> dict[str, bytes]:
+def hub_files(config: dict[str, Any], preprocess: Preprocess) -> dict[str, bytes]:
     """Both files' content, by name."""
+    if isinstance(preprocess, SoundPreprocess):
+        model, processor = _of_sounds(config, preprocess)
+    else:
+        model, processor = _of_images(config, preprocess)
+    return {name: _as_json(values) for name, values in ((CONFIG, model), (PREPROCESSOR, processor))}
+
+
+def _of_sounds(config: dict[str, Any], preprocess: SoundPreprocess) -> tuple[dict[str, Any], dict[str, Any]]:
+    model = {**without_classes(config), "architectures": ["ASTModel"], "model_type": "audio-spectrogram-transformer"}
+    processor = {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": preprocess.sampling_rate,
+        "num_mel_bins": preprocess.num_mel_bins,
+        "max_length": preprocess.max_length,
+        "padding_value": 0.0,
+        "do_normalize": True,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "return_attention_mask": False,
+    }
+    return model, processor
+
+
+def _of_images(config: dict[str, Any], preprocess: ImagePreprocess) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {**without_classes(config), "architectures": ["ViTModel"], "model_type": "vit"}
     processor = {
         "image_processor_type": "ViTImageProcessor",
@@ -34,7 +61,7 @@ def hub_files(config: dict[str, Any], preprocess: ImagePreprocess) -> dict[str, 
         "image_mean": list(preprocess.mean),
         "image_std": list(preprocess.std),
     }
-    return {name: _as_json(values) for name, values in ((CONFIG, model), (PREPROCESSOR, processor))}
+    return model, processor
 
 
 def _as_json(values: dict[str, Any]) -> bytes:

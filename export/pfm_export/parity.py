@@ -14,7 +14,9 @@ import torch
 from pfm.draws import make_generator, shared_set
 from pfm.errors import PfmError
 from pfm.images import ImagePreprocess
+from pfm.inputs import preprocess_from_dict
 from pfm.model import PromptedClassifier
+from pfm.sounds import SoundPreprocess, log_mel
 from pfm_export.bundle import Bundle
 from pfm_export.runner import GraphRunner
 
@@ -25,6 +27,8 @@ BATCH_SIZES = (1, 3, 8)
 TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
 # two implementations of one antialiased resize differ by 1e-4 of a grey level, which the graph passes on
 UINT8_TOLERANCE = 1e-4
+# a convolution and a fast Fourier transform differ by rounding, which the logarithm of a quiet bin makes large
+FRONTEND_TOLERANCE = 1e-3
 
 
 class ParityError(PfmError):
@@ -114,8 +118,8 @@ def active_sets(num_classes: int) -> list[tuple[int, ...]]:
 def check_parity(model: PromptedClassifier, folder: Path, *, tolerance: float | None = None) -> ParityReport:
     """Compare a bundle in ONNX Runtime on the CPU with the torch model it was made from.
 
-    The tolerance in float32 is 1e-5 of the largest logit (or of 1): `TOLERANCES`, and with uint8
-    images `UINT8_TOLERANCE`.
+    The tolerance in float32 is 1e-5 of the largest logit (or of 1): `TOLERANCES`; with uint8 images
+    `UINT8_TOLERANCE`, with samples `FRONTEND_TOLERANCE`.
 
     Args:
         tolerance: relative to the largest logit.  [default: by the bundle's precision]
@@ -141,7 +145,7 @@ def measure_parity(model: PromptedClassifier, folder: Path, *, tolerance: float 
     positions = _positions(model, bundle)
     runner = GraphRunner(bundle)
     form = runner.form
-    expected, found = form.signatures(bundle.readout), runner.signatures()
+    expected, found = form.signatures(bundle.readout, bundle.preprocess["kind"]), runner.signatures()
     for name, wanted in expected.items():
         if found[name] != wanted:
             raise ParityError(f"the inputs and outputs of {name} are {found[name]}, expected {wanted}")
@@ -176,7 +180,11 @@ def measure_parity(model: PromptedClassifier, folder: Path, *, tolerance: float 
                         raise ParityError(f"{case.describe()}: a padded place of row {row} has a score")
                 cases.append(ParityCase(batch_size, longest, difference, is_mixed=case.is_mixed, inputs=what))
     if tolerance is None:
-        tolerance = max(TOLERANCES[form.precision], UINT8_TOLERANCE if form.uint8_input else 0)
+        tolerance = max(
+            TOLERANCES[form.precision],
+            UINT8_TOLERANCE if form.uint8_input else 0,
+            FRONTEND_TOLERANCE if form.with_frontend else 0,
+        )
     return ParityReport(tuple(cases), largest, tolerance)
 
 
@@ -190,7 +198,7 @@ def _positions(model: PromptedClassifier, bundle: Bundle) -> list[int]:
         ("readout", bundle.readout, model.config.readout),
         ("hidden size", bundle.manifest["hidden_size"], model.backbone.hidden_size),
         ("tokens per prompt", bundle.manifest["prompt_tokens"], model.config.prompt_tokens),
-        ("image size", bundle.preprocess["size"], model.backbone.config.image_size),
+        ("input", _stated_shape(bundle.preprocess), model.backbone.input_shape),
     ):
         if stated != wanted:
             raise ParityError(f"the bundle is not of this checkpoint: its {what} is {stated}, not {wanted}")
@@ -198,18 +206,48 @@ def _positions(model: PromptedClassifier, bundle: Bundle) -> list[int]:
 
 
 def _inputs(bundle: Bundle, runner: GraphRunner, batch_size: int) -> list[tuple[str, np.ndarray, torch.Tensor]]:
-    """What goes in: a name for it, as the graph takes it, and as the model does (B, 3, S, S)."""
+    """What goes in: a name for it, as the graph takes it, and as the model does (B, …)."""
     generator = make_generator("parity", batch_size)
-    size = bundle.preprocess["size"]
-    if not runner.form.uint8_input:
-        pixels = torch.randn(batch_size, 3, size, size, generator=generator)
-        return [("random", pixels.numpy(), pixels)]
-    preprocess = ImagePreprocess.from_dict(bundle.preprocess)
+    preprocess = preprocess_from_dict(bundle.preprocess)
+    if isinstance(preprocess, SoundPreprocess) and runner.form.with_frontend:
+        return _sounds(preprocess, batch_size, generator)
+    if not (runner.form.uint8_input and isinstance(preprocess, ImagePreprocess)):
+        inputs = torch.randn(batch_size, *_stated_shape(bundle.preprocess), generator=generator)
+        return [("random", inputs.numpy(), inputs)]
+    size = preprocess.size
     inputs = []
     for height, width in ((size, size), (2 * size + 3, size + 5), (size // 2 + 1, 3 * size)):
         images = torch.randint(0, 256, (batch_size, 3, height, width), generator=generator, dtype=torch.uint8)
         inputs.append((f"{width}x{height} uint8", images.permute(0, 2, 3, 1).contiguous().numpy(), preprocess(images)))
     return inputs
+
+
+def _stated_shape(settings: dict[str, Any]) -> tuple[int, ...]:
+    """Of one model input, as a manifest has it."""
+    if settings["kind"] == "audio":
+        return (settings["max_length"], settings["num_mel_bins"])
+    return (3, settings["size"], settings["size"])
+
+
+def _sounds(
+    preprocess: SoundPreprocess, batch_size: int, generator: torch.Generator
+) -> list[tuple[str, np.ndarray, torch.Tensor]]:
+    """Noise, and tones that stop and begin, in clips of uneven length; features by torchaudio's filterbank."""
+    form = preprocess.form
+    window = (preprocess.max_length - 1) * form.hop + form.frame_size
+    found = []
+    for what, longest in (("noise", window), ("tones", 2 * window), ("short clips", form.frame_size + 5 * form.hop)):
+        lengths = torch.randint(form.frame_size, longest + 1, (batch_size,), generator=generator)
+        lengths[0] = longest
+        waves = 0.1 * torch.randn(batch_size, longest, generator=generator)
+        if what == "tones":
+            seconds = torch.arange(longest) / form.sampling_rate
+            waves = 0.3 * (2 * torch.pi * 440 * seconds).sin() * (seconds * 8).sin().clamp_min(0) + 1e-3 * waves
+        is_there = torch.arange(longest) < lengths.unsqueeze(1)
+        taken = torch.where(is_there, waves, torch.nan)
+        wanted = preprocess(log_mel(torch.where(is_there, waves, 0.0), lengths, form))
+        found.append((what, taken.numpy(), wanted))
+    return found
 
 
 def _logits(model: PromptedClassifier, pixels: torch.Tensor, actives: Sequence[Sequence[int]]) -> torch.Tensor:

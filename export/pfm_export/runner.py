@@ -31,6 +31,7 @@ class GraphRunner:
         self, bundle: Bundle, *, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False, spin: bool = True
     ) -> None:
         self.form = GraphForm.of(bundle)
+        self._inputs = self.form.first_inputs(bundle.preprocess["kind"])
         names = (TRUNK, HEAD) if self.form.split else (MODEL,)
         self.graphs = {
             name: Graph(
@@ -56,7 +57,7 @@ class GraphRunner:
         """What any number of active sets can be asked of: tokens (B, T, D), or the inputs where there is no trunk."""
         if not self.form.split:
             return inputs
-        return self.graphs[TRUNK].run({self.form.image_input: inputs})
+        return self.graphs[TRUNK].run(self._first_feed(inputs))
 
     def scores(self, bundle: Bundle, inputs: np.ndarray, actives: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         """Each input's scores (K,), or logits, of its own active classes.
@@ -121,8 +122,17 @@ class GraphRunner:
 
     def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> np.ndarray:
         """As `head`, with everything of a class as the graph takes it."""
-        first = TOKENS if self.form.split else self.form.image_input
-        return self._last.run({first: tokens, **feed}).numpy()
+        first = {TOKENS: tokens} if self.form.split else self._first_feed(tokens)
+        return self._last.run({**first, **feed}).numpy()
+
+    def _first_feed(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What is classified, as the graph takes it."""
+        if not self.form.with_frontend:
+            return {self._inputs[0]: inputs}
+        assert isinstance(inputs, np.ndarray)
+        is_there = ~np.isnan(inputs)  # a row's samples, and NaN behind them
+        counts = is_there.sum(axis=1, dtype=np.int32)
+        return dict(zip(self._inputs, (np.where(is_there, inputs, np.float32(0)), counts), strict=True))
 
     def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> dict[str, Tensor]:
         """The inputs that belong to classes, on the device since they were first asked for."""

@@ -14,10 +14,12 @@ import numpy as np
 from pfm.classes import ClassList
 from pfm.errors import BundleError, ClassNameError, DataError
 from pfm_export.bundle import Bundle, open_whole, stamp
+from pfm_export.hearing import Features, model_input, padded, windows
 from pfm_export.inputs import by_shape, preprocess
 from pfm_export.runner import GraphRunner
 
 UNKNOWN = "unknown"
+WINDOWS_AT_ONCE = 16  # of sounds, in one pass
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ class PromptSession:
 
         Args:
             inputs: (B, 3, S, S) float32, as `preprocess` makes them; (B, H, W, 3) uint8 for a bundle
-                exported with --uint8_input.
+                exported with --uint8_input. Of sounds (B, L, M) float32 features, normalised, or with --with_frontend
+                samples (B, n) float32, NaN behind the end of a clip.
             active: names or numbers of the classes to choose from; default all that are there.
             without: classes to leave out, for this call only.
             profile: leave out the classes suspended in this profile; default the profile "default", if any.
@@ -195,6 +198,43 @@ class PromptSession:
     ) -> Prediction:
         """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
         return self._predict_alike(self._pieces(images), ActiveSet.of(active, without, profile))
+
+    def predict_sounds(
+        self,
+        sounds: Sequence[Any],
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> Prediction:
+        """Classify sounds; else as `predict`.
+
+        A sound longer than the model's window is cut into windows, whose scores are averaged; a file of any
+        length is read block by block. WAV needs nothing else installed; FLAC, OGG and MP3 need `soundfile`.
+
+        Args:
+            sounds: file names, arrays (n,) of floats at the model's rate, or pairs of an array and its rate.
+
+        Raises:
+            DataError: a sound that cannot be read or is too short, or a bundle of images.
+        """
+        settings = self._opened.preprocess
+        if settings["kind"] != "audio":
+            raise DataError("this bundle classifies images; use predict_images")
+        features = Features.of(settings)
+        chosen = ActiveSet.of(active, without, profile)
+        while True:
+            bundle = self._bundle
+            positions = chosen.positions(bundle)
+            total = np.zeros((len(sounds), len(positions)))
+            frames = np.zeros((len(sounds), 1))
+            for batch in windows(sounds, features, batch=WINDOWS_AT_ONCE):
+                inputs = padded(batch) if self._runner.form.with_frontend else model_input(batch, features)
+                scores = np.stack(self._runner.scores(bundle, inputs, [positions] * len(inputs)))  # (B, K)
+                np.add.at(total, batch.owners, batch.frames[:, None] * scores)
+                np.add.at(frames, batch.owners, batch.frames[:, None])
+            if self._bundle is bundle:  # as in `_scores`
+                return _answers(bundle, positions, (total / frames).astype(np.float32))
 
     def predict_each(self, inputs: np.ndarray, sets: Sequence[ActiveSet]) -> list[Prediction]:
         """Classify each input with an active set of its own, for batches that mix tenants.
@@ -243,7 +283,15 @@ class PromptSession:
         self._bundle.restore(classes, profile=profile)
 
     def _warm_up(self, batch_size: int) -> None:
-        size = self._opened.preprocess["size"]
+        settings = self._opened.preprocess
+        if settings["kind"] == "audio":
+            features, takes_samples = Features.of(settings), self._runner.form.with_frontend
+            shape = (
+                (features.window,) if self._runner.form.with_frontend else (features.max_length, features.num_mel_bins)
+            )
+            self.scores(np.zeros((batch_size, *shape), np.float32))
+            return
+        size = settings["size"]
         if self._runner.form.uint8_input:
             self.scores(np.zeros((batch_size, size, size, 3), np.uint8))
         else:
@@ -251,6 +299,8 @@ class PromptSession:
 
     def _pieces(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
         """Inputs of one shape together, each with its places in the batch."""
+        if self._opened.preprocess["kind"] != "image":
+            raise DataError("this bundle classifies sounds; use predict_sounds")
         if self._runner.form.uint8_input:
             return by_shape(images)
         return [(list(range(len(images))), preprocess(images, self._opened.preprocess))]

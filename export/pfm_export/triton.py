@@ -201,9 +201,10 @@ def _without_reshape(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _warm_up(end: _End, bundle: Bundle, *, has_batch: bool) -> dict[str, Any]:
     """Zeros, also for how many of the prompts each row has."""
-    side = bundle.preprocess["size"]
+    settings = bundle.preprocess
+    side = settings.get("size", 1)
     prompts = WARM_UP_PROMPTS * bundle.manifest["prompt_tokens"]
-    known = {BATCH: 1, "height": side, "width": side}
+    known = {BATCH: 1, "height": side, "width": side, "samples": settings.get("sampling_rate", 1)}
     shape = [known.get(size, prompts) if isinstance(size, str) else size for size in end.shape]
     dims = shape if has_batch else shape[1:] or [1]
     return {"data_type": _Word(end.data_type), "dims": dims, "zero_data": True}
