@@ -285,10 +285,10 @@ class PromptSession:
     def _warm_up(self, batch_size: int) -> None:
         settings = self._opened.preprocess
         if settings["kind"] == "audio":
-            features, takes_samples = Features.of(settings), self._runner.form.with_frontend
-            shape = (
-                (features.window,) if self._runner.form.with_frontend else (features.max_length, features.num_mel_bins)
-            )
+            features = Features.of(settings)
+            shape = (features.max_length, features.num_mel_bins)
+            if self._runner.form.with_frontend:
+                shape = (features.window,)
             self.scores(np.zeros((batch_size, *shape), np.float32))
             return
         size = settings["size"]
