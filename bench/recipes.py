@@ -1,6 +1,7 @@
 """Train and evaluate the README's recipes and write one JSON of what came out.
 
     python bench/recipes.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/recipes.json
+    python bench/recipes.py --fsdd PATH/fsdd --only fsdd --out bench/pfm_bench/results/recipes_fsdd.json
 
 One thread a process, two runs side by side; a run of two processes has the machine for itself.
 `--only PART` picks the runs whose name has PART in it; their results replace those of the same name in the file.
@@ -9,6 +10,7 @@ One thread a process, two runs side by side; a run of two processes has the mach
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,10 @@ MEDNIST = (
     "--class_names AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT --model_name scratch:vit_mini --epochs 5 "
     "--weight_decay 0.01 --warmup 0.3"
 )
-BATCH = {"digits": 128, "mednist": 32}
+FSDD = "--model_name scratch:ast_mini --epochs 20 --lr 3e-3 --weight_decay 0.05 --warmup 0.1"
+FSDD_LENGTH = {"cls": "", "prompt": "--max_grad_norm 1"}
+SPEAKER = ["--label_from", "name:{digit}_{speaker}_{n}", "--label", "speaker"]
+BATCH = {"digits": 128, "mednist": 32, "fsdd": 64, "fsdd_speaker": 64}
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,21 @@ class Recipe:
         marks = [self.layer and f"L{self.layer}", self.processes > 1 and f"{self.processes}processes"]
         return "_".join([self.data, self.readout, f"seed{self.seed}", *(mark for mark in marks if mark)])
 
-    def options(self, mednist: str) -> list[str]:
-        parts = [f"{DIGITS} {DIGITS_LENGTH[self.readout]}" if self.data == "digits" else MEDNIST, SHARED]
+    def options(self, places: dict[str, str]) -> list[str]:
+        """Of `pfm train`, the data at its place."""
+        shapes = {"digits": f"{DIGITS} {DIGITS_LENGTH[self.readout]}", "mednist": MEDNIST}
+        parts = [shapes.get(self.data, f"{FSDD} {FSDD_LENGTH[self.readout]}"), SHARED]
         parts += [PROMPT] if self.readout == "prompt" else []
         parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed}"]
         parts += [f"--prompt_layer {self.layer}"] if self.layer else []
-        data = ["--dataset", mednist] if self.data == "mednist" else []
+        data = ["--dataset", places[self.source]] if self.source else []
+        data += SPEAKER if self.data == "fsdd_speaker" else []
         return [*data, *" ".join(parts).split()]
+
+    @property
+    def source(self) -> str:
+        """Which of the data sets that must be at hand it needs; "" for none."""
+        return "" if self.data == "digits" else self.data.split("_")[0]
 
 
 def list_recipes() -> list[Recipe]:
@@ -68,12 +81,14 @@ def list_recipes() -> list[Recipe]:
     recipes = [Recipe(data, readout, seed) for data, readout in pairs for seed in (42, 2, 3)]
     recipes += [Recipe("mednist", readout, layer=layer) for readout in ("cls", "prompt") for layer in (2, 3)]
     recipes += [Recipe(data, readout, processes=2) for data, readout in pairs]
-    return [*recipes, Recipe("mednist", "cls", 2, processes=2)]
+    recipes += [Recipe("mednist", "cls", 2, processes=2)]
+    sounds = [(data, readout) for data in ("fsdd", "fsdd_speaker") for readout in ("cls", "prompt")]
+    return [*recipes, *(Recipe(data, readout, seed) for seed in (42, 2, 3) for data, readout in sounds)]
 
 
-def run(recipe: Recipe, mednist: str) -> dict[str, Any]:
+def run(recipe: Recipe, places: dict[str, str]) -> dict[str, Any]:
     """Train and evaluate; the commands as a user would give them, and what they wrote."""
-    shown = recipe.options("PATH/mednist_64.npz")
+    shown = recipe.options({"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd"})
     launcher = ["pfm", "train"]
     if recipe.processes > 1:
         launcher = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu_2.yaml", "pfm/train.py"]
@@ -92,7 +107,7 @@ def run(recipe: Recipe, mednist: str) -> dict[str, Any]:
             )
             return time.monotonic() - started
 
-        seconds = call(launcher[0], *launcher[1:], *recipe.options(mednist), "--save_dir", folder)
+        seconds = call(launcher[0], *launcher[1:], *recipe.options(places), "--save_dir", folder)
         (checkpoint,) = Path(folder).glob("*.pt")
         call("pfm", "eval", "--ckpt", str(checkpoint), "--save_dir", folder, "--cpu")
         (evaluation,) = (json.loads(path.read_text()) for path in Path(folder).glob("*_evaluation.json"))
@@ -102,7 +117,7 @@ def run(recipe: Recipe, mednist: str) -> dict[str, Any]:
             entry.pop(name)
     rates = sorted(epoch["samples_per_s"] for epoch in log["epochs"])
     return {
-        "commands": [" ".join([*launcher, *shown]), f"pfm eval --ckpt {checkpoint.name}"],
+        "commands": [shlex.join([*launcher, *shown]), f"pfm eval --ckpt {checkpoint.name}"],
         "train_command_s": round(seconds, 1),
         "samples_per_s": rates[len(rates) // 2],
         "evaluation": evaluation,
@@ -111,15 +126,20 @@ def run(recipe: Recipe, mednist: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mednist", required=True)
+    parser.add_argument("--mednist", default="", help="PATH/mednist_64.npz")
+    parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
-    mednist = str(Path(arguments.mednist).resolve())
+    places = {}
+    if arguments.mednist:
+        places["mednist"] = str(Path(arguments.mednist).resolve())
+    if arguments.fsdd:
+        places["fsdd"] = f"audiofolder:{Path(arguments.fsdd).resolve()}"
 
     def keep(recipe: Recipe) -> None:
-        results[recipe.name] = run(recipe, mednist)
+        results[recipe.name] = run(recipe, places)
         modes = results[recipe.name]["evaluation"]["modes"]
         print(f"{recipe.name}: full bank {100 * modes['full_bank']:.1f}, all wrong {100 * modes['all_wrong']:.1f}")
         ordered = {other.name: results[other.name] for other in list_recipes() if other.name in results}
@@ -133,6 +153,9 @@ def main() -> None:
         )
 
     chosen = [recipe for recipe in list_recipes() if arguments.only in recipe.name]
+    lacking = sorted({recipe.source for recipe in chosen} - {"", *places})
+    if lacking:
+        raise SystemExit(f"give {' and '.join(f'--{name}' for name in lacking)}, or choose other runs with --only")
     with ThreadPoolExecutor(2) as lanes:
         list(lanes.map(keep, [recipe for recipe in chosen if recipe.processes == 1]))
     for recipe in chosen:

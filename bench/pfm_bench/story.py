@@ -1,4 +1,4 @@
-"""One readout's whole story on the digits: train, evaluate, erase, export, serve. What `pfm demo` runs twice.
+"""One readout's whole story on real data: train, evaluate, erase, export, serve. What `pfm demo` runs twice.
 
 It runs in a process of its own and on one thread: models this small are all overhead, so two of
 them side by side take hardly longer than one.
@@ -17,23 +17,23 @@ import torch
 
 from pfm import forgetting
 from pfm.augment import AugmentConfig
-from pfm.backbone import BackboneConfig
+from pfm.backbone import BackboneConfig, describe_backbone
 from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.commands import describe_evaluation, write_evaluation
 from pfm.data import ClassificationData, DataConfig
 from pfm.device import DeviceConfig
 from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
-from pfm.images import ImageForm
+from pfm.inputs import preprocess_from_dict
 from pfm.launch import start_accelerator
 from pfm.loading import load_data
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
+from pfm.sounds import SoundPreprocess
 from pfm.storage import make_folder
 from pfm.trainer import RunConfig, TrainConfig, make_evaluator, train
 from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm_export.session import Prediction, PromptSession
 
-FORGOTTEN = "3"
 MAX_SUBSETS = 25
 MODELS = {
     "cls": ModelConfig(readout="cls"),
@@ -50,7 +50,43 @@ RECIPE = TrainConfig(
     eval_every=0,
     save_every=0,
 )
-RECIPES = {"cls": RECIPE, "prompt": dataclasses.replace(RECIPE, epochs=90, lr=5e-3, max_grad_norm=1.0)}
+SOUND_RECIPE = dataclasses.replace(RECIPE, epochs=20, batch_size=64, lr=3e-3, weight_decay=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a demo is told of.
+
+    Attributes:
+        forgotten: the class that goes.
+        recipes: by readout.
+    """
+
+    data: DataConfig
+    model_name: str
+    forgotten: str
+    recipes: dict[str, TrainConfig]
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.data.short_name
+
+
+DIGITS = Task(
+    data=DataConfig(dataset="digits"),
+    model_name="scratch:vit_digits",
+    forgotten="3",
+    recipes={"cls": RECIPE, "prompt": dataclasses.replace(RECIPE, epochs=90, lr=5e-3, max_grad_norm=1.0)},
+)
+
+
+def sound_task(data: DataConfig, forgotten: str) -> Task:
+    """The same story on a folder of sounds."""
+    recipes = {"cls": SOUND_RECIPE, "prompt": dataclasses.replace(SOUND_RECIPE, max_grad_norm=1.0)}
+    return Task(data=data, model_name="scratch:ast_mini", forgotten=forgotten, recipes=recipes)
+
+
 T = TypeVar("T")
 
 
@@ -90,21 +126,21 @@ class ReadoutResult:
         }
 
 
-def run_config(readout: str, folder: Path, seed: int) -> RunConfig:
+def run_config(task: Task, readout: str, folder: Path, seed: int) -> RunConfig:
     """The demo's recipe, as `pfm train` would take it."""
     return RunConfig(
-        data=DataConfig(dataset="digits"),
-        backbone=BackboneConfig(model_name="scratch:vit_digits"),
+        data=task.data,
+        backbone=BackboneConfig(model_name=task.model_name),
         model=MODELS[readout],
         lora=LoraSettings(),
-        train=dataclasses.replace(RECIPES[readout], seed=seed, save_dir=str(folder)),
+        train=dataclasses.replace(task.recipes[readout], seed=seed, save_dir=str(folder)),
         augment=AugmentConfig(),
         evaluation=EvalConfig(eval_batch_size=360),
         device=DeviceConfig(cpu=True),
     )
 
 
-def tell_story(readout: str, folder: Path, seed: int) -> ReadoutResult:
+def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResult:
     """Everything the demo does with one readout, under `folder`, said as it happens."""
     torch.set_num_threads(1)
     started: dict[str, float] = {}
@@ -127,24 +163,27 @@ def tell_story(readout: str, folder: Path, seed: int) -> ReadoutResult:
             say(f"  {text}")
 
     folder = make_folder(folder)
-    config = run_config(readout, folder / "checkpoints", seed)
-    data = load_data(config.data, ImageForm(8))
+    config = run_config(task, readout, folder / "checkpoints", seed)
+    forgotten = task.forgotten
+    data = load_data(config.data, describe_backbone(config.backbone).form)
     result = step(
         "train from scratch",
-        lambda: train(config, torch.device("cpu"), say=said_now_and_then),
+        lambda: train(config, torch.device("cpu"), say=said_now_and_then, data=data),
     )
     checkpoint = load_checkpoint(result.checkpoint)
     measured, text = step("evaluate every mode; forget k classes", lambda: _evaluate(checkpoint, data, folder, config))
     say(text)
-    erased = folder / f"digits_without_{FORGOTTEN}.pt"
+    erased = folder / f"{data.name}_without_{forgotten}.pt"
     step(
-        f"erase class {FORGOTTEN} from the checkpoint",
-        lambda: forgetting.erase_file(result.checkpoint, checkpoint, [FORGOTTEN], erased, reason="demo"),
+        f"erase class {forgotten} from the checkpoint",
+        lambda: forgetting.erase_file(result.checkpoint, checkpoint, [forgotten], erased, reason="demo"),
     )
     bundle = folder / "bundle"
     parity = step("export to ONNX", lambda: export_bundle(checkpoint, bundle))
     say(f"  worst logit difference to torch {parity.worst_difference:.1e} over {len(parity.cases)} cases")
-    served = step("serve without torch; suspend the class, then erase it", lambda: _serve(folder, bundle, data, say))
+    served = step(
+        "serve without torch; suspend the class, then erase it", lambda: _serve(folder, bundle, data, forgotten, say)
+    )
     return ReadoutResult(result.checkpoint, bundle, measured, parity.worst_difference, **served, steps_s=started)
 
 
@@ -161,29 +200,37 @@ def _evaluate(
         seed=config.train.seed,
     )
     measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=MAX_SUBSETS)
-    write_evaluation(folder / "digits", measured, model, title=f"digits, readout {model.config.readout}")
+    write_evaluation(folder / data.name, measured, model, title=f"{data.name}, readout {model.config.readout}")
     return measured, describe_evaluation(measured, model)
 
 
-def _serve(folder: Path, bundle: Path, data: ClassificationData, say: Callable[[str], None]) -> dict[str, Any]:
+def _serve(
+    folder: Path, bundle: Path, data: ClassificationData, forgotten: str, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Suspend a class for one request, then erase it from a copy of the bundle, and count its answers."""
-    erased = folder / f"bundle_without_{FORGOTTEN}"
+    erased = folder / f"bundle_without_{forgotten}"
     shutil.copytree(bundle, erased)
     session = PromptSession(erased, device="cpu", threads=1)
-    images = list(data.test.inputs[:, 0].numpy())
+    preprocess = preprocess_from_dict(session.manifest["preprocess"])
+
+    def predict(count: int | None = None, without: tuple[str, ...] = ()) -> Prediction:
+        if isinstance(preprocess, SoundPreprocess):  # clips as they were read; the first window of each
+            return session.predict(preprocess(data.test.inputs[:count]).numpy(), without=without)
+        return session.predict_images(list(data.test.inputs[:count, 0].numpy()), without=without)
+
     truth = np.array([data.classes.names[label] for label in data.test.labels.tolist()])
-    before = session.predict_images(images)
-    suspended = session.predict_images(images, without=[FORGOTTEN])
+    before = predict()
+    suspended = predict(without=(forgotten,))
     started = time.perf_counter()
-    session.erase([FORGOTTEN], reason="demo")
-    session.predict_images(images[:1])
+    session.erase([forgotten], reason="demo")
+    predict(1)
     erase_ms = (time.perf_counter() - started) * 1000
-    after = session.predict_images(images)
-    count = [*suspended.labels, *after.labels].count(FORGOTTEN)
-    kept = truth != FORGOTTEN
+    after = predict()
+    count = [*suspended.labels, *after.labels].count(forgotten)
+    kept = truth != forgotten
     say(
         f"  {session.provider}: {100 * (np.array(before.labels) == truth).mean():.1f} % right with all classes\n"
-        f"  class {FORGOTTEN} suspended for one request, then erased for good ({erase_ms:.0f} ms to the next answer): "
+        f"  class {forgotten} suspended for one request, then erased for good ({erase_ms:.0f} ms to the next answer): "
         f"answered {count} times, {100 * (np.array(after.labels) == truth)[kept].mean():.1f} % right on the others"
     )
     return {

@@ -1,0 +1,40 @@
+"""Serve a bundle of sounds with plain onnxruntime: python serve_onnxruntime_audio.py BUNDLE WAV… [--without CLASS…]
+
+For a bundle exported --with_frontend and 16-bit WAV files at its sampling rate, no longer than its window. A
+server that runs on has to read bank.safetensors again when the file has changed.
+"""
+
+import argparse
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from safetensors.numpy import load_file
+
+parser = argparse.ArgumentParser()
+parser.add_argument("bundle", type=Path)
+parser.add_argument("sounds", nargs="+")
+parser.add_argument("--without", nargs="*", default=[])
+options = parser.parse_args()
+manifest = json.loads((options.bundle / "manifest.json").read_text())
+bank = load_file(options.bundle / "bank.safetensors")
+active = [entry for entry in manifest["classes"] if entry["name"] not in options.without]
+names = [entry["name"] for entry in active]
+session = onnxruntime.InferenceSession(options.bundle / "model.onnx")
+shared = {"prompts": np.concatenate([bank[f"prompt.{entry['id']}"] for entry in active])}
+if manifest["readout"] == "cls":
+    shared["class_weight"] = np.stack([bank[f"weight.{entry['id']}"] for entry in active])
+    shared["class_bias"] = np.stack([bank[f"bias.{entry['id']}"] for entry in active])
+for sound in options.sounds:
+    with wave.open(sound) as file:
+        rate, wanted = file.getframerate(), manifest["preprocess"]["sampling_rate"]
+        assert (rate, file.getsampwidth()) == (wanted, 2), f"{sound}: {rate} Hz; resample it to 16 bits at {wanted} Hz"
+        channels = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+    samples = channels.mean(axis=1, dtype=np.float32)[None] / 2**15
+    feed = {"waveform": samples, "num_samples": np.array([samples.shape[1]], np.int32), **shared}
+    scores = session.run(None, feed)[0]
+    if manifest["wrong_target"] == "none":  # a fixed score of 0 that stands for none of these
+        scores, answers = np.pad(scores, ((0, 0), (0, 1))), [*names, "unknown"]
+    print(sound, (answers if manifest["wrong_target"] == "none" else names)[scores[0].argmax()])
