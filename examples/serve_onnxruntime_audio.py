@@ -36,5 +36,5 @@ for sound in options.sounds:
     feed = {"waveform": samples, "num_samples": np.array([samples.shape[1]], np.int32), **shared}
     scores = session.run(None, feed)[0]
     if manifest["wrong_target"] == "none":  # a fixed score of 0 that stands for none of these
-        scores, answers = np.pad(scores, ((0, 0), (0, 1))), [*names, "unknown"]
-    print(sound, (answers if manifest["wrong_target"] == "none" else names)[scores[0].argmax()])
+        scores = np.pad(scores, ((0, 0), (0, 1)))
+    print(sound, [*names, "unknown"][scores[0].argmax()])

@@ -135,10 +135,10 @@ _SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "va
 
 
 # a column's type in the library, and what its entries are called
-_IMAGES, _SOUNDS = ("Image", "image"), ("Audio", "audio")
+_IMAGES, _SOUNDS = ("Image", "image", "images"), ("Audio", "audio", "sounds")
 
 
-def _input_column(features: Any, name: str, config: DataConfig, kind: tuple[str, str]) -> str:
+def _input_column(features: Any, name: str, config: DataConfig, kind: tuple[str, str, str]) -> str:
     """The column of the inputs: the one the user named, or the only one of its type."""
     import datasets
 
@@ -146,7 +146,7 @@ def _input_column(features: Any, name: str, config: DataConfig, kind: tuple[str,
     column = config.input_column or _only_column(features, lambda f: isinstance(f, wanted), name, kind[1])
     _check_column(column, features, name)
     if not isinstance(features[column], wanted):
-        raise DataError(f"{name}: column {column!r} holds no {kind[1]}; name another with --input_column")
+        raise DataError(f"{name}: column {column!r} holds no {kind[2]}; name another with --input_column")
     return column
 
 

@@ -53,7 +53,7 @@ def _out(default: str, names: str) -> Callable[[Any], Any]:
 
 @bench.command("train", context_settings=CONTEXT_SETTINGS)
 @with_options(config=TrainBenchConfig)
-@_out("bench", "train.json and train.png")
+@_out("pfm-bench", "train.json and train.png")
 def bench_train(config: TrainBenchConfig, out: Path) -> None:
     """Our training step beside a plain one in the paper's manner, interleaved in one run.
 
@@ -68,7 +68,7 @@ def bench_train(config: TrainBenchConfig, out: Path) -> None:
 
 @bench.command("eval", context_settings=CONTEXT_SETTINGS)
 @with_options(config=EvalBenchConfig)
-@_out("bench", "eval.json and eval.png")
+@_out("pfm-bench", "eval.json and eval.png")
 def bench_eval(config: EvalBenchConfig, out: Path) -> None:
     """Our evaluation beside a plain one in the paper's manner, interleaved in one run.
 
@@ -92,7 +92,7 @@ def bench_eval(config: EvalBenchConfig, out: Path) -> None:
 @click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
 @click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")
 @with_options(data=DataConfig)
-@_out("bench", "forget.json")
+@_out("pfm-bench", "forget.json")
 def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
     """Time from erase to the first answer without the class, beside fine-tuning and retraining.
 
@@ -141,7 +141,7 @@ def _write(document: dict[str, Any], stem: Path, title: str) -> None:
 @click.option("--readout", default="cls", type=click.Choice(READOUTS), help="Its readout.")
 @click.option("--precisions", default="fp32", help="The precisions that it is exported in, separated by commas.")
 @with_options(config=ServeBenchConfig)
-@_out("bench", "latency.json, latency.md, latency.png and prompts.png")
+@_out("pfm-bench", "latency.json, latency.md, latency.png and prompts.png")
 def bench_serve(
     bundles: tuple[Path, ...],
     ckpt: Path | None,
