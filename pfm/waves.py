@@ -9,6 +9,7 @@ Letters: n samples, c channels.
 import importlib.util
 import io
 import os
+import re
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, wave.Error)
 BLOCK_SECONDS = 10.0
 # frames by which the length that an MP3's header gives may be off: a decoder's delay and padding
 MP3_SLACK = 4 * 1152
+_OPENING = re.compile(r"^Error opening <.*?>: ")  # soundfile names a stream by its place in memory
+_LONGEST_PAGE = 27 + 255 + 255 * 255  # bytes of OGG's
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what a writer that could not go back leaves in a WAV's header
 
 
@@ -87,10 +90,16 @@ def stream_sound(source: Source) -> Iterator[tuple[np.ndarray, int]]:
 
 def explain_sound(error: Exception) -> str:
     """What is wrong with a file, for the end of a sentence."""
-    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = _OPENING.sub("", " ".join(str(error).split())).rstrip(".")
+    if "without the package soundfile" in text:
+        return text
     if "Format not recognised" in text or "unknown format" in text or "does not start with RIFF" in text:
         return "no sound of a known kind (WAV, FLAC, OGG or MP3)"
-    if "lost sync" in text or "MALFORMED" in text.upper():
+    # the last two are what is said of an OGG and an MP3 that end within their header
+    damaged = ("lost sync", "malformed", "unimplemented format", "not a regular file")
+    if any(sign in text for sign in damaged):
         return "it is damaged or truncated"
     return text or type(error).__name__
 
@@ -120,6 +129,7 @@ def _opened(source: Source) -> Iterator[Any]:
         if not stream.read(1):
             raise ValueError("it is empty (0 bytes)")
         _check_wav_size(stream)
+        _check_ogg_end(stream)
         stream.seek(0)
         if importlib.util.find_spec("soundfile") is None:
             yield _WavReader(stream)
@@ -187,3 +197,21 @@ def _check_wav_size(stream: BinaryIO) -> None:
             return
         at += 8 + length + length % 2
     raise ValueError("it is truncated: there are no samples behind its header")
+
+
+def _check_ogg_end(stream: BinaryIO) -> None:
+    """The last page of an OGG is marked as such; readers do without it.
+
+    Raises:
+        ValueError: it is not there, or not whole.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if stream.read(4) != b"OggS":
+        return
+    stream.seek(max(0, size - _LONGEST_PAGE))
+    tail = stream.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]  # 5: flags; 26: number of segments, their lengths behind it
+    count = page[26] if len(page) > 26 else 255
+    if len(page) < 27 + count + sum(page[27 : 27 + count]) or not page[5] & 4:
+        raise ValueError("it is truncated: its last page is not there")

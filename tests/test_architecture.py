@@ -19,10 +19,23 @@ PACKAGES = {
 ORDER: list[set[str]] = [
     {"pfm"},
     {"pfm.errors"},
-    {"pfm.storage", "pfm.options", "pfm.command_options", "pfm.classes", "pfm.pixels", "pfm.hub", "pfm.sharding"},
+    {
+        "pfm.storage",
+        "pfm.options",
+        "pfm.command_options",
+        "pfm.classes",
+        "pfm.pixels",
+        "pfm.waves",
+        "pfm.reading",
+        "pfm.file_names",
+        "pfm.sound_folders",
+        "pfm.hub",
+        "pfm.sharding",
+    },
     {
         "pfm.ledger",
         "pfm.runlog",
+        "pfm.mapped",
         "pfm.device",
         "pfm.draws",
         "pfm.objective",
@@ -34,11 +47,12 @@ ORDER: list[set[str]] = [
         "pfm.throughput",
     },
     {"pfm.certificate"},
-    {"pfm.images"},
+    {"pfm.images", "pfm.sounds"},
+    {"pfm.inputs", "pfm.sound_augment"},
     {"pfm.data", "pfm.backbone"},
-    {"pfm.model", "pfm.flops", "pfm.launch"},
-    {"pfm.checkpoint", "pfm.optim", "pfm.feed", "pfm.abstention"},
-    {"pfm.forgetting", "pfm.evaluation"},
+    {"pfm.model", "pfm.flops", "pfm.launch", "pfm.npz_files", "pfm.hub_data"},
+    {"pfm.checkpoint", "pfm.optim", "pfm.feed", "pfm.loading", "pfm.views"},
+    {"pfm.forgetting", "pfm.evaluation", "pfm.abstention"},
     {"pfm.step", "pfm.pictures", "pfm.saving"},
     {"pfm.trainer"},
     {"pfm.commands"},
@@ -58,8 +72,15 @@ ORDER: list[set[str]] = [
     {"pfm.audit.scrubbing"},
     {"pfm_export"},
     {"pfm_export.bundle"},
-    {"pfm_export.runtime", "pfm_export.form", "pfm_export.inputs", "pfm_export.hub_files", "pfm_export.fusion"},
-    {"pfm_export.runner", "pfm_export.intake", "pfm_export.precision", "pfm_export.triton"},
+    {
+        "pfm_export.runtime",
+        "pfm_export.form",
+        "pfm_export.inputs",
+        "pfm_export.hearing",
+        "pfm_export.hub_files",
+        "pfm_export.fusion",
+    },
+    {"pfm_export.runner", "pfm_export.intake", "pfm_export.frontend", "pfm_export.precision", "pfm_export.triton"},
     {"pfm_export.session", "pfm_export.parity", "pfm_export.forms", "pfm_export.accuracy"},
     {"pfm_export.graph", "pfm_export.erasing"},
     {"pfm_export.commands", "pfm_export.forget_commands", "pfm_export.audit_commands"},
@@ -84,12 +105,20 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 OWNERS = {
     "transformers": {"pfm.backbone"},
     "peft": {"pfm.lora"},
-    "datasets": {"pfm.data"},
-    "medmnist": {"pfm.data"},
-    "sklearn": {"pfm.data"},
+    "datasets": {"pfm.hub_data"},
+    "medmnist": {"pfm.npz_files", "pfm.hub_data"},
+    "sklearn": {"pfm.data", "pfm.loading"},
+    "torchaudio": {"pfm.sounds"},
+    "soundfile": {"pfm.waves"},
     "accelerate": {"pfm.step", "pfm.launch", "pfm.trainer"},
     "matplotlib": {"pfm.pictures"},
-    "onnx": {"pfm_export.forms", "pfm_export.intake", "pfm_export.precision", "pfm_export.fusion"},
+    "onnx": {
+        "pfm_export.forms",
+        "pfm_export.intake",
+        "pfm_export.frontend",
+        "pfm_export.precision",
+        "pfm_export.fusion",
+    },
     "onnxscript": {"pfm_export.fusion"},
     "onnx_ir": {"pfm_export.fusion"},
     "onnxruntime": {"pfm_export.runtime", "pfm_export.precision"},
@@ -111,8 +140,8 @@ OWNERS = {
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
     *sys.stdlib_module_names, "accelerate", "click", "cryptography", "datasets", "evaluate", "matplotlib", "medmnist",
-    "numpy", "onnx", "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "torch", "torchaudio", "tqdm",
-    "transformers",
+    "numpy", "onnx", "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "soundfile", "torch",
+    "torchaudio", "tqdm", "transformers",
 }  # fmt: skip
 
 
@@ -176,7 +205,9 @@ def test_no_module_shadows_a_library() -> None:
         "pfm_export.bundle",
         "pfm_export.erasing",
         "pfm_export.triton",
+        "pfm_export.hearing",
         "pfm_export.forget_commands",
+        "pfm.waves",
         "pfm.certificate",
         "pfm.cli",
         "pfm.ledger",
@@ -184,7 +215,7 @@ def test_no_module_shadows_a_library() -> None:
     ],
 )
 def test_the_serving_side_imports_no_torch(module: str) -> None:
-    code = f"import {module}, sys; assert not {{'torch', 'transformers', 'onnx'}} & set(sys.modules)"
+    code = f"import {module}, sys; assert not {{'torch', 'transformers', 'onnx', 'soundfile'}} & set(sys.modules)"
     path = os.pathsep.join(str(ROOT / part) for part in (".", "export", "bench"))
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 

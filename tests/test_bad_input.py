@@ -149,7 +149,7 @@ def test_data_that_cannot_be_used_is_refused(
         ("--weight_decay inf", "Invalid value for '--weight_decay': inf is no finite number"),
         ("--seed -1", "--seed"),
         ("--size 32", "--size 32 is no MedMNIST resolution"),
-        ("--data_type audio", "audio is not supported yet"),
+        ("--data_type audio", "holds sounds, but the model takes images"),
         ("--data_type video", "'video' is not one of 'image', 'audio'"),
         ("--readout tokens", "'tokens' is not one of 'cls', 'prompt'"),
         ("--lora_dropout 1", "--lora_dropout 1.0 drops everything"),
@@ -184,7 +184,7 @@ def test_a_backbone_folder_that_is_none_is_refused(refuse: Refuse, npz: Path, tm
     (folder / "config.json").write_text("{")
     assert f"cannot load backbone '{folder}'" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    assert "is a 'bert' model; only 'vit' backbones are supported" in refuse(*arguments)
+    assert "is a 'bert' model; ViT and AST backbones are supported" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "vit", "image_size": 8, "patch_size": 4}')
     assert f"cannot load the weights of '{folder}'" in refuse(*arguments)
     assert files(tmp_path / "out") == []
@@ -323,7 +323,7 @@ def test_forgetting_into_the_source_or_nowhere_is_refused(refuse: Refuse, ckpt: 
         ("--suspend violet", "no class 'violet'"),
         ("--suspend red,green,blue,grey", "leave at least one active"),
         ("--dataset digits", "(0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not the model's (0 red"),
-        ("--data_type audio", "audio is not supported yet"),
+        ("--data_type audio", "holds sounds, but the model takes images"),
         ("--max_subsets 0", "--max_subsets"),
     ],
 )

@@ -19,6 +19,7 @@ from pfm.data import ClassificationData, DataConfig, Split
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
 from pfm.images import ImageForm
 from pfm.loading import load_data
+from pfm.sounds import SoundForm
 
 
 def load(dataset: str | Path, *, image_size: int = 8, **options: Any) -> ClassificationData:
@@ -48,9 +49,14 @@ def test_a_size_that_medmnist_does_not_have_is_refused() -> None:
         DataConfig(size=32)
 
 
-def test_audio_is_refused_until_it_is_there() -> None:
-    with pytest.raises(ConfigError, match="audio is not supported yet"):
-        DataConfig(data_type="audio")
+def test_images_by_name_are_no_sounds() -> None:
+    with pytest.raises(ConfigError, match="holds images; use audiofolder:PATH"):
+        DataConfig(data_type="audio", dataset="imagefolder:somewhere")
+    for name in ("digits", "bloodmnist", "some.npz"):
+        with pytest.raises(ConfigError, match="holds images; use audiofolder:PATH"):
+            load_data(DataConfig(data_type="audio", dataset=name), SoundForm())
+        with pytest.raises(ConfigError, match="holds sounds, but the model takes images"):
+            load_data(DataConfig(data_type="audio", dataset=name), ImageForm(8))
 
 
 @pytest.mark.parametrize(
@@ -518,7 +524,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None
     text = refusal(f"imagefolder:{tmp_path / 'fruit'}")
     gc.collect()
     assert f"cannot decode {victim} (image 10 of fruit/train): " in text
-    assert "mend the file or take it out" in text
+    assert "mend the file, take it out, or give --skip_bad" in text
 
 
 @pytest.mark.usefixtures("cache")
@@ -642,7 +648,7 @@ def test_columns_that_cannot_serve_are_named(tmp_path: Path) -> None:
     path = save_hf(tmp_path / "colours", train=split, test=split)
     assert "no column 'image' (it has picture, kind, note)" in refusal(path, input_column="image")
     assert "no column 'label'" in refusal(path, label_column="label")
-    assert "column 'note' holds no images" in refusal(path, input_column="note")
+    assert "column 'note' holds no image;" in refusal(path, input_column="note")
     assert "column 'picture' holds no labels" in refusal(path, label_column="picture")
 
 
@@ -650,8 +656,8 @@ def test_columns_that_cannot_serve_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("feature", "labels", "message"),
     [
-        (datasets.Value("string"), ["a", "b", None, "a"] * 2, "images without a label"),
-        (datasets.ClassLabel(names=["a", "b"]), [0, None] * 4, "images without a label"),
+        (datasets.Value("string"), ["a", "b", None, "a"] * 2, "inputs without a label"),
+        (datasets.ClassLabel(names=["a", "b"]), [0, None] * 4, "inputs without a label"),
         (datasets.ClassLabel(names=["a", "b"]), [0, -1] * 4, "train labels run from -1 to 0"),
         (datasets.Value("float32"), [0.5, 1.5] * 4, "column 'label' holds no labels"),
         (datasets.List(datasets.Value("int64")), [[0, 1]] * 8, "column 'label' holds no labels"),
