@@ -63,7 +63,7 @@ def pretrain(folder: Path) -> float:
     backbone = build_backbone(describe_backbone(BackboneConfig(model_name="scratch:vit_digits")), seed=0)
     torch.manual_seed(0)
     head = nn.Linear(backbone.hidden_size, NUM_CLASSES)
-    preprocess = ImagePreprocess(size=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = ImagePreprocess(size=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def answer(images: torch.Tensor) -> torch.Tensor:
         return head(backbone.readout(backbone.embed(preprocess(images)), 0, slice(0, 1))[:, 0])  # (B, NUM_CLASSES)
