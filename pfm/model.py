@@ -28,7 +28,7 @@ from pfm.lora import LoraSettings, add_adapters
 from pfm.options import option
 
 READOUTS = ("cls", "prompt")
-WRONG_TARGETS = ("uniform", "none")
+WRONG_TARGETS = ("uniform", "others", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class ModelConfig:
     )
     wrong_target: str = option(
         "uniform",
-        "Target when the own prompt is absent: uniform, or none (an `unknown` answer; --readout prompt only).",
+        "Target when the own prompt is absent: uniform; others, what the model says of the other classes "
+        "(--readout cls only); or none, an `unknown` answer (--readout prompt only).",
         choices=WRONG_TARGETS,
     )
     tune: str = option(
@@ -61,6 +62,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.wrong_target == "none" and self.readout != "prompt":
             raise ConfigError("--wrong_target none needs --readout prompt; the cls readout has no score per prompt")
+        if self.wrong_target == "others" and self.readout != "cls":
+            raise ConfigError("--wrong_target others needs --readout cls; the prompt readout scores only what is there")
         if self.abstain >= 1:
             raise ConfigError(f"--abstain {self.abstain:g} gives up every answer; give a share below 1, such as 0.05")
         if self.abstain and self.wrong_target == "none":
@@ -116,6 +119,11 @@ class PromptedClassifier(nn.Module):
     def has_unknown(self) -> bool:
         """Whether the model has an output that says that an input is none of the active classes."""
         return self.config.wrong_target == "none"
+
+    @property
+    def copies_others(self) -> bool:
+        """Whether the target without the own prompt is the model's own answer over the other classes."""
+        return self.config.wrong_target == "others"
 
     @property
     def can_abstain(self) -> bool:

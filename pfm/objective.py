@@ -1,4 +1,4 @@
-"""Cross-entropy with the own prompt there, KL to uniform with it absent.
+"""Cross-entropy with the own prompt there, KL to uniform (or another target) with it absent.
 
 Every loss is returned per example, (B,), so that the mean is taken over the global batch whatever
 the number of processes.
@@ -62,12 +62,26 @@ def present_loss(
     return (1 - label_smoothing) * loss - label_smoothing * log_p.sum(dim=1) / active.sum(dim=1)
 
 
-def absent_loss(logits: torch.Tensor, *, has_unknown: bool) -> torch.Tensor:
+def others_target(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the model says of the other classes (B, C): its softmax with the own class masked, without gradient.
+
+    It stands for what a model that never saw the class would say, which is not uniform: a 3 looks like an 8.
+
+    Args:
+        logits: (B, C) with the own prompt there.
+    """
+    return logits.detach().scatter(1, labels[:, None], -torch.inf).softmax(dim=1)
+
+
+def absent_loss(logits: torch.Tensor, *, has_unknown: bool, target: torch.Tensor | None = None) -> torch.Tensor:
     """The loss (B,) of examples whose own prompt is absent.
 
     Uniform target: KL(u ‖ p) with u uniform over the classes that have a logit, and nothing where
-    none has. With `unknown`: cross-entropy to that answer.
+    none has. With `unknown`: cross-entropy to that answer. With a `target` (B, C): KL(target ‖ p), every class
+    having a logit.
     """
+    if target is not None:
+        return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="none").sum(dim=1)
     if has_unknown:
         unknown = torch.full((len(logits),), logits.shape[1], device=logits.device)
         return F.cross_entropy(_with_unknown(logits), unknown, reduction="none")

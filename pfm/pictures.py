@@ -53,7 +53,7 @@ def draw_curves(
         is_log: both axes logarithmic, as for the left end of a ROC curve.
         ticks: the x values are few and named on the axis as they are, evenly spaced.
     """
-    figure = new_figure(4.4 * len(panels) + 0.4, 3.6)
+    figure = new_figure(3.4 * len(panels) + 1, 3.6)  # three of them are a page wide, and small print stays legible
     for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         names = sorted({value for curve in curves.values() for value in curve.x}) if ticks else []
         for label, curve in curves.items():
@@ -68,7 +68,7 @@ def draw_curves(
             axis.set_xticks(range(len(names)), [f"{name:g}" for name in names])
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=8)
     return as_png(figure)
 
 
@@ -79,7 +79,7 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], *, ylabel: str) -> byte
         groups: label of the bars' colour -> name on the axis -> height.
     """
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
-    figure = new_figure(1.1 * len(names) + 2, 3.6)
+    figure = new_figure(max(4.4, 1.1 * len(names) + 1), 3.6)
     axis = figure.subplots()
     width = 0.8 / len(groups)
     for number, (label, values) in enumerate(groups.items()):
@@ -88,7 +88,7 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], *, ylabel: str) -> byte
     axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.25, axis="y")
-    axis.legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=len(groups))
     return as_png(figure)
 
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pfm.draws import branch_subsets, make_generator
-from pfm.objective import ObjectiveConfig, absent_loss, present_loss
+from pfm.objective import ObjectiveConfig, absent_loss, others_target, present_loss
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def training_step(
     batch: Batch,
     *,
     has_unknown: bool,
+    copies_others: bool = False,
     objective: ObjectiveConfig | None = None,
     micro_batch: int | None = None,
     max_grad_norm: float = 0.0,
@@ -113,6 +114,7 @@ def training_step(
     Args:
         inputs: (B, …) model input on the device, or a function that makes the (b, …) of some rows.
         labels: (B,) positions in the bank, on the device.
+        has_unknown, copies_others: the model's; they say what the target is without the own prompt.
         micro_batch: at most so many examples at a time; their gradients add up to those of the whole
             batch. None takes all at once.
         max_grad_norm: clip the norm of the whole gradient to this; 0 leaves it.
@@ -144,7 +146,9 @@ def training_step(
                 with_own.float(), labels[rows], has_unknown=has_unknown, label_smoothing=objective.label_smoothing
             )
             present = (losses * moved.weight[rows]).sum()
-            absent = (absent_loss(without_own.float(), has_unknown=has_unknown) * moved.weight[rows]).sum()
+            target = others_target(with_own.float(), labels[rows]) if copies_others else None
+            losses = absent_loss(without_own.float(), has_unknown=has_unknown, target=target)
+            absent = (losses * moved.weight[rows]).sum()
             loss = present + objective.absent_weight * absent
             # DDP averages gradients over processes; ours are parts of one mean, so they are to be summed
             accelerator.backward(loss * accelerator.num_processes)

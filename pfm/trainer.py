@@ -463,6 +463,7 @@ class _Run:
                     self.labels[batch.index].to(accelerator.device, non_blocking=True),
                     batch,
                     has_unknown=self.model.has_unknown,
+                    copies_others=self.model.copies_others,
                     objective=self.config.objective,
                     micro_batch=self.micro_batch,
                     max_grad_norm=train.max_grad_norm,

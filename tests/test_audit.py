@@ -13,7 +13,8 @@ import torch
 from conftest import TINY, train_arguments, write_npz
 
 from pfm.audit import membership, rivals
-from pfm.audit.groups import QUICK
+from pfm.audit.groups import FULL, QUICK
+from pfm.audit.judging import judge
 from pfm.audit.page import render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
@@ -221,6 +222,38 @@ def test_the_command_writes_a_report_and_can_require_a_level(
     save_checkpoint(folder / "less.pt", erase(load_checkpoint(full), ["2"]))
     assert run(pfm, [*common[:2], str(folder / "less.pt"), *common[3:]]) == 2
     assert "was erased from" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_oracles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pfm_export import audit_commands
+
+    # fewer steps and models, everything else as it is
+    monkeypatch.setattr(audit_commands, "FULL", dataclasses.replace(FULL, attack_seeds=2, attack_steps=3, shadows=2))
+    out = folder / "full"
+    common = ["audit", "--full", "--ckpt", str(ckpt(folder, "paper")), "--classes", "2", "--cpu", "--out", str(out)]
+    assert run(pfm, common) == 0
+    result = json.loads((out / "audit.json").read_text())
+    found = {(entry["n"], entry["tokens"]) for entry in result["resurrection"]}
+    assert found == {(n, tokens) for n in (0, 1, 5, 10, 40) for tokens in (1, 5, 10)}  # 40 samples are all there are
+    assert all(len(entry["retrained"]) == 3 for entry in result["resurrection"])
+    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 4
+
+
+@pytest.mark.slow
+def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_model(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    result = audited(results, folder, data, "paper")
+    shape = {**result["shape"], "suspended": {"entropy": 0.5, "entropy_interval": [0.45, 0.55]},
+             "retrained": {"entropy": 0.5}}  # fmt: skip
+    found = {}
+    for target in ("uniform", "others"):
+        judgements = judge({**result, "shape": shape, "wrong_target": target}, SMALL)
+        found[target] = {entry.measure: entry.verdict for entry in judgements}["output shape"]
+    assert found == {"uniform": FAIL, "others": PASS}
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import statistics
 
 import pytest
+import scipy.stats
 import sklearn.metrics
 import torch
 from conftest import tiny_model
@@ -114,6 +116,31 @@ def test_scores_that_need_the_label_are_left_out_where_it_cannot_be_answered() -
     assert set(thresholds.all_scores(log_p, torch.tensor([2]))) == {"confidence", "entropy"}
 
 
+@pytest.mark.parametrize("name", ["confidence", "entropy", "loss"])
+def test_threshold_attacks_agree_with_scikit_learn_and_scipy(name: str) -> None:
+    """Scores from scipy and scikit-learn, the rates from scikit-learn's ROC curve, both signs."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 6, generator=generator) * torch.tensor([2.0] * 300 + [1.0] * 200)[:, None]
+    log_p, labels = logits.double().log_softmax(dim=1), torch.randint(6, (500,), generator=generator)
+    p = log_p.exp().numpy()
+    reference = {
+        "confidence": p.max(axis=1),
+        "entropy": -scipy.stats.entropy(p, axis=1) / math.log(6),
+        "loss": [-sklearn.metrics.log_loss([y], row[None], labels=range(6)) for y, row in zip(labels, p, strict=True)],
+    }[name]
+    score = thresholds.all_scores(log_p, labels)[name]
+    assert score.tolist() == pytest.approx(list(reference), abs=1e-7)  # ours divides by ln C in float32
+    is_member = [1] * 300 + [0] * 200
+    found = thresholds.attack(score[:300], score[300:], make_generator(0))
+    assert found["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(is_member, reference), abs=1e-12)
+    for key, rate in (("tpr_at_1pct", 0.01), ("tpr_at_01pct", 0.001)):
+        best = 0.0
+        for sign in (1, -1):
+            false, true, _ = sklearn.metrics.roc_curve(is_member, [sign * float(x) for x in reference])
+            best = max(best, max(true[false <= rate]))
+        assert found[key] == pytest.approx(best, abs=1e-12)
+
+
 # --- LiRA and RMIA --------------------------------------------------------------------------------
 
 
@@ -140,6 +167,32 @@ def test_lira_reaches_the_area_that_the_ratio_allows_and_one_half_where_there_is
         ratio = lira.scores(target, shadows, is_in)
         assert figures.auc(ratio[:1000], ratio[1000:]) == pytest.approx(expected, abs=0.03)
         assert figures.auc(target[:1000], target[1000:]) < expected + 0.03
+
+
+def test_lira_reaches_the_published_rates_of_two_gaussians() -> None:
+    """Members N(2, 1), others N(0, 1): TPR at FPR a is 1 - Phi(Phi^-1(1 - a) - 2), which no attack can beat."""
+    generator = torch.Generator().manual_seed(0)
+    is_in = torch.arange(200)[:, None] % 2 == torch.zeros(8000, dtype=torch.int64)
+    shadows = torch.randn(200, 8000, generator=generator) + 2.0 * is_in
+    target = torch.randn(8000, generator=generator) + 2.0 * (torch.arange(8000) < 4000)
+    ratio = lira.scores(target, shadows, is_in)
+    for rate in (0.1, 0.01):
+        expected = 1 - normal(statistics.NormalDist().inv_cdf(1 - rate) - 2)
+        # 4,000 samples a side, and means and variances known from 100 shadow scores each
+        assert figures.tpr_at_fpr(ratio[:4000], ratio[4000:], rate) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_rmia_is_the_known_share_where_likelihood_ratios_are_log_normal(gamma: float) -> None:
+    """ln r is N(1, 1) for members, N(0, 1) for others and the population: the score is Phi(ln r - ln gamma)."""
+    generator = torch.Generator().manual_seed(0)
+    logs = torch.randn(2000, generator=generator) + (torch.arange(2000) < 1000)
+    population = torch.randn(20000, generator=generator)
+    shadows, shadows_population = torch.ones(2, 2000), torch.ones(2, 20000)
+    found = rmia.scores(logs.exp(), shadows, population.exp(), shadows_population, gamma=gamma)
+    expected = [normal(float(value) - math.log(gamma)) for value in logs]
+    assert found.tolist() == pytest.approx(expected, abs=0.015)  # a share of 20,000 is known to 0.0035
+    assert figures.auc(found[:1000], found[1000:]) == pytest.approx(normal(1 / math.sqrt(2)), abs=0.03)
 
 
 def test_the_stable_logit_is_that_of_the_probability() -> None:

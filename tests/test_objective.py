@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pfm.objective import absent_loss, present_loss
+from pfm.objective import absent_loss, others_target, present_loss
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -68,3 +68,19 @@ def test_no_gradient_is_lost_to_infinities(has_unknown: bool) -> None:
 
 def test_uniform_logits_are_the_minimum() -> None:
     assert absent_loss(torch.full((1, 7), 3.0), has_unknown=False).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_target_from_others_is_the_answer_over_them_alone_and_its_minimum_is_that_answer() -> None:
+    target = others_target(LOGITS.clone().requires_grad_(), LABELS)
+    assert not target.requires_grad
+    for row, label, found in zip(LOGITS.tolist(), LABELS.tolist(), target.tolist(), strict=True):
+        rest = softmax([value for i, value in enumerate(row) if i != label])
+        assert found == pytest.approx([*rest[:label], 0.0, *rest[label:]], abs=1e-6)
+    found = absent_loss(LOGITS, has_unknown=False, target=target)
+    expected = [
+        sum(q * (math.log(q) - math.log(p)) for q, p in zip(t, softmax(row), strict=True) if q)
+        for t, row in zip(target.tolist(), LOGITS.tolist(), strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    same = absent_loss(target.clamp_min(1e-12).log(), has_unknown=False, target=target)
+    assert same.tolist() == pytest.approx([0.0] * 3, abs=1e-6)

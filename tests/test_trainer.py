@@ -21,7 +21,7 @@ from pfm.errors import ConfigError, DeviceError, TrainingError
 from pfm.evaluation import EvalConfig
 from pfm.lora import LoraSettings
 from pfm.model import ModelConfig
-from pfm.objective import absent_loss, present_loss
+from pfm.objective import absent_loss, others_target, present_loss
 from pfm.step import epoch_order, share, training_step
 from pfm.trainer import RunConfig, TrainConfig, build_optimizer, learning_rate, train
 
@@ -75,8 +75,9 @@ def test_processes_share_a_batch_and_its_draw(count: int) -> None:
     assert seen == alone
 
 
-def test_a_step_is_cross_entropy_plus_kl_over_the_two_draws() -> None:
-    model = tiny_model(readout="cls").train()
+@pytest.mark.parametrize("wrong_target", ["uniform", "others"])
+def test_a_step_is_cross_entropy_plus_kl_over_the_two_draws(wrong_target: str) -> None:
+    model = tiny_model(readout="cls", wrong_target=wrong_target).train()
     reference = tiny_model(readout="cls").train()
     batch = share(torch.arange(6), LABELS, 4, key=(1, 0, 0), rank=0, world_size=1)
     generator = make_generator(1, 0, 0, "draw")
@@ -85,10 +86,14 @@ def test_a_step_is_cross_entropy_plus_kl_over_the_two_draws() -> None:
     assert torch.equal(batch.wrong, wrong)
     accelerator = Accelerator(cpu=True)
     optimizer = accelerator.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
-    numbers = training_step(model, accelerator, optimizer, INPUTS, LABELS, batch, has_unknown=False)
+    numbers = training_step(
+        model, accelerator, optimizer, INPUTS, LABELS, batch, has_unknown=False, copies_others=model.copies_others
+    )
 
-    present = present_loss(reference.logits(INPUTS, batch.mixed), LABELS, has_unknown=False).mean()
-    absent = absent_loss(reference.logits(INPUTS, batch.wrong), has_unknown=False).mean()
+    with_own = reference.logits(INPUTS, batch.mixed)
+    target = others_target(with_own, LABELS) if wrong_target == "others" else None
+    present = present_loss(with_own, LABELS, has_unknown=False).mean()
+    absent = absent_loss(reference.logits(INPUTS, batch.wrong), has_unknown=False, target=target).mean()
     (present + absent).backward()
     assert float(numbers["present"]) == pytest.approx(present.item(), abs=1e-5)
     assert float(numbers["absent"]) == pytest.approx(absent.item(), abs=1e-5)

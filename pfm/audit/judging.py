@@ -25,12 +25,17 @@ def judge(result: dict[str, Any], config: AuditConfig) -> list[Judgement]:
     key = "unknown" if "unknown" in shape else "entropy"
     low, high = shape[f"{key}_interval"]
     what = "are answered `unknown`" if key == "unknown" else "is the mean entropy over ln C"
+    limit, of_what = UNIFORM, ""
+    if result["wrong_target"] == "others":  # not made to be uniform, but to answer as one that never saw the class
+        certain = result["shape"]["retrained"]["entropy"]
+        limit, of_what = UNIFORM * certain, f", {UNIFORM:.0%} of the retrained model's {certain:.3f}"
     judgements.append(
         Judgement(
             "suspend",
             "output shape",
-            at_least(low, high, UNIFORM),
-            f"{shape[key]:.3f} {what} on its samples without its prompt ({low:.3f} to {high:.3f}); at least {UNIFORM}",
+            at_least(low, high, limit),
+            f"{shape[key]:.3f} {what} on its samples without its prompt ({low:.3f} to {high:.3f}); at least "
+            f"{limit:.3g}{of_what}",
         )
     )
     held = result["stored"]["classes"]
@@ -60,7 +65,7 @@ def judge(result: dict[str, Any], config: AuditConfig) -> list[Judgement]:
         judgements.append(
             Judgement(
                 "scrub",
-                f"resurrection from {entry['n']} samples, {entry['tokens']} tokens",
+                f"resurrection from {_count(entry['n'], 'sample')}, {_count(entry['tokens'], 'token')}",
                 at_most(entry["gap_low"], entry["gap_high"], config.epsilon),
                 f"S@n is {entry['forgotten']['selective']:.3f}, of the retrained model "
                 f"{entry['retrained'][0]['selective']:.3f}: a gap of {entry['gap']:+.3f} ({entry['gap_low']:+.3f} to "
@@ -78,3 +83,7 @@ def judge(result: dict[str, Any], config: AuditConfig) -> list[Judgement]:
         )
     )
     return judgements
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

@@ -9,7 +9,8 @@ from pfm.pictures import Curve, draw_bars, draw_curves
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd}
-td{text-align:right}td:first-child,th:first-child,td.text{text-align:left}img{max-width:100%;height:auto}
+td,th{text-align:right}td:first-child,th:first-child,.text{text-align:left}img{max-width:100%;height:auto}
+.box{border-left:.5rem solid;padding:.6rem 1rem;background:#f6f6f6;font-size:1.15em}.box>span{color:#222}
 .pass{color:#1e7d34}.fail{color:#b02a2a}.inconclusive{color:#9a6a00}.v{font-weight:700}
 """
 
@@ -21,9 +22,10 @@ def render(result: dict[str, Any]) -> str:
     counts = result["samples"]
     parts = [
         f"<h1>Audit: was {names} forgotten?</h1>",
-        f"<p>Overall verdict, the worst of all: {_verdict(verdict['overall'])}. By level: "
+        f'<p class="box {verdict["overall"]}"><span>Overall verdict, the worst of all: {_verdict(verdict["overall"])}. '
+        "By level: "
         + ", ".join(f"{level} {_verdict(value)}" for level, value in verdict["levels"].items())
-        + f".</p><p>Readout {html.escape(result['readout'])}, {result['num_classes']} classes; "
+        + f".</span></p><p>Readout {html.escape(result['readout'])}, {result['num_classes']} classes; "
         f"{counts['forget_train']} training and {counts['forget_test']} test samples of the forgotten, "
         f"{counts['retain_train']} and {counts['retain_test']} of the others. {result['seconds']:.0f} s.</p>",
         "<h2>Verdict</h2>",
@@ -65,7 +67,7 @@ def _verdict(value: str) -> str:
 def _table(head: list[str], rows: list[list[str]], *, text: bool = False) -> str:
     kind = ' class="text"' if text else ""
     body = "".join("<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{body}</table>"
+    return f"<table><tr>{''.join(f'<th{kind}>{name}</th>' for name in head)}</tr>{body}</table>"
 
 
 def _picture(alt: str, png: bytes) -> str:
@@ -102,11 +104,12 @@ def _membership(result: dict[str, Any]) -> str:
     for moment in ("before", "after"):
         for score, found in result["shadow_attacks"].get(moment, {}).items():
             rows.append(_attack_row(f"{moment} removal", score, found))
-    return _table(["model", "score", "AUC", "95 %", "TPR at 1 % FPR", "TPR at 0.1 %"], rows)
+    return _table(["model and score", "AUC", "95 %", "TPR at 1 % FPR", "TPR at 0.1 %"], rows)
 
 
 def _attack_row(name: str, score: str, found: dict[str, Any]) -> list[str]:
-    return [name, score, f"{found['auc']:.3f}", f"{found['auc_low']:.3f} – {found['auc_high']:.3f}",
+    label = f"{name}: {score.replace('_', ' ')}"
+    return [label, f"{found['auc']:.3f}", f"{found['auc_low']:.3f} – {found['auc_high']:.3f}",
             f"{100 * found['tpr_at_1pct']:.1f} %", f"{100 * found['tpr_at_01pct']:.1f} %"]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from pfm.evaluation import label_positions
 from pfm.forgetting import erase
 from pfm.ledger import canonical
 from pfm.model import PromptedClassifier
-from pfm.objective import absent_loss, present_loss
+from pfm.objective import absent_loss, others_target, present_loss
 from pfm.step import epoch_order
 from pfm.storage import sha256_bytes, write_json
 from pfm.trainer import RunConfig, train
@@ -235,7 +235,8 @@ def tune(
                 subsets = branch_subsets(labels, model.num_classes, make_generator(seed, "tune", epoch, step))
                 own, other = model(inputs, [subset.to(device) for subset in subsets])
                 loss = present_loss(own.float(), labels.to(device), has_unknown=model.has_unknown).mean()
-                loss = loss + weight * absent_loss(other.float(), has_unknown=model.has_unknown).mean()
+                target = others_target(own.float(), labels.to(device)) if model.copies_others else None
+                loss = loss + weight * absent_loss(other.float(), has_unknown=model.has_unknown, target=target).mean()
                 if penalty is not None:
                     loss = loss + penalty(inputs, labels.to(device))
                 optimizer.zero_grad()
