@@ -4,7 +4,7 @@
     python bench/graph_variants.py --ckpt cls/mednist_64_seed_42_5.pt --out …    # accuracy of static int8, added to it
 
 Random weights, ten prompts, two threads. The ratio to another variant is the median over rounds of the ratio within a
-round, with the bootstrap interval of `pfm bench`; CPU time is given beside it, since other programs may share the cores.
+round, with the bootstrap interval of `pfm bench`; CPU time is given beside it, since other programs share the cores.
 """
 
 import argparse
