@@ -5,6 +5,7 @@ LoRA: Hu et al., 2021 (arXiv 2106.09685).
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -53,19 +54,25 @@ def merged(module: nn.Module) -> nn.Module:
 
     It has parameters of its own, without gradients, which share the memory of `module`'s where no adapter changes them.
     """
-    from peft.tuners.lora import LoraLayer
-
-    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
-    changed = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    layers = _adapters(module)
+    changed = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
     shared = {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
         for parameter in module.parameters()
         if id(parameter) not in changed
     }
     result = copy.deepcopy(module, shared).requires_grad_(False)
-    for name, layer in list(result.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge()
-            parent = result.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
+    for name, layer in _adapters(result).items():
+        layer.merge()
+        parent = result.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
     return result
+
+
+def _adapters(module: nn.Module) -> dict[str, Any]:
+    """Every adapted projection of `module`, by name."""
+    if not has_adapters(module):
+        return {}  # without the second that peft takes to be imported
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,14 @@ def test_the_manifest_is_enough_to_serve(exported: tuple[Checkpoint, Path]) -> N
     assert manifest["opset"] == 20
     assert set(manifest["files"]) == {MODEL, BANK, CONFIG, PREPROCESSOR}
     assert manifest["versions"]["torch"]
+
+
+def test_the_graph_says_which_bundle_it_is_of(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    _, folder = exported
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    Bundle.open(copy).erase(["blue"])
+    stated = {json.loads((path / "manifest.json").read_text())["bundle"] for path in (folder, copy)}
+    assert stated == {entry.value for entry in onnx.load(folder / MODEL).metadata_props if entry.key == "bundle"}
 
 
 def test_the_graph_says_what_it_is_and_names_no_class(exported: tuple[Checkpoint, Path]) -> None:

@@ -2,10 +2,13 @@
 
 import collections
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import coloured_images
@@ -14,10 +17,12 @@ from test_graph import PREPROCESS, make_checkpoint
 
 from pfm_export import graph as graph_module
 from pfm_export import parity
+from pfm_export import precision as precision_module
 from pfm_export.accuracy import TestSamples, judge
 from pfm_export.bundle import MODEL
 from pfm_export.form import PRECISIONS, GraphForm
 from pfm_export.forms import export_graphs
+from pfm_export.fusion import fuse, fuse_attention
 from pfm_export.graph import export_bundle
 from pfm_export.precision import in_precision
 
@@ -50,22 +55,30 @@ def test_no_operator_is_lost(fp32: tuple[str, bytes], precision: str) -> None:
     assert counted["LayerNormalization"] == 2 * BLOCKS  # fp16 would lose its numbers in a decomposed one
     assert counted["Gelu"] == BLOCKS
     assert counted["Softmax"] == BLOCKS
-    assert counted["Conv"] == 1
-    weights, attention, read = (
-        6 * BLOCKS,
-        2 * BLOCKS,
-        1,
-    )  # q, k, v, o, fc1, fc2; scores and values; classifier or scorer
     products = counted["MatMul"] + counted["Gemm"]
+    # q, k, v, o, fc1, fc2; scores and values; classifier or scorer
+    weights, attention, read = 6 * BLOCKS, 2 * BLOCKS, 1
     if precision == "int8":
-        assert counted["MatMulInteger"] == weights
+        assert counted["Conv"] == 0  # the patch embedding is a product too
+        assert counted["MatMulInteger"] == weights + 1
         assert products == attention + read
         # one for q, k, v of a block, which share their input; in the last block q reads fewer tokens
-        assert counted["DynamicQuantizeLinear"] == 4 * BLOCKS + 1
+        assert counted["DynamicQuantizeLinear"] == 4 * BLOCKS + 1 + 1
     else:
+        assert counted["Conv"] == 1
         assert products == weights + attention + read
         assert counted["DynamicQuantizeLinear"] == 0
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}  # TensorRT parses no others
+
+
+def test_attention_is_one_operator_in_int8(fp32: tuple[str, bytes]) -> None:
+    graph = convert(fp32[1], "int8").graph
+    counted = collections.Counter(node.op_type for node in graph.node)
+    assert counted["MultiHeadAttention"] == BLOCKS
+    assert counted["Softmax"] == 0
+    assert counted["MatMulInteger"] == 6 * BLOCKS + 1
+    assert counted["MatMul"] + counted["Gemm"] == 1  # the readout
+    assert counted["DynamicQuantizeLinear"] == 4 * BLOCKS + 1 + 1
 
 
 def test_every_block_is_fused_in_half_precision(fp32: tuple[str, bytes]) -> None:
@@ -84,6 +97,27 @@ def test_every_block_is_fused_in_half_precision(fp32: tuple[str, bytes]) -> None
     by_name = {initializer.name: list(initializer.dims) for initializer in graph.initializer}
     (attention,) = (node for node in graph.node if node.op_type == "Attention")
     assert by_name[attention.input[1]] == [32, 3 * 32]  # one weight in the file, not joined at each load
+
+
+@pytest.mark.parametrize("change", [precision_module._embed_by_product, fuse_attention, fuse])
+def test_what_is_done_before_a_conversion_changes_no_number(
+    fp32: tuple[str, bytes], change: Callable[[onnx.ModelProto], onnx.ModelProto | None]
+) -> None:
+    before, after = (onnx.load_from_string(fp32[1]) for _ in range(2))
+    after = change(after) or after
+    assert collections.Counter(n.op_type for n in after.graph.node) != collections.Counter(
+        n.op_type for n in before.graph.node
+    )
+    random = np.random.default_rng(0)
+    feed = {"pixel_values": random.standard_normal((3, 3, 8, 8), dtype=np.float32)}
+    feed["prompts"] = random.standard_normal((2, 32), dtype=np.float32)
+    if fp32[0] == "cls":
+        feed |= {"class_weight": feed["prompts"][:, ::-1], "class_bias": np.ones(2, np.float32)}
+    answers: list[Any] = [
+        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for proto in (before, after)
+    ]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)  # rounding
 
 
 @pytest.mark.parametrize("precision", LOW)

@@ -21,6 +21,20 @@ def fuse(proto: onnx.ModelProto) -> onnx.ModelProto:
     return fused
 
 
+def fuse_attention(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with one operator for scores, softmax and values of each block; its projections stay apart."""
+    from onnxscript.optimizer import optimize
+    from onnxscript.rewriter.ort_fusions.mha import fuse_mha1, fuse_mha2
+    from onnxscript.rewriter.ort_fusions.sdpa import fuse_sdpa
+
+    model = onnx_ir.from_proto(proto)
+    fuse_sdpa(model, apply_shape_inference=True)
+    fuse_mha1(model)
+    fuse_mha2(model)
+    optimize(model)  # which takes apart what was found and not used
+    return onnx_ir.to_proto(model)
+
+
 def _join_weights(proto: onnx.ModelProto) -> None:
     """Do now what ONNX Runtime would do at each load: weights of query, key and value into one, in place."""
     graph = proto.graph

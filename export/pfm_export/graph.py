@@ -12,9 +12,10 @@ import numpy as np
 from pfm import __version__
 from pfm.checkpoint import Checkpoint
 from pfm.errors import StorageError
+from pfm.ledger import canonical
 from pfm.model import PromptedClassifier
 from pfm.sounds import LOWEST_HZ, PREEMPHASIS
-from pfm.storage import explain, make_folder
+from pfm.storage import explain, make_folder, sha256_bytes
 from pfm_export.accuracy import TestSamples, measure_accuracy
 from pfm_export.bundle import LEDGER, MANIFEST, Bundle, write_bundle, write_manifest
 from pfm_export.form import GraphForm
@@ -32,7 +33,7 @@ NOT_MEASURED = "not measured at export; parity is of random inputs only"
 # what is said in the graph too; nothing of a class, which an erasure could not take out again
 _FACTS = (
     "pfm", "readout", "wrong_target", "prompt_tokens", "prompt_layer", "final_norm", "hidden_size", "preprocess",
-    "opset", "versions", "form",
+    "opset", "versions", "form", "bundle",
 )  # fmt: skip
 
 
@@ -61,14 +62,16 @@ def export_bundle(
     make_folder(folder.absolute().parent)
     model = checkpoint.build_model()
     form = form or GraphForm()
+    bank = _bank(model)
     manifest = _manifest(checkpoint, form)
+    manifest["bundle"] = _identity(manifest, bank)
     facts = {name: manifest[name] for name in _FACTS}
     graphs = export_graphs(model, form, checkpoint.preprocess, facts)
     others = hub_files(checkpoint.spec.config, checkpoint.preprocess)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
         staged = Path(temporary) / "bundle"
         staged.mkdir()
-        write_bundle(staged, graphs=graphs, others=others, bank=_bank(model), manifest=manifest)
+        write_bundle(staged, graphs=graphs, others=others, bank=bank, manifest=manifest)
         report = check_parity(model, staged)
         manifest = Bundle.open(staged).manifest  # the graph, which may be large, is written once
         accuracy = None if samples is None else measure_accuracy(model, staged, samples)
@@ -104,6 +107,16 @@ def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:
             rows[f"weight.{number}"] = model.classifier.weight[position].detach().numpy().copy()
             rows[f"bias.{number}"] = model.classifier.bias[position].detach().numpy().copy()
     return rows
+
+
+def _identity(manifest: dict[str, Any], bank: dict[str, np.ndarray]) -> str:
+    """SHA-256 over what a bundle is made of, which its graphs state as well: they say where they come from, also alone.
+
+    It stays as it is when a class is erased, and is the same whenever the same model is exported in the same form.
+    """
+    rows = {name: sha256_bytes(np.ascontiguousarray(array).tobytes()) for name, array in bank.items()}
+    facts = {name: value for name, value in manifest.items() if name != "created"}
+    return sha256_bytes(canonical({**facts, "bank": rows}))
 
 
 def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
