@@ -32,8 +32,8 @@ MEDNIST = (
     "--class_names AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT --model_name scratch:vit_mini --epochs 5 "
     "--weight_decay 0.01 --warmup 0.3"
 )
-FSDD = "--model_name scratch:ast_mini --epochs 20 --lr 3e-3 --weight_decay 0.05 --warmup 0.1"
-FSDD_LENGTH = {"cls": "", "prompt": "--max_grad_norm 1"}
+FSDD = "--model_name scratch:ast_mini --lr 3e-3 --weight_decay 0.05 --warmup 0.1"
+FSDD_LENGTH = {"cls": "--epochs 20", "prompt": "--epochs 30 --max_grad_norm 1"}
 SPEAKER = ["--label_from", "name:{digit}_{speaker}_{n}", "--label", "speaker"]
 BATCH = {"digits": 128, "mednist": 32, "fsdd": 64, "fsdd_speaker": 64}
 

@@ -32,9 +32,10 @@ from pfm.audit.subject import as_subject
 from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm
 from pfm.cli import run as run_command
-from pfm.data import Split, load_data
+from pfm.data import Split
 from pfm.draws import make_generator
 from pfm.forgetting import erase
+from pfm.loading import load_data
 from pfm.storage import write_json
 from pfm_bench.report import host_facts
 
@@ -74,7 +75,7 @@ def run_case(variant: str, seed: int, label: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = by_position(load_data(run_config(full).data, image_size=full.preprocess.size), full)
+    data = by_position(load_data(run_config(full).data, full.preprocess.form), full)
     positions = full.classes.positions([label])
     groups, ids = Groups.of(data, positions), full.classes.ids
     smaller = erase(full, [label])

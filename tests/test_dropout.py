@@ -1,6 +1,7 @@
 """Dropout keyed by the example: its statistics, and what it does not depend on."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_every_layer_that_drops_is_replaced_and_no_other() -> None:
     assert len(nested.salts) == 2
 
 
-def lora_model(**changes: float) -> PromptedClassifier:
+def lora_model(**changes: Any) -> PromptedClassifier:
     return tiny_model(lora=LoraSettings(lora_dropout=0.4), backbone=tiny_backbone(**changes)).train()
 
 

@@ -83,7 +83,7 @@ DIGITS = Task(
 
 def sound_task(data: DataConfig, forgotten: str) -> Task:
     """The same story on a folder of sounds."""
-    recipes = {"cls": SOUND_RECIPE, "prompt": dataclasses.replace(SOUND_RECIPE, max_grad_norm=1.0)}
+    recipes = {"cls": SOUND_RECIPE, "prompt": dataclasses.replace(SOUND_RECIPE, epochs=30, max_grad_norm=1.0)}
     return Task(data=data, model_name="scratch:ast_mini", forgotten=forgotten, recipes=recipes)
 
 
