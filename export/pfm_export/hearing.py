@@ -142,6 +142,8 @@ def _given(sound: Any, features: Features) -> tuple[np.ndarray, int]:
         raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
         raise ValueError("it holds samples that are NaN or infinite")
+    if int(rate) <= 0:
+        raise ValueError(f"its rate must be above zero samples per second, got {rate}")
     return samples.astype(np.float32), int(rate)
 
 
