@@ -246,7 +246,7 @@ def test_a_bad_file_stops_the_reading_or_is_left_out_and_counted(tmp_path: Path)
 PREPROCESS = SoundPreprocess(max_length=8, mean=-7.0, std=2.0, num_mel_bins=4)
 
 
-def draw(count: int, seed: int = 0, **options: int) -> SoundAugmentation:
+def draw(count: int, seed: int = 0, **options: Any) -> SoundAugmentation:
     generator = torch.Generator().manual_seed(seed)
     return draw_sound_augmentation(count, AugmentConfig(**options), PREPROCESS, generator)
 
