@@ -30,7 +30,7 @@ TINY = {
     "layer_norm_eps": 1e-6,
 }
 
-TINY_AST = {
+TINY_AST: dict[str, int | float] = {
     "max_length": 32,
     "num_mel_bins": 16,
     "patch_size": 8,
@@ -53,9 +53,18 @@ def tiny_ast_spec(**changes: Any) -> BackboneSpec:
     return BackboneSpec("scratch:ast_mini", {"model_type": AST, **TINY_AST, "layer_norm_eps": 1e-6, **changes})
 
 
-def tiny_backbone(spec: BackboneSpec | None = None, **changes: Any) -> Backbone:
+def tiny_backbone(**changes: Any) -> Backbone:
     """Two blocks, width 32, on 2 x 2 patches; weights large enough that outputs differ."""
-    backbone = build_backbone(spec or tiny_spec(**changes), seed=1)
+    return spread_out(build_backbone(tiny_spec(**changes), seed=1))
+
+
+def tiny_ast_backbone() -> Backbone:
+    """The same for sounds."""
+    return spread_out(build_backbone(tiny_ast_spec(), seed=1))
+
+
+def spread_out(backbone: Backbone) -> Backbone:
+    """With noise on every weight."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for tensor in backbone.parameters():

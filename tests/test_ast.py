@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_AST, tiny_ast_spec, tiny_backbone, tiny_model, tiny_spec
+from conftest import TINY_AST, tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
 from test_checkpoint import old_name
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
@@ -131,7 +131,7 @@ def test_presets_of_sounds_describe_themselves(name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{}, {"readout": "prompt", "prompt_layer": 1}, {"prompt_tokens": 2}])
 def test_masking_a_prompt_equals_removing_it(changes: dict[str, Any]) -> None:
-    model = tiny_model(backbone=tiny_backbone(tiny_ast_spec()), **changes)
+    model = tiny_model(backbone=tiny_ast_backbone(), **changes)
     for seen in ([0, 1, 2, 3], [2, 0], [3]):
         mask = torch.zeros(2, 4, dtype=torch.bool)
         mask[:, seen] = True

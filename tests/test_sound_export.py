@@ -14,7 +14,16 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from conftest import PITCHES, tiny_ast_spec, tiny_backbone, tiny_model, tone, train_on_sounds, write_tones, write_wav
+from conftest import (
+    PITCHES,
+    tiny_ast_backbone,
+    tiny_ast_spec,
+    tiny_model,
+    tone,
+    train_on_sounds,
+    write_tones,
+    write_wav,
+)
 from google.protobuf import text_format
 from torchaudio.compliance import kaldi
 from transformers import ASTConfig, ASTFeatureExtractor, AutoConfig, AutoFeatureExtractor
@@ -65,7 +74,7 @@ def make_checkpoint(name: str) -> Checkpoint:
     spec = tiny_ast_spec()
     lora = LoraSettings(lora_r=2) if "lora" in name else None
     if lora is None:
-        model = tiny_model(backbone=tiny_backbone(spec), **VARIANTS[name])
+        model = tiny_model(backbone=tiny_ast_backbone(), **VARIANTS[name])
         return snapshot(model, spec=spec, preprocess=PREPROCESS, lora=None)
     from pfm.backbone import build_backbone
 
@@ -208,10 +217,10 @@ def test_features_of_numpy_are_those_of_torch(settings: SoundPreprocess) -> None
     for seconds in (0.025, 0.1, 0.333):
         wave = tone(500, seconds, rate=form.sampling_rate)
         expected = log_mel(torch.from_numpy(wave)[None], torch.tensor([len(wave)]), form)
-        # float32 and float64 Fourier transforms, behind a logarithm
-        np.testing.assert_allclose(hearing.log_mel(wave, features), expected[0], atol=1e-4)
+        # two Fourier transforms, behind a logarithm, which makes the rounding of a quiet bin large
+        np.testing.assert_allclose(hearing.log_mel(wave, features), expected[0], atol=5e-4)
         (batch,) = hearing.windows([wave], features, batch=1)
-        np.testing.assert_allclose(hearing.model_input(batch, features), settings(expected), atol=1e-4)
+        np.testing.assert_allclose(hearing.model_input(batch, features), settings(expected), atol=3e-4)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(8000, 16000), (11025, 16000), (44100, 16000), (48000, 16000),
