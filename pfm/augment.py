@@ -40,7 +40,7 @@ class AugmentConfig:
         wrong = ("shift", "hflip") if is_audio else ("time_shift", "time_mask", "mel_mask")
         given = [f"--{name}" for name in wrong if getattr(self, name)]
         if given:
-            raise ConfigError(f"{' and '.join(given)} vary {'images' if is_audio else 'sounds'}; this data has none")
+            raise ConfigError(f"for {'images' if is_audio else 'sounds'} only: {', '.join(given)}; this data has none")
 
 
 @dataclass(frozen=True)

@@ -346,9 +346,12 @@ def _paper_spec(
     else:
         size = {"image_size": math.isqrt(places - 1) * patch}
     if model_name is not None:
+        if describe_backbone(BackboneConfig(model_name=model_name)).is_audio != is_audio:
+            kinds = ("sounds", "images") if is_audio else ("images", "sounds")
+            raise CheckpointError(f"{path} is a model of {kinds[0]}, but {model_name} takes {kinds[1]}")
         spec = describe_backbone(BackboneConfig(model_name=model_name, **size))
         shape = (spec.hidden_size, spec.config["patch_size"], spec.num_layers)
-        if shape != (hidden, patch, depth) or spec.is_audio != is_audio:
+        if shape != (hidden, patch, depth):
             raise CheckpointError(
                 f"{path} was trained on another backbone than {model_name}: width, patch, depth are "
                 f"{(hidden, patch, depth)}, not {shape}"

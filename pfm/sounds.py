@@ -19,7 +19,7 @@ from pfm.errors import ConfigError, DataError
 from pfm.mapped import mapped_tensor
 from pfm.reading import HOW_TO_GO_ON, SKIPPED, Remarks, Stacked
 from pfm.runlog import progress
-from pfm.waves import UNREADABLE, Recording, Source, explain_sound, read_sound
+from pfm.waves import UNREADABLE, Recording, Source, check_rate, explain_sound, read_sound
 
 FRAME_SECONDS, HOP_SECONDS = 0.025, 0.010
 PREEMPHASIS = 0.97
@@ -169,8 +169,15 @@ def _resampler(rate: int, wanted: int) -> torch.nn.Module:
 
 
 def resampled(samples: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
-    """(n,) at `rate` -> (n',) at `wanted` samples per second."""
-    return samples if rate == wanted else _resampler(rate, wanted)(samples)
+    """(n,) at `rate` -> (n',) at `wanted` samples per second.
+
+    Raises:
+        ValueError: a rate that shares too little with the other.
+    """
+    if rate == wanted:
+        return samples
+    check_rate(rate, wanted)
+    return _resampler(rate, wanted)(samples)
 
 
 def stack_sounds(

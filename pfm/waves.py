@@ -8,6 +8,7 @@ Letters: n samples, c channels.
 
 import importlib.util
 import io
+import math
 import os
 import re
 import wave
@@ -25,6 +26,7 @@ Source = str | os.PathLike[str] | bytes
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, wave.Error)
 
 BLOCK_SECONDS = 10.0
+MOST_TAPS = 2 * 10**7  # of a resampling kernel, 80 MB
 # frames by which the length that an MP3's header gives may be off: a decoder's delay and padding
 MP3_SLACK = 4 * 1152
 _OPENING = re.compile(r"^Error opening <.*?>: ")  # soundfile names a stream by its place in memory
@@ -86,6 +88,22 @@ def stream_sound(source: Source) -> Iterator[tuple[np.ndarray, int]]:
     with _opened(source) as sound:
         for block in _blocks(sound, sound.frames):
             yield block.mean(axis=1, dtype=np.float32), sound.samplerate
+
+
+def check_rate(rate: int, wanted: int) -> None:
+    """Refuse a rate whose resampling would take gigabytes, since it shares too little with the one wanted.
+
+    Raises:
+        ValueError: such a rate, or one that is none.
+    """
+    if rate <= 0:
+        raise ValueError(f"{rate} samples per second are no sampling rate")
+    divisor = math.gcd(rate, wanted)
+    if (rate // divisor) * (wanted // divisor) > MOST_TAPS:
+        raise ValueError(
+            f"its {rate:,} samples per second cannot be brought to {wanted:,} with reasonable memory; "
+            "resample the file to a usual rate"
+        )
 
 
 def explain_sound(error: Exception) -> str:

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import tone, write_wav
 
-from pfm.waves import MP3_SLACK, UNREADABLE, explain_sound, read_sound, stream_sound
+from pfm.waves import MP3_SLACK, UNREADABLE, check_rate, explain_sound, read_sound, stream_sound
 
 # by name: format and subtype of soundfile, and how far a sample may be off (a step of the quantisation)
 EXACT: dict[str, tuple[str, str, float]] = {
@@ -256,3 +256,14 @@ def test_the_first_word_of_a_damaged_stream_comes_before_its_reason() -> None:
 def test_a_wav_helper_of_the_tests_writes_what_is_read(tmp_path: Path) -> None:
     samples = tone(500, 0.2)
     np.testing.assert_allclose(read_sound(write_wav(tmp_path / "a.wav", samples)).samples, samples, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_fine"), [(8_000, True), (44_100, True), (12_345, True), (44_099, False), (0, False)]
+)
+def test_a_rate_that_would_take_gigabytes_to_resample_is_refused(rate: int, is_fine: bool) -> None:
+    if is_fine:
+        check_rate(rate, 16_000)
+    else:
+        with pytest.raises(ValueError, match=r"no sampling rate|resample the file to a usual rate"):
+            check_rate(rate, 16_000)

@@ -57,7 +57,8 @@ def find_samples(
         field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored
     }
     if dataset is not None:
-        known = {"dataset": dataset}
+        how = {name: known[name] for name in ("label_from", "label") if name in known}
+        known = {"dataset": dataset, "data_type": checkpoint.preprocess.to_dict()["kind"], **how}
     elif not known:
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
     if data_dir is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pfm.errors import DataError
-from pfm.waves import UNREADABLE, explain_sound, stream_sound
+from pfm.waves import UNREADABLE, check_rate, explain_sound, stream_sound
 
 PREEMPHASIS, LOWEST_HZ, SMALLEST = 0.97, 20.0, float(np.finfo(np.float32).eps)
 # of torchaudio's resampling: zero crossings of the sinc on each side, and where it begins to let go
@@ -162,6 +162,7 @@ def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterato
             yield samples
             continue
         if buffer is None:
+            check_rate(rate, wanted)
             kernel, width, step = _sinc(rate, wanted)
             buffer = np.zeros(width, np.float32)
         total += len(samples)

@@ -46,7 +46,7 @@ class ActiveSet:
         return cls(None if active is None else tuple(active), tuple(without), profile)
 
     def positions(self, bundle: Bundle) -> tuple[int, ...]:
-        """Positions in the bundle, in the order in which the classes were named.
+        """Positions in the bundle, ascending.
 
         Raises:
             ClassNameError: an unknown, erased or suspended class was named, or none is left.
