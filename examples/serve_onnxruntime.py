@@ -1,7 +1,4 @@
-"""Serve a bundle with plain onnxruntime: python serve_onnxruntime.py BUNDLE IMAGE… [--without CLASS…]
-
-A server that runs on has to read bank.safetensors again when the file has changed.
-"""
+"""Serve a bundle with plain onnxruntime: python serve_onnxruntime.py BUNDLE IMAGE… [--without CLASS…]"""
 
 import argparse
 import json
@@ -18,7 +15,7 @@ parser.add_argument("images", nargs="+")
 parser.add_argument("--without", nargs="*", default=[])
 options = parser.parse_args()
 manifest = json.loads((options.bundle / "manifest.json").read_text())
-bank = load_file(options.bundle / "bank.safetensors")
+bank = load_file(options.bundle / "bank.safetensors")  # a server reads it again when the file has changed
 active = [entry for entry in manifest["classes"] if entry["name"] not in options.without]
 settings = manifest["preprocess"]
 side, mean, std = (settings["size"],) * 2, np.float32(settings["mean"]), np.float32(settings["std"])
@@ -34,8 +31,8 @@ if manifest["readout"] == "cls":
 names = [entry["name"] for entry in active]
 scores = onnxruntime.InferenceSession(options.bundle / "model.onnx").run(None, feed)[0]
 if manifest["wrong_target"] == "none":  # a fixed score of 0 that stands for none of these
-    scores, names = np.pad(scores, ((0, 0), (0, 1))), [*names, "unknown"]
-shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-unsure = 1 / shares.sum(axis=1) < manifest.get("unknown_below", 0)  # the largest probability; only with --abstain
-for name, best, is_unsure in zip(options.images, scores.argmax(axis=1), unsure, strict=True):
-    print(name, "unknown" if is_unsure else names[best])
+    scores = np.pad(scores, ((0, 0), (0, 1)))
+largest = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)  # probability
+best = np.where(largest < manifest.get("unknown_below", 0), len(names), scores.argmax(axis=1))  # with --abstain
+for name, winner in zip(options.images, best, strict=True):
+    print(name, [*names, "unknown"][winner])

@@ -648,7 +648,7 @@ def test_columns_that_cannot_serve_are_named(tmp_path: Path) -> None:
     path = save_hf(tmp_path / "colours", train=split, test=split)
     assert "no column 'image' (it has picture, kind, note)" in refusal(path, input_column="image")
     assert "no column 'label'" in refusal(path, label_column="label")
-    assert "column 'note' holds no image;" in refusal(path, input_column="note")
+    assert "column 'note' holds no images;" in refusal(path, input_column="note")
     assert "column 'picture' holds no labels" in refusal(path, label_column="picture")
 
 

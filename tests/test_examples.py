@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from test_graph import make_checkpoint
+from test_sound_export import make_checkpoint as sound_checkpoint
 
+from pfm_export.form import GraphForm
 from pfm_export.graph import export_bundle
 from pfm_export.session import PromptSession
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "serve_onnxruntime.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE, SOUND_EXAMPLE = EXAMPLES / "serve_onnxruntime.py", EXAMPLES / "serve_onnxruntime_audio.py"
 
 
 @pytest.mark.parametrize("name", ["cls", "prompt"])
@@ -31,5 +35,22 @@ def test_plain_onnxruntime_gives_the_sessions_answers(name: str, tmp_path: Path)
         assert answers == session.predict_images(images, without=without).labels
 
 
-def test_the_example_is_short() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 40
+@pytest.mark.parametrize("name", ["cls", "prompt"])
+def test_plain_onnxruntime_serves_wav_files(name: str, tmp_path: Path) -> None:
+    export_bundle(sound_checkpoint(name), tmp_path / "bundle", form=GraphForm(with_frontend=True))
+    session = PromptSession(tmp_path / "bundle", device="cpu")
+    rate = session.manifest["preprocess"]["sampling_rate"]
+    random = np.random.default_rng(0)
+    sounds = [tmp_path / f"{number}.wav" for number in range(4)]
+    for path in sounds:
+        soundfile.write(path, random.uniform(-0.5, 0.5, rate // 20), rate, subtype="PCM_16")
+    everything = session.predict_sounds(sounds).labels
+    for without in ([], [everything[0]]):
+        command = [sys.executable, "-I", SOUND_EXAMPLE, tmp_path / "bundle", *sounds, "--without", *without]
+        said = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        answers = [line.rsplit(" ", 1)[1] for line in said.splitlines()]
+        assert answers == session.predict_sounds(sounds, without=without).labels
+
+
+def test_the_examples_are_short() -> None:
+    assert all(len(example.read_text().splitlines()) < 40 for example in (EXAMPLE, SOUND_EXAMPLE))

@@ -250,7 +250,7 @@ def test_a_data_set_without_a_column_of_sounds_says_what_it_has(tones: Path) -> 
     text = refusal(tones.parent / "saved", data_type="audio", label_column="pitch")
     assert "has 0 audio columns (columns: clip, pitch); name one with --input_column" in text
     text = refusal(tones.parent / "saved", data_type="audio", label_column="pitch", input_column="pitch")
-    assert "column 'pitch' holds no audio" in text
+    assert "column 'pitch' holds no sounds" in text
 
 
 # --- bad files ------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_a_cached_trunk_gives_the_same_bytes_and_accuracies(npz: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"tune": "full"}, "--tune full trains them"), ({"tune": "lora", "shift": 1}, "augmented images differ")],
+    [({"tune": "full"}, "--tune full trains them"), ({"tune": "lora", "shift": 1}, "augmented inputs")],
 )
 def test_a_cache_of_what_changes_is_refused(npz: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
