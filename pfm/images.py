@@ -5,7 +5,7 @@ Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class ImagePreprocess:
         resample: "bilinear" or "bicubic", both with antialiasing.
     """
 
+    kind: ClassVar[str] = "image"
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -74,7 +75,7 @@ class ImagePreprocess:
         return ImageForm(self.size)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "image", **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ImagePreprocess":

@@ -10,7 +10,7 @@ Letters: N clips, B batch, n samples, F frames as stored, L frames of the model'
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -64,6 +64,7 @@ class SoundPreprocess:
         mean, std: of the features; as AST has it, (x - mean) / (2 std).
     """
 
+    kind: ClassVar[str] = "audio"
     max_length: int
     mean: float
     std: float
@@ -104,7 +105,7 @@ class SoundPreprocess:
         return SoundForm(self.sampling_rate, self.num_mel_bins)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "audio", **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SoundPreprocess":

@@ -331,7 +331,7 @@ def test_each_process_varies_its_share_as_one_process_would() -> None:
 def test_options_of_the_other_kind_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="for images only: --shift, --hflip"):
         AugmentConfig(shift=1, hflip=True).check_kind(is_audio=True)
-    with pytest.raises(ConfigError, match="--time_shift and --time_mask and --mel_mask vary sounds"):
+    with pytest.raises(ConfigError, match="for sounds only: --time_shift, --time_mask, --mel_mask"):
         AugmentConfig(time_shift=1, time_mask=2, mel_mask=3).check_kind(is_audio=False)
     AugmentConfig(time_shift=1).check_kind(is_audio=True)
 

@@ -137,7 +137,7 @@ def export_graphs(
         MODEL: (trunk, head), TRUNK: (trunk, None), HEAD: (None, head),
     }  # fmt: skip
     files = {}
-    kind = preprocess.to_dict()["kind"]
+    kind = preprocess.kind
     form.check_kind(kind)
     first = form.first_inputs(kind)
     model_input = INPUT_PIXELS if kind == "image" else INPUT_VALUES

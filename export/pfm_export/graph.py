@@ -120,7 +120,7 @@ def _identity(manifest: dict[str, Any], bank: dict[str, np.ndarray]) -> str:
 
 
 def _manifest(checkpoint: Checkpoint, form: GraphForm) -> dict[str, Any]:
-    kind = checkpoint.preprocess.to_dict()["kind"]
+    kind = checkpoint.preprocess.kind
     first = form.first_inputs(kind)
     shape: list[str | int] = ["batch", *checkpoint.spec.input_shape]
     if form.uint8_input:
