@@ -1,5 +1,6 @@
 """What a user does, through the command line, from data to a served bundle without a class."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -123,3 +124,28 @@ def test_the_demo_shows_what_the_readme_promises(tmp_path: Path) -> None:
         assert result["onnx_worst_difference"] <= 1e-4
     for picture in ("forgetting.png", "latency.png", "answers.png"):
         assert (tmp_path / "demo" / picture).stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_demo_tells_the_same_story_of_sounds(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pfm_bench import story
+
+    monkeypatch.setattr(story, "SOUND_RECIPE", dataclasses.replace(story.SOUND_RECIPE, epochs=2, batch_size=8))
+    out = tmp_path / "demo"
+    sounds = ["--data_type", "audio", "--dataset", f"audiofolder:{tones}"]
+    assert run(pfm, ["demo", *sounds, "--forget", "nobody", "--out", str(out)]) == 2
+    assert "no class 'nobody'" in capsys.readouterr().err
+    assert run(pfm, ["demo", "--data_type", "audio", "--out", str(out)]) == 2
+    assert "give --dataset audiofolder:PATH" in capsys.readouterr().err
+    last = sorted(path.name for path in (tones / "test").iterdir())[-1]
+    call("demo", *sounds, "--out", out)
+    summary = json.loads((out / "demo.json").read_text())
+    assert (summary["data"], summary["forgotten"]) == (tones.name, last)
+    assert summary["command"] == "pfm demo --data_type audio --dataset audiofolder:PATH"
+    for result in summary["results"].values():
+        assert result["times_erased_class_answered"] == 0
+        assert result["onnx_worst_difference"] <= 1e-4
+    for picture in ("forgetting.png", "latency.png", "answers.png"):
+        assert (out / picture).stat().st_size > 5000
