@@ -188,7 +188,7 @@ def test_two_processes_that_were_stopped_inside_an_epoch_end_with_the_same_bytes
             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         log = folder / "colours_seed_42_log.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not log.exists() or len(log.read_text().splitlines()) < step:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline

@@ -178,7 +178,9 @@ def _draw_answers(path: Path, task: "Task", data: "ClassificationData", results:
     from pfm.pictures import new_figure, save_figure
 
     is_forgotten = data.test.labels == data.classes.position(task.forgotten)
-    shown = [*is_forgotten.nonzero()[:5, 0].tolist(), *(~is_forgotten).nonzero()[:5, 0].tolist()]
+    others = (~is_forgotten).nonzero()[:, 0]
+    spread = others[:: max(1, len(others) // 4)][:4]  # of several classes, also where they stand one after another
+    shown = [*is_forgotten.nonzero()[:4, 0].tolist(), *spread.tolist()]
     figure = new_figure(13, 2.6)
     figure.suptitle(f"served answers before → after class {task.forgotten} was erased from the bundle")
     for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
