@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY_AST, tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
-from test_checkpoint import old_name
+from test_checkpoint import paper_file, paper_logits
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from pfm.backbone import PRESETS, BackboneConfig, BackboneSpec, build_backbone, describe_backbone
@@ -181,45 +181,13 @@ PAPER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def paper_file(path: Path, *, num_classes: int = 3) -> tuple[Path, ASTModel, dict[str, torch.Tensor]]:
-    """A file as the paper's tool writes it with `--data_type audio`, and the parts it was made from."""
-    torch.manual_seed(4)
-    ast = ASTModel(ASTConfig(**PAPER)).eval()
-    for tensor in ast.parameters():
-        torch.nn.init.normal_(tensor, std=0.05)
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in ast.state_dict().items():
-        module, _, leaf = old_name(name).rpartition(".")
-        base = "base_layer." if module.endswith(("attention.query", "attention.value")) else ""
-        state[f"backbone.base_model.model.{module}.{base}{leaf}".replace("..", ".")] = tensor
-        if base and leaf == "weight":
-            state[f"backbone.base_model.model.{module}.lora_A.default.weight"] = torch.randn(4, 128) * 0.1
-            state[f"backbone.base_model.model.{module}.lora_B.default.weight"] = torch.randn(128, 4) * 0.1
-    for i in range(num_classes):
-        state[f"prompt_dict.{i}"] = torch.randn(1, 128)
-    state["classifier.weight"], state["classifier.bias"] = torch.randn(num_classes, 128), torch.randn(num_classes)
-    torch.save({"model_state_dict": state, "optimizer_state_dict": {"state": {}, "param_groups": []}}, path)
-    return path, ast, state
-
-
-def paper_logits(ast: ASTModel, state: dict[str, torch.Tensor], sounds: torch.Tensor, seen: list[int]) -> torch.Tensor:
-    """What those weights imply: adapters folded in (alpha / r = 1), prompts in front, CLS before the LayerNorm."""
-    for i, layer in enumerate(ast.layers):
-        for ours, theirs in (("q_proj", "query"), ("v_proj", "value")):
-            prefix = f"backbone.base_model.model.encoder.layer.{i}.attention.attention.{theirs}"
-            delta = state[f"{prefix}.lora_B.default.weight"] @ state[f"{prefix}.lora_A.default.weight"]
-            projection = getattr(layer.attention, ours)
-            projection.weight = torch.nn.Parameter(state[f"{prefix}.base_layer.weight"] + delta)
-    prompts = torch.cat([state[f"prompt_dict.{i}"] for i in seen])
-    tokens = torch.cat([prompts.expand(len(sounds), -1, -1), ast.embeddings(sounds)], dim=1)
-    for layer in ast.layers:
-        tokens = layer(tokens)
-    return tokens[:, len(seen)] @ state["classifier.weight"].T + state["classifier.bias"]
+def paper_ast() -> ASTModel:
+    return ASTModel(ASTConfig(**PAPER)).eval()
 
 
 @torch.no_grad()
 def test_a_file_of_the_papers_tool_gives_the_logits_its_weights_imply(tmp_path: Path) -> None:
-    path, ast, state = paper_file(tmp_path / "sounds_seed_42_10.pt")
+    path, ast, state = paper_file(tmp_path / "sounds_seed_42_10.pt", make_encoder=paper_ast)
     checkpoint = load_checkpoint(path)
     assert checkpoint.spec.input_shape == (116, 128)
     assert any("assumed 2 heads of 64" in note and "features normalised as for MIT/ast" in note
@@ -233,7 +201,7 @@ def test_a_file_of_the_papers_tool_gives_the_logits_its_weights_imply(tmp_path: 
 
 
 def test_a_paper_file_of_full_length_takes_1024_frames(tmp_path: Path) -> None:
-    path, _, state = paper_file(tmp_path / "x.pt")
+    path, _, state = paper_file(tmp_path / "x.pt", make_encoder=paper_ast)
     name = next(name for name in state if name.endswith("position_embeddings"))
     state[name] = torch.zeros(1, 2 + 12 * 101, 128)
     torch.save({"model_state_dict": state}, path)
@@ -243,7 +211,7 @@ def test_a_paper_file_of_full_length_takes_1024_frames(tmp_path: Path) -> None:
 
 
 def test_a_paper_file_takes_features_from_the_backbone_named(tmp_path: Path) -> None:
-    path, ast, _ = paper_file(tmp_path / "x.pt")
+    path, ast, _ = paper_file(tmp_path / "x.pt", make_encoder=paper_ast)
     ast.save_pretrained(tmp_path / "ast")
     ASTFeatureExtractor(mean=-1.0, std=3.0, max_length=116).save_pretrained(tmp_path / "ast")
     checkpoint = load_checkpoint(path, model_name=str(tmp_path / "ast"))
@@ -253,6 +221,6 @@ def test_a_paper_file_takes_features_from_the_backbone_named(tmp_path: Path) -> 
 
 
 def test_a_paper_file_of_sounds_beside_a_backbone_of_images_is_refused(tmp_path: Path) -> None:
-    path, _, _ = paper_file(tmp_path / "x.pt")
+    path, _, _ = paper_file(tmp_path / "x.pt", make_encoder=paper_ast)
     with pytest.raises((CheckpointError, BackboneError)):
         load_checkpoint(path, model_name="scratch:vit_digits")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +146,20 @@ def old_name(name: str) -> str:
     return name
 
 
-def paper_file(path: Path, *, num_classes: int = 3) -> tuple[Path, ViTModel, dict[str, torch.Tensor]]:
-    """A file as the paper's tool writes it, and the parts it was made from."""
+def paper_vit() -> ViTModel:
+    return ViTModel(ViTConfig(image_size=32, patch_size=8, **PAPER_SHAPE))
+
+
+def paper_file(
+    path: Path, *, num_classes: int = 3, make_encoder: Callable[[], Any] = paper_vit
+) -> tuple[Path, Any, dict[str, torch.Tensor]]:
+    """A file as the paper's tool writes it, and the parts it was made from; the encoder is 128 wide."""
     torch.manual_seed(4)
-    vit = ViTModel(ViTConfig(image_size=32, patch_size=8, **PAPER_SHAPE))
-    for tensor in vit.parameters():
+    encoder = make_encoder()
+    for tensor in encoder.parameters():
         torch.nn.init.normal_(tensor, std=0.05)
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in vit.state_dict().items():
+    for name, tensor in encoder.state_dict().items():
         module, _, leaf = old_name(name).rpartition(".")
         base = "base_layer." if module.endswith(("attention.query", "attention.value")) else ""
         state[f"backbone.base_model.model.{module}.{base}{leaf}".replace("..", ".")] = tensor
@@ -163,20 +170,20 @@ def paper_file(path: Path, *, num_classes: int = 3) -> tuple[Path, ViTModel, dic
         state[f"prompt_dict.{i}"] = torch.randn(1, 128)
     state["classifier.weight"], state["classifier.bias"] = torch.randn(num_classes, 128), torch.randn(num_classes)
     torch.save({"model_state_dict": state, "optimizer_state_dict": {"state": {}, "param_groups": []}}, path)
-    return path, vit, state
+    return path, encoder, state
 
 
-def paper_logits(vit: ViTModel, state: dict[str, torch.Tensor], images: torch.Tensor, seen: list[int]) -> torch.Tensor:
+def paper_logits(encoder: Any, state: dict[str, torch.Tensor], inputs: torch.Tensor, seen: list[int]) -> torch.Tensor:
     """What those weights imply: adapters folded in (alpha / r = 1), prompts in front, CLS before the LayerNorm."""
-    for i, layer in enumerate(vit.layers):
+    for i, layer in enumerate(encoder.layers):
         for ours, theirs in (("q_proj", "query"), ("v_proj", "value")):
             prefix = f"backbone.base_model.model.encoder.layer.{i}.attention.attention.{theirs}"
             delta = state[f"{prefix}.lora_B.default.weight"] @ state[f"{prefix}.lora_A.default.weight"]
             projection = getattr(layer.attention, ours)
             projection.weight = torch.nn.Parameter(state[f"{prefix}.base_layer.weight"] + delta)
     prompts = torch.cat([state[f"prompt_dict.{i}"] for i in seen])
-    tokens = torch.cat([prompts.expand(len(images), -1, -1), vit.embeddings(images)], dim=1)
-    for layer in vit.layers:
+    tokens = torch.cat([prompts.expand(len(inputs), -1, -1), encoder.embeddings(inputs)], dim=1)
+    for layer in encoder.layers:
         tokens = layer(tokens)
     return tokens[:, len(seen)] @ state["classifier.weight"].T + state["classifier.bias"]
 
