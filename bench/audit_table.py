@@ -26,12 +26,12 @@ import torch
 from pfm.audit.groups import QUICK
 from pfm.audit.protocol import audit
 from pfm.audit.rivals import run_config
-from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm
 from pfm.cli import run as run_command
-from pfm.loading import load_data
+from pfm.data.loading import load_data
+from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.report import host_facts
+from pfm_bench.reports.variants import host_facts
 
 ATTACK = dataclasses.replace(QUICK, shadows=0)
 SEEDS = (42, 2, 3)

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pfm.backbone import BackboneConfig, build_backbone, describe_backbone
-from pfm.draws import make_generator
-from pfm.images import ImagePreprocess
+from pfm.backbones.backbone import BackboneConfig, build_backbone, describe_backbone
+from pfm.data.images import ImagePreprocess
+from pfm.seeds import make_generator
 
 NUM_CLASSES, PER_CLASS, EPOCHS, BATCH, LR = 100, 200, 12, 256, 2e-3
 SIDE = 8

@@ -20,17 +20,17 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from pfm.checkpoint import load_checkpoint
+from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import sha256, write_json
-from pfm_bench.random_bundle import random_checkpoint
-from pfm_bench.report import host_facts
-from pfm_export.accuracy import find_samples, measure_accuracy
-from pfm_export.bundle import MODEL, Bundle, write_manifest
-from pfm_export.form import GraphForm
-from pfm_export.forms import export_graphs
-from pfm_export.fusion import fuse, fuse_attention
-from pfm_export.graph import export_bundle
-from pfm_export.precision import in_precision
+from pfm_bench.reports.variants import host_facts
+from pfm_bench.targets.random_bundle import random_checkpoint
+from pfm_export.graph.accuracy import find_samples, measure_accuracy
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.fusion import fuse, fuse_attention
+from pfm_export.graph.precision import in_precision
+from pfm_export.graph.tracing import export_graphs
+from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
+from pfm_export.serving.form import GraphForm
 
 SHAPE, NUM_PROMPTS, THREADS = "scratch:vit_base_patch16_224", 10, 2
 NUM_CALIBRATION = 48

@@ -23,15 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm
 from pfm.cli import run as run_command
+from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.report import host_facts
-from pfm_export.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
-from pfm_export.bundle import Bundle
-from pfm_export.form import PRECISIONS, GraphForm
-from pfm_export.graph import export_bundle
+from pfm_bench.reports.variants import host_facts
+from pfm_export.graph.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.form import PRECISIONS, GraphForm
 
 SEEDS = (42, 2, 3)
 READOUTS = ("cls", "prompt")

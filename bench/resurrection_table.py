@@ -29,15 +29,15 @@ from pfm.audit.inside import resurrection_gaps
 from pfm.audit.removal import exposure
 from pfm.audit.rivals import Rivals, by_position, run_config
 from pfm.audit.subject import as_subject
-from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm
 from pfm.cli import run as run_command
-from pfm.data import Split
-from pfm.draws import make_generator
-from pfm.forgetting import erase
-from pfm.loading import load_data
+from pfm.data.loading import load_data
+from pfm.data.splits import Split
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import load_checkpoint
+from pfm.seeds import make_generator
 from pfm.storage import write_json
-from pfm_bench.report import host_facts
+from pfm_bench.reports.variants import host_facts
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2)

@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pfm.checkpoint import Checkpoint, snapshot
-from pfm.model import PromptedClassifier
+from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
 from pfm_bench.latency import measure
-from pfm_bench.random_bundle import random_checkpoint
-from pfm_bench.report import host_facts
-from pfm_bench.targets import random_inputs
-from pfm_export.bundle import Bundle
-from pfm_export.form import GraphForm
-from pfm_export.graph import export_bundle
-from pfm_export.runner import GraphRunner
+from pfm_bench.reports.variants import host_facts
+from pfm_bench.targets.plans import random_inputs
+from pfm_bench.targets.random_bundle import random_checkpoint
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.form import GraphForm
+from pfm_export.serving.runner import GraphRunner
 
 
 def deeper(checkpoint: Checkpoint, prompt_layer: int) -> Checkpoint:

@@ -8,16 +8,16 @@ from typing import Any
 import click
 
 from pfm import __version__
-from pfm.command_options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS
 from pfm.errors import PfmError
 
 COMMANDS = {
-    "train": ("pfm.commands:train", "Train a classifier whose classes can be removed."),
-    "eval": ("pfm.commands:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
-    "forget": ("pfm_export.forget_commands:forget", "Erase classes from checkpoints, bundles and run folders."),
-    "verify": ("pfm_export.forget_commands:verify", "Check the certificate of an erasure; needs no torch."),
-    "audit": ("pfm_export.audit_commands:audit_command", "Attack what was forgotten, and judge."),
-    "export": ("pfm_export.commands:export", "Export to ONNX."),
+    "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
+    "eval": ("pfm.commands.train:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),
+    "verify": ("pfm_export.commands.forget:verify", "Check the certificate of an erasure; needs no torch."),
+    "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
+    "export": ("pfm_export.commands.export:export", "Export to ONNX."),
     "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and the rest."),
     "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
 }

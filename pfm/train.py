@@ -7,6 +7,6 @@ if __name__ == "__main__":
     # Python put this folder first on the path; the checkout belongs there
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from pfm.cli import run
-    from pfm.commands import train
+    from pfm.commands.train import train
 
     sys.exit(run(train, name="pfm train"))

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from pfm.backbone import AST, PRESETS, Backbone, BackboneSpec, build_backbone
+from pfm.backbones.backbone import AST, PRESETS, Backbone, BackboneSpec, build_backbone
 from pfm.classes import ClassList
-from pfm.lora import LoraSettings
-from pfm.model import ModelConfig, PromptedClassifier
+from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.model.lora import LoraSettings
 
 NAMES = ("red", "green", "blue", "grey")
 TINY = {

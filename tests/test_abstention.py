@@ -12,17 +12,17 @@ import torch
 from conftest import NAMES, coloured_images, tiny_model, tiny_spec, train_arguments, write_npz
 from PIL import Image
 
-from pfm.abstention import choose_threshold, hold_out
-from pfm.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from pfm.classes import ClassList
 from pfm.cli import pfm, run
-from pfm.data import ClassificationData, Split
-from pfm.draws import shared_set
+from pfm.data.images import ImagePreprocess
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError, DataError
-from pfm.images import ImagePreprocess
-from pfm.model import ModelConfig
-from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm.model.abstention import choose_threshold, hold_out
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.model.classifier import ModelConfig
+from pfm.model.draws import shared_set
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.session import PromptSession
 
 CPU = torch.device("cpu")
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))

@@ -27,7 +27,7 @@ from conftest import tiny_backbone
 from torch.distributed import run as torchrun
 from torch.distributed.launcher.api import LaunchConfig
 
-from pfm.commands import train
+from pfm.commands.train import train
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "accelerate_configs"

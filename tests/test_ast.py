@@ -10,12 +10,12 @@ from conftest import TINY_AST, tiny_ast_backbone, tiny_ast_spec, tiny_model, tin
 from test_checkpoint import paper_file, paper_logits
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
-from pfm.backbone import PRESETS, BackboneConfig, BackboneSpec, build_backbone, describe_backbone
-from pfm.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.backbones.backbone import PRESETS, BackboneConfig, BackboneSpec, build_backbone, describe_backbone
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
 from pfm.errors import BackboneError, CheckpointError
-from pfm.flops import step_flops
-from pfm.lora import LoraSettings
-from pfm.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.model.flops import step_flops
+from pfm.model.lora import LoraSettings
 
 CONFIG: dict[str, Any] = {**TINY_AST, "frequency_stride": 4, "time_stride": 4}  # patches that overlap, as AST's do
 FEATURES = {"num_mel_bins": 16, "max_length": 32, "mean": -3.5, "std": 2.5, "sampling_rate": 8000}
@@ -143,7 +143,7 @@ def test_masking_a_prompt_equals_removing_it(changes: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def test_adapters_on_a_local_folder_rebuild_from_a_checkpoint(local_ast: Path, tmp_path: Path) -> None:
-    from pfm.backbone import fingerprint
+    from pfm.backbones.backbone import fingerprint
 
     spec = describe(local_ast)
     backbone = build_backbone(spec, seed=0)

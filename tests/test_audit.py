@@ -18,14 +18,14 @@ from pfm.audit.judging import judge
 from pfm.audit.page import render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
-from pfm.backbone import PRESETS
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
-from pfm.data import ClassificationData, DataConfig
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.splits import ClassificationData, DataConfig
 from pfm.errors import ConfigError
-from pfm.forgetting import erase
-from pfm.images import ImageForm
-from pfm.loading import load_data
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=2)
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def test_a_browser_shows_the_page_without_an_error(
 def test_the_command_writes_a_report_and_can_require_a_level(
     folder: Path, data: ClassificationData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pfm_export import audit_commands
+    from pfm_export.commands import audit as audit_commands
 
     monkeypatch.setattr(audit_commands, "QUICK", SMALL)
     out = folder / "report"
@@ -228,7 +228,7 @@ def test_the_command_writes_a_report_and_can_require_a_level(
 def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_oracles(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pfm_export import audit_commands
+    from pfm_export.commands import audit as audit_commands
 
     # fewer steps and models, everything else as it is
     monkeypatch.setattr(audit_commands, "FULL", dataclasses.replace(FULL, attack_seeds=2, attack_steps=3, shadows=2))

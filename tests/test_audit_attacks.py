@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_model
 
 from pfm.audit import closed_form, figures, lira, probe, resurrection, rmia, thresholds
-from pfm.draws import make_generator
+from pfm.seeds import make_generator
 
 
 def gaussians(count: int, shift: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

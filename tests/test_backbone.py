@@ -12,9 +12,9 @@ import torch
 from conftest import tiny_backbone
 from transformers import ViTConfig, ViTModel
 
-from pfm.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError
-from pfm.images import ImagePreprocess
 
 SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -135,7 +135,7 @@ def test_weights_that_lack_tensors_are_refused_and_not_made_up(local_vit: Path) 
 
 
 def test_the_fingerprint_ignores_adapters_and_sees_every_weight() -> None:
-    from pfm.lora import LoraSettings, add_adapters
+    from pfm.model.lora import LoraSettings, add_adapters
 
     backbone = tiny_backbone()
     before = fingerprint(backbone)
@@ -147,5 +147,5 @@ def test_the_fingerprint_ignores_adapters_and_sees_every_weight() -> None:
 
 
 def test_importing_a_module_loads_no_transformers() -> None:
-    code = "import sys, pfm.backbone, pfm.trainer, pfm.commands; assert 'transformers.models.vit' not in sys.modules"
+    code = "import sys, pfm.backbones.backbone, pfm.training.run, pfm.commands.train; assert 'transformers.models.vit' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})

@@ -15,9 +15,9 @@ import torch
 from conftest import TINY, train_arguments, write_npz
 from PIL import Image
 
-from pfm.backbone import PRESETS
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import COMMANDS, pfm, run
-from pfm.commands import train
+from pfm.commands.train import train
 
 # Python shows these to developers only
 HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)

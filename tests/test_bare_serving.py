@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from test_graph import make_checkpoint
 
-from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.session import PromptSession
 
 ROOT = Path(__file__).parent.parent
 SERVING = ("numpy", "onnxruntime", "safetensors", "PIL")
@@ -27,7 +27,7 @@ import pfm_export.session
 assert "PIL" not in sys.modules, "Pillow is for files"
 there = [name for name in json.loads(sys.argv[3]) if importlib.util.find_spec(name)]
 assert there == [], there
-session = pfm_export.session.PromptSession(sys.argv[1], device="cpu", warm_up=[1])
+session = pfm_export.serving.session.PromptSession(sys.argv[1], device="cpu", warm_up=[1])
 array = np.full((8, 8, 3), 9, np.uint8)
 said = {
     "inputs": session.predict(np.zeros((2, 3, 8, 8), np.float32)).probabilities.tolist(),

@@ -10,9 +10,9 @@ import pytest
 
 from pfm.cli import pfm, run
 from pfm.errors import DataError
-from pfm_bench.compare import compare, describe_comparison, read_document
 from pfm_bench.latency import Samples
-from pfm_bench.serving_report import Case, to_json
+from pfm_bench.reports.compare import compare, describe_comparison, read_document
+from pfm_bench.reports.serving import Case, to_json
 
 
 def measured(*, seed: int, ort: float = 1.0, machine: float = 1.0) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from pfm.backbone import PRESETS
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
-from pfm_bench.evaluating import INFER_BEST, choose_subsets, compare_answers
+from pfm_bench.scenarios.evaluating import INFER_BEST, choose_subsets, compare_answers
 
 VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY, train_arguments, write_npz
 
-from pfm.backbone import PRESETS
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
 
 

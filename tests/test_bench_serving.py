@@ -12,22 +12,22 @@ import torch
 from conftest import TINY, tiny_model, tiny_spec
 from torch.utils.flop_counter import FlopCounterMode
 
-from pfm.backbone import PRESETS
-from pfm.checkpoint import snapshot
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
-from pfm.draws import shared_set
+from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError, DeviceError
-from pfm.images import ImagePreprocess
-from pfm_bench import targets as targets_module
+from pfm.model.checkpoint import snapshot
+from pfm.model.draws import shared_set
 from pfm_bench.commands import bench
 from pfm_bench.latency import Samples
-from pfm_bench.roofline import forward_gflop, measure_ceilings, roofline
-from pfm_bench.serving import ServeBenchConfig, bench_bundle
-from pfm_bench.serving_report import Case, Work, draw_prompts, table, to_json
-from pfm_bench.targets import Plan, choose_kinds, plan_targets
-from pfm_export.bundle import BANK, MANIFEST, Bundle, write_manifest
-from pfm_export.form import GraphForm
-from pfm_export.graph import export_bundle
+from pfm_bench.reports.serving import Case, Work, draw_prompts, table, to_json
+from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
+from pfm_bench.targets import plans as targets_module
+from pfm_bench.targets.plans import Plan, choose_kinds, plan_targets
+from pfm_bench.targets.roofline import forward_gflop, measure_ceilings, roofline
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import BANK, MANIFEST, Bundle, write_manifest
+from pfm_export.serving.form import GraphForm
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 

@@ -13,14 +13,14 @@ import torch
 from conftest import TINY, tiny_backbone, tiny_model, tiny_spec
 from torch.utils.flop_counter import FlopCounterMode
 
-from pfm.backbone import PRESETS
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
-from pfm.flops import step_flops
-from pfm.objective import absent_loss, present_loss
+from pfm.model.flops import step_flops
+from pfm.training.objective import absent_loss, present_loss
 from pfm_bench.latency import matmul_ceiling, peak_in_child
-from pfm_bench.plain import PlainClassifier
-from pfm_bench.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
-from pfm_bench.workbench import HEAVY, LORA, Variant, set_up
+from pfm_bench.scenarios.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
+from pfm_bench.targets.plain import PlainClassifier
+from pfm_bench.targets.workbench import HEAVY, LORA, Variant, set_up
 
 VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16", "ours L=1 cached", "ours L=1 cached bf16"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pfm import ledger
 from pfm.errors import BundleError, ClassNameError, StorageError
-from pfm_export import bundle as bundle_module
-from pfm_export.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle, write_bundle
+from pfm.forgetting import ledger
+from pfm_export.serving import bundle as bundle_module
+from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle, write_bundle
 
 NAMES = ("red", "green", "blue")
 WIDTH = 6

@@ -12,12 +12,12 @@ import pytest
 from test_bundle import make_bundle
 from test_erasing import trained_state
 
-from pfm import certificate, ledger
-from pfm.certificate import load_key, public_hex, read_certificate, verify
-from pfm.checkpoint import load_checkpoint, save_checkpoint
 from pfm.cli import pfm, run
 from pfm.errors import CertificateError, ConfigError, PfmError, StorageError
-from pfm.ledger import LEDGER
+from pfm.forgetting import certificate, ledger
+from pfm.forgetting.certificate import load_key, public_hex, read_certificate, verify
+from pfm.forgetting.ledger import LEDGER
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm_export.erasing import erase_everywhere
 
 

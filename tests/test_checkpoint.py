@@ -11,13 +11,13 @@ import torch
 from conftest import tiny_model, tiny_spec, train_arguments
 from transformers import ViTConfig, ViTModel
 
-from pfm.backbone import BackboneSpec, build_backbone, fingerprint
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.backbones.backbone import BackboneSpec, build_backbone, fingerprint
 from pfm.cli import pfm, run
+from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError, CheckpointError
-from pfm.images import ImagePreprocess
-from pfm.lora import LoraSettings
-from pfm.model import PromptedClassifier
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.lora import LoraSettings
 
 INPUTS = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 PRESENT = torch.tensor([[0, 2]] * 3)

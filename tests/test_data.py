@@ -15,11 +15,11 @@ import torch
 from conftest import coloured_images, write_npz
 from PIL import Image
 
-from pfm.data import ClassificationData, DataConfig, Split
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.sounds import SoundForm
+from pfm.data.splits import ClassificationData, DataConfig, Split
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
-from pfm.images import ImageForm
-from pfm.loading import load_data
-from pfm.sounds import SoundForm
 
 
 def load(dataset: str | Path, *, image_size: int = 8, **options: Any) -> ClassificationData:

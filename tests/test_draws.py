@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from pfm.draws import MODES, make_generator, mixed_subset, others, shared_set, wrong_subset
+from pfm.model.draws import MODES, mixed_subset, others, shared_set, wrong_subset
+from pfm.seeds import make_generator
 
 C = 5
 LABELS = torch.arange(C).repeat(40)

@@ -8,9 +8,9 @@ import torch
 from conftest import tiny_backbone, tiny_model
 from torch import nn
 
-from pfm.dropout import RowDropout, RowKeys, by_row, keep_mask
-from pfm.lora import LoraSettings
-from pfm.model import PromptedClassifier
+from pfm.backbones.dropout import RowDropout, RowKeys, by_row, keep_mask
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.lora import LoraSettings
 
 KEYS = torch.randint(-(2**31), 2**31, (64,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_erasing import BLUE, all_bytes, trained_state
 
-from pfm.model import CLASS_ROWS
-from pfm_export.bundle import Bundle
+from pfm.model.classifier import CLASS_ROWS
 from pfm_export.erasing import erase_everywhere
-from pfm_export.form import PRECISIONS, GraphForm
-from pfm_export.graph import export_bundle
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.form import PRECISIONS, GraphForm
 
 # the bytes of a row as it may lie in a file
 FORMS: dict[str, Callable[[torch.Tensor], bytes]] = {

@@ -16,17 +16,17 @@ import torch
 from conftest import tiny_model, tiny_spec
 from test_bundle import make_bundle
 
-from pfm import ledger
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
 from pfm.cli import pfm, run
+from pfm.data.images import ImagePreprocess
 from pfm.errors import CheckpointError, ClassNameError, StorageError
-from pfm.forgetting import class_rows, erase_file, find_traces, finish
-from pfm.images import ImagePreprocess
-from pfm.ledger import LEDGER, LOCK
-from pfm.model import CLASS_ROWS
+from pfm.forgetting import ledger
+from pfm.forgetting.erase import class_rows, erase_file, find_traces, finish
+from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.model.classifier import CLASS_ROWS
 from pfm.storage import locked
-from pfm_export.bundle import Bundle
 from pfm_export.erasing import erase_everywhere, find_artifacts
+from pfm_export.serving.bundle import Bundle
 
 BLUE = 2
 
@@ -208,7 +208,7 @@ def test_a_ledger_that_lost_its_last_lines_is_noticed(ten: Path) -> None:
 
 
 def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pfm import forgetting
+    from pfm.forgetting import erase as forgetting
 
     file = ten / "other" / "0.pt"
     before = file.read_bytes()
@@ -227,7 +227,7 @@ def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, mo
 
 
 def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pfm import forgetting
+    from pfm.forgetting import erase as forgetting
 
     source, target = ten / "other" / "0.pt", ten / "copies" / "less.pt"
     state = load_checkpoint(source)

@@ -9,12 +9,13 @@ import torch
 from conftest import NAMES, coloured_images, tiny_model
 
 from pfm.classes import ClassList
-from pfm.data import Split
-from pfm.draws import MODES, make_generator
+from pfm.data.images import ImagePreprocess, from_arrays
+from pfm.data.splits import Split
 from pfm.errors import DataError
-from pfm.evaluation import Evaluator, forget_sizes, label_positions
-from pfm.images import ImagePreprocess, from_arrays
-from pfm.model import PromptedClassifier
+from pfm.evaluation.evaluator import Evaluator, forget_sizes, label_positions
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.draws import MODES
+from pfm.seeds import make_generator
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 VARIANTS = [{"readout": "cls"}, {"readout": "prompt"}, {"readout": "prompt", "wrong_target": "none"}]

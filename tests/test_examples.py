@@ -11,9 +11,9 @@ from PIL import Image
 from test_graph import make_checkpoint
 from test_sound_export import make_checkpoint as sound_checkpoint
 
-from pfm_export.form import GraphForm
-from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.form import GraphForm
+from pfm_export.serving.session import PromptSession
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EXAMPLE, SOUND_EXAMPLE = EXAMPLES / "serve_onnxruntime.py", EXAMPLES / "serve_onnxruntime_audio.py"

@@ -9,15 +9,15 @@ import torch
 from conftest import train_arguments, write_npz
 from test_graph import make_checkpoint
 
-from pfm.checkpoint import save_checkpoint
 from pfm.cli import pfm, run
-from pfm.forgetting import erase
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import save_checkpoint
 from pfm.storage import sha256
-from pfm_export.bundle import MODEL, Bundle, write_manifest
-from pfm_export.form import GraphForm
-from pfm_export.forms import export_graphs
-from pfm_export.graph import export_bundle
-from pfm_export.parity import ParityError, check_parity
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.parity import ParityError, check_parity
+from pfm_export.graph.tracing import export_graphs
+from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
+from pfm_export.serving.form import GraphForm
 
 
 @pytest.fixture(scope="module", params=["cls", "prompt"])

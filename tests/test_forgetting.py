@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_spec
 
-from pfm import ledger
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.data.images import ImagePreprocess
 from pfm.errors import ClassNameError, ConfigError, StorageError
-from pfm.forgetting import active_positions, erase, erase_file, erased_path
-from pfm.images import ImagePreprocess
-from pfm.model import CLASS_ROWS
+from pfm.forgetting import ledger
+from pfm.forgetting.erase import active_positions, erase, erase_file, erased_path
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.model.classifier import CLASS_ROWS
 
 INPUTS = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

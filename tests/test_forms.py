@@ -13,17 +13,17 @@ import torch
 from conftest import tiny_model, tiny_spec
 from test_graph import PREPROCESS, make_checkpoint
 
-from pfm.checkpoint import Checkpoint, snapshot
+from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ConfigError, DataError
-from pfm.images import ImagePreprocess
-from pfm_export import forms as forms_module
-from pfm_export.bundle import BANK, INPUT_PROMPTS, MODEL, Bundle, Rows, per_request_feed
-from pfm_export.form import HEAD, TOKENS, TRUNK, GraphForm
-from pfm_export.forms import export_graphs
-from pfm_export.graph import export_bundle
-from pfm_export.parity import check_parity
-from pfm_export.runner import GraphRunner
-from pfm_export.session import ActiveSet, PromptSession
+from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm_export.graph import tracing as forms_module
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.parity import check_parity
+from pfm_export.graph.tracing import export_graphs
+from pfm_export.serving.bundle import BANK, INPUT_PROMPTS, MODEL, Bundle, Rows, per_request_feed
+from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.runner import GraphRunner
+from pfm_export.serving.session import ActiveSet, PromptSession
 
 BICUBIC = dataclasses.replace(PREPROCESS, resample="bicubic")
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_model, tiny_spec
 
-from pfm.backbone import BackboneConfig, build_backbone, describe_backbone, fingerprint
-from pfm.checkpoint import Checkpoint, snapshot
+from pfm.backbones.backbone import BackboneConfig, build_backbone, describe_backbone, fingerprint
+from pfm.data.images import ImagePreprocess
 from pfm.errors import StorageError
-from pfm.images import ImagePreprocess
-from pfm.lora import LoraSettings
-from pfm_export import graph as graph_module
-from pfm_export.bundle import BANK, MODEL, Bundle
-from pfm_export.form import GraphForm
-from pfm_export.forms import export_graphs
-from pfm_export.graph import export_bundle
-from pfm_export.hub_files import CONFIG, PREPROCESSOR, hub_files
-from pfm_export.parity import BATCH_SIZES, ParityError, active_sets, check_parity
-from pfm_export.session import PromptSession
+from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.lora import LoraSettings
+from pfm_export.graph import export as graph_module
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.hub_files import CONFIG, PREPROCESSOR, hub_files
+from pfm_export.graph.parity import BATCH_SIZES, ParityError, active_sets, check_parity
+from pfm_export.graph.tracing import export_graphs
+from pfm_export.serving.bundle import BANK, MODEL, Bundle
+from pfm_export.serving.form import GraphForm
+from pfm_export.serving.session import PromptSession
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 VARIANTS = {

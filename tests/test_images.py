@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pfm.errors import ConfigError, DataError
-from pfm.images import (
+from pfm.data.images import (
     ImagePreprocess,
     decode,
     from_arrays,
@@ -18,6 +17,7 @@ from pfm.images import (
     resize_all,
     stack_images,
 )
+from pfm.errors import ConfigError, DataError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pfm_bench.latency import Samples, measure, peak_memory_mib
-from pfm_bench.report import draw_variants, variants_table, variants_to_json
-from pfm_bench.stats import paired_speed, percentile_intervals
+from pfm_bench.reports.stats import paired_speed, percentile_intervals
+from pfm_bench.reports.variants import draw_variants, variants_table, variants_to_json
 
 
 def test_every_call_runs_once_a_round_after_its_warm_up() -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import write_npz
 
-from pfm.checkpoint import load_checkpoint
 from pfm.cli import pfm, run
+from pfm.model.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ["--model_name", "scratch:vit_digits", "--epochs", "2", "--batch_size", "16", "--lr", "0.003"]
@@ -139,7 +139,7 @@ def start(device, config, **more):
     accelerator.state.fsdp_plugin = plugin
     return accelerator
 
-pfm.trainer.start_accelerator = start
+pfm.training.run.start_accelerator = start
 main()
 """
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pfm import ledger
 from pfm.errors import StorageError
+from pfm.forgetting import ledger
 from pfm.storage import sha256_bytes
 
 Lines = list[bytes]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_model
 
-from pfm.draws import MODES, make_generator
 from pfm.errors import ConfigError
-from pfm.lora import LoraSettings
-from pfm.model import PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.draws import MODES
+from pfm.model.lora import LoraSettings
+from pfm.seeds import make_generator
 
 C = 4
 INPUTS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pfm.objective import absent_loss, others_target, present_loss
+from pfm.training.objective import absent_loss, others_target, present_loss
 
 
 def softmax(row: list[float]) -> list[float]:

@@ -6,14 +6,15 @@ import pytest
 import torch
 from conftest import coloured_images, tiny_model, tiny_spec
 
-from pfm.data import Split
-from pfm.draws import MODES, make_generator
-from pfm.evaluation import Evaluator
-from pfm.images import ImagePreprocess, from_arrays
-from pfm.lora import LoraSettings
-from pfm.model import PromptedClassifier
-from pfm.objective import absent_loss, present_loss
-from pfm_bench.plain import (
+from pfm.data.images import ImagePreprocess, from_arrays
+from pfm.data.splits import Split
+from pfm.evaluation.evaluator import Evaluator
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.draws import MODES
+from pfm.model.lora import LoraSettings
+from pfm.seeds import make_generator
+from pfm.training.objective import absent_loss, present_loss
+from pfm_bench.targets.plain import (
     PlainClassifier,
     PlainEvaluation,
     build_plain_optimizer,

@@ -15,16 +15,16 @@ from conftest import coloured_images
 from onnx import helper, numpy_helper
 from test_graph import PREPROCESS, make_checkpoint
 
-from pfm_export import graph as graph_module
-from pfm_export import parity
-from pfm_export import precision as precision_module
-from pfm_export.accuracy import TestSamples, judge
-from pfm_export.bundle import MODEL
-from pfm_export.form import PRECISIONS, GraphForm
-from pfm_export.forms import export_graphs
-from pfm_export.fusion import fuse, fuse_attention
-from pfm_export.graph import export_bundle
-from pfm_export.precision import in_precision
+from pfm_export.graph import export as graph_module
+from pfm_export.graph import parity
+from pfm_export.graph import precision as precision_module
+from pfm_export.graph.accuracy import TestSamples, judge
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.fusion import fuse, fuse_attention
+from pfm_export.graph.precision import in_precision
+from pfm_export.graph.tracing import export_graphs
+from pfm_export.serving.bundle import MODEL
+from pfm_export.serving.form import PRECISIONS, GraphForm
 
 BLOCKS = 2
 LOW = [precision for precision in PRECISIONS if precision != "fp32"]
@@ -164,7 +164,7 @@ def closest_to(rows: np.ndarray, proto: onnx.ModelProto) -> float:
 
 def share_the_trace(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     """Tracing is most of an export; the precisions start from one trace."""
-    monkeypatch.setattr("pfm_export.forms._trace", lambda *_: onnx.load_from_string(content))
+    monkeypatch.setattr("pfm_export.graph.tracing._trace", lambda *_: onnx.load_from_string(content))
 
 
 @pytest.mark.parametrize("precision", LOW)
@@ -192,8 +192,8 @@ def test_the_manifest_says_what_a_precision_costs(
 def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
     fp32: tuple[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pfm.data import Split
-    from pfm.evaluation import Evaluator
+    from pfm.data.splits import Split
+    from pfm.evaluation.evaluator import Evaluator
 
     name, content = fp32
     share_the_trace(monkeypatch, content)

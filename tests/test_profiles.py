@@ -7,8 +7,8 @@ import pytest
 from test_graph import make_checkpoint
 
 from pfm.cli import pfm, run
-from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.session import PromptSession
 
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
 

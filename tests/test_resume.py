@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import TINY, train_arguments, write_npz
 
-from pfm.checkpoint import Checkpoint, load_checkpoint
 from pfm.cli import pfm, run
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["pfm.commands", "transformers.models.vit.modeling_vit", "peft", "medmnist"])
+FORKSERVER.set_forkserver_preload(["pfm.commands.train", "transformers.models.vit.modeling_vit", "peft", "medmnist"])
 STEM = "colours_seed_42"
 # slow enough to be hit inside an epoch, and with everything that has a state
 OPTIONS = ["--epochs", "4", "--batch_size", "8", "--shift", "1", "--ema", "0.9", "--optimizer", "adamw",
@@ -26,7 +26,7 @@ OPTIONS = ["--epochs", "4", "--batch_size", "8", "--shift", "1", "--ema", "0.9",
 
 def train_in_child(arguments: list[str]) -> None:
     """What a forked child runs: the command, with a preset of the tests' own."""
-    from pfm.backbone import PRESETS
+    from pfm.backbones.backbone import PRESETS
 
     torch.set_num_threads(1)
     PRESETS["tiny"] = {**TINY, "hidden_dropout_prob": 0.1}

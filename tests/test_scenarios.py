@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from conftest import tiny_model, tiny_spec
 
-from pfm.checkpoint import snapshot
+from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError
-from pfm.images import ImagePreprocess
-from pfm_bench.scenarios import answer_arrivals, offline, poisson_arrivals, server, single_stream, time_to_forget
-from pfm_export.bundle import BANK, Bundle
-from pfm_export.form import GraphForm
-from pfm_export.graph import export_bundle
+from pfm.model.checkpoint import snapshot
+from pfm_bench.scenarios.serving import (
+    answer_arrivals,
+    offline,
+    poisson_arrivals,
+    server,
+    single_stream,
+    time_to_forget,
+)
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import BANK, Bundle
+from pfm_export.serving.form import GraphForm
 
 
 class FakeClock:

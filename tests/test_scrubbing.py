@@ -9,18 +9,18 @@ import torch
 from conftest import TINY, tiny_model, train_arguments, write_npz
 from test_erasing import trained_state
 
-from pfm import ledger
 from pfm.audit import groups, scrubbing
 from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
-from pfm.backbone import PRESETS
-from pfm.checkpoint import load_checkpoint
+from pfm.backbones.backbone import PRESETS
 from pfm.cli import pfm, run
-from pfm.data import DataConfig
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
-from pfm.images import ImageForm
-from pfm.loading import load_data
-from pfm.model import CLASS_ROWS
+from pfm.forgetting import ledger
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import CLASS_ROWS
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=0)
 CPU = torch.device("cpu")

@@ -16,13 +16,13 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_spec
 
-from pfm import ledger
-from pfm.checkpoint import snapshot
+from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, PfmError
-from pfm.images import ImagePreprocess
-from pfm_export.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
-from pfm_export.graph import export_bundle
-from pfm_export.session import PromptSession
+from pfm.forgetting import ledger
+from pfm.model.checkpoint import snapshot
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+from pfm_export.serving.session import PromptSession
 
 ROOT = Path(__file__).parent.parent
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))

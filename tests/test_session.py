@@ -10,13 +10,13 @@ import torch
 from conftest import tiny_model, tiny_spec
 from PIL import Image
 
-from pfm.checkpoint import snapshot
+from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
-from pfm.images import ImagePreprocess
-from pfm_export.bundle import MODEL, Bundle, write_manifest
-from pfm_export.graph import export_bundle
-from pfm_export.inputs import preprocess
-from pfm_export.session import ActiveSet, PromptSession
+from pfm.model.checkpoint import snapshot
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
+from pfm_export.serving.images import preprocess
+from pfm_export.serving.session import ActiveSet, PromptSession
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)

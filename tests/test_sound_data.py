@@ -15,11 +15,11 @@ from conftest import PITCHES, tone, train_arguments, train_on_sounds, write_npz,
 from PIL import Image
 from test_bad_input import Refuse, files
 
-from pfm.data import ClassificationData, DataConfig
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.sounds import SoundForm, clip_lengths
+from pfm.data.splits import ClassificationData, DataConfig
 from pfm.errors import ConfigError, DataError
-from pfm.images import ImageForm
-from pfm.loading import load_data
-from pfm.sounds import SoundForm, clip_lengths
 
 FORM = SoundForm(16_000, 16)
 NAMES = tuple(sorted(PITCHES))

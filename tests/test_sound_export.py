@@ -29,25 +29,25 @@ from torchaudio.compliance import kaldi
 from transformers import ASTConfig, ASTFeatureExtractor, AutoConfig, AutoFeatureExtractor
 from tritonclient.grpc import model_config_pb2
 
-from pfm.backbone import fingerprint
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.backbones.backbone import fingerprint
 from pfm.cli import pfm, run
-from pfm.draws import shared_set
+from pfm.data.sounds import SoundForm, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
 from pfm.errors import ClassNameError, ConfigError, DataError
-from pfm.lora import LoraSettings
-from pfm.sounds import SoundForm, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
-from pfm.views import Views
-from pfm_export import hearing
-from pfm_export.accuracy import TestSamples, measure_accuracy
-from pfm_export.bundle import MODEL, Bundle
-from pfm_export.form import HEAD, TOKENS, TRUNK, GraphForm
-from pfm_export.frontend import spectrum_kernel
-from pfm_export.graph import export_bundle
-from pfm_export.hearing import Features
-from pfm_export.parity import BATCH_SIZES, check_parity
-from pfm_export.runner import GraphRunner
-from pfm_export.session import PromptSession
-from pfm_export.triton import TritonConfig, write_repository
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.model.draws import shared_set
+from pfm.model.lora import LoraSettings
+from pfm.model.views import Views
+from pfm_export.graph.accuracy import TestSamples, measure_accuracy
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.parity import BATCH_SIZES, check_parity
+from pfm_export.graph.sound_frontend import spectrum_kernel
+from pfm_export.graph.triton import TritonConfig, write_repository
+from pfm_export.serving import sounds as hearing
+from pfm_export.serving.bundle import MODEL, Bundle
+from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.runner import GraphRunner
+from pfm_export.serving.session import PromptSession
+from pfm_export.serving.sounds import Features
 
 PREPROCESS = SoundPreprocess(max_length=32, mean=-6.0, std=3.0, num_mel_bins=16)
 FEATURES = Features.of(PREPROCESS.to_dict())
@@ -76,7 +76,7 @@ def make_checkpoint(name: str) -> Checkpoint:
     if lora is None:
         model = tiny_model(backbone=tiny_ast_backbone(), **VARIANTS[name])
         return snapshot(model, spec=spec, preprocess=PREPROCESS, lora=None)
-    from pfm.backbone import build_backbone
+    from pfm.backbones.backbone import build_backbone
 
     backbone = build_backbone(spec, seed=5)
     frozen = fingerprint(backbone)
@@ -240,7 +240,7 @@ def test_where_a_block_ends_does_not_show(rate: int, monkeypatch: pytest.MonkeyP
     path = write_wav(tmp_path / "clip.wav", tone(500, 1.7, rate=rate), rate)
     whole = list(hearing.windows([path], FEATURES, batch=100))
     for seconds in (0.5, 0.0101, 0.001):
-        monkeypatch.setattr("pfm.waves.BLOCK_SECONDS", seconds)
+        monkeypatch.setattr("pfm.data.waves.BLOCK_SECONDS", seconds)
         (batch,) = hearing.windows([path], FEATURES, batch=100)
         assert batch.frames.tolist() == whole[0].frames.tolist()
         for found, expected in zip(batch.samples, whole[0].samples, strict=True):

@@ -16,14 +16,14 @@ from test_bad_input import Refuse, files
 from test_launch import ROOT, launch
 from test_resume import same_bytes
 
-import pfm.trainer
-from pfm.backbone import AUDIO_DEFAULT, PRESETS
-from pfm.checkpoint import load_checkpoint
+import pfm.training.run
+from pfm.backbones.backbone import AUDIO_DEFAULT, PRESETS
 from pfm.cli import pfm as command
 from pfm.cli import run
-from pfm.data import DataConfig
-from pfm.loading import load_data
-from pfm.sounds import SoundForm, SoundPreprocess, measure_features
+from pfm.data.loading import load_data
+from pfm.data.sounds import SoundForm, SoundPreprocess, measure_features
+from pfm.data.splits import DataConfig
+from pfm.model.checkpoint import load_checkpoint
 
 NAMES = sorted(PITCHES)
 STEM = "tones_seed_42"
@@ -99,7 +99,7 @@ def test_stopped_inside_an_epoch_and_resumed_it_ends_with_the_same_bytes(
     monkeypatch.setitem(PRESETS, "tiny_ast", {**TINY_AST, "hidden_dropout_prob": 0.1})
     call(train_on_sounds(data, tmp_path / "whole", *VARIED))
     steps = 0
-    step = pfm.trainer.training_step
+    step = pfm.training.run.training_step
 
     def step_and_stop(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
@@ -110,7 +110,7 @@ def test_stopped_inside_an_epoch_and_resumed_it_ends_with_the_same_bytes(
 
     stopped = train_on_sounds(data, tmp_path / "stopped", *VARIED)
     with monkeypatch.context() as patch:
-        patch.setattr(pfm.trainer, "training_step", step_and_stop)
+        patch.setattr(pfm.training.run, "training_step", step_and_stop)
         assert run(command, stopped) == 128 + signal.SIGTERM
     assert steps == 5
     call([*stopped, "--resume", "auto"])

@@ -12,19 +12,11 @@ from conftest import tone, write_wav
 from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor
 
-from pfm.augment import AugmentConfig
+from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.inputs import preprocess_from_dict
+from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
+from pfm.data.sounds import SoundForm, SoundPreprocess, clip_lengths, log_mel, measure_features, resampled, stack_sounds
 from pfm.errors import ConfigError, DataError
-from pfm.inputs import preprocess_from_dict
-from pfm.sound_augment import SoundAugmentation, draw_sound_augmentation
-from pfm.sounds import (
-    SoundForm,
-    SoundPreprocess,
-    clip_lengths,
-    log_mel,
-    measure_features,
-    resampled,
-    stack_sounds,
-)
 
 FORM = SoundForm()
 SMALL = SoundForm(16_000, 16)

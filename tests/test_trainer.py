@@ -11,19 +11,20 @@ import torch
 from accelerate import Accelerator
 from conftest import tiny_model
 
-from pfm.augment import AugmentConfig
-from pfm.backbone import PRESETS, BackboneConfig
-from pfm.checkpoint import load_checkpoint
-from pfm.data import DataConfig
+from pfm.backbones.backbone import PRESETS, BackboneConfig
+from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
-from pfm.draws import branch_subsets, make_generator
 from pfm.errors import ConfigError, DeviceError, TrainingError
-from pfm.evaluation import EvalConfig
-from pfm.lora import LoraSettings
-from pfm.model import ModelConfig
-from pfm.objective import absent_loss, others_target, present_loss
-from pfm.step import epoch_order, share, training_step
-from pfm.trainer import RunConfig, TrainConfig, build_optimizer, learning_rate, train
+from pfm.evaluation.evaluator import EvalConfig
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import ModelConfig
+from pfm.model.draws import branch_subsets
+from pfm.model.lora import LoraSettings
+from pfm.seeds import make_generator
+from pfm.training.objective import absent_loss, others_target, present_loss
+from pfm.training.run import RunConfig, TrainConfig, build_optimizer, learning_rate, train
+from pfm.training.step import epoch_order, share, training_step
 
 CPU = torch.device("cpu")
 INPUTS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))

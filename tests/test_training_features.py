@@ -12,25 +12,26 @@ import pytest
 import torch
 from conftest import tiny_model, write_npz
 
-from pfm import interrupt, trainer
-from pfm.augment import AugmentConfig
-from pfm.backbone import BackboneConfig
-from pfm.checkpoint import load_checkpoint
-from pfm.data import DataConfig
+from pfm.backbones.backbone import BackboneConfig
+from pfm.data.feed import FeedConfig
+from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError, TrainingError
-from pfm.evaluation import EvalConfig, Evaluator, label_positions
-from pfm.feed import FeedConfig
-from pfm.images import ImageForm
-from pfm.interrupt import StopRequest
-from pfm.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
-from pfm.loading import load_data
-from pfm.lora import LoraSettings
-from pfm.model import ModelConfig
-from pfm.objective import ObjectiveConfig, class_weights, present_loss
-from pfm.optim import Average
-from pfm.step import balanced_order
-from pfm.trainer import RunConfig, TrainConfig, _check_sharded, train
+from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import ModelConfig
+from pfm.model.lora import LoraSettings
+from pfm.training import interrupt
+from pfm.training import run as trainer
+from pfm.training.interrupt import StopRequest
+from pfm.training.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
+from pfm.training.objective import ObjectiveConfig, class_weights, present_loss
+from pfm.training.optim import Average
+from pfm.training.run import RunConfig, TrainConfig, _check_sharded, train
+from pfm.training.step import balanced_order
 
 CPU = torch.device("cpu")
 STEM = "colours_seed_42"

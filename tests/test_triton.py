@@ -13,13 +13,13 @@ from test_forms import deep_prompt_checkpoint
 from test_graph import make_checkpoint
 from tritonclient.grpc import model_config_pb2
 
-from pfm.checkpoint import Checkpoint
 from pfm.cli import pfm, run
 from pfm.errors import StorageError
-from pfm_export.bundle import Bundle, per_request_feed
-from pfm_export.form import GraphForm
-from pfm_export.graph import export_bundle
-from pfm_export.triton import TritonConfig, write_repository
+from pfm.model.checkpoint import Checkpoint
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.triton import TritonConfig, write_repository
+from pfm_export.serving.bundle import Bundle, per_request_feed
+from pfm_export.serving.form import GraphForm
 
 schema: Any = model_config_pb2  # its names are made at run time
 TYPES: dict[int, int] = {
@@ -181,7 +181,7 @@ def test_requests_padded_to_one_length_get_their_own_answers(written: tuple[Path
 
 
 def test_the_commands_write_a_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pfm.checkpoint import save_checkpoint
+    from pfm.model.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "model.pt", make_checkpoint("prompt"))
     asked = ["export", "onnx", "--ckpt", str(tmp_path / "model.pt"), "--out", str(tmp_path / "b")]

@@ -10,7 +10,7 @@ import torch
 from conftest import write_npz
 
 from pfm.cli import pfm, run
-from pfm_export.session import PromptSession
+from pfm_export.serving.session import PromptSession
 
 CLASSES = "red,green,blue,grey"
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import tone, write_wav
 
-from pfm.waves import MP3_SLACK, UNREADABLE, check_rate, explain_sound, read_sound, stream_sound
+from pfm.data.waves import MP3_SLACK, UNREADABLE, check_rate, explain_sound, read_sound, stream_sound
 
 # by name: format and subtype of soundfile, and how far a sample may be off (a step of the quantisation)
 EXACT: dict[str, tuple[str, str, float]] = {

@@ -8,27 +8,27 @@ from typing import Any
 import click
 import torch
 
-from pfm.checkpoint import load_checkpoint
 from pfm.classes import split_names
-from pfm.command_options import CONTEXT_SETTINGS, with_options
-from pfm.commands import data_of_run
-from pfm.data import DataConfig
+from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.train import data_of_run
+from pfm.data.loading import load_data
+from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
-from pfm.loading import load_data
-from pfm.model import READOUTS
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import READOUTS
 from pfm.storage import make_folder, write_json, write_text
-from pfm_bench.compare import compare, describe_comparison, read_document
-from pfm_bench.evaluating import EvalBenchConfig, bench_evaluation
-from pfm_bench.forgetting import bench_forgetting, forgetting_table
-from pfm_bench.random_bundle import random_checkpoint, write_random_bundle
-from pfm_bench.report import draw_variants, variants_table
-from pfm_bench.serving import ServeBenchConfig, bench_bundle
-from pfm_bench.serving_report import draw, draw_prompts, scenario_table, table, target_lines
-from pfm_bench.targets import choose_kinds
-from pfm_bench.training import TrainBenchConfig, bench_training, describe_training
-from pfm_bench.workbench import set_up
-from pfm_export.bundle import Bundle
-from pfm_export.form import PRECISIONS
+from pfm_bench.reports.compare import compare, describe_comparison, read_document
+from pfm_bench.reports.serving import draw, draw_prompts, scenario_table, table, target_lines
+from pfm_bench.reports.variants import draw_variants, variants_table
+from pfm_bench.scenarios.evaluating import EvalBenchConfig, bench_evaluation
+from pfm_bench.scenarios.forgetting import bench_forgetting, forgetting_table
+from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
+from pfm_bench.scenarios.training import TrainBenchConfig, bench_training, describe_training
+from pfm_bench.targets.plans import choose_kinds
+from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
+from pfm_bench.targets.workbench import set_up
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.form import PRECISIONS
 
 DEFAULT = "serve"
 

@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pfm.classes import ClassList
-from pfm.command_options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS
 from pfm.errors import ConfigError, StorageError, TrainingError
 from pfm.storage import make_folder, write_json, write_text
 
 if TYPE_CHECKING:
-    from pfm.data import ClassificationData
+    from pfm.data.splits import ClassificationData
     from pfm_bench.story import ReadoutResult, Task
 
 READOUTS = ("cls", "prompt")
-_HEAVY = ["pfm_bench.story", "pfm_bench.serving", "transformers.models.vit.modeling_vit", "sklearn.datasets"]
+_HEAVY = [
+    "pfm_bench.story",
+    "pfm_bench.scenarios.latency_run",
+    "transformers.models.vit.modeling_vit",
+    "sklearn.datasets",
+]
 REPORT = "report.md"
 
 
@@ -49,9 +54,9 @@ def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, la
     click.echo(f"two readouts side by side, a process each; everything goes to {folder}/")
     results = _run_side_by_side(task, folder, seed)
 
-    from pfm_bench.report import host_facts
-    from pfm_bench.serving import ServeBenchConfig, bench_bundle
-    from pfm_bench.serving_report import table
+    from pfm_bench.reports.serving import table
+    from pfm_bench.reports.variants import host_facts
+    from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
 
     click.echo("▸ latency: torch beside ONNX Runtime, interleaved")
     before = time.monotonic()
@@ -84,7 +89,7 @@ def _choose_task(data_type: str, dataset: str, label_from: str, label: str, forg
         ConfigError: sounds are asked for, and none are given.
         ClassNameError: no class of that name.
     """
-    from pfm.data import DataConfig
+    from pfm.data.splits import DataConfig
     from pfm_bench.story import DIGITS, sound_task
 
     config = DataConfig(dataset=dataset or "digits", data_type=data_type, label_from=label_from, label=label)
@@ -101,8 +106,8 @@ def _choose_task(data_type: str, dataset: str, label_from: str, label: str, forg
 
 
 def _load(task: "Task") -> "ClassificationData":
-    from pfm.backbone import BackboneConfig, describe_backbone
-    from pfm.loading import load_data
+    from pfm.backbones.backbone import BackboneConfig, describe_backbone
+    from pfm.data.loading import load_data
 
     return load_data(task.data, describe_backbone(BackboneConfig(model_name=task.model_name)).form)
 
@@ -159,8 +164,8 @@ def _tell(task: "Task", readout: str, folder: Path, seed: int) -> "ReadoutResult
 
 
 def _draw_pictures(folder: Path, task: "Task", results: "dict[str, ReadoutResult]", latency: dict[str, Any]) -> None:
-    from pfm.pictures import draw_forgetting
-    from pfm_bench.serving_report import draw
+    from pfm.evaluation.pictures import draw_forgetting
+    from pfm_bench.reports.serving import draw
 
     data = _load(task)
     draw_forgetting(
@@ -175,7 +180,7 @@ def _draw_pictures(folder: Path, task: "Task", results: "dict[str, ReadoutResult
 
 def _draw_answers(path: Path, task: "Task", data: "ClassificationData", results: "dict[str, ReadoutResult]") -> None:
     """Test inputs of the erased class and of others, with the served answers before and after."""
-    from pfm.pictures import new_figure, save_figure
+    from pfm.evaluation.pictures import new_figure, save_figure
 
     is_forgotten = data.test.labels == data.classes.position(task.forgotten)
     others = (~is_forgotten).nonzero()[:, 0]

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from pfm_bench.stats import paired_ratio, paired_speed, percentiles
+from pfm_bench.reports.stats import paired_ratio, paired_speed, percentiles
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -15,24 +15,24 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pfm import forgetting
-from pfm.augment import AugmentConfig
-from pfm.backbone import BackboneConfig, describe_backbone
-from pfm.checkpoint import Checkpoint, load_checkpoint
-from pfm.commands import describe_evaluation, write_evaluation
-from pfm.data import ClassificationData, DataConfig
+from pfm.backbones.backbone import BackboneConfig, describe_backbone
+from pfm.commands.train import describe_evaluation, write_evaluation
+from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.inputs import preprocess_from_dict
+from pfm.data.loading import load_data
+from pfm.data.sounds import SoundPreprocess
+from pfm.data.splits import ClassificationData, DataConfig
 from pfm.device import DeviceConfig
-from pfm.evaluation import EvalConfig, Evaluation, forget_sizes, label_positions
-from pfm.inputs import preprocess_from_dict
-from pfm.launch import start_accelerator
-from pfm.loading import load_data
-from pfm.lora import LoraSettings
-from pfm.model import ModelConfig
-from pfm.sounds import SoundPreprocess
+from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
+from pfm.forgetting import erase as forgetting
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.classifier import ModelConfig
+from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder
-from pfm.trainer import RunConfig, TrainConfig, make_evaluator, train
-from pfm_export.graph import export_bundle
-from pfm_export.session import Prediction, PromptSession
+from pfm.training.launch import start_accelerator
+from pfm.training.run import RunConfig, TrainConfig, make_evaluator, train
+from pfm_export.graph.export import export_bundle
+from pfm_export.serving.session import Prediction, PromptSession
 
 MAX_SUBSETS = 25
 MODELS = {

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfm import ledger
 from pfm.classes import check_removal
 from pfm.errors import CheckpointError, ClassNameError, StorageError
-from pfm.ledger import LEDGER, LOCK
+from pfm.forgetting import ledger
+from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.storage import locked
-from pfm_export.bundle import FORMAT, MANIFEST, Bundle
+from pfm_export.serving.bundle import FORMAT, MANIFEST, Bundle
 
 # what may hold tensors and is none of ours
 _FOREIGN = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".onnx", ".npz", ".npy", ".pkl", ".data"}
@@ -78,7 +78,7 @@ def find_artifacts(paths: Iterable[Path]) -> Found:
 
 
 def _look_into(folder: Path, given: Path, found: Found) -> None:
-    from pfm.checkpoint import load_checkpoint
+    from pfm.model.checkpoint import load_checkpoint
 
     before = len(found.checkpoints) + len(found.bundles)
     found.folders.append(folder)
@@ -153,8 +153,8 @@ def _erase_checkpoints(
     reason: str,
     requested_by: str,
 ) -> list[Outcome]:
-    from pfm import forgetting
-    from pfm.checkpoint import load_checkpoint
+    from pfm.forgetting import erase as forgetting
+    from pfm.model.checkpoint import load_checkpoint
 
     for folder in groups:
         forgetting.finish(folder)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.data import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split
 from pfm.options import option
 
 

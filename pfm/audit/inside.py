@@ -9,11 +9,11 @@ import torch
 from pfm.audit import figures, probe, resurrection
 from pfm.audit.groups import AuditConfig, Groups
 from pfm.audit.rivals import renumber
-from pfm.checkpoint import Checkpoint
-from pfm.data import ClassificationData
-from pfm.draws import make_generator
-from pfm.inputs import Preprocess
-from pfm.model import PromptedClassifier
+from pfm.data.inputs import Preprocess
+from pfm.data.splits import ClassificationData
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.classifier import PromptedClassifier
+from pfm.seeds import make_generator
 
 
 def resurrection_gaps(

@@ -12,9 +12,9 @@ from pfm.audit import figures, lira, rmia, thresholds
 from pfm.audit.groups import Groups
 from pfm.audit.rivals import Rival
 from pfm.audit.subject import as_subject
-from pfm.data import ClassificationData
-from pfm.draws import make_generator
-from pfm.forgetting import erase
+from pfm.data.splits import ClassificationData
+from pfm.forgetting.erase import erase
+from pfm.seeds import make_generator
 
 CURVE_POINTS = 200
 

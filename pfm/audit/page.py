@@ -4,7 +4,7 @@ import base64
 import html
 from typing import Any
 
-from pfm.pictures import Curve, draw_bars, draw_curves
+from pfm.evaluation.pictures import Curve, draw_bars, draw_curves
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}

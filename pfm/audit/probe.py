@@ -6,7 +6,7 @@ Letters: N samples, T tokens, D hidden size, L layers.
 import torch
 
 from pfm.audit import closed_form
-from pfm.model import PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
 
 PENALTY = 1e-3
 

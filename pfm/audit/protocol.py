@@ -21,12 +21,12 @@ from pfm.audit.removal import exposure, removal_cost, still_stored
 from pfm.audit.rivals import Rivals, by_position, closed_form_subject, untrained
 from pfm.audit.subject import Subject, as_subject
 from pfm.audit.verdict import summarise
-from pfm.checkpoint import Checkpoint
 from pfm.classes import check_removal
-from pfm.data import ClassificationData
-from pfm.draws import make_generator
+from pfm.data.splits import ClassificationData
 from pfm.errors import ClassNameError
-from pfm.forgetting import erase
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint
+from pfm.seeds import make_generator
 
 
 def audit(

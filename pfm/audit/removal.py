@@ -9,9 +9,9 @@ import torch
 from pfm.audit.groups import Groups
 from pfm.audit.rivals import Rival
 from pfm.audit.subject import as_subject
-from pfm.checkpoint import Checkpoint
-from pfm.forgetting import erase
-from pfm.model import CLASS_ROWS, PromptedClassifier
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.classifier import CLASS_ROWS, PromptedClassifier
 
 
 def still_stored(

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from pfm.audit import figures
-from pfm.draws import make_generator
-from pfm.model import PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
+from pfm.seeds import make_generator
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,24 @@ from typing import Any
 
 import torch
 
-from pfm.abstention import hold_out
 from pfm.audit import closed_form
 from pfm.audit.subject import Subject
-from pfm.backbone import build_backbone
-from pfm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.backbones.backbone import build_backbone
 from pfm.classes import ClassList
-from pfm.data import ClassificationData, Split
-from pfm.draws import branch_subsets, make_generator
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError
-from pfm.evaluation import label_positions
-from pfm.forgetting import erase
-from pfm.ledger import canonical
-from pfm.model import PromptedClassifier
-from pfm.objective import absent_loss, others_target, present_loss
-from pfm.step import epoch_order
+from pfm.evaluation.evaluator import label_positions
+from pfm.forgetting.erase import erase
+from pfm.forgetting.ledger import canonical
+from pfm.model.abstention import hold_out
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.draws import branch_subsets
+from pfm.seeds import make_generator
 from pfm.storage import sha256_bytes, write_json
-from pfm.trainer import RunConfig, train
+from pfm.training.objective import absent_loss, others_target, present_loss
+from pfm.training.run import RunConfig, train
+from pfm.training.step import epoch_order
 
 PENALTY = 1e-4
 MOST_FEATURES = 1024

@@ -19,13 +19,13 @@ from pfm.audit import resurrection
 from pfm.audit.groups import AuditConfig, Groups
 from pfm.audit.rivals import Rivals, by_position, tune, untrained, without_classes
 from pfm.audit.subject import as_subject
-from pfm.checkpoint import Checkpoint
 from pfm.classes import check_removal
-from pfm.data import ClassificationData
-from pfm.draws import make_generator
+from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError
-from pfm.forgetting import erase
-from pfm.model import CLASS_ROWS, PromptedClassifier
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.classifier import CLASS_ROWS, PromptedClassifier
+from pfm.seeds import make_generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.data import Split
-from pfm.draws import shared_set
-from pfm.inputs import Preprocess
-from pfm.model import PromptedClassifier
-from pfm.views import Views
+from pfm.data.inputs import Preprocess
+from pfm.data.splits import Split
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.draws import shared_set
+from pfm.model.views import Views
 
 
 @dataclass(frozen=True)

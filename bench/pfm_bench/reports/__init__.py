@@ -1,0 +1,1 @@
+"""Measurements as JSON, tables and pictures, and two of them compared."""

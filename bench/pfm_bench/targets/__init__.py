@@ -1,0 +1,1 @@
+"""What can be timed, and what it is made of."""

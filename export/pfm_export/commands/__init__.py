@@ -1,0 +1,1 @@
+"""The commands that know bundles: options in, one call, text out."""

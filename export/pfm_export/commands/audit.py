@@ -1,0 +1,129 @@
+"""Options in, one call, text out: `pfm audit`. It stands here since it asks bundles as well as checkpoints."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pfm.audit.groups import FULL, QUICK, AuditConfig
+from pfm.audit.page import render
+from pfm.audit.protocol import audit
+from pfm.audit.subject import Subject
+from pfm.audit.verdict import LEVELS, PASS
+from pfm.classes import split_names
+from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.train import data_of_run, was_given
+from pfm.data.inputs import Preprocess
+from pfm.data.loading import load_data
+from pfm.data.splits import DataConfig
+from pfm.device import DeviceConfig, resolve_device
+from pfm.errors import AuditError, BundleError, ClassNameError
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.views import averaged
+from pfm.storage import make_folder, write_json, write_text
+
+SMALL = 1_000_000  # parameters
+
+
+@click.command("audit", context_settings=CONTEXT_SETTINGS)
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
+@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
+@click.option(
+    "--forgotten",
+    type=click.Path(path_type=Path),
+    help="Checkpoint to be judged.  [default: what pfm forget makes of --ckpt]",
+)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Exported graph to ask too, its answers only.")
+@click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
+@click.option("--epsilon", default=QUICK.epsilon, type=click.FloatRange(min=0), help="Tolerance of the gaps.")
+@click.option("--out", default="pfm-audit", type=click.Path(path_type=Path), help="Folder for the report.")
+@click.option("--require", type=click.Choice(LEVELS), help="Leave with code 1 unless this level passes.")
+@with_options(data=DataConfig, device=DeviceConfig)
+def audit_command(
+    ckpt: Path,
+    classes: str,
+    forgotten: Path | None,
+    bundle: Path | None,
+    is_quick: bool,
+    epsilon: float,
+    out: Path,
+    require: str | None,
+    data: DataConfig,
+    device: DeviceConfig,
+) -> None:
+    """Attack a model that forgot classes, beside one that never saw them, and judge.
+
+    Writes audit.json and audit.html; trains what it compares with and keeps that under --out/models.
+    Those models hold the classes too: delete the folder, or name it to pfm forget.
+    """
+    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
+    checkpoint = load_checkpoint(ckpt)
+    keys = split_names(classes)
+    present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
+    if gone or not present:
+        raise ClassNameError(
+            f"{gone[0][1]} was erased from {ckpt}: give the checkpoint from before as --ckpt, this one as --forgotten"
+        )
+    if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
+        torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
+    judged = load_checkpoint(forgotten) if forgotten else None
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
+    make_folder(out)
+    config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=epsilon)
+    served = {"bundle": _served(bundle, checkpoint.classes.ids, checkpoint.preprocess)} if bundle else {}
+    result = audit(
+        checkpoint, loaded, keys, config, out / "models", where, judged=judged, served=served, say=click.echo
+    )
+    result = {"ckpt": ckpt.name, "data": loaded.name, "kind": "quick" if is_quick else "full", **result}
+    write_json(out / "audit.json", result)
+    write_text(out / "audit.html", render(result))
+    click.echo(describe(result))
+    click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
+    if require and result["verdict"]["levels"][require] != PASS:
+        raise AuditError(f"level {require} was required; the verdict is {result['verdict']['levels'][require]}")
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Utility and verdict as a table for people."""
+    lines = ["model         forget %  retain %  H/ln C"]
+    for name, row in result["utility"].items():
+        forget, retain = 100 * row["forget_accuracy"], 100 * row["retain_test_accuracy"]
+        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {result['shape'][name]['entropy']:6.3f}")
+    for entry in result["verdict"]["measures"]:
+        lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
+    levels = ", ".join(f"{level} {verdict}" for level, verdict in result["verdict"]["levels"].items())
+    return "\n".join([*lines, f"by level: {levels}", f"overall: {result['verdict']['overall']}"])
+
+
+def _served(folder: Path, ids: tuple[int, ...], preprocess: Preprocess) -> Subject:
+    """A bundle as a black box: inputs as stored go in, one score a class comes out.
+
+    Raises:
+        BundleError: its graph takes samples of sound, which the data no longer has.
+    """
+    from pfm_export.serving.session import PromptSession
+
+    session = PromptSession(folder, device="cpu")
+    numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
+    columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
+    if session.manifest["form"].get("with_frontend"):
+        raise BundleError(f"{folder} takes samples, and an audit asks about features; export without --with_frontend")
+    takes_images = session.manifest["input"]["dtype"] == "uint8"
+
+    def score(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.scores(inputs.numpy())).double()
+
+    def answer(stored: torch.Tensor) -> torch.Tensor:
+        if takes_images:
+            scores = score(stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous())
+        else:
+            scores = averaged(preprocess.windows(stored), score)
+        result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
+        result[:, columns] = scores
+        if session.manifest["wrong_target"] == "none":
+            result[:, -1] = 0.0
+        return result
+
+    return Subject("bundle", answer)

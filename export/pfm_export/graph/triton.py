@@ -1,0 +1,241 @@
+"""A bundle as a Triton model repository: its graphs, and a `config.pbtxt` for each of them.
+
+    DIR/NAME/config.pbtxt, DIR/NAME/1/model.onnx      one graph
+    DIR/NAME_trunk/…, DIR/NAME_head/…, DIR/NAME/…      trunk and head, and an ensemble that runs one after the other
+
+Nothing of a class is written: prompts, and classifier rows where the readout has some, are inputs, so that an erasure
+has nothing to do here. Whoever asks Triton sends them, out of `bank.safetensors`.
+
+Triton batches requests of one shape, and takes `max_batch_size` above 0 to say that *every* input and output has the
+batch in front. So that is only said of graphs where it is true: those whose prompts come per request, unless classifier
+rows come with them, and every trunk. All others take whole batches as one request made them (`max_batch_size: 0`).
+
+Names, types and dimensions are those that ONNX Runtime reads in the graph itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfm.errors import StorageError
+from pfm.options import option
+from pfm.storage import make_folder, write_bytes, write_text
+from pfm_export.serving.bundle import MODEL, Bundle
+from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.runtime import load_graph
+
+CONFIG, VERSION = "config.pbtxt", "1"
+BATCH = "batch"  # what our graphs call the axis that Triton may batch over
+TYPES = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(uint8)": "TYPE_UINT8",
+}
+WARM_UP_PROMPTS = 8  # any number does
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonConfig:
+    """How Triton shall run the graphs."""
+
+    max_batch_size: int = option(32, "The most rows that Triton puts into one pass, where it may batch.", minimum=1)
+    queue_delay_us: int = option(500, "How long a request may wait for others, in microseconds.", minimum=0)
+    instances: int = option(1, "Copies of each graph that run side by side, on each GPU or on the CPU.", minimum=1)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A name of the schema, which stands without quotes."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _End:
+    """An input or output as the graph has it; an axis without a fixed size is a name."""
+
+    name: str
+    data_type: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A graph's inputs and outputs, and what Triton shall make of them."""
+
+    inputs: tuple[_End, ...]
+    outputs: tuple[_End, ...]
+
+    @property
+    def can_batch(self) -> bool:
+        return all(end.shape[:1] == (BATCH,) for end in (*self.inputs, *self.outputs))
+
+
+def model_folders(folder: Path, name: str, form: GraphForm, *, overwrite: bool = False) -> dict[str, Path]:
+    """Where each graph of a form goes, by its file in the bundle; the ensemble of a split form under "".
+
+    Args:
+        name: of the model in Triton.
+        overwrite: models that are there already may be replaced.
+
+    Raises:
+        StorageError: one of the folders is in use.
+    """
+    names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if form.split else {MODEL: name}
+    folders = {file: folder / model for file, model in names.items()}
+    for path in folders.values():
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            continue
+        if not overwrite:
+            raise StorageError(f"{path} exists and is not empty; choose another folder, or give --overwrite")
+        if not (path / CONFIG).is_file():
+            raise StorageError(f"{path} is no model of Triton's, so --overwrite leaves it alone; choose another folder")
+    return folders
+
+
+def write_repository(
+    bundle: Bundle, folder: Path, config: TritonConfig | None = None, *, name: str = "", overwrite: bool = False
+) -> list[Path]:
+    """Write a bundle's graphs and their configurations below `folder`, which may hold other models.
+
+    Args:
+        name: of the model in Triton.  [default: the bundle folder's]
+        overwrite: replace a model of that name.
+
+    Returns:
+        The configurations written.
+
+    Raises:
+        BundleError: a graph is damaged.
+        StorageError: a model of that name is there already, or a file cannot be written.
+    """
+    config, name = config or TritonConfig(), name or bundle.folder.resolve().name
+    folders = model_folders(folder, name, GraphForm.of(bundle), overwrite=overwrite)
+    graphs = {file: _read_graph(bundle, file) for file in folders if file}
+    for file, graph in graphs.items():
+        write_bytes(folders[file] / VERSION / MODEL, bundle.model_bytes(file))
+        write_text(folders[file] / CONFIG, _text(_of_graph(folders[file].name, graph, bundle, config)))
+    if "" in folders:
+        make_folder(folders[""] / VERSION)  # empty as it is, Triton wants it
+        steps = {folders[file].name: graph for file, graph in graphs.items()}
+        write_text(folders[""] / CONFIG, _text(_of_ensemble(name, steps, config)))
+    return [path / CONFIG for path in folders.values()]
+
+
+def _read_graph(bundle: Bundle, file: str) -> _Graph:
+    session = load_graph(bundle, device="cpu", threads=1, name=file)
+
+    def ends(nodes: Iterable[Any]) -> tuple[_End, ...]:
+        return tuple(_End(node.name, TYPES[node.type], tuple(node.shape)) for node in nodes)
+
+    return _Graph(ends(session.get_inputs()), ends(session.get_outputs()))
+
+
+def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> dict[str, Any]:
+    is_int8 = GraphForm.of(bundle).precision == "int8"
+    settings: dict[str, Any] = {
+        "name": name,
+        "backend": "onnxruntime",
+        "default_model_filename": MODEL,
+        "max_batch_size": config.max_batch_size if graph.can_batch else 0,
+        "input": [_end(end, graph.can_batch) for end in graph.inputs],
+        "output": [_end(end, graph.can_batch) for end in graph.outputs],
+        # int8 is for CPUs; the others run on the GPUs that are there
+        "instance_group": [{"count": config.instances, "kind": _Word("KIND_CPU" if is_int8 else "KIND_AUTO")}],
+    }
+    if graph.can_batch:
+        settings["dynamic_batching"] = {"max_queue_delay_microseconds": config.queue_delay_us}
+    sizes = [1, config.max_batch_size] if graph.can_batch else [1]
+    settings["model_warmup"] = [
+        {
+            "name": f"batch_{size}",
+            "batch_size": size,
+            "inputs": [
+                {"key": end.name, "value": _warm_up(end, bundle, has_batch=not graph.can_batch)} for end in graph.inputs
+            ],
+        }
+        for size in dict.fromkeys(sizes)
+    ]
+    return settings
+
+
+def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -> dict[str, Any]:
+    """The trunk's tokens go to the head inside Triton; requests with different active sets share the trunk's batch."""
+    trunk, head = steps.values()
+    can_batch = trunk.can_batch and head.can_batch
+    inputs = [*trunk.inputs, *(end for end in head.inputs if end.name != TOKENS)]
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": config.max_batch_size if can_batch else 0,
+        # a reshape is the head's own affair
+        "input": [_without_reshape(_end(end, can_batch)) for end in inputs],
+        "output": [_end(end, can_batch) for end in head.outputs],
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": step,
+                    "model_version": -1,
+                    "input_map": [{"key": end.name, "value": end.name} for end in graph.inputs],
+                    "output_map": [{"key": end.name, "value": end.name} for end in graph.outputs],
+                }
+                for step, graph in steps.items()
+            ]
+        },
+    }
+
+
+def _end(end: _End, can_batch: bool) -> dict[str, Any]:
+    """With `can_batch` Triton puts the batch in front itself."""
+    dims = [-1 if isinstance(size, str) else size for size in end.shape[1 if can_batch else 0 :]]
+    entry = {"name": end.name, "data_type": _Word(end.data_type), "dims": dims}
+    # Triton knows no input without dimensions: a number per row is asked for as [1]
+    return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
+
+
+def _without_reshape(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "reshape"}
+
+
+def _warm_up(end: _End, bundle: Bundle, *, has_batch: bool) -> dict[str, Any]:
+    """Zeros, also for how many of the prompts each row has."""
+    settings = bundle.preprocess
+    side = settings.get("size", 1)
+    prompts = WARM_UP_PROMPTS * bundle.manifest["prompt_tokens"]
+    known = {BATCH: 1, "height": side, "width": side, "samples": settings.get("sampling_rate", 1)}
+    shape = [known.get(size, prompts) if isinstance(size, str) else size for size in end.shape]
+    dims = shape if has_batch else shape[1:] or [1]
+    return {"data_type": _Word(end.data_type), "dims": dims, "zero_data": True}
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    """Protobuf's text format."""
+    return "\n".join(_lines(settings)) + "\n"
+
+
+def _lines(settings: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key} {{", *_lines(value, indent + "  "), f"{indent}}}"]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for entry in value:
+                lines += [f"{indent}{key} {{", *_lines(entry, indent + "  "), f"{indent}}}"]
+        else:
+            lines.append(f"{indent}{key}: {_scalar(value)}")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(entry) for entry in value)}]"
+    if isinstance(value, _Word):
+        return value.text
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return str(value)

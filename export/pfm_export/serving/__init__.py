@@ -1,0 +1,1 @@
+"""A bundle in service: ONNX Runtime, numpy and safetensors; no torch."""

@@ -1,0 +1,86 @@
+"""Images as a graph takes them; numpy, and Pillow where one is no array or has to be resized.
+
+Letters: B batch, H and W pixels of an image, S pixels of the model's side.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pfm.errors import DataError
+
+
+def preprocess(images: Sequence[Any], settings: dict[str, Any]) -> np.ndarray:
+    """Images -> (B, 3, S, S) float32: resized without cropping, normalised, as in training.
+
+    Args:
+        images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3).
+        settings: the manifest's `preprocess`.
+
+    Raises:
+        DataError: an image that cannot be read, or none at all.
+    """
+    size, resample = settings["size"], settings["resample"]
+    mean = np.asarray(settings["mean"], np.float32).reshape(3, 1, 1) * 255
+    std = np.asarray(settings["std"], np.float32).reshape(3, 1, 1) * 255
+    return np.stack([(_resized(array, size, resample) - mean) / std for array in _arrays(images)])
+
+
+def by_shape(images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+    """Images as they are, those of one size together: for each size the places and (B, H, W, 3) uint8.
+
+    Raises:
+        DataError: an image that cannot be read, or none at all.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    arrays = [array if array.ndim == 3 else array[:, :, None] for array in _arrays(images)]
+    colours = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
+    for place, array in enumerate(colours):
+        places.setdefault(array.shape, []).append(place)
+    return [(group, np.stack([colours[place] for place in group])) for group in places.values()]
+
+
+def _arrays(images: Sequence[Any]) -> list[np.ndarray]:
+    """Each image as uint8, (H, W) or (H, W, 1) or (H, W, 3)."""
+    if len(images) == 0:
+        raise DataError("no image was given")
+    return [_array(image) for image in images]
+
+
+def _array(image: Any) -> np.ndarray:
+    array = image if isinstance(image, np.ndarray) else _decoded(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
+    if 0 in array.shape:
+        raise DataError(f"an image must have pixels, got {array.shape}")
+    return array
+
+
+def _decoded(image: Any) -> np.ndarray:
+    """Of a file name or a PIL image; of anything else, what numpy makes of it."""
+    from PIL import Image
+
+    from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
+
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+        try:
+            return decode(Image.open(image))
+        except UNREADABLE as error:
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
+
+
+def _resized(array: np.ndarray, size: int, resample: str) -> np.ndarray:
+    """(3, S, S) float32 in 0..255."""
+    planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+    if planes.shape[1:] != (size, size):
+        from PIL import Image
+
+        method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[resample]
+        # mode F: the same antialiased resize as in training, without rounding between the two passes
+        resized = [np.asarray(Image.fromarray(p.astype(np.float32)).resize((size, size), method)) for p in planes]
+        planes = np.stack(resized)
+    return np.repeat(planes, 3, axis=0).astype(np.float32) if len(planes) == 1 else planes.astype(np.float32)

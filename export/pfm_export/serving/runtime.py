@@ -1,0 +1,201 @@
+"""ONNX Runtime: which execution provider runs a graph, and calls with tensors that stay on its device."""
+
+import ctypes.util
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
+
+from pfm.errors import BundleError, DataError, DeviceError
+from pfm_export.serving.bundle import MODEL, Bundle
+
+TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+MOST_CAPTURED = 16  # shapes that a CUDA graph is kept for; the others run without one
+REFUSALS = ("INVALID_ARGUMENT", "Unexpected input", "invalid dimensions", "Invalid rank")  # of a binding, about inputs
+NOT_CAPTURED = "-1"  # of ONNX Runtime: do not capture this run
+
+Tensor = np.ndarray | onnxruntime.OrtValue
+
+
+def load_graph(
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    spin: bool = True,
+    name: str = MODEL,
+    cuda_graphs: bool = False,
+) -> onnxruntime.InferenceSession:
+    """One of the bundle's graphs in ONNX Runtime.
+
+    Args:
+        device: "auto" is CUDA where there is a GPU and ONNX Runtime can use it, else the CPU. TensorRT
+            builds an engine for minutes before the first answer, so it runs only where it is asked for.
+        threads: of one pass on the CPU; 0 leaves the choice to ONNX Runtime.
+        spin: let idle threads wait busily for the next call, ONNX Runtime's default.
+        name: which of the bundle's graphs.
+        cuda_graphs: record the kernels of a shape once and replay them; with device "cuda".
+
+    Raises:
+        DeviceError: the device asked for is not there, or the graph does not run on it.
+        BundleError: ONNX Runtime refuses the graph.
+    """
+    providers = choose_providers(device)
+    if cuda_graphs and providers[0] != CUDA:
+        raise DeviceError("CUDA graphs need --device cuda")
+    if providers[0] != CPU and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings: dict[str, dict[str, str]] = {
+        TENSORRT: {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())},
+        CUDA: {"enable_cuda_graph": "1"} if cuda_graphs else {},
+        CPU: {},
+    }
+    if bundle.manifest.get("form", {}).get("precision") == "fp16":
+        settings[TENSORRT]["trt_fp16_enable"] = "1"
+    content = bundle.model_bytes(name)
+    try:
+        session = onnxruntime.InferenceSession(
+            content, options, providers=[(provider, settings[provider]) for provider in providers]
+        )
+    except Exception as error:  # onnxruntime has a class of its own for each of its status codes
+        raise BundleError(f"ONNX Runtime refuses the graph: {' '.join(str(error).split())[:200]}") from error
+    running = session.get_providers()[0]
+    if device in ("cuda", "tensorrt") and running != providers[0]:
+        raise DeviceError(
+            f"the graph does not run on {device} here, but on {running}: driver, CUDA 13, cuDNN 9 or TensorRT is "
+            "missing; use --device cpu"
+        )
+    return session
+
+
+def choose_providers(device: str) -> list[str]:
+    """Execution providers in the order in which ONNX Runtime shall try them.
+
+    Raises:
+        DeviceError: an unknown device, or one that this build of ONNX Runtime does not have.
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
+    there = onnxruntime.get_available_providers()
+    if device == "cpu":
+        return [CPU]
+    if device == "auto":
+        return [CUDA, CPU] if CUDA in there and _has_nvidia_gpu() else [CPU]
+    wanted = {"cuda": [CUDA, CPU], "tensorrt": [TENSORRT, CUDA, CPU]}[device]
+    if wanted[0] not in there:
+        raise DeviceError(f"this onnxruntime has no {wanted[0]}; install onnxruntime-gpu, or use --device cpu")
+    return wanted
+
+
+@dataclass
+class _Captured:
+    """The buffers of one shape, whose addresses a recorded CUDA graph holds."""
+
+    number: str
+    inputs: dict[str, onnxruntime.OrtValue] = field(default_factory=dict)
+    output: onnxruntime.OrtValue | None = None
+
+
+class Graph:
+    """A loaded graph with one output; takes arrays, or tensors that already lie on its device.
+
+    Args:
+        keeps_output: leave the output on the device, for the graph behind this one.
+        captures: the graph was loaded with CUDA graphs.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, *, keeps_output: bool = False, captures: bool = False
+    ) -> None:
+        self.session = session
+        self.provider = session.get_providers()[0]
+        self.device = "cpu" if self.provider == CPU else "cuda"
+        self.inputs = [node.name for node in session.get_inputs()]
+        self.outputs = [node.name for node in session.get_outputs()]
+        self._output_device = self.device if keeps_output else "cpu"
+        self._captures = captures
+        self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
+        self._lock = threading.Lock()  # of the captured buffers
+
+    def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        """The array on the graph's device."""
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
+
+    def run(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
+        """The output, on the CPU or where `keeps_output` says.
+
+        Raises:
+            DataError: an input of another shape or type.
+        """
+        try:
+            return self._replay(feed) if self._captures else self._run(feed)
+        except (InvalidArgument, ValueError) as error:
+            raise DataError(f"the input does not fit the graph: {' '.join(str(error).split())[:200]}") from error
+        except RuntimeError as error:  # a binding says so of a wrong type or rank
+            if any(text in str(error) for text in REFUSALS):
+                raise DataError(f"the input does not fit the graph: {' '.join(str(error).split())[:200]}") from error
+            raise
+
+    def _run(self, feed: Mapping[str, Tensor], options: onnxruntime.RunOptions | None = None) -> onnxruntime.OrtValue:
+        binding = self.session.io_binding()
+        for name, value in feed.items():
+            binding.bind_ortvalue_input(name, self.put(value) if isinstance(value, np.ndarray) else value)
+        binding.bind_output(self.outputs[0], self._output_device)
+        self.session.run_with_iobinding(binding, options)
+        return binding.get_outputs()[0]
+
+    def _replay(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
+        """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them."""
+        arrays = {name: _array(value) for name, value in feed.items()}
+        key = tuple(arrays[name].shape for name in self.inputs)
+        options = onnxruntime.RunOptions()
+        with self._lock:
+            kept = self._captured.get(key)
+            if kept is None and len(self._captured) >= MOST_CAPTURED:
+                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+                return self._run(arrays, options)
+            if kept is None:
+                kept = self._captured[key] = _Captured(str(len(self._captured) + 1))
+                kept.inputs = {name: self.put(array) for name, array in arrays.items()}
+                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+                first = self._run(kept.inputs, options).numpy()  # whose shape the output has
+                kept.output = self.put(first)
+                options = onnxruntime.RunOptions()
+            else:
+                for name, array in arrays.items():
+                    kept.inputs[name].update_inplace(np.ascontiguousarray(array))
+            options.add_run_config_entry("gpu_graph_id", kept.number)
+            binding = self.session.io_binding()
+            for name, value in kept.inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            assert kept.output is not None
+            binding.bind_ortvalue_output(self.outputs[0], kept.output)
+            self.session.run_with_iobinding(binding, options)
+            # copied out before the next run of this shape writes over it
+            return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+def _engine_cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "pfm" / "tensorrt"
+
+
+def _has_nvidia_gpu() -> bool:
+    if os.name == "nt":
+        return ctypes.util.find_library("nvcuda") is not None
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))

@@ -1,0 +1,344 @@
+"""A bundle in service: ONNX Runtime, numpy and safetensors, no torch.
+
+Letters: B batch, K active classes, H and W pixels of an image, S pixels of the model's side.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfm.classes import ClassList
+from pfm.errors import BundleError, ClassNameError, DataError
+from pfm_export.serving.bundle import Bundle, open_whole, stamp
+from pfm_export.serving.images import by_shape, preprocess
+from pfm_export.serving.runner import GraphRunner
+from pfm_export.serving.sounds import Features, model_input, padded, windows
+
+UNKNOWN = "unknown"
+WINDOWS_AT_ONCE = 16  # of sounds, in one pass
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Which classes one request may be answered with.
+
+    Attributes:
+        active: names or numbers of the classes to choose from; default all that the profile leaves.
+        without: classes to leave out of them.
+        profile: whose suspended classes are left out; default the profile "default", if there is one.
+    """
+
+    active: tuple[str | int, ...] | None = None
+    without: tuple[str | int, ...] = ()
+    profile: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        active: Iterable[str | int] | None = None,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> "ActiveSet":
+        return cls(None if active is None else tuple(active), tuple(without), profile)
+
+    def positions(self, bundle: Bundle) -> tuple[int, ...]:
+        """Positions in the bundle, ascending.
+
+        Raises:
+            ClassNameError: an unknown, erased or suspended class was named, or none is left.
+        """
+        classes, suspended = bundle.classes, bundle.suspended(self.profile)
+        chosen = list(range(len(classes))) if self.active is None else classes.positions(self.active)
+        stopped = [classes.names[p] for p in chosen if p in suspended]
+        if self.active is not None and stopped:
+            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {', '.join(stopped)}")
+        away = {*suspended, *classes.positions(self.without)}
+        if len(away) == len(classes):
+            raise ClassNameError("every class is left out; leave at least one active")
+        left = tuple(position for position in chosen if position not in away)
+        if not left:
+            raise ClassNameError("no class is active; name at least one")
+        return left
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for a batch.
+
+    Attributes:
+        labels: name of the winning class of each input; "unknown" where the model has that answer.
+        classes: names of the active classes, the columns of `probabilities`.
+        probabilities: (B, K), over the active classes; a row sums to less than 1 by the share of "unknown".
+    """
+
+    labels: list[str]
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+
+
+class PromptSession:
+    """Predicts with any active set of classes, and erases a class from the bundle.
+
+    Several threads may use one session. What an erasure or a suspension takes away, by this or by
+    another process, is not among the answers of any call that returns after it.
+
+    Args:
+        folder: what `pfm export onnx` wrote, of any form and precision.
+        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
+            `provider` which one it became.
+        threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
+        cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
+        warm_up: batch sizes to run once now, so that the first request need not wait.
+
+    Raises:
+        BundleError: the bundle is incomplete or was changed.
+        DeviceError: the device asked for is not there.
+
+    Example:
+        >>> session = PromptSession("bundle")
+        >>> session.predict_images(["cell.png"]).labels
+        ['lymphocyte']
+        >>> session.predict_images(["cell.png"], without=["lymphocyte"]).labels
+        ['monocyte']
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        cuda_graphs: bool = False,
+        warm_up: Sequence[int] = (),
+    ) -> None:
+        self._folder = Path(folder)
+        self._lock = threading.Lock()
+        self._seen, self._opened = open_whole(self._folder)
+        self._graph_hashes = self._opened.graph_hashes
+        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
+        for batch_size in warm_up:
+            self._warm_up(batch_size)
+
+    @property
+    def _bundle(self) -> Bundle:
+        """The bundle as it is on disk now: another process may have erased a class from it.
+
+        Raises:
+            BundleError: it was damaged since, or another one was put in its place.
+        """
+        if stamp(self._folder) == self._seen:
+            return self._opened
+        with self._lock:
+            seen, opened = open_whole(self._folder)
+            if opened.graph_hashes != self._graph_hashes:
+                raise BundleError(f"{self._folder} is another bundle now; open it again")
+            self._seen, self._opened = seen, opened
+            self._runner.drop_rows()
+            return opened
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes that are there, suspended or not."""
+        return self._bundle.classes
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self._bundle.manifest
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the graph."""
+        return self._runner.provider
+
+    def active(
+        self,
+        active: Iterable[str | int] | None = None,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> tuple[str, ...]:
+        """Names of the classes of an active set, as `predict` would have them now."""
+        bundle = self._bundle
+        return tuple(bundle.classes.names[p] for p in ActiveSet.of(active, without, profile).positions(bundle))
+
+    def predict(
+        self,
+        inputs: np.ndarray,
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> Prediction:
+        """Classify model inputs.
+
+        Args:
+            inputs: (B, 3, S, S) float32, as `preprocess` makes them; (B, H, W, 3) uint8 for a bundle
+                exported with --uint8_input. Of sounds (B, L, M) float32 features, normalised, or with --with_frontend
+                samples (B, n) float32, NaN behind the end of a clip.
+            active: names or numbers of the classes to choose from; default all that are there.
+            without: classes to leave out, for this call only.
+            profile: leave out the classes suspended in this profile; default the profile "default", if any.
+
+        Raises:
+            ClassNameError: an unknown, erased or suspended class, or an unknown profile.
+            DataError: inputs of another shape or type.
+        """
+        return self._predict_alike([(list(range(len(inputs))), inputs)], ActiveSet.of(active, without, profile))
+
+    def predict_images(
+        self,
+        images: Sequence[Any],
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> Prediction:
+        """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
+        return self._predict_alike(self._pieces(images), ActiveSet.of(active, without, profile))
+
+    def predict_sounds(
+        self,
+        sounds: Sequence[Any],
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> Prediction:
+        """Classify sounds; else as `predict`.
+
+        A sound longer than the model's window is cut into windows, whose scores are averaged; a file of any
+        length is read block by block. WAV needs nothing else installed; FLAC, OGG and MP3 need `soundfile`.
+
+        Args:
+            sounds: file names, arrays (n,) of floats at the model's rate, or pairs of an array and its rate.
+
+        Raises:
+            DataError: a sound that cannot be read or is too short, or a bundle of images.
+        """
+        settings = self._opened.preprocess
+        if settings["kind"] != "audio":
+            raise DataError("this bundle classifies images; use predict_images")
+        features = Features.of(settings)
+        chosen = ActiveSet.of(active, without, profile)
+        while True:
+            bundle = self._bundle
+            positions = chosen.positions(bundle)
+            total = np.zeros((len(sounds), len(positions)))
+            frames = np.zeros((len(sounds), 1))
+            for batch in windows(sounds, features, batch=WINDOWS_AT_ONCE):
+                inputs = padded(batch) if self._runner.form.with_frontend else model_input(batch, features)
+                scores = np.stack(self._runner.scores(bundle, inputs, [positions] * len(inputs)))  # (B, K)
+                np.add.at(total, batch.owners, batch.frames[:, None] * scores)
+                np.add.at(frames, batch.owners, batch.frames[:, None])
+            if self._bundle is bundle:  # as in `_scores`
+                return _answers(bundle, positions, (total / frames).astype(np.float32))
+
+    def predict_each(self, inputs: np.ndarray, sets: Sequence[ActiveSet]) -> list[Prediction]:
+        """Classify each input with an active set of its own, for batches that mix tenants.
+
+        A bundle exported with --per_request_prompts does it in one pass. With --split the trunk runs
+        once, and the head once for each set; otherwise the whole graph runs once for each set.
+
+        Args:
+            inputs: (B, …), as for `predict`.
+            sets: B of them.
+
+        Returns:
+            B predictions of one input each.
+
+        Raises:
+            ClassNameError, DataError: as `predict`.
+        """
+        if len(sets) != len(inputs):
+            raise DataError(f"{len(inputs)} inputs, but {len(sets)} active sets")
+        bundle, actives, scores = self._scores([(list(range(len(inputs))), inputs)], sets)
+        return [_answers(bundle, active, row[None]) for active, row in zip(actives, scores, strict=True)]
+
+    def scores(
+        self,
+        inputs: np.ndarray,
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> np.ndarray:
+        """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
+        chosen = ActiveSet.of(active, without, profile)
+        return np.stack(self._scores([(list(range(len(inputs))), inputs)], [chosen] * len(inputs))[2])
+
+    def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
+        """Remove classes from the bundle's files and from this session, for good."""
+        self._bundle.erase(classes, reason=reason, requested_by=requested_by)
+        _ = self._bundle  # takes notice, and lets go of the rows
+
+    def suspend(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+        """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
+        self._bundle.suspend(classes, profile=profile)
+
+    def restore(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+        """Undo `suspend`."""
+        self._bundle.restore(classes, profile=profile)
+
+    def _warm_up(self, batch_size: int) -> None:
+        settings = self._opened.preprocess
+        if settings["kind"] == "audio":
+            features = Features.of(settings)
+            shape = (features.max_length, features.num_mel_bins)
+            if self._runner.form.with_frontend:
+                shape = (features.window,)
+            self.scores(np.zeros((batch_size, *shape), np.float32))
+            return
+        size = settings["size"]
+        if self._runner.form.uint8_input:
+            self.scores(np.zeros((batch_size, size, size, 3), np.uint8))
+        else:
+            self.scores(np.zeros((batch_size, 3, size, size), np.float32))
+
+    def _pieces(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+        """Inputs of one shape together, each with its places in the batch."""
+        if self._opened.preprocess["kind"] != "image":
+            raise DataError("this bundle classifies sounds; use predict_sounds")
+        if self._runner.form.uint8_input:
+            return by_shape(images)
+        return [(list(range(len(images))), preprocess(images, self._opened.preprocess))]
+
+    def _predict_alike(self, pieces: list[tuple[list[int], np.ndarray]], chosen: ActiveSet) -> Prediction:
+        count = sum(len(places) for places, _ in pieces)
+        bundle, actives, scores = self._scores(pieces, [chosen] * count)
+        return _answers(bundle, actives[0], np.stack(scores))
+
+    def _scores(
+        self, pieces: list[tuple[list[int], np.ndarray]], sets: Sequence[ActiveSet]
+    ) -> tuple[Bundle, list[tuple[int, ...]], list[np.ndarray]]:
+        """The bundle that answered, and each input's positions and scores (K,)."""
+        if not sets:
+            raise DataError("no input was given")
+        while True:
+            bundle = self._bundle
+            found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
+            actives = [found[chosen] for chosen in sets]
+            scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sets)
+            for places, inputs in pieces:
+                rows = self._runner.scores(bundle, inputs, [actives[place] for place in places])
+                for place, row in zip(places, rows, strict=True):
+                    scores[place] = row
+            if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
+                return bundle, actives, scores
+
+
+def _answers(bundle: Bundle, active: tuple[int, ...], scores: np.ndarray) -> Prediction:
+    """From scores (B, K)."""
+    names = tuple(bundle.classes.names[p] for p in active)
+    if bundle.has_unknown:  # a fixed score of 0 that stands for none of these
+        scores = np.concatenate([scores, np.zeros((len(scores), 1), scores.dtype)], axis=1)
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    answers = (*names, UNKNOWN)
+    winners = scores.argmax(axis=1)
+    if bundle.unknown_below:
+        winners = np.where(probabilities.max(axis=1) < bundle.unknown_below, len(names), winners)
+    labels = [answers[winner] for winner in winners]
+    return Prediction(labels, names, probabilities[:, : len(names)])

@@ -1,0 +1,246 @@
+"""Sounds as a graph takes them, without torch: resampling, windows, and Kaldi's log-mel features.
+
+The same as `pfm.data.sounds` computes with torch and torchaudio; a test compares them. A sound of any
+length is read block by block and cut into windows, so memory does not grow with it.
+
+Letters: B windows, n samples, L frames of the model's window, M mel bins.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pfm.data.waves import UNREADABLE, check_rate, explain_sound, stream_sound
+from pfm.errors import DataError
+
+PREEMPHASIS, LOWEST_HZ, SMALLEST = 0.97, 20.0, float(np.finfo(np.float32).eps)
+# of torchaudio's resampling: zero crossings of the sinc on each side, and where it begins to let go
+_CROSSINGS, _ROLLOFF = 6, 0.99
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the manifest's `preprocess` says of the features.
+
+    Attributes:
+        rate: samples per second.
+        num_mel_bins, max_length: M and L.
+        mean, std: model input is (x - mean) / (2 std).
+    """
+
+    rate: int
+    num_mel_bins: int
+    max_length: int
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Features":
+        return cls(*(settings[k] for k in ("sampling_rate", "num_mel_bins", "max_length", "mean", "std")))
+
+    @property
+    def frame(self) -> int:
+        """Samples of one frame, 25 ms."""
+        return int(self.rate * 0.025)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next, 10 ms."""
+        return int(self.rate * 0.010)
+
+    @property
+    def window(self) -> int:
+        """Samples of the L frames of one window."""
+        return (self.max_length - 1) * self.hop + self.frame
+
+    @property
+    def fft_size(self) -> int:
+        """The power of two that a frame is filled up to."""
+        return 1 << (self.frame - 1).bit_length()
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of so many samples, within one window."""
+        return min(self.max_length, max(0, 1 + (num_samples - self.frame) // self.hop))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of several sounds, one batch.
+
+    Attributes:
+        owners: (B,) place of each one's sound.
+        frames: (B,) frames that each holds, its weight in the sound's average.
+        samples: (n,) float32 of each.
+    """
+
+    owners: np.ndarray
+    frames: np.ndarray
+    samples: list[np.ndarray]
+
+
+def windows(sounds: Sequence[Any], features: Features, *, batch: int) -> Iterator[Windows]:
+    """Cut sounds into windows and hand them out in batches.
+
+    Args:
+        sounds: file names, arrays (n,) float32 at the model's rate, or pairs (array, rate).
+
+    Raises:
+        DataError: a sound that cannot be read, is too short, or none at all.
+    """
+    if len(sounds) == 0:
+        raise DataError("no sound was given")
+    owners: list[int] = []
+    kept: list[np.ndarray] = []
+    for place, sound in enumerate(sounds):
+        for samples in _windows_of(sound, features, f"sound {place}"):
+            owners.append(place)
+            kept.append(samples)
+            if len(kept) == batch:
+                yield _batch(owners, kept, features)
+                owners, kept = [], []
+    if kept:
+        yield _batch(owners, kept, features)
+
+
+def _batch(owners: list[int], kept: list[np.ndarray], features: Features) -> Windows:
+    return Windows(np.array(owners), np.array([features.num_frames(len(samples)) for samples in kept]), kept)
+
+
+def _windows_of(sound: Any, features: Features, place: str) -> Iterator[np.ndarray]:
+    is_file = isinstance(sound, str | os.PathLike | bytes)
+    name = os.fspath(sound) if is_file and not isinstance(sound, bytes) else place
+    rest, total = np.zeros(0, np.float32), 0
+    try:
+        blocks = stream_sound(sound) if is_file else [_given(sound, features)]
+        for block in _resampled(blocks, features.rate):
+            rest, total = np.concatenate([rest, block]), total + len(block)
+            while len(rest) >= features.window:
+                yield rest[: features.window]
+                rest = rest[features.max_length * features.hop :]
+        if total < features.frame:
+            raise ValueError(f"it lasts {1000 * total / features.rate:.1f} ms; at least 25 ms are needed")
+    except UNREADABLE as error:
+        raise DataError(f"cannot read {name!s}: {explain_sound(error)}") from error
+    if features.num_frames(len(rest)):
+        yield rest
+
+
+def _given(sound: Any, features: Features) -> tuple[np.ndarray, int]:
+    """Samples (n,) and their rate.
+
+    Raises:
+        ValueError: another shape or type, or samples that are no numbers.
+    """
+    samples, rate = sound if isinstance(sound, tuple) else (sound, features.rate)
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise ValueError("it holds samples that are NaN or infinite")
+    if int(rate) <= 0:
+        raise ValueError(f"its rate must be above zero samples per second, got {rate}")
+    return samples.astype(np.float32), int(rate)
+
+
+def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """(n,) float32 at `rate` -> (n',) at `wanted` samples per second, as torchaudio does it."""
+    return np.concatenate(list(_resampled([(samples, rate)], wanted)) or [np.zeros(0, np.float32)])
+
+
+def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterator[np.ndarray]:
+    """Blocks at the rate that is wanted; where one ends does not show."""
+    buffer: np.ndarray | None = None
+    kernel: np.ndarray = np.zeros((1, 1), np.float32)
+    width, step, made, total = 0, 1, 0, 0
+    for samples, rate in blocks:
+        if rate == wanted:
+            yield samples
+            continue
+        if buffer is None:
+            check_rate(rate, wanted)
+            kernel, width, step = _sinc(rate, wanted)
+            buffer = np.zeros(width, np.float32)
+        total += len(samples)
+        buffer = np.concatenate([buffer, samples])
+        count = (len(buffer) - kernel.shape[1]) // step + 1  # steps whose every sample is there
+        if count > 0:
+            yield _convolved(buffer, kernel, step, count)
+            buffer, made = buffer[count * step :], made + count * len(kernel)
+    if buffer is not None:
+        left = -(-total * len(kernel) // step) - made  # ceil
+        buffer = np.concatenate([buffer, np.zeros(width + step, np.float32)])
+        count = (len(buffer) - kernel.shape[1]) // step + 1
+        if left > 0 and count > 0:
+            yield _convolved(buffer, kernel, step, count)[:left]
+
+
+def _convolved(buffer: np.ndarray, kernel: np.ndarray, step: int, count: int) -> np.ndarray:
+    views: np.ndarray = np.lib.stride_tricks.sliding_window_view(buffer, kernel.shape[1])[::step][:count]
+    return (views @ kernel.T).reshape(-1)
+
+
+@functools.cache
+def _sinc(rate: int, wanted: int) -> tuple[np.ndarray, int, int]:
+    """Kernels (phases, taps) of a windowed sinc, the taps before a sample, and the samples of a step."""
+    divisor = math.gcd(rate, wanted)
+    old, new = rate // divisor, wanted // divisor
+    base = min(old, new) * _ROLLOFF
+    width = math.ceil(_CROSSINGS * old / base)
+    times = (np.arange(0, -new, -1)[:, None] / new + np.arange(-width, width + old)[None] / old) * base
+    times = times.clip(-_CROSSINGS, _CROSSINGS)
+    taper = np.cos(times * np.pi / _CROSSINGS / 2) ** 2
+    return (np.sinc(times) * taper * base / old).astype(np.float32), width, old
+
+
+def model_input(batch: Windows, features: Features) -> np.ndarray:
+    """(B, L, M) float32: log-mel features, filled up with zeros, normalised."""
+    result = np.zeros((len(batch.samples), features.max_length, features.num_mel_bins), np.float32)
+    for row, samples in enumerate(batch.samples):
+        found = log_mel(samples, features)
+        result[row, : len(found)] = found[: features.max_length]
+    return ((result - features.mean) / (2 * features.std)).astype(np.float32)
+
+
+def padded(batch: Windows) -> np.ndarray:
+    """(B, n) float32, NaN behind the end of a window, for a graph with the front end inside."""
+    result = np.full((len(batch.samples), max(len(samples) for samples in batch.samples)), np.nan, np.float32)
+    for row, samples in enumerate(batch.samples):
+        result[row, : len(samples)] = samples
+    return result
+
+
+def log_mel(samples: np.ndarray, features: Features) -> np.ndarray:
+    """(n,) -> (frames, M) float32, Kaldi's log-mel filterbank."""
+    frames: np.ndarray = np.lib.stride_tricks.sliding_window_view(samples, features.frame)[:: features.hop]
+    frames = frames - frames.mean(axis=1, keepdims=True, dtype=np.float32)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
+    spectrum = np.fft.rfft(frames, n=features.fft_size)[:, : features.fft_size // 2]
+    energies = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ mel_banks(features).T
+    return np.log(np.maximum(energies, np.float32(SMALLEST)))
+
+
+@functools.cache
+def _hann(size: int) -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))).astype(np.float32)
+
+
+@functools.cache
+def mel_banks(features: Features) -> np.ndarray:
+    """Weights (M, fft size / 2) of the triangular bins, 20 Hz to half the sampling rate.
+
+    In float32, as torchaudio has it: what is left of a narrow bin's weight is mostly rounding.
+    """
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (LOWEST_HZ, features.rate / 2))
+    step = np.float32((high - low) / (features.num_mel_bins + 1))
+    numbers = np.arange(features.num_mel_bins, dtype=np.float32)[:, None]
+    left, centre, right = (np.float32(low) + (numbers + np.float32(more)) * step for more in (0, 1, 2))
+    hertz = np.float32(features.rate / features.fft_size) * np.arange(features.fft_size // 2, dtype=np.float32)
+    places = np.float32(1127) * np.log(np.float32(1) + hertz / np.float32(700))[None]
+    rising, falling = (places - left) / (centre - left), (right - places) / (right - centre)
+    return np.maximum(np.float32(0), np.minimum(rising, falling))

@@ -1,0 +1,1 @@
+"""Transformers that others trained: one encoder, one file a family."""

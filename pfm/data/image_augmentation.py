@@ -1,0 +1,96 @@
+"""Light augmentation of a batch of stored images, on the device; off by default, as in the paper.
+
+Sounds have their own, `pfm.data.sound_augmentation`; the options of both stand here.
+
+What happens to each image is drawn first, for the whole global batch, and applied by each process to
+its share, so that the same seed varies the same images the same way whatever the number of processes.
+
+Letters: B batch, C colour channels, H and W pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from pfm.errors import ConfigError
+from pfm.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is varied in training images or sounds."""
+
+    shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
+    hflip: bool = option(False, "Mirror half of the training images left to right.")
+    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
+    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
+    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
+
+    @property
+    def is_on(self) -> bool:
+        return any((self.shift, self.hflip, self.time_shift, self.time_mask, self.mel_mask))
+
+    def check_kind(self, *, is_audio: bool) -> None:
+        """Refuse what is for the other kind of input.
+
+        Raises:
+            ConfigError: which option.
+        """
+        wrong = ("shift", "hflip") if is_audio else ("time_shift", "time_mask", "mel_mask")
+        given = [f"--{name}" for name in wrong if getattr(self, name)]
+        if given:
+            raise ConfigError(f"for {'images' if is_audio else 'sounds'} only: {', '.join(given)}; this data has none")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each image of a batch.
+
+    Attributes:
+        reach: most pixels of a shift; 0 for none.
+        offsets: (B, 2) shift down and right, counted from -reach.
+        mirrored: (B,) bool; None where none is.
+    """
+
+    reach: int
+    offsets: torch.Tensor | None
+    mirrored: torch.Tensor | None
+
+    def rows(self, rows: torch.Tensor) -> "Augmentation":
+        """The part for some images."""
+        return Augmentation(
+            self.reach,
+            None if self.offsets is None else self.offsets[rows],
+            None if self.mirrored is None else self.mirrored[rows],
+        )
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) uint8 -> the same shape, each image shifted (edges repeated) and mirrored."""
+        if self.offsets is not None:
+            images = _shifted(images, self.reach, self.offsets.to(images.device, non_blocking=True))
+        if self.mirrored is not None:
+            mirrored = self.mirrored.to(images.device, non_blocking=True)
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        return images
+
+
+def draw_augmentation(count: int, config: AugmentConfig, generator: torch.Generator) -> Augmentation:
+    """Draw for `count` images.
+
+    Args:
+        generator: on the CPU.
+    """
+    offsets = torch.randint(0, 2 * config.shift + 1, (count, 2), generator=generator) if config.shift else None
+    mirrored = torch.rand(count, generator=generator).lt(0.5) if config.hflip else None
+    return Augmentation(config.shift, offsets, mirrored)
+
+
+def _shifted(images: torch.Tensor, reach: int, offsets: torch.Tensor) -> torch.Tensor:
+    batch, _, height, width = images.shape
+    padded = F.pad(images.float(), (reach,) * 4, mode="replicate").to(images.dtype)
+    rows = offsets[:, 0, None] + torch.arange(height, device=images.device)  # (B, H)
+    columns = offsets[:, 1, None] + torch.arange(width, device=images.device)  # (B, W)
+    batch_index = torch.arange(batch, device=images.device)[:, None, None]
+    # advanced indices around a slice put the channels last: (B, H, W, C)
+    return padded[batch_index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

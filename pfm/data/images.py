@@ -1,0 +1,192 @@
+"""Images: decoded once into uint8, made into model input on the batch, on the device.
+
+Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
+from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, Remarks, Stacked
+from pfm.errors import ConfigError, DataError
+from pfm.runlog import progress
+
+RESAMPLE = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """How images are stored: as they are, (N, C, H, W) uint8, those of uneven size brought to `size` x `size`."""
+
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocess:
+    """From stored uint8 images to what the backbone wants.
+
+    Attributes:
+        size: side of the square the backbone takes, in pixels.
+        mean, std: per channel, of pixel values in [0, 1].
+        resample: "bilinear" or "bicubic", both with antialiasing.
+    """
+
+    kind: ClassVar[str] = "image"
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.resample not in RESAMPLE:
+            raise ConfigError(f"resampling {self.resample!r} is not supported; use one of {', '.join(RESAMPLE)}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ConfigError(f"mean and std are for three channels, got {list(self.mean)} and {list(self.std)}")
+        if min(self.std) <= 0:
+            raise ConfigError(f"a standard deviation must be above zero, got {self.std}")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) uint8 -> (B, 3, S, S) float32, resized without cropping, normalised."""
+        pixels = images.float()
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(
+                pixels, size=(self.size, self.size), mode=self.resample, antialias=True, align_corners=False
+            )  # (B, 3, S, S)
+        mean = pixels.new_tensor(self.mean).mul_(255).view(1, 3, 1, 1)
+        std = pixels.new_tensor(self.std).mul_(255).view(1, 3, 1, 1)
+        return (pixels - mean) / std
+
+    def windows(self, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """What the model is to see of each image: all of it at once; see `pfm.data.sounds`."""
+        return [(self(images), None)]
+
+    @property
+    def form(self) -> ImageForm:
+        """How the images it takes are stored."""
+        return ImageForm(self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ImagePreprocess":
+        return cls(size=values["size"], mean=values["mean"], std=values["std"], resample=values["resample"])
+
+
+def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1], of (N, C, H, W) uint8; grey counts three times."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in images.split(1024):
+        pixels = chunk.double() / 255
+        total += pixels.sum(dim=(0, 2, 3))
+        squares += pixels.square().sum(dim=(0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
+    repeat = 3 // images.shape[1]
+    return tuple(mean.tolist() * repeat), tuple(std.tolist() * repeat)
+
+
+def stack_images(
+    load: Callable[[int], Any],
+    count: int,
+    *,
+    size: int,
+    where: str,
+    name: Callable[[int], str] | None = None,
+    skip_bad: bool = False,
+) -> Stacked:
+    """Decode `count` images into one (N', C, H, W) uint8 tensor.
+
+    Images of one common size keep it; where sizes differ, all are brought to `size` x `size`.
+
+    Args:
+        load: index -> PIL image.
+        size: side in pixels for images of uneven size.
+        where: what to call these images.
+        name: index -> what to call one image in an error.  [default: by its index]
+        skip_bad: leave out images that cannot be decoded, and count them.
+
+    Raises:
+        DataError: an image that cannot be decoded, or none that can.
+    """
+    arrays: list[np.ndarray] = []
+    kept: list[int] = []
+    remarks = Remarks()
+    with progress(count, f"decoding {where}", unit="img") as bar:
+        for index in range(count):
+            try:
+                arrays.append(decode(load(index)))
+                kept.append(index)
+            except UNREADABLE as error:
+                reason = explain_unreadable(error)
+                what = name(index) if name is not None else f"image {index} of {where}"
+                if not skip_bad:
+                    raise DataError(f"cannot decode {what}: {reason}; {HOW_TO_GO_ON}") from error
+                remarks.add(SKIPPED, f"{what}: {reason}")
+            bar.update()
+    if not arrays:
+        raise DataError(f"no image can be decoded ({'; '.join(remarks.notes(where))})")
+    channels = max(array.shape[2] for array in arrays)
+    if channels == 3:
+        arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
+    if len({array.shape for array in arrays}) > 1:
+        arrays = [_resize_one(array, size) for array in arrays]
+    stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return Stacked(stacked, torch.tensor(kept), remarks.notes(where))
+
+
+def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
+    return resize_all(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], size)[0].permute(1, 2, 0).numpy()
+
+
+def resize_all(images: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, C, H, W) uint8 -> (N, C, size, size) uint8, bilinear with antialiasing."""
+
+    def resize(part: torch.Tensor) -> torch.Tensor:
+        pixels = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+    return torch.cat([resize(part) for part in images.split(256)])
+
+
+def from_arrays(images: np.ndarray, where: str) -> torch.Tensor:
+    """(N, H, W) or (N, H, W, 3) uint8 as stored by MedMNIST -> (N, C, H, W) uint8.
+
+    Raises:
+        DataError: another shape or dtype.
+    """
+    if images.dtype != np.uint8:
+        raise DataError(f"{where} holds {images.dtype} images; uint8 is expected")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise DataError(
+            f"{where} has shape {'x'.join(map(str, images.shape))}; expected N x H x W (grey) or N x H x W x 3, "
+            "at least one image"
+        )
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+
+
+def preprocess_from_hf(values: dict[str, Any], size: int) -> ImagePreprocess:
+    """What a `preprocessor_config.json` says of mean, std and resampling, for a backbone of side `size`."""
+    names = {2: "bilinear", 3: "bicubic"}
+    resample = values.get("resample", 2)
+    if resample not in names:
+        raise ConfigError(f"resampling {resample!r} of the preprocessor config is not supported; use 2 or 3")
+    if not values.get("do_rescale", True) or abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ConfigError("the preprocessor config does not rescale pixels by 1/255; that is not supported")
+    normalised = values.get("do_normalize", True)
+    mean: Sequence[float] = values.get("image_mean") or (0.5,) * 3 if normalised else (0.0,) * 3
+    std: Sequence[float] = values.get("image_std") or (0.5,) * 3 if normalised else (1.0,) * 3
+    return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std), resample=names[resample])  # type: ignore[arg-type]

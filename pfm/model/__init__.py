@@ -1,0 +1,1 @@
+"""The prompted classifier: bank, adapters, readouts, targets, and what is saved of it."""

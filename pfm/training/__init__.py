@@ -1,0 +1,1 @@
+"""From data and a configuration to checkpoints: objective, step, batches, optimizer, saving, the run."""

@@ -1,0 +1,154 @@
+"""How a run is started: one Accelerator for one process, or for whatever a launcher started."""
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    find_executable_batch_size,
+)
+from accelerate.utils.memory import should_reduce_batch_size
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from pfm.device import DeviceConfig
+from pfm.errors import ConfigError, TrainingError
+from pfm.training.interrupt import StopRequest
+
+# more than enough for a thread to be given the processor again
+DRAIN_S = 0.5
+# tracker -> the package it needs
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "aim": "aim",
+            "comet_ml": "comet_ml", "dvclive": "dvclive", "swanlab": "swanlab"}  # fmt: skip
+
+
+def start_accelerator(
+    device: torch.device, config: DeviceConfig, *, trackers: tuple[str, ...] = (), project_dir: str | None = None
+) -> Accelerator:
+    """One Accelerator for a single process on `device`, or for whatever the launcher started.
+
+    Raises:
+        ConfigError: the launcher asks for something this trainer does not do.
+    """
+    if _asked_for("ACCELERATE_USE_DEEPSPEED"):
+        raise ConfigError(
+            "the launch config asks for DeepSpeed, which pfm does not drive; accelerate_configs/zero2_8.yaml shares "
+            "gradients and optimizer state out in the same way (ZeRO-2) with what torch brings"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # a second run in this process may want another device or precision than the first
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.type == "cuda":
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=config.mixed_precision,
+        log_with=list(trackers) or None,
+        project_dir=project_dir,
+        fsdp_plugin=_fsdp_plugin(),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def _asked_for(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")
+
+
+def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """What the launch config says of FSDP2, None where it does not ask for it."""
+    if not _asked_for("ACCELERATE_USE_FSDP"):
+        return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise ConfigError("the launch config asks for FSDP1; pfm runs under FSDP2: fsdp_version: 2")
+    # weights travel in float32 and autocast computes in bf16, as under DDP; Accelerate's own policy would hand the
+    # classifier bf16 weights, which is to compute in float32
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
+
+
+def split_trackers(text: str) -> tuple[str, ...]:
+    """The trackers of `--report_to`, all of them installed.
+
+    Raises:
+        ConfigError: an unknown one, or one whose package is missing.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--report_to {name}: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            raise ConfigError(f"--report_to {name} needs its package: pip install {TRACKERS[name].replace('_', '-')}")
+    return names
+
+
+@contextmanager
+def tracking(accelerator: Accelerator, name: str, config: dict[str, Any]) -> Iterator[None]:
+    """Trackers, if any were asked for, are open while the block runs."""
+    flat = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+    plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in flat.items()}
+    accelerator.init_trackers(name, config=plain)
+    try:
+        yield
+    finally:
+        leave(accelerator)
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Close trackers and process groups.
+
+    A gloo thread that has just finished an operation still has to let go of its tensors, for which it needs Python's
+    lock. Whoever destroys its group right then holds that lock and waits for the thread: for ever, on a busy machine.
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(DRAIN_S)
+    accelerator.end_training()
+
+
+def hint_at_launcher(say: Callable[[str], None]) -> None:
+    """Tell who starts one process on a machine with several GPUs how to use them all."""
+    count = torch.cuda.device_count()
+    if count > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        say(
+            f"note: this machine has {count} GPUs and this run uses one; all of them: accelerate launch "
+            f"--multi_gpu --num_processes {count} pfm/train.py with the same options"
+        )
+
+
+def largest_micro_batch(batch_size: int, attempt: Callable[[int], None], stop: StopRequest) -> int:
+    """The largest of `batch_size`, a half, a quarter … for which `attempt` fits into memory on every process.
+
+    Accelerate's `find_executable_batch_size`, with one addition: an out-of-memory on one process is
+    one on all, or the others would wait for it for ever.
+
+    Raises:
+        TrainingError: not even one example fits.
+    """
+
+    def try_size(size: int) -> int:
+        failure: Exception | None = None
+        try:
+            attempt(size)
+        except Exception as error:
+            if not should_reduce_batch_size(error):
+                raise
+            failure = error
+        if stop.highest(int(failure is not None)):
+            raise failure or RuntimeError("CUDA out of memory. (on another process)")
+        return size
+
+    halves = [batch_size >> shift for shift in range(1, batch_size.bit_length() + 1)]  # the last is 0
+    try:
+        return find_executable_batch_size(try_size, batch_size, iter(halves).__next__)()
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        raise TrainingError(
+            "not even one image fits into memory; choose a smaller backbone or --image_size, or give "
+            "--gradient_checkpointing"
+        ) from error

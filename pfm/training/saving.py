@@ -1,0 +1,181 @@
+"""Which files a run leaves, which one it goes on from, and whether it may.
+
+Everything random in a run is drawn from (seed, epoch, step) and from nothing else, so what is
+needed to go on is the trained tensors, the optimizer's moments and a position; no generator's state.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfm.errors import CheckpointError, ConfigError
+from pfm.evaluation.evaluator import MODE_NAMES
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """What is written, how often, and what a run goes on from."""
+
+    save_dir: str = option("checkpoints", "Folder for checkpoints, accuracies and the log.")
+    save_every: int = option(
+        1, "Write a checkpoint after every n-th epoch, and after the last; 0: only after the last.", minimum=0
+    )
+    save_steps: int = option(
+        0, "Write the state of the run, to resume from, after every n-th step too; 0: not inside an epoch.", minimum=0
+    )
+    keep: int = option(0, "Keep the checkpoints of the last n epochs; 0: of all.", minimum=0)
+    best_metric: str = option(
+        "", "Keep the epoch that is best in this inference mode (such as full_bank) apart, as <…>_best.pt."
+    )
+    patience: int = option(0, "Stop when --best_metric has not risen for this many evaluations; 0: never.", minimum=0)
+    resume: str = option("", "Go on from a checkpoint of the same run: its path, or auto for the newest in --save_dir.")
+
+    def __post_init__(self) -> None:
+        if self.best_metric and self.best_metric not in MODE_NAMES and not re.fullmatch(r"class_\d+", self.best_metric):
+            raise ConfigError(
+                f"--best_metric {self.best_metric!r}: choose one of {', '.join(MODE_NAMES)}, or class_<i>"
+            )
+        if self.patience and not self.best_metric:
+            raise ConfigError("--patience needs --best_metric, to know what is to rise")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run, by its data set and seed."""
+
+    folder: Path
+    stem: str
+
+    def epoch(self, number: int) -> Path:
+        return self.folder / f"{self.stem}_{number}.pt"
+
+    @property
+    def state(self) -> Path:
+        """Where a run stands inside an epoch."""
+        return self.folder / f"{self.stem}_resume.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"{self.stem}_best.pt"
+
+    @property
+    def accuracies(self) -> Path:
+        return self.folder / f"{self.stem}_accuracies.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.stem}_log.jsonl"
+
+    def epochs(self) -> list[tuple[int, Path]]:
+        """The checkpoints of whole epochs that are there, the latest last."""
+        pattern = re.compile(re.escape(self.stem) + r"_(\d+)\.pt")
+        found = ((pattern.fullmatch(path.name), path) for path in self.folder.glob("*.pt"))
+        return sorted((int(match[1]), path) for match, path in found if match)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the last `keep` epochs; called once the new one stands."""
+        if keep:
+            for _, path in self.epochs()[:-keep]:
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Delete what a killed process left half written; nothing ever reads it."""
+        for path in self.folder.glob(f".{self.stem}*.part"):
+            path.unlink(missing_ok=True)
+
+    def _candidates(self) -> Iterator[Path]:
+        """Newest first; a state inside an epoch is younger than every whole epoch, or was deleted."""
+        if self.state.exists():
+            yield self.state
+        yield from (path for _, path in reversed(self.epochs()))
+
+    def newest(self, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+        """The checkpoint that is furthest on; one that cannot be read is named and passed over."""
+        best: tuple[Path, Checkpoint] | None = None
+        for path in self._candidates():
+            try:
+                checkpoint = load_checkpoint(path)
+            except CheckpointError as error:
+                say(f"passed over: {error}")
+                continue
+            if best is None or checkpoint.step > best[1].step:
+                best = path, checkpoint
+            if path != self.state:
+                break
+        return best
+
+
+def find_state(resume: str, files: RunFiles, say: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """What `--resume` names; None where there is nothing to go on from, and the run starts anew.
+
+    Raises:
+        CheckpointError: a path that cannot be read, or a file no run can go on from.
+    """
+    if not resume:
+        return None
+    found = files.newest(say) if resume == "auto" else (Path(resume), load_checkpoint(Path(resume)))
+    if found is None:
+        say(f"nothing to resume in {files.folder}: starting anew")
+        return None
+    path, checkpoint = found
+    if not checkpoint.progress:
+        raise CheckpointError(
+            f"{path} does not say where its run stood (a class was erased from it, or another version or tool wrote "
+            "it); a run cannot go on from it"
+        )
+    return path, checkpoint
+
+
+# what may differ between the run that stopped and the one that goes on
+_FREE = {
+    "train": {
+        "epochs", "save_dir", "save_every", "save_steps", "keep", "best_metric", "patience", "resume", "eval_every",
+        "log_every", "batch_size", "gradient_accumulation_steps", "auto_batch_size", "gradient_checkpointing",
+        "compile", "report_to",
+    },
+    "data": {"data_dir"},
+    "device": {"gpu_id", "cpu"},
+    "evaluation": {"eval_batch_size", "max_subsets"},
+    "feed": {"data_on", "num_workers", "cache_trunk"},
+}  # fmt: skip
+
+
+def check_same_run(
+    checkpoint: Checkpoint, run: dict[str, Any], *, global_batch: int, labels: torch.Tensor, depends_on_length: bool
+) -> None:
+    """Refuse to go on with other options, other data or another global batch: it would be another run.
+
+    Raises:
+        ConfigError: what differs, and what to give instead.
+    """
+    before, state = checkpoint.run, checkpoint.progress
+    free = {section: set(names) for section, names in _FREE.items()}
+    if depends_on_length:
+        free["train"].discard("epochs")
+    for section, values in run.items():
+        for name, value in values.items():
+            old = before.get(section, {}).get(name, value)
+            if name not in free.get(section, ()) and old != value:
+                raise ConfigError(
+                    f"--resume: the run had --{name} {old}, now it is {value}; give --{name} {old}, or start anew"
+                )
+    if state["global_batch"] != global_batch:
+        raise ConfigError(
+            f"--resume: the run took {state['global_batch']} examples a step over all processes, now it would take "
+            f"{global_batch}; choose --batch_size and --gradient_accumulation_steps so that batch x accumulation x "
+            f"processes is {state['global_batch']}"
+        )
+    if state["labels"] != fingerprint_labels(labels):
+        raise ConfigError("--resume: the training split is not the one the run began with; give the same data")
+
+
+def fingerprint_labels(labels: torch.Tensor) -> list[int]:
+    """Number and CRC-32 of the training labels: enough to notice another data set, order or split."""
+    return [len(labels), zlib.crc32(labels.numpy().tobytes())]
