@@ -33,8 +33,9 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import branch_subsets
 from pfm.seeds import make_generator
 from pfm.storage import sha256_bytes, write_json
+from pfm.training.config import RunConfig
 from pfm.training.objective import absent_loss, others_target, present_loss
-from pfm.training.run import RunConfig, train
+from pfm.training.run import train
 from pfm.training.step import epoch_order
 
 PENALTY = 1e-4

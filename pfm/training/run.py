@@ -14,85 +14,35 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbones.backbone import BackboneSpec, build_backbone, describe_backbone, fingerprint
 from pfm.data.feed import Feed, FeedConfig
-from pfm.data.image_augmentation import Augmentation, AugmentConfig, draw_augmentation
+from pfm.data.image_augmentation import Augmentation, draw_augmentation
 from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
 from pfm.data.sounds import SoundForm, SoundPreprocess, measure_features
-from pfm.data.splits import ClassificationData, DataConfig, Split
-from pfm.device import DeviceConfig
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import CheckpointError, ConfigError, StoppedError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
 from pfm.model.abstention import choose_threshold, hold_out
 from pfm.model.checkpoint import Checkpoint, save_checkpoint, snapshot
-from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
 from pfm.model.flops import step_flops
 from pfm.model.lora import LoraSettings
 from pfm.model.sharding import is_sharded, shared_out, whole
 from pfm.model.trunk_cache import TrunkCache, cache_trunk, check_cache
-from pfm.options import option
 from pfm.runlog import RunLog, progress
 from pfm.seeds import make_generator
 from pfm.storage import make_folder, write_json
+from pfm.training.config import RunConfig
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import hint_at_launcher, largest_micro_batch, split_trackers, start_accelerator, tracking
-from pfm.training.objective import ObjectiveConfig, class_weights
-from pfm.training.optim import Average, OptimConfig, build_optimizer, learning_rate
-from pfm.training.saving import RunFiles, SaveConfig, check_same_run, find_state, fingerprint_labels
+from pfm.training.objective import class_weights
+from pfm.training.optim import Average, build_optimizer, learning_rate
+from pfm.training.saving import RunFiles, check_same_run, find_state, fingerprint_labels
 from pfm.training.step import balanced_order, epoch_order, own_rows, share, training_step
 from pfm.training.throughput import Meter
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(OptimConfig, SaveConfig):
-    """One run: how long, in what portions, and what is said of it; the defaults are the paper's."""
-
-    batch_size: int = option(32, "Images or clips per step and process.", minimum=1)
-    gradient_accumulation_steps: int = option(
-        1, "Take a step for this many batches at once, one after another; the numbers of one batch as large.", minimum=1
-    )
-    auto_batch_size: bool = option(
-        False, "Where a batch does not fit into memory, compute it in parts; the numbers stay those of the whole."
-    )
-    epochs: int = option(10, "Passes over the training split.", minimum=1)
-    seed: int = option(42, "Seed of initial weights, order, draws and dropout.", minimum=0)
-    gradient_checkpointing: bool = option(
-        False, "Keep no activations inside the blocks but compute them again: less memory, about a third more time."
-    )
-    compile: bool = option(False, "Compile the training step with torch.compile.")
-    eval_every: int = option(
-        1, "Evaluate the inference modes after every n-th epoch, and after the last; 0: never.", minimum=0
-    )
-    log_every: int = option(10, "Write losses and rates to the log every n steps.", minimum=1)
-    report_to: str = option("", "Trackers, separated by commas: tensorboard, wandb, mlflow, ….")
-
-    def __post_init__(self) -> None:
-        OptimConfig.__post_init__(self)
-        SaveConfig.__post_init__(self)
-        if self.best_metric and self.eval_every == 0:
-            raise ConfigError("--best_metric needs evaluations; give --eval_every 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One training run, whole."""
-
-    data: DataConfig
-    backbone: BackboneConfig
-    model: ModelConfig
-    lora: LoraSettings
-    train: TrainConfig
-    augment: AugmentConfig
-    evaluation: EvalConfig
-    device: DeviceConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    feed: FeedConfig = field(default_factory=FeedConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
