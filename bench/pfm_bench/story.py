@@ -24,7 +24,7 @@ from pfm.data.sounds import SoundPreprocess
 from pfm.data.splits import ClassificationData, DataConfig
 from pfm.device import DeviceConfig
 from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
-from pfm.forgetting import erase as forgetting
+from pfm.forgetting import files as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings

@@ -19,7 +19,7 @@ from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
 from pfm.evaluation.pictures import draw_forgetting
-from pfm.forgetting import erase as forgetting
+from pfm.forgetting import suspend as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings

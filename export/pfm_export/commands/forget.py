@@ -152,7 +152,7 @@ def _write_copy(
     requested_by: str,
     scrubbing: tuple[float, float] | None,
 ) -> Path:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
     from pfm.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(ckpt)
