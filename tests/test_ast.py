@@ -11,7 +11,7 @@ from test_checkpoint import paper_file, paper_logits
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from pfm.backbones.backbone import PRESETS, BackboneConfig, BackboneSpec, build_backbone, describe_backbone
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from pfm.model.flops import step_flops
@@ -58,7 +58,7 @@ def test_the_feature_extractors_settings_are_taken_over(local_ast: Path) -> None
     spec = describe(local_ast)
     assert spec.is_audio
     assert spec.input_shape == (32, 16)
-    assert spec.form == SoundForm(8000, 16)
+    assert spec.storage == SoundStorage(8000, 16)
     assert spec.preprocess == SoundPreprocess(max_length=32, mean=-3.5, std=2.5, sampling_rate=8000, num_mel_bins=16)
 
 
@@ -69,7 +69,7 @@ def test_without_settings_they_are_those_of_audioset(local_ast: Path) -> None:
     preprocess = describe(local_ast).preprocess
     assert isinstance(preprocess, SoundPreprocess)
     assert (preprocess.mean, preprocess.std) == (AUDIOSET_MEAN, AUDIOSET_STD)
-    assert preprocess.form == SoundForm(16_000, 128)
+    assert preprocess.storage == SoundStorage(16_000, 128)
 
 
 def test_an_extractor_that_does_not_normalise_leaves_features_as_they_are(local_ast: Path) -> None:
@@ -154,7 +154,7 @@ def test_adapters_on_a_local_folder_rebuild_from_a_checkpoint(local_ast: Path, t
     save_checkpoint(tmp_path / "x.pt", state)
     back = load_checkpoint(tmp_path / "x.pt")
     assert back.preprocess == spec.preprocess
-    assert back.spec.form == spec.form
+    assert back.spec.storage == spec.storage
     present = torch.tensor([[0, 2]] * 2)
     assert torch.equal(back.build_model().logits(SOUNDS, present), model.logits(SOUNDS, present))
 

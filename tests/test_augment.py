@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.data.image_augmentation import AugmentConfig, draw_augmentation
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.image_augmentation import draw_augmentation
 from pfm.seeds import make_generator
 
 IMAGES = torch.randint(0, 256, (40, 3, 6, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

@@ -17,11 +17,12 @@ import torch
 
 from pfm.backbones.backbone import BackboneConfig, describe_backbone
 from pfm.commands.train import describe_evaluation, write_evaluation
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundPreprocess
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
 from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
 from pfm.forgetting import erase as forgetting
@@ -165,7 +166,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
     folder = make_folder(folder)
     config = run_config(task, readout, folder / "checkpoints", seed)
     forgotten = task.forgotten
-    data = load_data(config.data, describe_backbone(config.backbone).form)
+    data = load_data(config.data, describe_backbone(config.backbone).storage)
     result = step(
         "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then, data=data),

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pfm.backbones.dropout import RowDropout, RowKeys, by_row
-from pfm.data.images import ImageForm, preprocess_from_hf
-from pfm.data.inputs import Preprocess, StoredForm
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
+from pfm.data.images import ImageStorage, preprocess_from_hf
+from pfm.data.inputs import Preprocess, Storage
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
 from pfm.options import option
@@ -101,12 +101,12 @@ class BackboneSpec:
         return self.config["image_size"]
 
     @property
-    def form(self) -> StoredForm:
+    def storage(self) -> Storage:
         """How its inputs are stored."""
         if not self.is_audio:
-            return ImageForm(self.image_size)
+            return ImageStorage(self.image_size)
         rate = self.preprocess.sampling_rate if isinstance(self.preprocess, SoundPreprocess) else 16_000
-        return SoundForm(rate, self.config["num_mel_bins"])
+        return SoundStorage(rate, self.config["num_mel_bins"])
 
     @property
     def input_shape(self) -> tuple[int, ...]:

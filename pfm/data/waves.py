@@ -114,7 +114,7 @@ def explain_sound(error: Exception) -> str:
     if "without the package soundfile" in text:
         return text
     if "Format not recognised" in text or "unknown format" in text:
-        return "no sound of a known kind (WAV, FLAC, OGG or MP3)"
+        return "it is not a sound of a known kind (WAV, FLAC, OGG or MP3)"
     # the last two are what is said of an OGG and an MP3 that end within their header
     damaged = ("lost sync", "malformed", "unimplemented format", "not a regular file")
     if any(sign in text for sign in damaged):

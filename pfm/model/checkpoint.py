@@ -27,9 +27,9 @@ from pfm.backbones.backbone import (
     fingerprint,
 )
 from pfm.classes import ClassList
-from pfm.data.images import ImagePreprocess
+from pfm.data.images import ImageStorage
 from pfm.data.inputs import Preprocess, preprocess_from_dict
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
+from pfm.data.sounds import SoundStorage
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings
@@ -395,5 +395,6 @@ _AST_LENGTHS = {101: 1024}
 def _own_preprocess(size: dict[str, int]) -> Preprocess:
     """What the paper's backbones take."""
     if "max_length" in size:
-        return SoundPreprocess(max_length=size["max_length"], mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
-    return ImagePreprocess(size=size["image_size"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        storage = SoundStorage()
+        return storage.default_preprocess((size["max_length"], storage.num_mel_bins))
+    return ImageStorage(size["image_size"]).default_preprocess((3, size["image_size"], size["image_size"]))
