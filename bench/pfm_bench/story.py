@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, describe_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.commands.train import describe_evaluation, write_evaluation
 from pfm.data.augmentation import AugmentConfig
 from pfm.data.config import DataConfig

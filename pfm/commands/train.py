@@ -8,7 +8,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from pfm.backbones.backbone import AUDIO_DEFAULT, BackboneConfig
+from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
 from pfm.data.augmentation import AugmentConfig

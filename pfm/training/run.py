@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.data.augmentation import AugmentConfig
 from pfm.data.config import DataConfig
 from pfm.data.feed import Feed, FeedConfig
@@ -106,10 +107,10 @@ class TrainResult:
 def build_model(
     spec: BackboneSpec, data: ClassificationData, config: RunConfig
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
-    """The model a run starts from, its adapters' settings, and the fingerprint of what stays frozen."""
+    """The model a run starts from, its adapters' settings, and the frozen_sha256 of what stays frozen."""
     tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
-    frozen = "" if tune == "full" else fingerprint(backbone)
+    frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
     set_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
@@ -449,8 +450,6 @@ class _Run:
                     inputs,
                     self.labels[batch.index].to(accelerator.device, non_blocking=True),
                     batch,
-                    has_unknown=self.model.has_unknown,
-                    copies_others=self.model.copies_others,
                     objective=self.config.objective,
                     micro_batch=self.micro_batch,
                     max_grad_norm=train.max_grad_norm,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pfm.backbones.backbone import BackboneConfig, build_backbone, describe_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.classes import ClassList
 from pfm.model.checkpoint import Checkpoint, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
