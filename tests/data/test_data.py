@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from making.images import coloured_images, write_npz
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData, Split
-from pfm.data.config import DataConfig
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
 
 
@@ -46,11 +46,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_size_that_medmnist_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--size 32 is no MedMNIST resolution"):
+    with pytest.raises(ConfigError, match="--size 32 is not a MedMNIST resolution"):
         DataConfig(size=32)
 
 
-def test_images_by_name_are_no_sounds() -> None:
+def test_images_by_name_are_refused_as_sounds() -> None:
     with pytest.raises(ConfigError, match="holds images; use audiofolder:PATH"):
         DataConfig(data_type="audio", dataset="imagefolder:somewhere")
     for name in ("digits", "bloodmnist", "some.npz"):
@@ -215,7 +215,7 @@ def test_a_truncated_npz_is_told_from_a_whole_one(npz: Path) -> None:
     whole = npz.read_bytes()
     for length in (0, 10, 200, len(whole) // 2, len(whole) - 30):
         npz.write_bytes(whole[:length])
-        assert "is truncated or no .npz file" in refusal(npz)
+        assert "is truncated or not an .npz file" in refusal(npz)
 
 
 def test_a_damaged_npz_never_ends_in_anything_but_a_data_error(npz: Path) -> None:
@@ -260,9 +260,9 @@ def test_another_file_called_npz_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(4))
     (tmp_path / "a.npz").write_bytes(buffer.getvalue())
-    assert "no .npz file" in refusal(tmp_path / "a.npz")
+    assert "not an .npz file" in refusal(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_text("a text")
-    assert "no .npz file" in refusal(tmp_path / "a.npz")
+    assert "not an .npz file" in refusal(tmp_path / "a.npz")
 
 
 # --- MedMNIST by name -----------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_an_octmnist_run_trains_on_the_val_split(tmp_path: Path) -> None:
     data = load("octmnist", data_dir=str(tmp_path), size=28)
     assert (len(data.train), data.val, len(data.test)) == (12, None, 22)
     assert "val split" in data.notes[0]
-    assert "note: trained on the val split" in data.describe()
+    assert "note: trained on the val split" in data.describe(ImageStorage(8))
 
 
 def test_octmnist_without_a_val_split_is_refused(tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None
     text = refusal(f"imagefolder:{tmp_path / 'fruit'}")
     gc.collect()
     assert f"cannot decode {victim} (image 10 of fruit/train): " in text
-    assert "mend the file, take it out, or give --skip_bad" in text
+    assert "fix the file, take it out, or give --skip_bad" in text
 
 
 @pytest.mark.usefixtures("cache")
@@ -741,7 +741,7 @@ def test_loading_leaves_the_progress_bars_of_datasets_as_they_were(tmp_path: Pat
 def test_a_description_counts_every_class_in_every_split(tmp_path: Path) -> None:
     images, labels = coloured_images(6)
     path = write_npz(tmp_path / "colours.npz", val_images=images, val_labels=labels)
-    lines = load(path, class_names="red,green,blue,grey as a cat").describe().splitlines()
+    lines = load(path, class_names="red,green,blue,grey as a cat").describe(ImageStorage(8)).splitlines()
     assert lines[0] == "data set colours: 4 classes, images 8x8x3"
     assert [line.split() for line in lines[1:]] == [
         ["class", "train", "val", "test"],

@@ -115,7 +115,7 @@ def test_a_missing_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"RIF", b"no sound at all\n" * 40, bytes(500), bytes(range(256)) * 20])
 def test_bytes_that_are_no_sound_are_called_that(content: bytes) -> None:
-    assert reason(content) == "no sound of a known kind (WAV, FLAC, OGG or MP3)"
+    assert reason(content) == "it is not a sound of a known kind (WAV, FLAC, OGG or MP3)"
 
 
 @pytest.mark.parametrize("name", FORMATS)
