@@ -17,9 +17,11 @@ from PIL import Image
 from making.images import coloured_images, write_npz
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
+from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
+from pfm.data.readers import READERS
 from pfm.data.sounds import SoundStorage
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
 
 
@@ -349,7 +351,7 @@ def test_a_medmnist_set_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Automatic\n   download failed!"), ConnectionError("no route to host")])
-def test_a_failed_download_says_which_file_to_bring_and_where(
+def test_a_failed_download_says_which_file_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def act(path: Path) -> None:
@@ -359,7 +361,7 @@ def test_a_failed_download_says_which_file_to_bring_and_where(
     pretend_download(monkeypatch, act)
     text = refusal("bloodmnist", data_dir=str(tmp_path), size=64)
     assert "bloodmnist could not be downloaded" in text
-    assert f"bring bloodmnist_64.npz into {tmp_path}" in text
+    assert f"put bloodmnist_64.npz into {tmp_path} by hand" in text
     assert medmnist.INFO["bloodmnist"]["url_64"] in text
     assert list(tmp_path.iterdir()) == []
 
@@ -733,6 +735,38 @@ def test_loading_leaves_the_progress_bars_of_datasets_as_they_were(tmp_path: Pat
     path = save_hf(tmp_path / "a", train=hf_split(8), test=hf_split(4))
     load(path)
     assert datasets.is_progress_bar_enabled()
+
+
+# --- a source from outside the package ------------------------------------------------------------
+
+
+class ShadesReader:
+    """`shades:N`: N images of each of two shades."""
+
+    def takes(self, config: DataConfig) -> bool:
+        return config.dataset.startswith("shades:")
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        config.check_kind("image")
+        count = int(config.dataset.removeprefix("shades:"))
+        labels = torch.arange(2).repeat(count)
+        whole = Split((200 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4), labels)
+        train, test, note = split_off_test(whole, config.dataset)
+        return ClassificationData("shades", class_list(config, ["dark", "light"]), train, test, notes=(note,))
+
+
+def test_a_reader_that_is_registered_from_outside_reads_its_source() -> None:
+    READERS.register("shades", ShadesReader())
+    try:
+        data = load("shades:10")
+        assert (len(data.train), len(data.test), data.classes.names) == (16, 4, ("dark", "light"))
+        assert load("shades:10", class_names="night,day").classes.names == ("night", "day")
+        assert "too small to hold one out" in refusal("shades:1")
+        with pytest.raises(ConfigError, match="--data_type audio, but shades:10 holds images; use audiofolder:PATH"):
+            load_data(DataConfig(dataset="shades:10", data_type="audio"), SoundStorage())
+        assert load("digits").name == "digits"
+    finally:
+        READERS.remove("shades")
 
 
 # --- description ----------------------------------------------------------------------------------

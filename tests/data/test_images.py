@@ -134,9 +134,10 @@ def encoded(image: Image.Image, kind: str = "PNG") -> Image.Image:
     return Image.open(buffer)
 
 
-def stack(images: list[Image.Image], *, size: int = 4, names: list[str] | None = None) -> Stacked:
-    called = names or [f"image {index} of scans" for index in range(len(images))]
-    files = FilesToRead(load=images.__getitem__, count=len(images), where="scans", name=called.__getitem__)
+def stack(images: list[Image.Image], *, size: int = 4) -> Stacked:
+    files = FilesToRead(
+        load=images.__getitem__, count=len(images), where="scans", name=lambda index: f"image {index} of scans"
+    )
     return ImageStorage(size).read(files)
 
 
@@ -201,8 +202,11 @@ def test_a_palette_with_transparency_decodes_without_a_warning() -> None:
 
 def test_an_image_too_large_to_be_safe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    files = FilesToRead(
+        load=lambda _: encoded(Image.new("L", (30, 30))), count=1, where="scans", name=lambda _: "the big one"
+    )
     with pytest.raises(DataError, match=r"cannot decode the big one: .*decompression bomb"):
-        stack([encoded(Image.new("L", (30, 30)))], names=["the big one"])
+        ImageStorage(4).read(files)
 
 
 def test_a_stack_of_one_size_keeps_every_pixel() -> None:
