@@ -1,7 +1,7 @@
 """What is varied in training inputs, of whatever kind: the options of all kinds together.
 
-The options of a kind, and what they do, are in its own file: `image_augmentation.py`, `sound_augmentation.py`. What
-is drawn is drawn by the model's preprocessing, which knows the kind.
+The options of a kind, and what they do, are in its own file: `image_augmentation.py`, `sound_augmentation.py`. A
+model's preprocessing, which knows its kind, draws what happens to each input.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from pfm.errors import ConfigError
 class Augmentation(Protocol):
     """What is done to each input of a batch, drawn before any of them is looked at."""
 
-    def rows(self, index: torch.Tensor) -> "Augmentation":
+    def rows(self, index: torch.Tensor, /) -> "Augmentation":
         """The part for some inputs."""
         ...
 
-    def __call__(self, stored: torch.Tensor) -> torch.Tensor:
+    def __call__(self, stored: torch.Tensor, /) -> torch.Tensor:
         """Stored inputs (B, …) -> the same, varied."""
         ...
 

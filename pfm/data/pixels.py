@@ -35,7 +35,7 @@ def decode(image: Any) -> np.ndarray:
 
 
 def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
-    """16-bit data scaled by 1/257; 32-bit data too, unless all of it lies in 0..255."""
+    """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
     highest = values.max(initial=0)
     if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
         raise ValueError("grey levels outside 0..65535")

@@ -94,7 +94,7 @@ def check_rate(rate: int, wanted: int) -> None:
     """Refuse a rate whose resampling would take gigabytes, since it shares too little with the one wanted.
 
     Raises:
-        ValueError: such a rate, or one that is none.
+        ValueError: such a rate, or one that makes no sense.
     """
     if rate <= 0:
         raise ValueError(f"{rate} samples per second are no sampling rate")

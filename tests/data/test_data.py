@@ -280,7 +280,7 @@ def write_medmnist(folder: Path, name: str, file: str, **changes: Any) -> None:
     ("size", "file"),
     [(28, "bloodmnist.npz"), (64, "bloodmnist_64.npz"), (128, "bloodmnist_128.npz"), (224, "bloodmnist_224.npz")],
 )
-def test_a_medmnist_name_is_read_from_the_folder_where_its_file_lies(tmp_path: Path, size: int, file: str) -> None:
+def test_a_medmnist_name_is_read_from_the_folder_of_its_file(tmp_path: Path, size: int, file: str) -> None:
     write_medmnist(tmp_path, "bloodmnist", file)
     data = load("bloodmnist", data_dir=str(tmp_path), size=size)
     assert data.name == "bloodmnist"

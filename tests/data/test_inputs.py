@@ -45,7 +45,7 @@ def test_what_is_measured_is_that_of_the_data_and_what_is_usual_that_of_the_fiel
     measured = IMAGES.measured_preprocess(grey, (3, 8, 8))
     assert measured.mean == pytest.approx((0.4,) * 3)
     assert measured.std == pytest.approx((0.2,) * 3)
-    assert IMAGES.default_preprocess((3, 8, 8)) == ImagePreprocess(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert IMAGES.default_preprocess((3, 8, 8)) == ImagePreprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     features = torch.tensor([1.0, 3.0]).view(1, 2, 1).expand(1, 2, 4)
     measured = SOUNDS.measured_preprocess(features, (6, 4))
     assert (measured.mean, measured.std) == (2.0, 1.0)

@@ -187,7 +187,7 @@ def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> 
         ({"label": "pitch"}, "--label_from and --label go together"),
     ],
 )
-def test_a_pattern_that_is_none_is_refused(options: dict[str, str], message: str) -> None:
+def test_what_is_not_a_pattern_is_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         DataConfig(dataset="audiofolder:x", **options)  # type: ignore[arg-type]
 

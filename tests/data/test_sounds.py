@@ -333,7 +333,7 @@ def test_options_of_the_other_kind_are_refused_by_name() -> None:
     AugmentConfig(time_shift=1).check_kind(SoundStorage())
 
 
-def test_a_share_of_frames_is_no_number_that_is_not_one() -> None:
+def test_a_share_of_frames_is_always_a_number() -> None:
     """A clip without a frame weighs nothing, instead of nan."""
     windows = PREPROCESS.windows(torch.cat([features_of(20), torch.zeros(1, 20, 4)]))
     assert all(weights is not None and not math.isnan(weights[1].item()) for _, weights in windows)

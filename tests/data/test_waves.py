@@ -241,7 +241,7 @@ def test_ten_hours_are_streamed_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_the_first_word_of_a_damaged_stream_comes_before_its_reason() -> None:
-    """What was read before the damage is handed out; the damage is said where it lies."""
+    """What was read before the damage is handed out; the damage is named where it is met."""
     content = encoded(tone(440, 25.0), 8000, "float")
     broken = bytearray(content)
     at = len(content) - 400

@@ -1,5 +1,6 @@
 """Columns of a table of Hugging Face `datasets`: which one holds the inputs, which the labels, and their numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def input_column(features: Any, name: str, config: DataConfig, storage: Storage)
 
 
 def numbered_labels(
-    parts: dict[str, Any], what: dict[str, str], column: str, name: str, config: DataConfig
+    parts: Mapping[str, Any], what: Mapping[str, str], column: str, name: str, config: DataConfig
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Numbers of the labels of each split, (N,) int64, and the names of the classes.
 

@@ -52,7 +52,7 @@ def _not_found(name: str, path: Path, error: Exception) -> str:
 @contextlib.contextmanager
 def quiet_library() -> Iterator[None]:
     """Silence the library's own bars (ours says what is decoded) and ask the hub only where there is one."""
-    import datasets
+    import datasets.config
 
     had_bars, was_offline = datasets.is_progress_bar_enabled(), datasets.config.HF_HUB_OFFLINE
     datasets.disable_progress_bars()
