@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.classes import ClassList
-from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.tracing import export_graphs
@@ -27,8 +27,13 @@ def random_checkpoint(model_name: str, *, num_classes: int, readout: str, seed: 
     classes = ClassList.from_names([f"class{i}" for i in range(num_classes)])
     config = ModelConfig(readout=readout, tune="full")
     model = PromptedClassifier(build_backbone(spec, seed=seed, load_weights=False), classes, config, None)
-    preprocess = spec.preprocess or spec.storage.default_preprocess(spec.input_shape)
-    return snapshot(model, spec=spec, preprocess=preprocess, lora=None, seed=seed)
+    return snapshot(
+        model,
+        spec=spec,
+        preprocess=spec.preprocess or spec.storage.default_preprocess(spec.input_shape),
+        lora=None,
+        state=RunState(seed=seed),
+    )
 
 
 def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str = "fp32") -> dict[str, Any]:
