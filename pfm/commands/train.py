@@ -11,10 +11,10 @@ from click.core import ParameterSource
 from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
@@ -58,7 +58,7 @@ def train(**configs: Any) -> None:
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
-    if configs["data"].is_audio and not was_given("model_name"):
+    if configs["data"].kind == "audio" and not was_given("model_name"):
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=AUDIO_DEFAULT)
     config = RunConfig(**configs)
     if config.evaluation.max_subsets is not None:
@@ -94,7 +94,7 @@ def evaluate(
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
-    click.echo(loaded.describe())
+    click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:

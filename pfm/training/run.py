@@ -16,16 +16,12 @@ from accelerate.utils import set_seed
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.feed import Feed, FeedConfig
-from pfm.data.image_augmentation import Augmentation, draw_augmentation
-from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import CheckpointError, ConfigError, StoppedError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
-from pfm.model.abstention import choose_threshold, hold_out
+from pfm.model.abstention import choose_threshold
 from pfm.model.checkpoint import Checkpoint, RunState, save_checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.flops import step_flops
@@ -102,20 +98,20 @@ def train(
 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(is_audio=isinstance(spec.storage, SoundStorage))
+    config.augment.check_kind(spec.storage)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
         data = data or load_data(config.data, spec.storage, device=accelerator.device)
-        data = hold_out(data, config.model.abstain)
-    tell(data.describe())
+        data = hold_out_for_threshold(data, config.model.abstain)
+    tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
     model, lora, frozen = build_model(spec, data, config)
     _check_metric(config.train.best_metric, model)
-    preprocess = spec.preprocess or _measured_preprocess(data, spec)
-    is_cropped = isinstance(preprocess, SoundPreprocess) and data.train.inputs.shape[1] > preprocess.max_length
-    check_cache(config.feed, model, is_augmented=config.augment.is_on or is_cropped)
+    preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
+    is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
+    check_cache(config.feed, model, is_augmented=is_augmented)
     tell(_describe_model(model, spec, accelerator))
 
     run = _Run(config, accelerator, data, spec, preprocess, model, lora, frozen, files, tell)
@@ -160,21 +156,6 @@ def _check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
 def _is_due(number: int, every: int) -> bool:
     """Whether the epoch or step (from 0) is one of every `every`-th; never where that is 0."""
     return every > 0 and (number + 1) % every == 0
-
-
-def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Preprocess:
-    """Mean and standard deviation of the training data, for a backbone that was trained on none."""
-    if isinstance(spec.storage, SoundStorage):
-        mean, std = measure_features(data.train.inputs)
-        return SoundPreprocess(
-            max_length=spec.input_shape[0],
-            mean=mean,
-            std=std,
-            sampling_rate=spec.storage.sampling_rate,
-            num_mel_bins=spec.storage.num_mel_bins,
-        )
-    means, stds = measure_channels(data.train.inputs)
-    return ImagePreprocess(size=spec.input_shape[-1], mean=means, std=stds)  # type: ignore[arg-type]
 
 
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
@@ -398,7 +379,10 @@ class _Run:
                 if cache:
                     inputs: Callable[[slice], torch.Tensor] = lambda part: cache(batch.index[part])  # noqa: B023, E731
                 else:
-                    varied = self._draw_augmentation(len(global_index), key).rows(own)(next(images))
+                    augmentation = self.preprocess.draw_augmentation(
+                        len(global_index), self.config.augment, make_generator(*key, "augment")
+                    )
+                    varied = augmentation.rows(own)(next(images))
                     inputs = lambda part: self.preprocess(varied[part])  # noqa: B023, E731
                 waited = time.perf_counter() - waited
                 # whatever torch itself may draw, such as an attention's dropout
@@ -436,13 +420,6 @@ class _Run:
                     self._leave(is_stopping, log)
                 if is_saved:
                     self._save(self.files.state)
-
-    def _draw_augmentation(self, count: int, key: tuple[int, ...]) -> Augmentation | SoundAugmentation:
-        """What is varied in each input of a global batch."""
-        generator = make_generator(*key, "augment")
-        if isinstance(self.preprocess, SoundPreprocess):
-            return draw_sound_augmentation(count, self.config.augment, self.preprocess, generator)
-        return draw_augmentation(count, self.config.augment, generator)
 
     def _log_losses(self, totals: dict[str, torch.Tensor], count: int, rate: float, log: RunLog) -> None:
         """The only place where an epoch waits for the device."""
