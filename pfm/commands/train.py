@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pfm.backbones.backbone import AUDIO_DEFAULT, BackboneConfig
+from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
 from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
 from pfm.data.feed import FeedConfig
 from pfm.data.image_augmentation import AugmentConfig

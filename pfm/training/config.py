@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pfm.backbones.backbone import BackboneConfig
+from pfm.backbones.spec import BackboneConfig
 from pfm.data.feed import FeedConfig
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.splits import DataConfig

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from pfm.errors import CheckpointError, TrainingError
 from pfm.model.abstention import choose_threshold
-from pfm.model.checkpoint import Checkpoint, save_checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, save_checkpoint, snapshot
 from pfm.model.sharding import is_sharded, shared_out
 from pfm.training.optim import Average, build_optimizer, learning_rate
 from pfm.training.position import Position
@@ -97,18 +97,20 @@ class Learner:
             lora=setup.lora,
             optimizer=self.optimizer.optimizer,
             frozen_sha256=setup.frozen_sha256,
-            seed=setup.config.train.seed,
-            epoch=self.at.epoch,
-            step=self.at.step,
-            run=setup.config.to_dict(),
-            averaged=self.average.tensors if self.average else None,
-            unknown_below=self._choose_threshold(),
-            progress={
-                **dataclasses.asdict(self.at),
-                "global_batch": setup.global_batch,
-                "labels": labels_checksum(setup.data.train.labels),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            },
+            state=RunState(
+                seed=setup.config.train.seed,
+                epoch=self.at.epoch,
+                step=self.at.step,
+                run=setup.config.to_dict(),
+                averaged=self.average.tensors if self.average else {},
+                unknown_below=self._choose_threshold(),
+                progress={
+                    **dataclasses.asdict(self.at),
+                    "global_batch": setup.global_batch,
+                    "labels": labels_checksum(setup.data.train.labels),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+            ),
         )
         broken = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
         if broken:

@@ -1,16 +1,15 @@
-"""Cross-entropy with the own prompt there, KL to uniform (or another target) with it absent.
+"""What a model is trained for: to answer with the own prompt there, and to meet its target with it absent.
 
-Every loss is returned per example, (B,), so that the mean is taken over the global batch whatever
-the number of processes.
+Every loss is returned per example, so that the mean can be taken over the global batch whatever the number of
+processes.
 
-Letters: B batch, C classes. With the `prompt` readout an absent class has the logit -inf.
+Letters: B batch, C classes in the bank, N training examples.
 """
 
 from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch.nn import functional as F
 
 from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
@@ -93,7 +92,7 @@ class Objective:
     ) -> None:
         self.config = config
         self.class_weights = class_weights
-        self._has_unknown, self._copies_others = model.has_unknown, model.copies_others
+        self.target = model.target
 
     @classmethod
     def over(cls, model: PromptedClassifier, config: ObjectiveConfig, labels: torch.Tensor) -> Self:
@@ -108,66 +107,10 @@ class Objective:
             labels: (B,) positions in the bank.
         """
         with_own, without_own = with_own.float(), without_own.float()
-        smoothing = self.config.label_smoothing
-        present = present_loss(with_own, labels, has_unknown=self._has_unknown, label_smoothing=smoothing)
-        target = others_target(with_own, labels) if self._copies_others else None
-        absent = absent_loss(without_own, has_unknown=self._has_unknown, target=target)
+        present = self.target.present_loss(with_own, labels, self.config.label_smoothing)
+        absent = self.target.absent_loss(with_own, without_own, labels)
         weight = None
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(labels.device)
             weight = self.class_weights[labels]
         return Losses(present, absent, weight, self.config.absent_weight)
-
-
-def present_loss(
-    logits: torch.Tensor, labels: torch.Tensor, *, has_unknown: bool, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """Cross-entropy (B,) with the label; `unknown`, a fixed logit 0, competes where the model has it.
-
-    With label smoothing (Szegedy et al., 2016) the spread share goes to what has a logit, not to
-    absent classes.
-    """
-    if has_unknown:
-        logits = _with_unknown(logits)
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    if label_smoothing == 0:
-        return loss
-    active = logits > -torch.inf  # (B, C or C + 1)
-    log_p = torch.where(active, F.log_softmax(logits, dim=1), 0.0)
-    return (1 - label_smoothing) * loss - label_smoothing * log_p.sum(dim=1) / active.sum(dim=1)
-
-
-def others_target(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What the model says of the other classes (B, C): its softmax with the own class masked, without gradient.
-
-    It stands for what a model that never saw the class would say, which is not uniform: a 3 looks like an 8.
-
-    Args:
-        logits: (B, C) with the own prompt there.
-    """
-    return logits.detach().scatter(1, labels[:, None], -torch.inf).softmax(dim=1)
-
-
-def absent_loss(logits: torch.Tensor, *, has_unknown: bool, target: torch.Tensor | None = None) -> torch.Tensor:
-    """The loss (B,) of examples whose own prompt is absent.
-
-    Uniform target: KL(u ‖ p) with u uniform over the classes that have a logit, and nothing where
-    none has. With `unknown`: cross-entropy to that answer. With a `target` (B, C): KL(target ‖ p), every class
-    having a logit.
-    """
-    if target is not None:
-        return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="none").sum(dim=1)
-    if has_unknown:
-        unknown = torch.full((len(logits),), logits.shape[1], device=logits.device)
-        return F.cross_entropy(_with_unknown(logits), unknown, reduction="none")
-    active = logits > -torch.inf  # (B, C)
-    count = active.sum(dim=1)
-    # a row with no active class has no distribution: give it one, and then no weight
-    log_p = F.log_softmax(torch.where(count[:, None] > 0, logits, 0.0), dim=1)
-    size = count.clamp_min(1)
-    mean_log_p = torch.where(active, log_p, 0.0).sum(dim=1) / size
-    return torch.where(count > 0, -mean_log_p - size.log(), 0.0)
-
-
-def _with_unknown(logits: torch.Tensor) -> torch.Tensor:
-    return torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1)

@@ -134,7 +134,7 @@ def _flops_per_sample(setup: Setup) -> float:
     return step_flops(
         setup.spec,
         (present, absent),
-        num_classes=classes if model.config.readout == "cls" else 1,
+        num_classes=len(model.readout.weights(model)[0]),
         rank=setup.lora.lora_r if setup.lora else 0,
         prompt_layer=model.config.prompt_layer,
         cached=setup.config.feed.cache_trunk != "off",

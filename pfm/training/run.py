@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from pfm.backbones.backbone import describe_backbone
+from pfm.backbones.spec import describe_backbone
+from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.runlog import RunLog, progress
@@ -71,7 +72,7 @@ def train(
 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(is_audio=spec.is_audio)
+    config.augment.check_kind(is_audio=isinstance(spec.storage, SoundStorage))
     data = load_run_data(config, spec, accelerator, data)
     tell(data.describe())
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")

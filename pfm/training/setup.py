@@ -9,11 +9,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from pfm.backbones.backbone import BackboneSpec, build_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneSpec
 from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundForm, SoundPreprocess, measure_features
+from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
 from pfm.data.splits import ClassificationData
 from pfm.device import Processes
 from pfm.errors import ConfigError
@@ -79,7 +80,7 @@ def load_run_data(
         data: instead of what `config.data` names.
     """
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
-        data = data or load_data(config.data, spec.form, device=accelerator.device)
+        data = data or load_data(config.data, spec.storage, device=accelerator.device)
         return hold_out(data, config.model.abstain)
 
 
@@ -96,7 +97,7 @@ def set_up(
     Raises:
         PfmError: see `pfm.errors`.
     """
-    model, lora, frozen_sha256 = _build_model(spec, data, config)
+    model, lora, frozen = _build_model(spec, data, config)
     _check_metric(config.train.best_metric, model)
     preprocess = spec.preprocess or _measured_preprocess(data, spec)
     is_cropped = isinstance(preprocess, SoundPreprocess) and data.train.inputs.shape[1] > preprocess.max_length
@@ -104,7 +105,7 @@ def set_up(
     tell(_describe_model(model, spec, accelerator))
     return Setup(
         config=config, accelerator=accelerator, data=data, spec=spec, preprocess=preprocess, model=model, lora=lora,
-        frozen_sha256=frozen_sha256, files=files, tell=tell,
+        frozen_sha256=frozen, files=files, tell=tell,
     )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _build_model(
     """The model a run starts from, its adapters' settings, and the hash of what stays frozen."""
     tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
-    frozen = "" if tune == "full" else fingerprint(backbone)
+    frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
     set_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
@@ -155,14 +156,14 @@ def check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
 
 def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Preprocess:
     """Mean and standard deviation of the training data, for a backbone that was trained on none."""
-    if isinstance(spec.form, SoundForm):
+    if isinstance(spec.storage, SoundStorage):
         mean, std = measure_features(data.train.inputs)
         return SoundPreprocess(
             max_length=spec.config["max_length"],
             mean=mean,
             std=std,
-            sampling_rate=spec.form.sampling_rate,
-            num_mel_bins=spec.form.num_mel_bins,
+            sampling_rate=spec.storage.sampling_rate,
+            num_mel_bins=spec.storage.num_mel_bins,
         )
     means, stds = measure_channels(data.train.inputs)
     return ImagePreprocess(size=spec.image_size, mean=means, std=stds)  # type: ignore[arg-type]
@@ -171,9 +172,8 @@ def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Prepro
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
     trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
     total = sum(tensor.numel() for tensor in model.parameters())
-    size = f"{spec.config['max_length']} frames" if spec.is_audio else f"{spec.image_size} px"
     return (
-        f"model {spec.model_name} at {size}, readout {model.config.readout}, tune {model.config.tune}: "
+        f"model {spec.model_name} at {spec.describe_size()}, readout {model.config.readout}, tune {model.config.tune}: "
         f"{trained:,} of {total:,} parameters train; {accelerator.num_processes} process(es) on "
         f"{accelerator.device}, precision {accelerator.mixed_precision}"
     )
