@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pfm.backbones.family import Family, HfConfig, Tensors
-from pfm.data.images import ImagePreprocess, ImageStorage, preprocess_from_hf
+from pfm.data.images import ImageStorage, preprocess_from_hf
 from pfm.data.inputs import Preprocess
 from pfm.errors import BackboneError
 

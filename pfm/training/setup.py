@@ -14,7 +14,7 @@ from pfm.backbones.spec import BackboneSpec
 from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
+from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
 from pfm.data.splits import ClassificationData
 from pfm.device import Processes
 from pfm.errors import ConfigError
@@ -166,7 +166,7 @@ def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Prepro
             num_mel_bins=spec.storage.num_mel_bins,
         )
     means, stds = measure_channels(data.train.inputs)
-    return ImagePreprocess(size=spec.image_size, mean=means, std=stds)  # type: ignore[arg-type]
+    return ImagePreprocess(size=spec.input_shape[-1], mean=means, std=stds)  # type: ignore[arg-type]
 
 
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
