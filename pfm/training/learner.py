@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import register_fsdp_forward_method
 
 from pfm.errors import CheckpointError, TrainingError
 from pfm.model.abstention import choose_threshold
@@ -43,7 +42,6 @@ class Learner:
         self.wrapped: nn.Module = wrapped
         if is_sharded(self.model):
             check_sharded(setup.config, self.model)
-            self.model.backbone.wrap_last_block(register_fsdp_forward_method)
         self.average = Average(self.model, train.ema) if train.ema else None
         self.at = Position()
         self.last_saved: Path | None = None

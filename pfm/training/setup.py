@@ -159,7 +159,7 @@ def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Prepro
     if isinstance(spec.storage, SoundStorage):
         mean, std = measure_features(data.train.inputs)
         return SoundPreprocess(
-            max_length=spec.config["max_length"],
+            max_length=spec.input_shape[0],
             mean=mean,
             std=std,
             sampling_rate=spec.storage.sampling_rate,

@@ -25,7 +25,7 @@ from pfm.data.feed import Feed, FeedConfig
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.device import DeviceConfig, Processes
 from pfm.model.bank import PromptBank
-from pfm.model.checkpoint import save_checkpoint, snapshot
+from pfm.model.checkpoint import RunState, save_checkpoint, snapshot
 from pfm.model.draws import others
 from pfm.model.flops import step_flops
 from pfm.model.trunk_cache import cache_trunk
@@ -306,8 +306,7 @@ def disk_per_epoch(bench: Workbench, ours: OurStep, plain: PlainStep) -> dict[st
         lora=LORA,
         optimizer=ours.optimizer.optimizer,
         frozen_sha256="0" * 64,
-        epoch=1,
-        step=ours.number,
+        state=RunState(epoch=1, step=ours.number),
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ours.pt"
