@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from pfm.backbones.spec import BackboneConfig, describe_backbone
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundPreprocess
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
 from pfm.evaluation.evaluator import EvalConfig, make_evaluator
 from pfm.evaluation.results import Evaluation, describe_evaluation, write_evaluation

@@ -21,12 +21,11 @@ from pfm.audit import closed_form
 from pfm.audit.subject import Subject
 from pfm.backbones.loading import build_backbone
 from pfm.classes import ClassList
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import ConfigError
 from pfm.evaluation.samples import label_positions
 from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
-from pfm.model.abstention import hold_out
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import branch_subsets
@@ -67,7 +66,7 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
 
     What training held out is held out here too, so that nobody takes it for trained on.
     """
-    data = hold_out(data, checkpoint.model.abstain)
+    data = hold_out_for_threshold(data, checkpoint.model.abstain)
     positions = label_positions(checkpoint.classes, data.classes, checkpoint.erased)
 
     def relabel(split: Split) -> Split:

@@ -9,8 +9,8 @@ import torch
 from pfm.backbones.spec import BackboneConfig
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.evaluation.evaluator import EvalConfig, make_evaluator
 from pfm.evaluation.results import describe_evaluation, percent, write_evaluation
@@ -49,7 +49,7 @@ def evaluate(
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
-    click.echo(loaded.describe())
+    click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:

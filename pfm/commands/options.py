@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:  # commands that need no torch take their options from here too
-    from pfm.data.splits import DataConfig
+    from pfm.data.config import DataConfig
     from pfm.model.checkpoint import Checkpoint
 
 from pfm.registry import load_plugins

@@ -7,9 +7,9 @@ import click
 
 from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
 from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import EvalConfig
@@ -41,7 +41,7 @@ def train(**configs: Any) -> None:
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
-    if configs["data"].is_audio and not was_given("model_name"):
+    if configs["data"].kind == "audio" and not was_given("model_name"):
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=AUDIO_DEFAULT)
     config = RunConfig(**configs)
     if config.evaluation.max_subsets is not None:

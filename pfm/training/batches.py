@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.data.image_augmentation import Augmentation, AugmentConfig, draw_augmentation
-from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundPreprocess
+from pfm.data.augmentation import Augmentation, AugmentConfig
 from pfm.device import Processes
 from pfm.model.trunk_cache import TrunkCache
 from pfm.model.views import StoredInputs
@@ -156,14 +154,17 @@ class Batch:
             for value in (examples.labels[share.index], share.mean_shares, share.mixed, share.wrong, share.row_keys)
         )
         from_tokens = examples.tokens is not None
-        augmentation = None if from_tokens else self._draw_augmentation()
+        augmentation = None
+        if not from_tokens:
+            generator = make_generator(*self.key, "augment")
+            augmentation = examples.stored.preprocess.draw_augmentation(self.count, examples.augment, generator)
         for start in range(0, len(share), size):
             rows = slice(start, start + size)
             inputs = self._make(augmentation, rows)
             presents = mixed[rows], wrong[rows]
             yield Part(inputs, labels[rows], presents, row_keys[:, rows], mean_shares[rows], from_tokens)
 
-    def _make(self, augmentation: Augmentation | SoundAugmentation | None, rows: slice) -> torch.Tensor:
+    def _make(self, augmentation: Augmentation | None, rows: slice) -> torch.Tensor:
         """The next part's inputs (b, …)."""
         started = time.perf_counter()
         inputs = next(self._inputs)
@@ -171,11 +172,3 @@ class Batch:
             inputs = augmentation.rows(self.share.rows[rows])(inputs)
         self.waited_s += time.perf_counter() - started
         return inputs if augmentation is None else self._loader.examples.stored.preprocess(inputs)
-
-    def _draw_augmentation(self) -> Augmentation | SoundAugmentation:
-        """What is varied in each input of the global batch."""
-        examples, generator = self._loader.examples, make_generator(*self.key, "augment")
-        preprocess = examples.stored.preprocess
-        if isinstance(preprocess, SoundPreprocess):
-            return draw_sound_augmentation(self.count, examples.augment, preprocess, generator)
-        return draw_augmentation(self.count, examples.augment, generator)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from pfm.backbones.spec import describe_backbone
-from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.runlog import RunLog, progress
@@ -72,9 +71,9 @@ def train(
 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(is_audio=isinstance(spec.storage, SoundStorage))
+    config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, data)
-    tell(data.describe())
+    tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:
         files.sweep()

@@ -11,15 +11,12 @@ from accelerate.utils import set_seed
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
-from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
-from pfm.data.splits import ClassificationData
+from pfm.data.splits import ClassificationData, hold_out_for_threshold
 from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.evaluation.samples import label_positions
-from pfm.model.abstention import hold_out
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings
 from pfm.model.trunk_cache import check_cache
@@ -81,7 +78,7 @@ def load_run_data(
     """
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
         data = data or load_data(config.data, spec.storage, device=accelerator.device)
-        return hold_out(data, config.model.abstain)
+        return hold_out_for_threshold(data, config.model.abstain)
 
 
 def set_up(
@@ -99,9 +96,9 @@ def set_up(
     """
     model, lora, frozen = _build_model(spec, data, config)
     _check_metric(config.train.best_metric, model)
-    preprocess = spec.preprocess or _measured_preprocess(data, spec)
-    is_cropped = isinstance(preprocess, SoundPreprocess) and data.train.inputs.shape[1] > preprocess.max_length
-    check_cache(config.feed, model, is_augmented=config.augment.is_on or is_cropped)
+    preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
+    is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
+    check_cache(config.feed, model, is_augmented=is_augmented)
     tell(_describe_model(model, spec, accelerator))
     return Setup(
         config=config, accelerator=accelerator, data=data, spec=spec, preprocess=preprocess, model=model, lora=lora,
@@ -152,21 +149,6 @@ def check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
         raise ConfigError("--compile does not go with FSDP; leave it out")
     if config.model.abstain:
         raise ConfigError("--abstain does not go with FSDP yet; leave it out")
-
-
-def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Preprocess:
-    """Mean and standard deviation of the training data, for a backbone that was trained on none."""
-    if isinstance(spec.storage, SoundStorage):
-        mean, std = measure_features(data.train.inputs)
-        return SoundPreprocess(
-            max_length=spec.input_shape[0],
-            mean=mean,
-            std=std,
-            sampling_rate=spec.storage.sampling_rate,
-            num_mel_bins=spec.storage.num_mel_bins,
-        )
-    means, stds = measure_channels(data.train.inputs)
-    return ImagePreprocess(size=spec.input_shape[-1], mean=means, std=stds)  # type: ignore[arg-type]
 
 
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:

@@ -5,8 +5,8 @@ import torch
 
 from making.batches import CPU, IMAGES, LABELS, PREPROCESS, make_loader
 from making.models import tiny_model
+from pfm.data.augmentation import AugmentConfig
 from pfm.data.feed import Feed
-from pfm.data.image_augmentation import AugmentConfig, draw_augmentation
 from pfm.device import Processes
 from pfm.model.trunk_cache import cache_trunk
 from pfm.seeds import make_generator
@@ -43,7 +43,7 @@ def test_a_batch_holds_its_examples_augmented_and_preprocessed() -> None:
     (batch,) = make_loader(VARIED).epoch(3)
     found = joined(batch)
     order = epoch_order(6, 1, 3)
-    drawn = draw_augmentation(6, VARIED, make_generator(1, 3, 0, "augment"))
+    drawn = PREPROCESS.draw_augmentation(6, VARIED, make_generator(1, 3, 0, "augment"))
     assert torch.equal(found["inputs"], PREPROCESS(drawn(IMAGES[order])))
     assert torch.equal(found["labels"], LABELS[order])
     assert not torch.equal(found["inputs"], PREPROCESS(IMAGES[order]))

@@ -14,8 +14,8 @@ from making.batches import IMAGES, LABELS, PREPROCESS, make_loader
 from making.models import tiny_model
 from pfm.backbones.family import PRESETS
 from pfm.backbones.spec import BackboneConfig
-from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.splits import DataConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, Processes, resolve_device
 from pfm.errors import ConfigError, DeviceError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig

@@ -13,11 +13,11 @@ import torch
 from making.images import write_npz
 from making.models import tiny_model
 from pfm.backbones.spec import BackboneConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig, make_evaluator

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from pfm.backbones.spec import BackboneSpec
+from pfm.data.augmentation import AugmentConfig
 from pfm.data.feed import Feed, FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
 from pfm.device import DeviceConfig, Processes
 from pfm.model.bank import PromptBank
 from pfm.model.checkpoint import RunState, save_checkpoint, snapshot

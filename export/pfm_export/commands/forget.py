@@ -177,8 +177,8 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
 
     from pfm.audit.groups import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
+    from pfm.data.config import DataConfig
     from pfm.data.loading import load_data
-    from pfm.data.splits import DataConfig
     from pfm.storage import write_json
 
     if target.exists():
