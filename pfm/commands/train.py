@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
+from pfm.backbones.spec import BackboneConfig, default_model
 from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
 from pfm.data.augmentation import AugmentConfig
 from pfm.data.config import DataConfig
@@ -41,8 +41,8 @@ def train(**configs: Any) -> None:
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
-    if configs["data"].kind == "audio" and not was_given("model_name"):
-        configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=AUDIO_DEFAULT)
+    if not was_given("model_name"):
+        configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
     config = RunConfig(**configs)
     if config.evaluation.max_subsets is not None:
         raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
