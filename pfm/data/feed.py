@@ -48,6 +48,9 @@ class Feed:
         self.is_resident = config.data_on == "device" or (config.data_on == "auto" and _fits(split.inputs, device))
         self._inputs = split.inputs.to(device) if self.is_resident else split.inputs
 
+    def __len__(self) -> int:
+        return len(self._inputs)
+
     def __call__(self, index: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, C, H, W) uint8."""
         if self.is_resident:

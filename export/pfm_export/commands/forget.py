@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run
 from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import certificate
 
@@ -177,7 +177,6 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
 
     from pfm.audit.groups import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
-    from pfm.commands.train import data_of_run
     from pfm.data.config import DataConfig
     from pfm.data.loading import load_data
     from pfm.storage import write_json
