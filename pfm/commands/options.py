@@ -83,7 +83,7 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
-    choices = field.metadata["choices"]
+    choices: Any = field.metadata["choices"]
     if choices:
         return click.option(name, type=_OpenChoice(choices) if callable(choices) else click.Choice(choices), **shared)
     minimum = field.metadata["minimum"]
