@@ -18,12 +18,14 @@ from pfm.model.checkpoint import Checkpoint
 from pfm.model.lora import LoraSettings
 from pfm_export.graph import export as graph_module
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import CONFIG, PREPROCESSOR, hub_files
 from pfm_export.graph.parity import BATCH_SIZES, ParityError, active_sets, check_parity
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import BANK, MODEL, Bundle
-from pfm_export.serving.form import GraphForm
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import MODEL
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -167,7 +169,7 @@ def test_an_export_into_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "x.pt").write_text("x")
-    with pytest.raises(StorageError, match="is no bundle"):
+    with pytest.raises(StorageError, match="is not a bundle"):
         export_bundle(image_checkpoint(), tmp_path / "runs", overwrite=True)
     assert (tmp_path / "runs" / "x.pt").read_text() == "x"
     export_bundle(image_checkpoint(), tmp_path / "bundle")

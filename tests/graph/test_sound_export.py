@@ -23,21 +23,22 @@ from making.checkpoints import SOUND_PREPROCESS, sound_checkpoint
 from making.commands import train_on_sounds
 from making.sounds import PITCHES, tone, write_tones, write_wav
 from pfm.cli import pfm, run
-from pfm.data.sounds import SoundStorage, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
+from pfm.data.sounds import SoundPreprocess, SoundStorage, fft_size, log_mel, mel_banks, resampled
 from pfm.errors import ClassNameError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
 from pfm.model.views import Views
 from pfm_export.graph.accuracy import TestSamples, measure_accuracy
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.front_ends.sounds import spectrum_kernel
 from pfm_export.graph.parity import BATCH_SIZES, check_parity
-from pfm_export.graph.sound_frontend import spectrum_kernel
 from pfm_export.graph.triton import TritonConfig, write_repository
 from pfm_export.serving import sounds as hearing
-from pfm_export.serving.bundle import MODEL, Bundle
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 from pfm_export.serving.sounds import Features
 
 FEATURES = Features.of(SOUND_PREPROCESS.to_dict())
@@ -86,7 +87,7 @@ def plain(export: Export) -> tuple[Checkpoint, Path]:
 def torch_answer(checkpoint: Checkpoint, samples: np.ndarray, active: list[int], rate: int = RATE) -> np.ndarray:
     """Probabilities of one clip as torch and torchaudio have them, its windows averaged."""
     wave = resampled(torch.from_numpy(samples), rate, RATE)
-    features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.form)
+    features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.storage)
     model = checkpoint.build_model()
     logits = Views.of(model, SOUND_PREPROCESS, features).logits(shared_set(active, 1, torch.device("cpu")))[0, active]
     if model.has_unknown:
@@ -146,7 +147,7 @@ def test_transformers_reads_the_folder(plain: tuple[Checkpoint, Path]) -> None:
     sound = tone(700, 0.25, rate=RATE)
     expected = extractor(sound, sampling_rate=RATE, return_tensors="np")["input_values"]
     (batch,) = hearing.windows([sound], FEATURES, batch=4)
-    np.testing.assert_allclose(hearing.model_input(batch, FEATURES), expected, atol=1e-4)
+    np.testing.assert_allclose(hearing.model_input(batch.samples, FEATURES), expected, atol=1e-4)
 
 
 def test_nothing_of_a_class_is_in_the_graph(exported: tuple[Checkpoint, Path]) -> None:
@@ -180,7 +181,7 @@ def test_the_front_ends_convolution_is_the_whole_preparation_of_a_frame(form: So
                                       SoundPreprocess(max_length=32, mean=0.0, std=1.0, sampling_rate=8000,
                                                       num_mel_bins=40)])  # fmt: skip
 def test_features_of_numpy_are_those_of_torch(settings: SoundPreprocess) -> None:
-    features, form = Features.of(settings.to_dict()), settings.form
+    features, form = Features.of(settings.to_dict()), settings.storage
     assert (features.frame, features.hop, features.fft_size) == (form.frame_size, form.hop, fft_size(form))
     # of weights up to 1: two float32 logarithms
     np.testing.assert_allclose(hearing.mel_banks(features), mel_banks(form).numpy(), atol=5e-5)
@@ -190,7 +191,7 @@ def test_features_of_numpy_are_those_of_torch(settings: SoundPreprocess) -> None
         # two Fourier transforms, behind a logarithm, which makes the rounding of a quiet bin large
         np.testing.assert_allclose(hearing.log_mel(wave, features), expected[0], atol=5e-4)
         (batch,) = hearing.windows([wave], features, batch=1)
-        np.testing.assert_allclose(hearing.model_input(batch, features), settings(expected), atol=3e-4)
+        np.testing.assert_allclose(hearing.model_input(batch.samples, features), settings(expected), atol=3e-4)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(8000, 16000), (11025, 16000), (44100, 16000), (48000, 16000),
@@ -224,10 +225,10 @@ def test_windows_cover_every_frame_once_whatever_the_batch(tmp_path: Path) -> No
     owners = np.concatenate([batch.owners for batch in batches])
     frames = np.concatenate([batch.frames for batch in batches])
     for place, sound in enumerate(sounds):
-        assert frames[owners == place].sum() == SOUND_PREPROCESS.form.num_frames(len(sound))
-        stored = log_mel(torch.from_numpy(sound)[None], torch.tensor([len(sound)]), SOUND_PREPROCESS.form)
+        assert frames[owners == place].sum() == SOUND_PREPROCESS.storage.num_frames(len(sound))
+        stored = log_mel(torch.from_numpy(sound)[None], torch.tensor([len(sound)]), SOUND_PREPROCESS.storage)
         windows = SOUND_PREPROCESS.windows(stored)
-        found = [hearing.model_input(hearing.Windows(np.array([0]), np.array([0]), [samples]), FEATURES)
+        found = [hearing.model_input([samples], FEATURES)
                  for batch in batches for owner, samples in zip(batch.owners, batch.samples, strict=True)
                  if owner == place]  # fmt: skip
         assert len(found) == len(windows)
@@ -347,7 +348,7 @@ def test_features_and_samples_go_in_directly_too(exported: tuple[Checkpoint, Pat
     sounds = [tone(700, 0.2, rate=RATE), tone(300, 0.1, rate=RATE)]
     (batch,) = hearing.windows(sounds, FEATURES, batch=4)
     is_frontend = GraphForm.of(Bundle.open(folder)).with_frontend
-    inputs = hearing.padded(batch) if is_frontend else hearing.model_input(batch, FEATURES)
+    inputs = hearing.padded(batch.samples) if is_frontend else hearing.model_input(batch.samples, FEATURES)
     expected = session.predict_sounds(sounds).probabilities
     np.testing.assert_allclose(session.predict(inputs).probabilities, expected, atol=1e-6)
     with pytest.raises(DataError, match="does not fit the graph"):
@@ -396,7 +397,7 @@ def test_int8_is_measured_on_sounds_longer_than_the_window(tmp_path: Path) -> No
 def test_accuracy_of_a_graph_is_the_models_over_windows(plain: tuple[Checkpoint, Path]) -> None:
     checkpoint, folder = plain
     waves = [torch.from_numpy(tone(pitch, 0.6, rate=RATE)) for pitch in PITCHES.values()]
-    inputs = log_mel(torch.stack(waves), torch.tensor([len(waves[0])] * 4), SOUND_PREPROCESS.form)
+    inputs = log_mel(torch.stack(waves), torch.tensor([len(waves[0])] * 4), SOUND_PREPROCESS.storage)
     assert inputs.shape[1] > SOUND_PREPROCESS.max_length
     result = measure_accuracy(checkpoint.build_model(), folder, TestSamples(inputs, torch.arange(4)))
     assert result["bundle"] == result["fp32"]
@@ -455,7 +456,7 @@ def test_a_triton_repository_takes_features_or_samples(exported: tuple[Checkpoin
         schema.ModelConfig(),
     )
     batches = first.max_batch_size > 0
-    assert batches == (form.split or (form.per_request_prompts and bundle.readout == "prompt"))
+    assert batches == (form.split or (form.per_request_prompts and bundle.stated.readout == "prompt"))
     ends = {end.name: (end.data_type, list(end.dims)) for end in first.input}
     batch = [] if batches else [-1]
     if form.with_frontend:

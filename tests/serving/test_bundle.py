@@ -11,8 +11,12 @@ import pytest
 from making.bundles import NAMES, WIDTH, make_bundle
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
+from pfm.forgetting.ledger import LEDGER
 from pfm_export.serving import bundle as bundle_module
-from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST
+from pfm_export.serving.signature import MODEL
 
 
 @pytest.fixture(params=["cls", "prompt"])
@@ -30,7 +34,7 @@ def test_rows_come_in_the_order_asked_for(folder: Path) -> None:
     rows, first = bundle.rows([2, 0]), bundle.rows([0])
     assert rows.prompts.shape == (4, WIDTH)
     np.testing.assert_array_equal(rows.prompts[2:], first.prompts)
-    if bundle.readout == "cls":
+    if bundle.stated.readout == "cls":
         assert rows.bias is not None
         assert rows.bias.tolist() == [2.0, 0.0]
     assert bundle.rows([]).prompts.shape == (0, WIDTH)

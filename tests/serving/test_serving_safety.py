@@ -19,10 +19,14 @@ from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, PfmError
 from pfm.forgetting import ledger
+from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import MODEL
 
 ROOT = Path(__file__).parent.parent.parent
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
@@ -58,7 +62,7 @@ def erase_elsewhere(folder: Path, *names: str, announce: bool = False) -> "subpr
     script = f"""
         import sys, time
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "export")!r}]
-        from pfm_export.bundle import Bundle
+        from pfm_export.serving.bundle import Bundle
         for name in {names!r}:
             print("erasing", name, flush=True)
             Bundle.open({str(folder)!r}).erase([name])

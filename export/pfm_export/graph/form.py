@@ -1,19 +1,14 @@
-"""The form of an exported graph: whose prompts it takes, which images, in how many files, in which precision."""
+"""The form of an exported graph: whose prompts it takes, what is classified, in how many files, in which precision."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
 
 from pfm.errors import ConfigError
 from pfm.options import option
-from pfm_export.serving.bundle import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, OUTPUT
-
-if TYPE_CHECKING:
-    from pfm_export.serving.bundle import Bundle
-
-TRUNK, HEAD = "trunk.onnx", "head.onnx"
-INPUT_PIXELS, INPUT_IMAGES, TOKENS = "pixel_values", "images", "tokens"
-INPUT_VALUES, INPUT_SAMPLES, INPUT_COUNT = "input_values", "waveform", "num_samples"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+from pfm.storage import Json
+from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.kinds import INPUT_KINDS, InputKind, ordinary_kind
+from pfm_export.serving.signature import HEAD, INPUT_LENS, INPUT_PROMPTS, MODEL, TOKENS, TRUNK, Signature, Signatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +28,11 @@ class GraphForm:
         "Sounds go in as samples, waveform [batch, samples] float32 at the model's rate and num_samples [batch] int32: "
         "the graph computes the log-mel features.",
     )
+    input: str = option(
+        "",
+        "What goes in, by the name of an input kind, such as one that a plugin brings; --uint8_input is short for "
+        "images, --with_frontend for waveform.  [default: what the model takes]",
+    )
     split: bool = option(
         False,
         "Two graphs, trunk.onnx and head.onnx: one pass of the trunk serves any number of active sets. For models "
@@ -42,7 +42,7 @@ class GraphForm:
         "fp32",
         "fp16: weights and arithmetic in half precision, for GPUs; bf16: weights stored in bfloat16, arithmetic in "
         "float32; int8: dynamic quantisation, for CPUs. Inputs and outputs stay float32.",
-        choices=PRECISIONS,
+        choices=PRECISIONS.names,
     )
     portable: bool = option(
         False,
@@ -51,36 +51,50 @@ class GraphForm:
     )
 
     @classmethod
-    def of(cls, bundle: "Bundle") -> "GraphForm":
+    def of(cls, bundle: Bundle) -> "GraphForm":
         """The form of a bundle; one that says nothing of it has the ordinary graph."""
-        return cls(**bundle.manifest.get("form", {}))
+        stated = bundle.manifest.get("form", {})
+        return cls(**{field.name: stated[field.name] for field in fields(cls) if field.name in stated})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return asdict(self)
 
-    def first_inputs(self, kind: str) -> list[str]:
-        """Names of what is classified, in order; `kind` is "image" or "audio"."""
-        if kind == "audio":
-            return [INPUT_SAMPLES, INPUT_COUNT] if self.with_frontend else [INPUT_VALUES]
-        return [INPUT_IMAGES if self.uint8_input else INPUT_PIXELS]
+    def input_kind(self, modality: str) -> type[InputKind]:
+        """What the graph takes for what is classified.
 
-    def check_kind(self, kind: str) -> None:
-        """Refuse what is for the other kind of input.
+        Args:
+            modality: the `kind` of the model's preprocessing, such as "image".
 
         Raises:
-            ConfigError: which option.
+            ConfigError: two kinds were asked for, an unknown one, or one that this model does not have.
         """
-        if self.uint8_input and kind == "audio":
-            raise ConfigError("--uint8_input is for images; for sounds, --with_frontend takes samples")
-        if self.with_frontend and kind == "image":
-            raise ConfigError("--with_frontend is for sounds; for images, --uint8_input takes them as they are")
+        asked = {"images": self.uint8_input, "waveform": self.with_frontend, self.input: bool(self.input)}
+        names = [name for name, is_asked in asked.items() if is_asked]
+        ordinary = ordinary_kind(modality)
+        for kind in map(INPUT_KINDS.get, names):
+            if kind.modality != modality:
+                raise ConfigError(_misfit(kind, ordinary))
+        if len(names) > 1:
+            raise ConfigError(f"the graph can take {' or '.join(names)}, not both; ask for one of them")
+        return INPUT_KINDS.get(names[0]) if names else ordinary
 
-    def signatures(self, readout: str, kind: str) -> dict[str, tuple[list[str], list[str]]]:
-        """Names of inputs and outputs, in order, of each file; `kind` is "image" or "audio"."""
-        first = self.first_inputs(kind)
-        prompts = [INPUT_PROMPTS, *([INPUT_LENS] if self.per_request_prompts else [])]
-        rows = [*prompts, *([INPUT_WEIGHT, INPUT_BIAS] if readout == "cls" else [])]
-        output = [OUTPUT[readout]]
+    def signatures(self, kind: type[InputKind], rows: tuple[str, ...], output: str) -> Signatures:
+        """Names of inputs and outputs of each file.
+
+        Args:
+            kind: of what is classified.
+            rows: what the readout takes beside the prompts.
+            output: what the readout calls its scores.
+        """
+        lens = (INPUT_LENS,) if self.per_request_prompts else ()
+        classes = (INPUT_PROMPTS, *lens, *rows)
         if self.split:
-            return {TRUNK: (first, [TOKENS]), HEAD: ([TOKENS, *rows], output)}
-        return {MODEL: ([*first, *rows], output)}
+            trunk, head = Signature(kind.inputs, (TOKENS,)), Signature((TOKENS, *classes), (output,))
+            return Signatures({TRUNK: trunk, HEAD: head})
+        return Signatures({MODEL: Signature((*kind.inputs, *classes), (output,))})
+
+
+def _misfit(kind: type[InputKind], ordinary: type[InputKind]) -> str:
+    other = next((k for k in INPUT_KINDS if k.modality == ordinary.modality and k.option), None)
+    instead = f"; for {ordinary.items}, {other.option} {other.gist}" if other else ""
+    return f"{kind.option or f'--input {kind.name}'} is for {kind.items}{instead}"

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pfm.classes import ClassList, check_removal
+from pfm.classes import check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK

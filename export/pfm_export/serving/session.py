@@ -16,7 +16,8 @@ from pfm.classes import ClassList
 from pfm.errors import BundleError, ClassNameError, DataError
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.kinds import Batch
+from pfm_export.serving.kinds import Batch, InputKind
+from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.watching import open_whole, stamp
 
@@ -148,7 +149,18 @@ class PromptSession:
 
     @property
     def manifest(self) -> dict[str, Any]:
+        """The bundle's manifest, as read."""
         return self._bundle.manifest
+
+    @property
+    def stated(self) -> Manifest:
+        """What the manifest says, with types."""
+        return self._bundle.stated
+
+    @property
+    def input(self) -> InputKind:
+        """What `predict` takes."""
+        return self._runner.input
 
     @property
     def provider(self) -> str:

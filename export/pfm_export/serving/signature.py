@@ -3,7 +3,8 @@
     model.onnx               what is classified, prompts, … -> logits or scores
     trunk.onnx, head.onnx    the same in two: what is classified -> tokens; tokens, prompts, … -> logits or scores
 
-`logits` has one score for each classifier row that is given (`class_weight`, `class_bias`), `scores` one for each prompt.
+`logits` has one score for each classifier row that is given (`class_weight`, `class_bias`), `scores` one for each
+prompt.
 """
 
 from collections.abc import Mapping

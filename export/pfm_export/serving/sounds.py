@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.data import mel
+from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY, fft_size, frame_size, hop_size, num_frames
 from pfm.data.waves import UNREADABLE, check_rate, explain_sound, stream_sound
 from pfm.errors import DataError
 
@@ -49,12 +49,12 @@ class Features:
     @property
     def frame(self) -> int:
         """Samples of one frame, 25 ms."""
-        return mel.frame_size(self.rate)
+        return frame_size(self.rate)
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next, 10 ms."""
-        return mel.hop_size(self.rate)
+        return hop_size(self.rate)
 
     @property
     def window(self) -> int:
@@ -64,11 +64,11 @@ class Features:
     @property
     def fft_size(self) -> int:
         """The power of two that a frame is filled up to."""
-        return mel.fft_size(self.rate)
+        return fft_size(self.rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of so many samples, within one window."""
-        return min(self.max_length, mel.num_frames(num_samples, self.rate))
+        return min(self.max_length, num_frames(num_samples, self.rate))
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,10 @@ def log_mel(samples: Floats, features: Features) -> Floats:
     frames: Floats = np.lib.stride_tricks.sliding_window_view(samples, features.frame)[:: features.hop]
     frames = frames - frames.mean(axis=1, keepdims=True, dtype=np.float32)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - np.float32(mel.PREEMPHASIS) * before) * _hann(features.frame)
+    frames = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
     spectrum = np.fft.rfft(frames, n=features.fft_size)[:, : features.fft_size // 2]
     energies = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ mel_banks(features).T
-    return np.log(np.maximum(energies, np.float32(mel.SMALLEST_ENERGY)))
+    return np.log(np.maximum(energies, np.float32(SMALLEST_ENERGY)))
 
 
 @functools.cache
@@ -239,7 +239,7 @@ def mel_banks(features: Features) -> Floats:
 
     In float32, as torchaudio has it: what is left of a narrow bin's weight is mostly rounding.
     """
-    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (mel.LOWEST_HZ, features.rate / 2))
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (LOWEST_HZ, features.rate / 2))
     step = np.float32((high - low) / (features.num_mel_bins + 1))
     numbers = np.arange(features.num_mel_bins, dtype=np.float32)[:, None]
     left, centre, right = (np.float32(low) + (numbers + np.float32(more)) * step for more in (0, 1, 2))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pfm.data.mel import FRAME_SECONDS, HOP_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
+from pfm.data.frames import FRAME_SECONDS, HOP_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.storage import Json
 from pfm_export.serving.kinds.base import Batch, InputKind
 from pfm_export.serving.sounds import Features, Windows, model_input, windows
