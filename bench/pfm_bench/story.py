@@ -29,8 +29,9 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.launch import start_accelerator
-from pfm.training.run import RunConfig, TrainConfig, make_evaluator, train
+from pfm.training.run import make_evaluator, train
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession
 

@@ -66,9 +66,9 @@ def step_flops(
         is_frozen: False where the backbone's own weights train too.
         readout_tokens: tokens that are read out.
     """
-    width, patch = spec.hidden_size, spec.config["patch_size"]
+    width = spec.hidden_size
     own = spec.num_patches + spec.num_special
-    embedding = 2 * spec.num_patches * (1 if spec.is_audio else 3) * patch**2 * width
+    embedding = 2 * spec.num_patches * spec.patch_values * width
     low = _block(spec, own, own, 0)
     trunk = embedding + prompt_layer * low.forward
     if backward and not is_frozen:

@@ -237,7 +237,7 @@ class TorchTarget:
     ) -> None:
         plain = merged(model).eval().to(device)
         assert isinstance(plain, PromptedClassifier)
-        plain.backbone.set_attention("sdpa")
+        plain.backbone.encoder.set_eager(False)
         if is_bf16:
             plain.backbone.to(torch.bfloat16)  # the readout stays float32, as in training
         self.bundle = bundle
