@@ -97,7 +97,7 @@ def test_a_session_whose_bundle_was_damaged_or_replaced_stops(folder: Path, tmp_
     with pytest.raises(BundleError, match="was changed"):
         session.predict(INPUTS)
     (folder / BANK).unlink()
-    with pytest.raises(BundleError, match="no complete bundle"):
+    with pytest.raises(BundleError, match="not a complete bundle"):
         session.predict(INPUTS)
     (folder / BANK).write_bytes(whole)
     assert len(session.predict(INPUTS).classes) == len(NAMES)
@@ -114,7 +114,7 @@ def test_erasures_by_several_processes_at_once_are_all_kept(folder: Path) -> Non
         finished(process)
     bundle = Bundle.open(folder)
     assert bundle.classes.names == ("class9", "class10", "class11")
-    assert bundle.pending is None
+    assert bundle.pending == ()
     erased = [entry["name"] for record in ledger.read(folder / LEDGER) for entry in record["classes"]]
     assert sorted(erased) == sorted(NAMES[:9])
 

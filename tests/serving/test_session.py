@@ -206,7 +206,7 @@ def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
         session.suspend(["red", "green", "grey"])
     assert session.active() == ("red", "green", "grey")  # nothing of that was done
     session.erase(["blue"])
-    assert Bundle.open(folder).profiles == {"default": []}  # an erased class is in no profile
+    assert Bundle.open(folder).stated.profiles == {"default": ()}  # an erased class is in no profile
     session.suspend(["red"])
     session.erase(["green"])
     assert session.predict(INPUTS).classes == ("grey",)

@@ -100,7 +100,7 @@ class Bank:
 
     def without(self, ids: Iterable[int]) -> bytes:
         """The bytes of a bank that holds nothing of these classes."""
-        gone = {f"{kind}.{number}" for kind in ("prompt", "weight", "bias") for number in ids}
+        gone = {f"{kind}.{number}" for number in ids for kind in ("prompt", "weight", "bias")}
         return pack({name: tensor for name, tensor in self._tensors.items() if name not in gone})
 
 
