@@ -42,7 +42,7 @@ OWNERS = {
     "datasets": ("pfm.data.readers",),
     "medmnist": ("pfm.data.readers",),
     "sklearn": ("pfm.data",),
-    "torchaudio": ("pfm.data.sounds",),
+    "torchaudio": ("pfm.data.mel",),
     "soundfile": ("pfm.data.waves",),
     "PIL": ("pfm.data.pixels", "pfm_export.serving.images"),
     "accelerate": ("pfm.training",),

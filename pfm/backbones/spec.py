@@ -8,7 +8,7 @@ from typing import Any
 import pfm.backbones.families  # noqa: F401  # makes the families known
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
-from pfm.data.inputs import Preprocess, Storage
+from pfm.data.inputs import KINDS, Preprocess, Storage
 from pfm.errors import BackboneError
 from pfm.options import option
 
@@ -114,6 +114,19 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     values = _at_asked_size(family, values, config)
     preprocess = None if processor is None else family.preprocess(values, processor, name)
     return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+
+
+def default_model(kind: str) -> str:
+    """The hub id that is taken for inputs of a kind where the user names none.
+
+    Raises:
+        BackboneError: no family has one for that kind.
+    """
+    noun = KINDS.get(kind).storage.noun
+    found = next((family.default_model for family in FAMILIES if family.noun == noun and family.default_model), None)
+    if found is None:
+        raise BackboneError(f"there is no default backbone for {noun}; give one with --model_name")
+    return found
 
 
 def full_config(family: Family, values: HfConfig) -> dict[str, Any]:

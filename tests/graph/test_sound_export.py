@@ -23,7 +23,8 @@ from making.checkpoints import SOUND_PREPROCESS, sound_checkpoint
 from making.commands import train_on_sounds
 from making.sounds import PITCHES, tone, write_tones, write_wav
 from pfm.cli import pfm, run
-from pfm.data.sounds import SoundPreprocess, SoundStorage, fft_size, log_mel, mel_banks, resampled
+from pfm.data.mel import fft_size, log_mel, mel_banks, resampled
+from pfm.data.sounds import SoundPreprocess, SoundStorage
 from pfm.errors import ClassNameError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
@@ -314,7 +315,7 @@ def bad_sounds(folder: Path) -> dict[str, tuple[Any, str]]:
         "missing": (folder / "nowhere.wav", f"cannot read {folder / 'nowhere.wav'}: No such file or directory"),
         "truncated": (folder / "cut.wav", "cut.wav: it is truncated: 456 of 8,000 bytes of samples are there"),
         "empty": (folder / "empty.wav", "empty.wav: it is empty (0 bytes)"),
-        "text": (str(folder / "notes.txt"), "notes.txt: no sound of a known kind"),
+        "text": (str(folder / "notes.txt"), "notes.txt: it is not a sound of a known kind"),
         "short": (folder / "short.wav", "short.wav: it lasts 10.0 ms; at least 25 ms are needed"),
         "nan": (folder / "nan.wav", "nan.wav: it holds samples that are NaN or infinite"),
         "nan array": ((nan, 8000), "cannot read sound 1: it holds samples that are NaN or infinite"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run
 from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import certificate
 
@@ -185,7 +185,7 @@ def _erase_in_place(request: Request) -> list[Path]:
 
 
 def _write_copy(request: Request) -> Path:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
     from pfm.model.checkpoint import load_checkpoint
 
     ckpt, keys = request.ckpt, request.keys
@@ -212,9 +212,8 @@ def _scrub(checkpoint: "Checkpoint", request: Request, target: Path) -> "Checkpo
 
     from pfm.audit.groups import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
-    from pfm.commands.train import data_of_run
+    from pfm.data.config import DataConfig
     from pfm.data.loading import load_data
-    from pfm.data.splits import DataConfig
     from pfm.storage import write_json
 
     if target.exists():

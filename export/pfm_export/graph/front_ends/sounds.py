@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pfm.data.frames import PREEMPHASIS, SMALLEST_ENERGY
-from pfm.data.sounds import SoundStorage, log_mel, mel_banks
+from pfm.data.mel import MelSettings, log_mel, mel_banks
 from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, batch_axis, put_nodes_in_front, replace_input
 from pfm_export.serving.kinds.waveform import WaveformInput
 
@@ -45,7 +45,7 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
             "sound_axis": np.array([1]),
             "sound_kernel": spectrum_kernel(features.frame, features.fft_size)[:, None].astype(np.float32),
             "sound_halves": np.array([bins, bins]),
-            "sound_mel": mel_banks(SoundStorage(features.rate, features.num_mel_bins)).numpy(),
+            "sound_mel": mel_banks(MelSettings(features.rate, features.num_mel_bins)).numpy(),
             "sound_floor": np.array(SMALLEST_ENERGY, dtype=np.float32),
             "sound_frame": np.array([features.frame], dtype=np.int32),
             "sound_hop": np.array([features.hop], dtype=np.int32),
@@ -91,7 +91,7 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
     def parity_inputs(self, batch_size: int, generator: torch.Generator) -> list[ParityInput]:
         """Noise, and tones that stop and begin, in clips of uneven length; features by torchaudio's filterbank."""
         features = self.kind.settings
-        storage, window = SoundStorage(features.rate, features.num_mel_bins), features.window
+        storage, window = MelSettings(features.rate, features.num_mel_bins), features.window
         found: list[ParityInput] = []
         for what, longest in (
             ("noise", window),
