@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.data import frames
+from pfm.data import frames as kaldi
 from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.waves import check_rate
 
@@ -32,16 +32,16 @@ class MelSettings:
     @property
     def frame_size(self) -> int:
         """Samples of one frame."""
-        return frames.frame_size(self.sampling_rate)
+        return kaldi.frame_size(self.sampling_rate)
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return frames.hop_size(self.sampling_rate)
+        return kaldi.hop_size(self.sampling_rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that fit into so many samples."""
-        return frames.num_frames(num_samples, self.sampling_rate)
+        return kaldi.num_frames(num_samples, self.sampling_rate)
 
 
 def clip_lengths(features: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
 
 def fft_size(settings: MelSettings) -> int:
     """The power of two that a frame is filled up to."""
-    return frames.fft_size(settings.sampling_rate)
+    return kaldi.fft_size(settings.sampling_rate)
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def torch_answer(checkpoint: Checkpoint, samples: np.ndarray, active: list[int],
     features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.storage)
     model = checkpoint.build_model()
     logits = Views.of(model, SOUND_PREPROCESS, features).logits(shared_set(active, 1, torch.device("cpu")))[0, active]
-    if model.has_unknown:
+    if model.unknown_logit > -torch.inf:
         logits = torch.cat([logits, torch.zeros(1)])
     return logits.softmax(dim=0)[: len(active)].numpy()
 
@@ -123,12 +123,13 @@ def test_names_axes_and_manifest_are_what_was_promised(exported: tuple[Checkpoin
         assert [entry.name for entry in graph.output] == stated["outputs"]
         ends |= {e.name: [d.dim_param or d.dim_value for d in e.type.tensor_type.shape.dim] for e in graph.input}
     assert set(manifest["graphs"]) == ({TRUNK, HEAD} if form.split else {MODEL})
+    waveform, features = {"kind": "waveform"}, {"kind": "features"}
     if form.with_frontend:
         assert (ends["waveform"], ends["num_samples"]) == (["batch", "samples"], ["batch"])
-        assert manifest["input"] == {"name": "waveform", "shape": ["batch", "samples"], "dtype": "float32"}
+        assert manifest["input"] == {"name": "waveform", "shape": ["batch", "samples"], "dtype": "float32", **waveform}
     else:
         assert ends["input_values"] == ["batch", 32, 16]
-        assert manifest["input"] == {"name": "input_values", "shape": ["batch", 32, 16], "dtype": "float32"}
+        assert manifest["input"] == {"name": "input_values", "shape": ["batch", 32, 16], "dtype": "float32", **features}
     if form.split:
         assert ends[TOKENS] == ["batch", 10, 32]  # CLS, distillation, 2 x 4 patches
     assert manifest["preprocess"] == SOUND_PREPROCESS.to_dict() == checkpoint.preprocess.to_dict()

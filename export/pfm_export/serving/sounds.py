@@ -141,7 +141,7 @@ def _given(sound: Any, features: Features) -> tuple[Floats, int]:
     """
     samples, rate = sound if isinstance(sound, tuple) else (sound, features.rate)
     samples = np.asarray(samples)
-    if samples.ndim != 1 or samples.dtype.kind != "f":
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
         raise ValueError("it holds samples that are NaN or infinite")
