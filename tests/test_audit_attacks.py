@@ -272,7 +272,7 @@ def test_an_attack_brings_a_class_back_and_the_model_is_left_as_it_was(readout: 
     for size in (0, 8):
         samples = inputs[torch.arange(2 * size) % 20].unflatten(0, (2, size))
         found[size] = resurrection.resurrect(
-            model, samples, inputs[:20], inputs[20:], torch.zeros(20, dtype=torch.int64),
+            model, samples, resurrection.Tested(inputs[:20], inputs[20:], torch.zeros(20, dtype=torch.int64)),
             num_tokens=1, steps=60, lr=0.05, seed=0,
         )  # fmt: skip
     assert found[8].forget.shape == (2, 20)
