@@ -49,7 +49,7 @@ def draw(alt: str, panels: Mapping[str, Mapping[str, CurveFigures]]) -> str:
     """The curves in panels by their titles, each beside chance, both axes logarithmic."""
     line = [10 ** (-3 + 3 * i / 20) for i in range(21)]
     curves = {
-        title: {**{score: Curve(*one["roc"]) for score, one in found.items()},
+        title: {**{score: Curve(one["roc"][0], one["roc"][1]) for score, one in found.items()},
                 "chance": Curve(line, line, is_dashed=True)}
         for title, found in panels.items()
     }  # fmt: skip

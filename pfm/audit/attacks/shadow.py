@@ -69,7 +69,7 @@ class ShadowModels:
         }
 
     def show(self, figures: ShadowFigures) -> str:
-        if "before" not in figures or "after" not in figures:
+        if "num_shadows" not in figures or "before" not in figures or "after" not in figures:
             return ""
         found = {"before": figures["before"], "after": figures["after"]}
         rows = [row for moment, attacks in found.items() for row in rows_of(f"{moment} removal", attacks)]
