@@ -81,7 +81,7 @@ def run_case(case: Case, mednist: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = load_data(recipe_of(full).data, full.preprocess.form)
+    data = load_data(recipe_of(full).data, full.preprocess.storage)
     request = AuditRequest(full=full, data=data, keys=[case.label])
     result = audit(request, ATTACK, work / "models", torch.device("cpu"), say=lambda _: None)
     return summary(result)

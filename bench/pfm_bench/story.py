@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, describe_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.commands.train import describe_evaluation, write_evaluation
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.inputs import preprocess_from_dict
@@ -29,8 +29,9 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.launch import start_accelerator
-from pfm.training.run import RunConfig, TrainConfig, make_evaluator, train
+from pfm.training.run import make_evaluator, train
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession
 
@@ -165,7 +166,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
     folder = make_folder(folder)
     config = run_config(task, readout, folder / "checkpoints", seed)
     forgotten = task.forgotten
-    data = load_data(config.data, describe_backbone(config.backbone).form)
+    data = load_data(config.data, describe_backbone(config.backbone).storage)
     result = step(
         "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then, data=data),

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pfm.data.images import ImageForm, ImagePreprocess
-from pfm.data.sounds import SoundForm, SoundPreprocess
+from pfm.data.images import ImagePreprocess, ImageStorage
+from pfm.data.sounds import SoundPreprocess, SoundStorage
 
 Preprocess = ImagePreprocess | SoundPreprocess
-StoredForm = ImageForm | SoundForm
+Storage = ImageStorage | SoundStorage
 
 
 def preprocess_from_dict(values: dict[str, Any]) -> Preprocess:

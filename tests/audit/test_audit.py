@@ -25,9 +25,9 @@ from pfm.audit.models import AuditRequest, Models
 from pfm.audit.page import render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, DataConfig
 from pfm.errors import ConfigError
@@ -64,7 +64,7 @@ def _preset(preset: str) -> None:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
+    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageStorage(8))
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +256,8 @@ def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_mode
     rows: dict[str, ShapeRow] = audited(results, folder, data, "paper")["shape"]
     flat: ShapeRow = {**rows["suspended"], "entropy": 0.5, "entropy_interval": (0.45, 0.55)}
     rows = {**rows, "suspended": flat, "retrained": {**rows["retrained"], "entropy": 0.5}}
-    assert judge_shape(rows, is_made_uniform=True).verdict == FAIL
-    assert judge_shape(rows, is_made_uniform=False).verdict == PASS
+    assert judge_shape(rows, imitates_retrained=False).verdict == FAIL
+    assert judge_shape(rows, imitates_retrained=True).verdict == PASS
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from making.models import tiny_model
-from pfm.backbones.backbone import PRESETS, BackboneConfig
+from pfm.backbones.family import PRESETS
+from pfm.backbones.spec import BackboneConfig
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
@@ -22,8 +23,10 @@ from pfm.model.classifier import ModelConfig
 from pfm.model.draws import branch_subsets
 from pfm.model.lora import LoraSettings
 from pfm.seeds import make_generator
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.objective import absent_loss, others_target, present_loss
-from pfm.training.run import RunConfig, TrainConfig, build_optimizer, learning_rate, train
+from pfm.training.optim import build_optimizer, learning_rate
+from pfm.training.run import train
 from pfm.training.step import epoch_order, share, training_step
 
 CPU = torch.device("cpu")

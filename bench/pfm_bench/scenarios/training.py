@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 from pfm.data.feed import Feed, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.model.bank import PromptBank
-from pfm.model.checkpoint import save_checkpoint, snapshot
+from pfm.model.checkpoint import RunState, save_checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import others
 from pfm.model.flops import step_flops
@@ -33,6 +33,7 @@ from pfm.options import option
 from pfm.runlog import progress
 from pfm.seeds import make_generator
 from pfm.training.launch import start_accelerator
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm.training.optim import OptimConfig, build_optimizer
 from pfm.training.step import share, training_step
 from pfm_bench.latency import Samples, gpu_peak_mib, matmul_ceiling, measure, peak_in_child, synchronise
@@ -92,6 +93,7 @@ class OurStep:
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
         self.model = model
+        self.objective = Objective(model, ObjectiveConfig())
         self.number = 0
         self.last_loss: torch.Tensor | None = None
 
@@ -106,7 +108,7 @@ class OurStep:
         labels = split.labels[batch.index].to(bench.device, non_blocking=True)
         numbers = training_step(
             self.wrapped, self.accelerator, self.optimizer, inputs, labels, batch,
-            has_unknown=self.model.has_unknown, from_tokens=self.tokens is not None,
+            objective=self.objective, from_tokens=self.tokens is not None,
         )  # fmt: skip
         self.last_loss = numbers["loss"]
         self.number += 1
@@ -310,8 +312,7 @@ def disk_per_epoch(bench: Workbench, ours: OurStep, plain: PlainStep) -> dict[st
         lora=LORA,
         optimizer=ours.optimizer.optimizer,
         frozen_sha256="0" * 64,
-        epoch=1,
-        step=ours.number,
+        state=RunState(epoch=1, step=ours.number),
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ours.pt"

@@ -21,6 +21,7 @@ from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.targets import TARGETS
 from pfm.model.views import averaged
 from pfm.options import option
 from pfm.storage import make_folder, write_json, write_text
@@ -63,7 +64,7 @@ def audit_command(
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     request = AuditRequest(
         full=checkpoint,
-        data=load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where),
+        data=load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where),
         keys=keys,
         judged=load_checkpoint(options.forgotten) if options.forgotten else None,
         served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},
@@ -118,8 +119,7 @@ def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
             scores = averaged(checkpoint.preprocess.windows(stored), score)
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
         result[:, columns] = scores
-        if session.manifest["wrong_target"] == "none":
-            result[:, -1] = 0.0
+        result[:, -1] = TARGETS.get(session.manifest["wrong_target"]).unknown_logit
         return result
 
     return Subject("bundle", answer)

@@ -7,7 +7,7 @@ from pfm.audit.attacks.attack import Measurement
 from pfm.audit.markup import table
 from pfm.audit.models import Models
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 
 
 class ExposureFigures(TypedDict):
@@ -38,5 +38,5 @@ class Exposure:
 def exposure(full: Checkpoint, positions: Sequence[int]) -> ExposureFigures:
     """Count for the classes at some positions."""
     trained = sum(tensor.numel() for tensor in full.tensors.values())
-    erased = sum(full.tensors[name][list(positions)].numel() for name in CLASS_ROWS if name in full.tensors)
+    erased = sum(full.tensors[name][list(positions)].numel() for name in class_row_names() if name in full.tensors)
     return {"trained": trained, "erased": erased, "residual": 1 - erased / trained}

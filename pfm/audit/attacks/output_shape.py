@@ -40,7 +40,7 @@ class OutputShape:
     name = "shape"
 
     def measure(self, models: Models) -> Measurement[dict[str, ShapeRow]]:
-        has_unknown = models.loaded["full"].model.has_unknown
+        full = models.loaded["full"].model
         rows: dict[str, ShapeRow] = {}
         for name, by_group in models.answers.items():
             log_p = by_group["forget_test"]
@@ -53,11 +53,11 @@ class OutputShape:
                     figures.js_divergence(log_p, models.answers["retrained"]["forget_test"]).mean()
                 ),
             }
-            if has_unknown:
+            if full.unknown_logit > -torch.inf:
                 share = (log_p.argmax(dim=1) == log_p.shape[1] - 1).double()
                 rows[name]["unknown"] = float(share.mean())
                 rows[name]["unknown_interval"] = figures.share_interval(int(share.sum()), len(share))
-        return Measurement(rows, (judge_shape(rows, is_made_uniform=not models.loaded["full"].model.copies_others),))
+        return Measurement(rows, (judge_shape(rows, imitates_retrained=full.target.imitates_retrained),))
 
     def show(self, figures: dict[str, ShapeRow]) -> str:
         middles = [(i + 0.5) / BINS for i in range(BINS)]
@@ -77,12 +77,12 @@ class OutputShape:
         )
 
 
-def judge_shape(rows: dict[str, ShapeRow], *, is_made_uniform: bool) -> Judgement:
+def judge_shape(rows: dict[str, ShapeRow], *, imitates_retrained: bool) -> Judgement:
     """Whether outputs say little of the class without its prompt.
 
     Args:
-        is_made_uniform: training made them as flat as can be; where not, the model is to answer as one that never
-            saw the class, and is measured by that one.
+        imitates_retrained: training did not make them as flat as can be, but like those of a model that never saw
+            the class; that one is the measure then.
     """
     hidden = rows["suspended"]
     if "unknown" in hidden and "unknown_interval" in hidden:
@@ -92,7 +92,7 @@ def judge_shape(rows: dict[str, ShapeRow], *, is_made_uniform: bool) -> Judgemen
         value, (low, high) = hidden["entropy"], hidden["entropy_interval"]
         what = "is the mean entropy over ln C"
     limit, of_what = UNIFORM, ""
-    if not is_made_uniform:
+    if imitates_retrained:
         certain = rows["retrained"]["entropy"]
         limit, of_what = UNIFORM * certain, f", {UNIFORM:.0%} of the retrained model's {certain:.3f}"
     return Judgement(

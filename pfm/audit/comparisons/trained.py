@@ -8,7 +8,6 @@
 import dataclasses
 import json
 import time
-import typing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.seeds import make_generator
 from pfm.storage import sha256_bytes, write_json
-from pfm.training.run import RunConfig, train
+from pfm.training.config import RunConfig
+from pfm.training.run import train
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,7 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
         raise ConfigError(
             "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
         )
-    hints = typing.get_type_hints(RunConfig)
-    sections = {}
-    for field in dataclasses.fields(RunConfig):
-        known = {entry.name for entry in dataclasses.fields(hints[field.name])}
-        stored = checkpoint.run.get(field.name, {})
-        sections[field.name] = hints[field.name](**{name: value for name, value in stored.items() if name in known})
-    return RunConfig(**sections)
+    return RunConfig.from_dict(checkpoint.run)
 
 
 class Comparisons:

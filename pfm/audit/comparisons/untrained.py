@@ -10,7 +10,7 @@ import torch
 from pfm.audit import closed_form
 from pfm.audit.comparisons.data import renumber
 from pfm.audit.subject import Subject
-from pfm.backbones.backbone import build_backbone
+from pfm.backbones.loading import build_backbone
 from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
