@@ -267,6 +267,22 @@ def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(folder: Pa
         trained.recipe_of(full)
 
 
+@pytest.mark.slow
+def test_what_no_attack_asks_for_is_not_trained(
+    folder: Path, data: ClassificationData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(trained, "train", refuse)
+    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+    models = Models(request, SMALL, tmp_path, CPU, lambda _: None)
+    assert ATTACKS.get("exposure").measure(models).figures["erased"] == 32
+    assert ATTACKS.get("closed_form").measure(models).figures["largest_difference_to_retraining"] < 1e-8
+    with pytest.raises(AssertionError, match="trained"):
+        ATTACKS.get("utility").measure(models)
+
+
 class RetainedConfidence:
     """An attack that somebody else wrote: how much the erasure changes answers on the other classes."""
 

@@ -240,13 +240,13 @@ def test_subtracting_a_class_equals_retraining_without_it_to_rounding() -> None:
 # --- resurrection and probe -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("readout", ["cls", "prompt"])
+@pytest.mark.parametrize(("readout", "target"), [("cls", "uniform"), ("prompt", "uniform"), ("prompt", "none")])
 @torch.no_grad()
-def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(readout: str) -> None:
+def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(readout: str, target: str) -> None:
     """An attack that puts back a class's own prompt and row gives the logits of the model that has it."""
     whole, less = (
-        tiny_model(readout=readout, prompt_tokens=2),
-        tiny_model(readout=readout, prompt_tokens=2, num_classes=3),
+        tiny_model(readout=readout, wrong_target=target, prompt_tokens=2),
+        tiny_model(readout=readout, wrong_target=target, prompt_tokens=2, num_classes=3),
     )
     state = whole.state_dict()
     less.load_state_dict({k: v[:3] if k in ("bank.prompts", "classifier.weight", "classifier.bias") else v
@@ -258,7 +258,8 @@ def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(rea
         row = torch.cat([whole.classifier.weight[3], whole.classifier.bias[3:]]).expand(5, -1)
     found = resurrection._logits(less, less.trunk(inputs), prompt, row)
     expected = whole.logits(inputs, torch.arange(4).expand(5, -1))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, :-1], expected, atol=1e-5, rtol=0)
+    assert found[:, -1].tolist() == [whole.unknown_logit] * 5
 
 
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
