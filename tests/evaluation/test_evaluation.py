@@ -41,7 +41,7 @@ def answer(model: PromptedClassifier, image: torch.Tensor, seen: list[int]) -> i
     """The class that wins for one image, -1 for none."""
     logits = model.logits(PREPROCESS(image[None]), torch.tensor([seen], dtype=torch.int64))[0].tolist()
     best = max(range(len(logits)), key=lambda c: logits[c])
-    if logits[best] == -torch.inf or (model.has_unknown and logits[best] <= 0):
+    if logits[best] == -torch.inf or (model.unknown_logit == 0 and logits[best] <= 0):
         return -1
     return best
 
@@ -78,7 +78,7 @@ def test_infer_best_takes_the_largest_logit_of_each_class_over_the_one_prompt_fo
         forwards = [model.logits(PREPROCESS(image[None]), torch.tensor([[i]]))[0] for i in range(4)]
         scores = [max(float(logits[c]) for logits in forwards) for c in range(4)]
         best = max(range(4), key=lambda c: scores[c])
-        right += best == label and not (model.has_unknown and scores[best] <= 0)
+        right += best == label and not (model.unknown_logit == 0 and scores[best] <= 0)
     assert make_evaluator(split).evaluate(model).modes["infer_best"] == pytest.approx(right / len(split))
 
 

@@ -23,7 +23,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.erase import class_rows, erase_file, find_traces, finish
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 from pfm.storage import locked
 from pfm_export.erasing import erase_everywhere, find_artifacts
 from pfm_export.serving.bundle import Bundle
@@ -71,10 +71,10 @@ def check_erased(folder: Path, original: Path) -> None:
         for old, new in ((before.tensors, after.tensors), (before.averaged, after.averaged)):
             assert old.keys() == new.keys()
             for name, tensor in old.items():
-                assert torch.equal(new[name], tensor[kept] if name in CLASS_ROWS else tensor)
+                assert torch.equal(new[name], tensor[kept] if name in class_row_names() else tensor)
         for name, moments in before.moments.items():
             for key, value in moments.items():
-                expected = value[kept] if name in CLASS_ROWS and value.ndim else value
+                expected = value[kept] if name in class_row_names() and value.ndim else value
                 assert torch.equal(after.moments[name][key], expected)
         records = ledger.read((folder / file.relative_to(original)).parent / LEDGER)
         assert records[-1]["action"] == "erase"

@@ -20,7 +20,7 @@ from pfm.data.images import ImagePreprocess
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError, DataError
 from pfm.model.abstention import choose_threshold, hold_out
-from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.model.checkpoint import RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import ModelConfig
 from pfm.model.draws import shared_set
 from pfm_export.graph.export import export_bundle
@@ -97,7 +97,7 @@ def test_a_share_that_leaves_no_answer_and_a_second_unknown_are_refused() -> Non
 def test_the_server_says_unknown_where_the_model_does_and_the_threshold_outlives_an_erasure(tmp_path: Path) -> None:
     model, split = tiny_model(), coloured(60)
     threshold = choose_threshold(model, split, PREPROCESS, 0.5, device=CPU)
-    state = snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None, unknown_below=threshold)
+    state = snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None, state=RunState(unknown_below=threshold))
     save_checkpoint(tmp_path / "x.pt", state)
     back = load_checkpoint(tmp_path / "x.pt")
     export_bundle(back, tmp_path / "bundle")
