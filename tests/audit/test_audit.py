@@ -215,7 +215,7 @@ def test_the_command_writes_a_report_and_can_require_a_level(
     full = ckpt(folder, "paper")
     bundle = folder / "bundle"
     assert run(pfm, ["export", "onnx", "--ckpt", str(full), "--out", str(bundle)]) == 0
-    assert run(pfm, ["export", "erase", str(bundle), "--classes", "2"]) == 0
+    assert run(pfm, ["forget", "--in_place", str(bundle), "--classes", "2"]) == 0
     common = ["audit", "--ckpt", str(full), "--classes", "2", "--cpu", "--out", str(out)]
     assert run(pfm, [*common, "--bundle", str(bundle), "--require", "erase"]) == 0
     result = json.loads((out / "audit.json").read_text())

@@ -254,8 +254,9 @@ def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(rea
     inputs = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     prompt = whole.bank.prompts[3].expand(5, -1, -1)
     row = torch.zeros(5, 33)
-    if readout == "cls":
-        row = torch.cat([whole.classifier.weight[3], whole.classifier.bias[3:]]).expand(5, -1)
+    if whole.readout.class_rows:
+        weight, bias = whole.readout.weights(whole)
+        row = torch.cat([weight[3], bias[3:]]).expand(5, -1)
     found = resurrection._logits(less, less.trunk(inputs), prompt, row)
     expected = whole.logits(inputs, torch.arange(4).expand(5, -1))
     torch.testing.assert_close(found[:, :-1], expected, atol=1e-5, rtol=0)
@@ -328,5 +329,5 @@ def test_the_features_of_the_last_layer_are_those_that_the_model_reads() -> None
     inputs = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     layers = probe.layer_features(model, inputs)
     assert [tuple(layer.shape) for layer in layers] == [(5, 64)] * 3
-    read = model.classifier(layers[-1][:, :32])
+    read = model.readout.score(layers[-1][:, None, :32], *model.readout.weights(model), prompt_tokens=1)
     torch.testing.assert_close(read, model.logits(inputs, torch.arange(4).expand(5, -1)), atol=1e-5, rtol=0)
