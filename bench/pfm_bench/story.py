@@ -16,22 +16,25 @@ import numpy as np
 import torch
 
 from pfm.backbones.spec import BackboneConfig, describe_backbone
-from pfm.commands.train import describe_evaluation, write_evaluation
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundPreprocess
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
-from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
-from pfm.forgetting import erase as forgetting
+from pfm.evaluation.evaluator import EvalConfig, make_evaluator
+from pfm.evaluation.results import Evaluation, describe_evaluation, write_evaluation
+from pfm.evaluation.samples import label_positions
+from pfm.evaluation.subsets import forget_sizes
+from pfm.forgetting import files as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder
 from pfm.training.config import RunConfig, TrainConfig
-from pfm.training.launch import start_accelerator
-from pfm.training.run import make_evaluator, train
+from pfm.training.launch import processes_of, start_accelerator
+from pfm.training.run import train
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession
 
@@ -119,7 +122,7 @@ class ReadoutResult:
             "full_bank": self.evaluation.modes["full_bank"],
             "retain_k1": k1["retain_mean"],
             "forget_k1": k1["forget_mean"],
-            "unknown": self.evaluation.unknown,
+            "unknown": None if self.evaluation.unknown is None else dataclasses.asdict(self.evaluation.unknown),
             "onnx_worst_difference": self.worst_difference,
             "times_erased_class_answered": self.times_answered,
             "erase_ms": self.erase_ms,
@@ -196,7 +199,7 @@ def _evaluate(
         data.test,
         label_positions(model.classes, data.classes),
         checkpoint.preprocess,
-        start_accelerator(torch.device("cpu"), config.device),
+        processes_of(start_accelerator(torch.device("cpu"), config.device)),
         config.evaluation,
         seed=config.train.seed,
     )

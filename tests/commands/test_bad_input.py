@@ -123,7 +123,7 @@ def test_data_that_cannot_be_used_is_refused(
         ("--lr nan", "Invalid value for '--lr': nan is no finite number"),
         ("--weight_decay inf", "Invalid value for '--weight_decay': inf is no finite number"),
         ("--seed -1", "--seed"),
-        ("--size 32", "--size 32 is no MedMNIST resolution"),
+        ("--size 32", "--size 32 is not a MedMNIST resolution"),
         ("--data_type audio", "holds sounds, but the model takes images"),
         ("--data_type video", "'video' is not one of 'image', 'audio'"),
         ("--readout tokens", "'tokens' is not one of 'cls', 'prompt'"),

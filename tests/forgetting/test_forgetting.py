@@ -11,7 +11,9 @@ from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.erase import active_positions, erase, erase_file, erased_path
+from pfm.forgetting.erase import erase
+from pfm.forgetting.files import erase_file, erased_path
+from pfm.forgetting.suspend import active_positions
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import class_row_names
 
@@ -34,7 +36,9 @@ def state(request: pytest.FixtureRequest) -> Checkpoint:
 def row_bytes(state: Checkpoint, position: int) -> list[bytes]:
     """The bytes of everything that belongs to one class: its rows, and the moments of its rows."""
     rows = [state.tensors[name][position] for name in class_row_names() if name in state.tensors]
-    rows += [value[position] for name in class_row_names() for value in state.moments.get(name, {}).values() if value.ndim]
+    rows += [
+        value[position] for name in class_row_names() for value in state.moments.get(name, {}).values() if value.ndim
+    ]
     return [row.numpy().tobytes() for row in rows if row.numel() > 1]  # a bias is 4 bytes: too short to search
 
 

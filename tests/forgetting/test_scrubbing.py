@@ -18,9 +18,10 @@ from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig, Split
+from pfm.data.splits import Split
 from pfm.errors import ConfigError
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint

@@ -17,9 +17,9 @@ from making.models import NAMES, tiny_model, tiny_spec
 from pfm.classes import ClassList
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import ConfigError, DataError
-from pfm.model.abstention import choose_threshold, hold_out
+from pfm.model.abstention import choose_threshold
 from pfm.model.checkpoint import RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import ModelConfig
 from pfm.model.draws import shared_set
@@ -44,25 +44,25 @@ def coloured(count: int) -> Split:
 
 
 def test_a_tenth_of_each_class_is_held_out_and_none_of_it_trained_on() -> None:
-    data = hold_out(numbered(200), 0.05)
+    data = hold_out_for_threshold(numbered(200), 0.05)
     assert data.val is not None
     assert torch.bincount(data.val.labels).tolist() == [5, 5, 5, 5]
     both = [split.inputs[:, 0, 0, 0].tolist() for split in (data.train, data.val)]
     assert sorted(both[0] + both[1]) == list(range(200))
-    assert torch.equal(hold_out(numbered(200), 0.2).val.inputs, data.val.inputs)  # type: ignore[union-attr]
+    assert torch.equal(hold_out_for_threshold(numbered(200), 0.2).val.inputs, data.val.inputs)  # type: ignore[union-attr]
     assert "held out" in data.notes[-1]
 
 
 def test_nothing_is_held_out_where_nothing_is_chosen_or_a_validation_split_is_there() -> None:
     data = numbered(200)
-    assert hold_out(data, 0.0) is data
+    assert hold_out_for_threshold(data, 0.0) is data
     whole = dataclasses.replace(data, val=data.test)
-    assert hold_out(whole, 0.05) is whole
+    assert hold_out_for_threshold(whole, 0.05) is whole
 
 
 def test_too_few_samples_to_hold_any_out_are_refused() -> None:
     with pytest.raises(DataError, match="held-out samples"):
-        hold_out(numbered(20), 0.05)
+        hold_out_for_threshold(numbered(20), 0.05)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pfm.data.splits import ClassificationData, Split
-from pfm.evaluation.evaluator import label_positions
-from pfm.model.abstention import hold_out
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
+from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import Checkpoint
 
 
@@ -20,7 +19,7 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
 
     What training held out is held out here too, so that nobody takes it for trained on.
     """
-    data = hold_out(data, checkpoint.model.abstain)
+    data = hold_out_for_threshold(data, checkpoint.model.abstain)
     positions = label_positions(checkpoint.classes, data.classes, checkpoint.erased)
     return _relabelled(dataclasses.replace(data, classes=checkpoint.classes), positions)
 

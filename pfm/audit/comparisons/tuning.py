@@ -9,7 +9,7 @@ from pfm.model.draws import branch_subsets
 from pfm.seeds import make_generator
 from pfm.training.config import RunConfig
 from pfm.training.objective import Objective, class_weights
-from pfm.training.step import balanced_order, epoch_order
+from pfm.training.shares import balanced_order, epoch_order
 
 
 def tune(
