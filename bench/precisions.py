@@ -30,9 +30,9 @@ from pfm.storage import write_json
 from pfm_bench.reports.variants import host_facts
 from pfm_export.graph.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import Bundle
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
 
 SEEDS = (42, 2, 3)
 READOUTS = ("cls", "prompt")

@@ -23,8 +23,8 @@ from pfm_bench.reports.variants import host_facts
 from pfm_bench.targets.plans import random_inputs
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import Bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 
 

@@ -26,8 +26,8 @@ from pfm_bench.scenarios.training import TrainBenchConfig, bench_training, descr
 from pfm_bench.targets.plans import choose_kinds
 from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
 from pfm_bench.targets.workbench import set_up
-from pfm_export.serving.bundle import Bundle
 from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
 
 DEFAULT = "serve"
 

@@ -23,8 +23,8 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.lora import merged
-from pfm_export.serving.bundle import Bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.runtime import CPU, CUDA, choose_providers, load_graph
 

@@ -11,8 +11,8 @@ from pfm.classes import ClassList
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm_export.graph.export import export_bundle
-from pfm_export.graph.tracing import export_graphs
 from pfm_export.graph.form import GraphForm
+from pfm_export.graph.tracing import export_graphs
 
 T = TypeVar("T")
 
