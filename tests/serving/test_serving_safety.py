@@ -58,7 +58,7 @@ def erase_elsewhere(folder: Path, *names: str, announce: bool = False) -> "subpr
     script = f"""
         import sys, time
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "export")!r}]
-        from pfm_export.bundle import Bundle
+        from pfm_export.serving.bundle import Bundle
         for name in {names!r}:
             print("erasing", name, flush=True)
             Bundle.open({str(folder)!r}).erase([name])

@@ -135,7 +135,7 @@ def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> 
 
 def test_serving_imports_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys, numpy as np; from pfm_export.session import PromptSession\n"
+        "import sys, numpy as np; from pfm_export.serving.session import PromptSession\n"
         "session = PromptSession(sys.argv[1], device='cpu')\n"
         "session.predict_images([np.zeros((8, 8, 3), np.uint8)])\n"
         "session.erase(['blue'])\n"

@@ -113,7 +113,7 @@ import sys; sys.path.insert(0, {root!r})
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
-import pfm.trainer
+import pfm.training.run
 from pfm.cli import main
 
 def start(device, config, **more):
