@@ -9,10 +9,9 @@ import click
 import torch
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.commands.train import data_of_run
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, with_options
+from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.classifier import READOUTS
@@ -100,7 +99,7 @@ def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: Data
     """
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)
     folder = make_folder(out)
     document = bench_forgetting(ckpt, loaded, split_names(classes), rounds=rounds, say=click.echo)
     write_json(folder / "forget.json", document)

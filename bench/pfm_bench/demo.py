@@ -67,7 +67,7 @@ def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, la
     write_json(folder / "latency.json", latency)
     _draw_pictures(folder, task, results, latency)
     summary = {
-        "command": "pfm demo" if not task.data.is_audio else f"pfm demo --data_type audio{_typed(task, forget)}",
+        "command": "pfm demo" if task.data.kind == "image" else f"pfm demo --data_type audio{_typed(task, forget)}",
         "data": task.name,
         "forgotten": task.forgotten,
         "seed": seed,
@@ -89,11 +89,11 @@ def _choose_task(data_type: str, dataset: str, label_from: str, label: str, forg
         ConfigError: sounds are asked for, and none are given.
         ClassNameError: no class of that name.
     """
-    from pfm.data.splits import DataConfig
+    from pfm.data.config import DataConfig
     from pfm_bench.story import DIGITS, sound_task
 
     config = DataConfig(dataset=dataset or "digits", data_type=data_type, label_from=label_from, label=label)
-    if not config.is_audio:
+    if config.kind == "image":
         if dataset or label_from:
             raise ConfigError("pfm demo takes its own images; --dataset and --label_from are for --data_type audio")
         classes = ClassList.from_names([str(digit) for digit in range(10)])
@@ -106,10 +106,10 @@ def _choose_task(data_type: str, dataset: str, label_from: str, label: str, forg
 
 
 def _load(task: "Task") -> "ClassificationData":
-    from pfm.backbones.backbone import BackboneConfig, describe_backbone
+    from pfm.backbones.spec import BackboneConfig, describe_backbone
     from pfm.data.loading import load_data
 
-    return load_data(task.data, describe_backbone(BackboneConfig(model_name=task.model_name)).form)
+    return load_data(task.data, describe_backbone(BackboneConfig(model_name=task.model_name)).storage)
 
 
 def _typed(task: "Task", forget: str) -> str:
@@ -190,7 +190,7 @@ def _draw_answers(path: Path, task: "Task", data: "ClassificationData", results:
     figure.suptitle(f"served answers before → after class {task.forgotten} was erased from the bundle")
     for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
         shown_input = data.test.inputs[index]
-        if task.data.is_audio:
+        if task.data.kind == "audio":
             spoken = shown_input[: int((shown_input != 0).any(dim=1).sum())]
             axis.imshow(spoken.T.numpy(), origin="lower", aspect="auto", cmap="magma")
         else:

@@ -15,22 +15,26 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, describe_backbone
-from pfm.commands.train import describe_evaluation, write_evaluation
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.backbones.spec import BackboneConfig, describe_backbone
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundPreprocess
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
-from pfm.evaluation.evaluator import EvalConfig, Evaluation, forget_sizes, label_positions
-from pfm.forgetting import erase as forgetting
+from pfm.evaluation.evaluator import EvalConfig, make_evaluator
+from pfm.evaluation.results import Evaluation, describe_evaluation, write_evaluation
+from pfm.evaluation.samples import label_positions
+from pfm.evaluation.subsets import forget_sizes
+from pfm.forgetting import files as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder
-from pfm.training.launch import start_accelerator
-from pfm.training.run import RunConfig, TrainConfig, make_evaluator, train
+from pfm.training.config import RunConfig, TrainConfig
+from pfm.training.launch import processes_of, start_accelerator
+from pfm.training.run import train
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession
 
@@ -118,7 +122,7 @@ class ReadoutResult:
             "full_bank": self.evaluation.modes["full_bank"],
             "retain_k1": k1["retain_mean"],
             "forget_k1": k1["forget_mean"],
-            "unknown": self.evaluation.unknown,
+            "unknown": None if self.evaluation.unknown is None else dataclasses.asdict(self.evaluation.unknown),
             "onnx_worst_difference": self.worst_difference,
             "times_erased_class_answered": self.times_answered,
             "erase_ms": self.erase_ms,
@@ -165,7 +169,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
     folder = make_folder(folder)
     config = run_config(task, readout, folder / "checkpoints", seed)
     forgotten = task.forgotten
-    data = load_data(config.data, describe_backbone(config.backbone).form)
+    data = load_data(config.data, describe_backbone(config.backbone).storage)
     result = step(
         "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then, data=data),
@@ -195,7 +199,7 @@ def _evaluate(
         data.test,
         label_positions(model.classes, data.classes),
         checkpoint.preprocess,
-        start_accelerator(torch.device("cpu"), config.device),
+        processes_of(start_accelerator(torch.device("cpu"), config.device)),
         config.evaluation,
         seed=config.train.seed,
     )

@@ -6,9 +6,16 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:  # commands that need no torch take their options from here too
+    from pfm.data.config import DataConfig
+    from pfm.model.checkpoint import Checkpoint
+
+from pfm.registry import load_plugins
 
 CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
@@ -52,6 +59,21 @@ class _FiniteFloat(click.FloatRange):
         return number
 
 
+class _OpenChoice(click.Choice[str]):
+    """One of the names that are registered when the command line is read."""
+
+    def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
+        super().__init__(names())
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        self.choices = self._names()
+        if value not in self.choices:
+            load_plugins()
+            self.choices = self._names()
+        return super().convert(value, param, ctx)
+
+
 def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
@@ -61,11 +83,28 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
-    if field.metadata["choices"]:
-        return click.option(name, type=click.Choice(field.metadata["choices"]), **shared)
+    choices = field.metadata["choices"]
+    if choices:
+        return click.option(name, type=_OpenChoice(choices) if callable(choices) else click.Choice(choices), **shared)
     minimum = field.metadata["minimum"]
     if hint is int and minimum is not None:
         return click.option(name, type=click.IntRange(min=int(minimum)), **shared)
     if hint is float:
         return click.option(name, type=_FiniteFloat(min=minimum), **shared)
     return click.option(name, type=hint, **shared)
+
+
+def was_given(name: str) -> bool:
+    """Whether the user typed this option of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+
+
+def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
+    """The data set of the training run, each option overridden where the user typed it."""
+    stored = checkpoint.run.get("data", {})
+    typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(given) if was_given(field.name)}
+    if "dataset" in typed:
+        return given
+    known = {field.name: stored[field.name] for field in dataclasses.fields(given) if field.name in stored}
+    return dataclasses.replace(given, **{**known, **typed})

@@ -11,7 +11,7 @@ the adapters, C classes, L the block before which the prompts enter.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def step_flops(
         is_frozen: False where the backbone's own weights train too.
         readout_tokens: tokens that are read out.
     """
-    width, patch = spec.hidden_size, spec.config["patch_size"]
+    width = spec.hidden_size
     own = spec.num_patches + spec.num_special
-    embedding = 2 * spec.num_patches * (1 if spec.is_audio else 3) * patch**2 * width
+    embedding = 2 * spec.num_patches * spec.patch_values * width
     low = _block(spec, own, own, 0)
     trunk = embedding + prompt_layer * low.forward
     if backward and not is_frozen:

@@ -13,10 +13,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from making.models import TINY, tiny_backbone, tiny_model, tiny_spec
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 from pfm.model.flops import step_flops
-from pfm.training.objective import absent_loss, present_loss
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm_bench.latency import matmul_ceiling, peak_in_child
 from pfm_bench.scenarios.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
 from pfm_bench.targets.plain import PlainClassifier
@@ -170,8 +170,7 @@ def test_operations_of_our_step_are_what_torch_counts(prompts: tuple[int, int], 
     with FlopCounterMode(display=False) as forward:
         logits = model(inputs, presents)
     with FlopCounterMode(display=False) as backward:
-        loss = present_loss(logits[0], labels, has_unknown=False) + absent_loss(logits[1], has_unknown=False)
-        loss.sum().backward()
+        Objective(model, ObjectiveConfig())(*logits, labels).mean().backward()
     count = functools.partial(
         step_flops, tiny_spec(num_hidden_layers=3), prompts, num_classes=4, rank=4, prompt_layer=prompt_layer
     )

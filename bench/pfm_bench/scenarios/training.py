@@ -1,7 +1,7 @@
 """Our training step in several variants beside the plain one, interleaved: `pfm bench train`.
 
 Weights, images and labels are random, since none of them changes how long a step takes. What does
-change it is how many prompts a batch draws: that is drawn once a round, as `pfm.training.step` draws it, and
+change it is how many prompts a batch draws: that is drawn once a round, as `pfm.training.shares` draws it, and
 is the same for every variant, so that each round is a fair pair. (The paper's tool draws it apart
 for the two branches, from the same distribution.)
 
@@ -20,21 +20,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
+from pfm.data.augmentation import AugmentConfig
 from pfm.data.feed import Feed, FeedConfig
-from pfm.device import DeviceConfig
+from pfm.device import DeviceConfig, Processes
 from pfm.model.bank import PromptBank
-from pfm.model.checkpoint import save_checkpoint, snapshot
-from pfm.model.classifier import PromptedClassifier
+from pfm.model.checkpoint import RunState, save_checkpoint, snapshot
 from pfm.model.draws import others
 from pfm.model.flops import step_flops
-from pfm.model.trunk_cache import TrunkCache, cache_trunk
+from pfm.model.trunk_cache import cache_trunk
+from pfm.model.views import StoredInputs
 from pfm.options import option
 from pfm.runlog import progress
 from pfm.seeds import make_generator
-from pfm.training.launch import start_accelerator
+from pfm.training.batches import Examples, Loader
+from pfm.training.launch import processes_of, start_accelerator
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm.training.optim import OptimConfig, build_optimizer
-from pfm.training.step import share, training_step
+from pfm.training.shares import draw_share
+from pfm.training.step import training_step
 from pfm_bench.latency import Samples, gpu_peak_mib, matmul_ceiling, measure, peak_in_child, synchronise
 from pfm_bench.reports.variants import variants_to_json
 from pfm_bench.targets.plain import build_plain_optimizer, choose_others, choose_with_own, plain_step
@@ -84,41 +88,32 @@ class OurStep:
         self.bench = bench
         model = build_ours(bench, variant)
         self.accelerator = start_accelerator(bench.device, DeviceConfig())
-        self.feed = Feed(bench.split, bench.device, FeedConfig())
-        self.tokens = self._cache(model) if variant.is_cached else None
+        processes = processes_of(self.accelerator)
+        stored = StoredInputs(Feed(bench.split, bench.device, FeedConfig()), bench.preprocess)
+        size = bench.config.batch_size
+        tokens = None
+        if variant.is_cached:
+            tokens = cache_trunk(model, stored, "device", processes, batch_size=size, name="images")
         optimizer = build_optimizer(model, OptimConfig())
         if variant.is_compiled:
             model.compile(dynamic=True)
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
-        self.model = model
+        self.objective = Objective(model, ObjectiveConfig())
+        examples = Examples(
+            labels=bench.split.labels, num_classes=model.num_classes, stored=stored, augment=AugmentConfig(),
+            tokens=tokens,
+        )  # fmt: skip
+        self.loader = Loader(examples, processes, seed=bench.config.seed, global_batch=size, part_size=size)
         self.number = 0
         self.last_loss: torch.Tensor | None = None
 
     def __call__(self) -> None:
-        bench, split = self.bench, self.bench.split
-        index = _batch_index(bench, self.number)
-        batch = share(
-            index, split.labels[index], self.model.num_classes,
-            key=_draw_key(bench, self.number), rank=0, world_size=1,
-        )  # fmt: skip
-        inputs = bench.preprocess(self.feed(batch.index)) if self.tokens is None else self.tokens(batch.index)
-        labels = split.labels[batch.index].to(bench.device, non_blocking=True)
-        numbers = training_step(
-            self.wrapped, self.accelerator, self.optimizer, inputs, labels, batch,
-            has_unknown=self.model.has_unknown, from_tokens=self.tokens is not None,
-        )  # fmt: skip
+        (batch,) = self.loader.batches([(_draw_key(self.bench, self.number), _batch_index(self.bench, self.number))])
+        numbers = training_step(self.wrapped, batch, self.objective, self.optimizer, self.accelerator)
         self.last_loss = numbers["loss"]
         self.number += 1
-        synchronise(bench.device)
-
-    def _cache(self, model: PromptedClassifier) -> TrunkCache:
-        bench = self.bench
-        return cache_trunk(
-            model, self.feed, len(bench.split), bench.preprocess, "device",
-            batch_size=bench.config.batch_size, autocast=lambda: self.accelerator.autocast(),
-            say=lambda _: None, name="images", show_progress=False,
-        )  # fmt: skip
+        synchronise(self.bench.device)
 
 
 class PlainStep:
@@ -156,10 +151,11 @@ def _draw_key(bench: Workbench, number: int) -> tuple[int, ...]:
 
 
 def prompts_drawn(bench: Workbench, number: int) -> tuple[int, int]:
-    """How many prompts a sample sees in the two branches of step `number`, as `pfm.training.step.share` draws it."""
+    """How many prompts a sample sees in the two branches of step `number`, as `pfm.training.shares` draws it."""
     one = torch.zeros(1, dtype=torch.int64)
-    batch = share(one, one, bench.config.num_classes, key=_draw_key(bench, number), rank=0, world_size=1)
-    return batch.mixed.shape[1], batch.wrong.shape[1]
+    processes = Processes(device=bench.device)
+    share = draw_share(one, one, bench.config.num_classes, key=_draw_key(bench, number), processes=processes)
+    return share.mixed.shape[1], share.wrong.shape[1]
 
 
 # --- the measurement ------------------------------------------------------------------------------
@@ -310,8 +306,7 @@ def disk_per_epoch(bench: Workbench, ours: OurStep, plain: PlainStep) -> dict[st
         lora=LORA,
         optimizer=ours.optimizer.optimizer,
         frozen_sha256="0" * 64,
-        epoch=1,
-        step=ours.number,
+        state=RunState(epoch=1, step=ours.number),
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ours.pt"

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneSpec, build_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneSpec
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
@@ -240,7 +241,7 @@ class TorchTarget:
     ) -> None:
         plain = merged(model).eval().to(device)
         assert isinstance(plain, PromptedClassifier)
-        plain.backbone.set_attention("sdpa")
+        plain.backbone.encoder.set_eager(False)
         if is_bf16:
             plain.backbone.to(torch.bfloat16)  # the readout stays float32, as in training
         self.bundle = bundle

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.classes import ClassList
-from pfm.data.images import ImagePreprocess
-from pfm.data.inputs import Preprocess
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
-from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.tracing import export_graphs
@@ -29,15 +27,13 @@ def random_checkpoint(model_name: str, *, num_classes: int, readout: str, seed: 
     classes = ClassList.from_names([f"class{i}" for i in range(num_classes)])
     config = ModelConfig(readout=readout, tune="full")
     model = PromptedClassifier(build_backbone(spec, seed=seed, load_weights=False), classes, config, None)
-    return snapshot(model, spec=spec, preprocess=spec.preprocess or _plain_preprocess(spec), lora=None, seed=seed)
-
-
-def _plain_preprocess(spec: BackboneSpec) -> Preprocess:
-    if spec.is_audio:
-        length, bins = spec.input_shape
-        return SoundPreprocess(max_length=length, num_mel_bins=bins, mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
-    half = (0.5, 0.5, 0.5)
-    return ImagePreprocess(size=spec.image_size, mean=half, std=half)
+    return snapshot(
+        model,
+        spec=spec,
+        preprocess=spec.preprocess or spec.storage.default_preprocess(spec.input_shape),
+        lora=None,
+        state=RunState(seed=seed),
+    )
 
 
 def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str = "fp32") -> dict[str, Any]:

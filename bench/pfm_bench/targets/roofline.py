@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 from pfm.model.flops import step_flops
 from pfm_bench.latency import matmul_ceiling, product_ceiling
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.classes import ClassList
-from pfm.data.images import ImagePreprocess
+from pfm.data.images import ImagePreprocess, ImageStorage
 from pfm.data.splits import Split
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.classifier import ModelConfig, PromptedClassifier
@@ -108,7 +109,7 @@ class Workbench:
         return {
             "model_name": self.spec.model_name,
             "weights": "random",
-            "image_size": self.spec.image_size,
+            "image_size": self.spec.input_shape[-1],
             "num_classes": self.config.num_classes,
             "batch_size": self.config.batch_size,
             "lora_r": LORA.lora_r,
@@ -135,7 +136,7 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
     device = torch.device("cpu") if use_cpu else torch.device("cuda", 0)
     spec = describe_backbone(BackboneConfig(model_name=config.model_name))
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    if spec.is_audio:
+    if not isinstance(spec.storage, ImageStorage):
         raise ConfigError(f"{config.model_name} takes sounds; pfm bench train and eval measure backbones of images")
     half = (0.5, 0.5, 0.5)
     given = spec.preprocess if isinstance(spec.preprocess, ImagePreprocess) else None
@@ -143,14 +144,14 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
         config=config,
         spec=spec,
         device=device,
-        preprocess=given or ImagePreprocess(size=spec.image_size, mean=half, std=half),
+        preprocess=given or ImagePreprocess(size=spec.input_shape[-1], mean=half, std=half),
         split=_random_split(spec, config, num_images or NUM_BATCHES * config.batch_size),
     )
 
 
 def _random_split(spec: BackboneSpec, config: BenchConfig, count: int) -> Split:
     generator = make_generator(config.seed, "images")
-    size = spec.image_size
+    size = spec.input_shape[-1]
     images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     return Split(images, torch.randint(config.num_classes, (count,), generator=generator))
 

@@ -13,11 +13,10 @@ from pfm.audit.protocol import audit
 from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.commands.train import data_of_run, was_given
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.data.config import DataConfig
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.model.checkpoint import load_checkpoint
@@ -69,7 +68,7 @@ def audit_command(
     if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     judged = load_checkpoint(forgotten) if forgotten else None
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=epsilon)
     served = {"bundle": _served(bundle, checkpoint.classes.ids, checkpoint.preprocess)} if bundle else {}

@@ -13,7 +13,8 @@ import torch
 
 from pfm.data.images import ImagePreprocess
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.sounds import SoundPreprocess, log_mel
+from pfm.data.mel import log_mel
+from pfm.data.sounds import SoundPreprocess
 from pfm.errors import PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
@@ -234,7 +235,7 @@ def _sounds(
     preprocess: SoundPreprocess, batch_size: int, generator: torch.Generator
 ) -> list[tuple[str, np.ndarray, torch.Tensor]]:
     """Noise, and tones that stop and begin, in clips of uneven length; features by torchaudio's filterbank."""
-    form = preprocess.form
+    form = preprocess.storage
     window = (preprocess.max_length - 1) * form.hop + form.frame_size
     found = []
     for what, longest in (("noise", window), ("tones", 2 * window), ("short clips", form.frame_size + 5 * form.hop)):
