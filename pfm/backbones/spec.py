@@ -149,4 +149,3 @@ def _at_asked_size(family: Family, values: dict[str, Any], config: BackboneConfi
                 f"--{other} is for {owner.noun}; {config.model_name} takes {family.noun} (--{family.size_option})"
             )
     return family.resize(values, size or values[family.size_option], config.model_name)
-

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
+from pfm.data.frames import FRAME_SECONDS
 from pfm.data.mapped import mapped_tensor
-from pfm.data.mel import FRAME_SECONDS, MelSettings, clip_lengths, log_mel, resampled
+from pfm.data.mel import MelSettings, clip_lengths, log_mel, resampled
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked, joined, parted
 from pfm.data.sound_augmentation import SoundAugmentation, SoundAugmentConfig
 from pfm.data.waves import UNREADABLE, Recording, explain_sound, read_sound
