@@ -82,11 +82,12 @@ def audit_command(
 
 
 def describe(document: AuditDocument) -> str:
-    """Utility and verdict as a table for people."""
+    """Utility and verdict as a table for people, of the attacks that were made."""
     lines = ["model         forget %  retain %  H/ln C"]
-    for name, row in document["utility"].items():
+    for name, row in document.get("utility", {}).items():
         forget, retain = 100 * row["forget_accuracy"], 100 * row["retain_test_accuracy"]
-        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {document['shape'][name]['entropy']:6.3f}")
+        entropy = f"{document['shape'][name]['entropy']:6.3f}" if "shape" in document else "     –"
+        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {entropy}")
     for entry in document["verdict"]["measures"]:
         lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
     levels = ", ".join(f"{level} {verdict}" for level, verdict in document["verdict"]["levels"].items())
