@@ -29,7 +29,7 @@ from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
 from pfm.model.abstention import choose_threshold, hold_out
 from pfm.model.checkpoint import Checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
-from pfm.model.flops import step_flops
+from pfm.model.flops import StepWork, step_flops
 from pfm.model.lora import LoraSettings
 from pfm.model.sharding import is_sharded, shared_out, whole
 from pfm.model.trunk_cache import TrunkCache, cache_trunk, check_cache
@@ -326,15 +326,15 @@ class _Run:
     def _flops_per_sample(self) -> float:
         tokens, classes = self.model.config.prompt_tokens, self.model.num_classes
         present, absent = tokens * (classes + 1) / 2, tokens * (classes - 1) / 2  # on average
-        return step_flops(
-            self.spec,
-            (present, absent),
-            num_classes=classes if self.model.config.readout == "cls" else 1,
+        work = StepWork(
+            prompts=(present, absent),
+            num_scores=classes if self.model.config.readout == "cls" else 1,
             rank=self.lora.lora_r if self.lora else 0,
             prompt_layer=self.model.config.prompt_layer,
-            cached=self.config.feed.cache_trunk != "off",
+            is_cached=self.config.feed.cache_trunk != "off",
             is_frozen=self.model.trunk_is_frozen,
         )
+        return step_flops(self.spec, work)
 
     # --- the run ---
 
