@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_npz
 
+from making.images import write_npz
 from pfm.cli import pfm, run
 from pfm_export.serving.session import PromptSession
 
@@ -92,7 +92,7 @@ def test_a_vit_tiny_in_hugging_face_layout_at_224_pixels_trains_with_lora_and_se
 
 @pytest.mark.slow
 def test_a_file_of_the_papers_tool_is_evaluated_and_exported(tmp_path: Path) -> None:
-    from test_checkpoint import paper_file, paper_logits
+    from making.paper_tool import paper_file, paper_logits
 
     path, vit, state = paper_file(tmp_path / "bloodmnist_seed_42_10.pt", num_classes=4)
     data = write_npz(tmp_path / "colours.npz", size=28)

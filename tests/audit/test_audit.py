@@ -1,0 +1,294 @@
+"""The audit from end to end on a small model: its verdict passes, and fails where it has to."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from making.audits import SMALL
+from making.commands import train_arguments
+from making.images import write_npz
+from making.models import TINY
+from pfm.audit import membership, rivals
+from pfm.audit.groups import FULL
+from pfm.audit.judging import judge
+from pfm.audit.page import render
+from pfm.audit.protocol import audit
+from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
+from pfm.backbones.backbone import PRESETS
+from pfm.cli import pfm, run
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.splits import ClassificationData, DataConfig
+from pfm.errors import ConfigError
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trained models: one as the paper has it, one without the wrong-prompt branch."""
+    folder = tmp_path_factory.mktemp("audited")
+    npz = write_npz(folder / "colours.npz", train=160, test=120)
+    PRESETS["tiny"] = {key: value for key, value in TINY.items() if key != "layer_norm_eps"}
+    try:
+        for name, weight in (("paper", "1"), ("no_branch", "0")):
+            arguments = train_arguments(npz, folder / name, "--eval_every", "0", "--save_every", "0")
+            more = ["--epochs", "10", "--lr", "0.005", "--batch_size", "16", "--absent_weight", weight]
+            assert run(pfm, [*arguments, *more, "--readout", "prompt"]) == 0
+    finally:
+        del PRESETS["tiny"]
+    return folder
+
+
+def ckpt(folder: Path, name: str) -> Path:
+    return folder / name / "colours_seed_42_10.pt"
+
+
+@pytest.fixture(autouse=True)
+def _preset(preset: str) -> None:
+    """The preset that the models were trained with."""
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> ClassificationData:
+    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    return {}
+
+
+def audited(
+    results: dict[str, Any], folder: Path, data: ClassificationData, name: str, judged: Checkpoint | None = None
+) -> dict[str, Any]:
+    key = name if judged is None else f"{name} {len(judged.classes)}"
+    if key not in results:
+        full = load_checkpoint(ckpt(folder, name))
+        results[key] = audit(full, data, ["2"], SMALL, folder / "models", CPU, judged=judged, say=lambda _: None)
+    return results[key]
+
+
+def verdicts(result: dict[str, Any]) -> dict[str, str]:
+    return {entry["measure"]: entry["verdict"] for entry in result["verdict"]["measures"]}
+
+
+@pytest.mark.slow
+def test_a_model_that_forgot_passes_what_erasing_promises(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    result = audited(results, folder, data, "paper")
+    assert result["verdict"]["levels"]["erase"] == PASS
+    assert result["utility"]["full"]["forget_accuracy"] > 0.9  # the control: it knew the class
+    assert result["utility"]["forgotten"]["forget_accuracy"] == 0
+    assert result["utility"]["forgotten"]["retain_test_accuracy"] > 0.9
+    assert result["closed_form"]["largest_difference_to_retraining"] < 1e-8
+    assert result["exposure"]["erased"] == 32
+    assert {"full", "forgotten", "retrained", "masked", "finetuned", "closed_form"} <= result["utility"].keys()
+    assert {"lira", "rmia"} == set(result["shadow_attacks"]["before"])
+    json.dumps(result)
+
+
+@pytest.mark.slow
+def test_a_model_trained_without_the_wrong_prompt_branch_fails(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    result = audited(results, folder, data, "no_branch")
+    assert result["utility"]["full"]["forget_accuracy"] > 0.9
+    assert FAIL in (verdicts(result)["not answered"], verdicts(result)["output shape"])
+    assert result["verdict"]["levels"] == {"suspend": FAIL, "erase": FAIL, "scrub": FAIL}
+    assert result["verdict"]["overall"] == FAIL
+
+
+@pytest.mark.slow
+def test_a_class_whose_prompt_was_only_suspended_fails(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    result = audited(results, folder, data, "paper", load_checkpoint(ckpt(folder, "paper")))
+    assert verdicts(result)["nothing stored"] == FAIL
+    assert result["stored"]["forget_accuracy"] > 0.9
+    assert (result["verdict"]["levels"]["suspend"], result["verdict"]["levels"]["erase"]) == (PASS, FAIL)
+
+
+@pytest.mark.slow
+def test_models_to_compare_with_are_trained_once(
+    results: dict[str, Any], folder: Path, data: ClassificationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = audited(results, folder, data, "paper")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(rivals, "train", refuse)
+    monkeypatch.setattr(rivals, "tune", refuse)
+    full = load_checkpoint(ckpt(folder, "paper"))
+    again = audit(full, data, ["2"], SMALL, folder / "models", CPU, say=lambda _: None)
+    for part in ("utility", "shape", "membership", "shadow_attacks", "resurrection", "probe", "exposure"):
+        assert again[part] == first[part], part
+    with pytest.raises(AssertionError, match="trained again"):
+        audit(full, data, ["1"], SMALL, folder / "models", CPU, say=lambda _: None)
+
+
+@pytest.mark.slow
+def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) -> None:
+    full = load_checkpoint(ckpt(folder, "paper"))
+    here = rivals.by_position(data, full)
+    less = rivals.without_classes(here, [2])
+    assert less.classes.ids == (0, 1, 3)
+    assert len(less.train) == 120
+    for label, number in enumerate(less.classes.ids):
+        images = less.train.inputs[less.train.labels == label]
+        assert torch.equal(images, data.train.inputs[data.train.labels == number])
+
+
+@pytest.mark.slow
+def test_shadow_models_hold_each_sample_in_one_of_a_pair(folder: Path, data: ClassificationData) -> None:
+    full = load_checkpoint(ckpt(folder, "paper"))
+    made = rivals.Rivals(full, rivals.by_position(data, full), [2], folder / "models", CPU, lambda _: None)
+    (_, first), (_, second) = made.shadow(0), made.shadow(1)
+    assert torch.equal(first, ~second)
+    assert int(first.sum()) == 140
+
+
+@pytest.mark.slow
+def test_a_page_holds_everything_and_asks_no_network(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    page = render(audited(results, folder, data, "paper"))
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 4
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|<script|@import|url\(", page)
+    assert "fail" in render(audited(results, folder, data, "no_branch"))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_without_an_error(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+    browser = next((path for name in names if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine; the page's source is checked by the test above")
+    page = folder / "page.html"
+    page.write_text(render(audited(results, folder, data, "paper")))
+    # pictures that were not drawn are 0 pixels wide; the title says what the browser found
+    probe = (
+        "<script>onload=()=>{document.title=[...document.images]"
+        ".map(i=>i.complete&&i.naturalWidth>0)+' '+performance.getEntriesByType('resource')"
+        ".filter(e=>!e.name.startsWith('data:')).length}</script>"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
+    found = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr",
+         "--virtual-time-budget=5000", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "<title>true,true,true,true 0</title>" in found.stdout
+    assert "CONSOLE" not in found.stderr
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_report_and_can_require_a_level(
+    folder: Path, data: ClassificationData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pfm_export.commands import audit as audit_commands
+
+    monkeypatch.setattr(audit_commands, "QUICK", SMALL)
+    out = folder / "report"
+    (out / "models").parent.mkdir()
+    (out / "models").symlink_to(folder / "models")
+    full = ckpt(folder, "paper")
+    bundle = folder / "bundle"
+    assert run(pfm, ["export", "onnx", "--ckpt", str(full), "--out", str(bundle)]) == 0
+    assert run(pfm, ["export", "erase", str(bundle), "--classes", "2"]) == 0
+    common = ["audit", "--ckpt", str(full), "--classes", "2", "--cpu", "--out", str(out)]
+    assert run(pfm, [*common, "--bundle", str(bundle), "--require", "erase"]) == 0
+    result = json.loads((out / "audit.json").read_text())
+    served, torch_side = result["utility"]["bundle"], result["utility"]["forgotten"]
+    assert served["retain_test_accuracy"] == torch_side["retain_test_accuracy"]
+    assert result["shape"]["bundle"]["entropy"] == pytest.approx(result["shape"]["forgotten"]["entropy"], abs=1e-3)
+    assert (out / "audit.html").read_text().startswith("<!doctype html>")
+    assert "by level: suspend pass, erase pass" in capsys.readouterr().out
+    assert run(pfm, [*common, "--forgotten", str(full), "--require", "erase"]) == 1
+    assert "level erase was required; the verdict is fail" in capsys.readouterr().err
+    save_checkpoint(folder / "less.pt", erase(load_checkpoint(full), ["2"]))
+    assert run(pfm, [*common[:2], str(folder / "less.pt"), *common[3:]]) == 2
+    assert "was erased from" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_oracles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pfm_export.commands import audit as audit_commands
+
+    # fewer steps and models, everything else as it is
+    monkeypatch.setattr(audit_commands, "FULL", dataclasses.replace(FULL, attack_seeds=2, attack_steps=3, shadows=2))
+    out = folder / "full"
+    common = ["audit", "--full", "--ckpt", str(ckpt(folder, "paper")), "--classes", "2", "--cpu", "--out", str(out)]
+    assert run(pfm, common) == 0
+    result = json.loads((out / "audit.json").read_text())
+    found = {(entry["n"], entry["tokens"]) for entry in result["resurrection"]}
+    assert found == {(n, tokens) for n in (0, 1, 5, 10, 40) for tokens in (1, 5, 10)}  # 40 samples are all there are
+    assert all(len(entry["retrained"]) == 3 for entry in result["resurrection"])
+    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 4
+
+
+@pytest.mark.slow
+def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_model(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    result = audited(results, folder, data, "paper")
+    shape = {**result["shape"], "suspended": {"entropy": 0.5, "entropy_interval": [0.45, 0.55]},
+             "retrained": {"entropy": 0.5}}  # fmt: skip
+    found = {}
+    for target in ("uniform", "others"):
+        judgements = judge({**result, "shape": shape, "wrong_target": target}, SMALL)
+        found[target] = {entry.measure: entry.verdict for entry in judgements}["output shape"]
+    assert found == {"uniform": FAIL, "others": PASS}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(folder: Path) -> None:
+    full = dataclasses.replace(load_checkpoint(ckpt(folder, "paper")), run={})
+    with pytest.raises(ConfigError, match="does not say how it was trained"):
+        rivals.run_config(full)
+
+
+# --- verdict --------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_the_worst_and_never_an_average() -> None:
+    assert worst([PASS, PASS]) == PASS
+    assert worst([PASS, INCONCLUSIVE]) == INCONCLUSIVE
+    assert worst([PASS, FAIL, INCONCLUSIVE]) == FAIL
+    assert worst([]) == INCONCLUSIVE
+    found = summarise([Judgement("suspend", "a", PASS, ""), Judgement("erase", "b", PASS, ""),
+                       Judgement("scrub", "c", FAIL, "")])  # fmt: skip
+    assert found["levels"] == {"suspend": PASS, "erase": PASS, "scrub": FAIL}
+    assert found["overall"] == FAIL
+
+
+def test_an_interval_that_crosses_the_limit_is_inconclusive() -> None:
+    assert [at_most(0.0, 0.04, 0.05), at_most(0.0, 0.1, 0.05), at_most(0.06, 0.1, 0.05)] == [PASS, INCONCLUSIVE, FAIL]
+    assert [at_least(0.9, 1, 0.8), at_least(0.7, 1, 0.8), at_least(0.1, 0.2, 0.8)] == [PASS, INCONCLUSIVE, FAIL]
+    assert [within(-0.01, 0.01, 0.05), within(-0.1, 0.1, 0.05), within(-0.3, -0.1, 0.05)] == [PASS, INCONCLUSIVE, FAIL]
+    nan = float("nan")
+    assert {at_most(nan, nan, 1), within(nan, nan, 1)} == {INCONCLUSIVE}
+
+
+def test_curves_keep_their_ends_when_they_are_thinned() -> None:
+    values = [i / 999 for i in range(1000)]
+    thin = membership.thin(values, values)
+    assert (thin[0][0], thin[0][-1]) == (0.0, 1.0)
+    assert len(thin[0]) <= membership.CURVE_POINTS + 2

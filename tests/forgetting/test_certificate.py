@@ -1,0 +1,230 @@
+"""A certificate holds for what it names, and for nothing that differs from it by a byte."""
+
+import json
+import random
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from making.bundles import make_bundle
+from making.checkpoints import trained_state
+from pfm.cli import pfm, run
+from pfm.errors import CertificateError, ConfigError, PfmError, StorageError
+from pfm.forgetting import certificate, ledger
+from pfm.forgetting.certificate import load_key, public_hex, read_certificate, verify
+from pfm.forgetting.ledger import LEDGER
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+from pfm_export.erasing import erase_everywhere
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a bundle, a class erased from both, and the certificate of it."""
+    folder = tmp_path_factory.mktemp("certified")
+    save_checkpoint(folder / "run" / "model.pt", trained_state())
+    make_bundle(folder / "bundle")
+    arguments = ["--classes", "blue", "--in_place", "--reason", "request 7", "--requested_by", "ward 3"]
+    out = ["--certificate", str(folder / "cert.json")]
+    assert run(pfm, ["forget", *arguments, *out, str(folder / "run"), str(folder / "bundle")]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(certified: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(certified, tmp_path / "certified"))
+
+
+def problems(folder: Path) -> list[str]:
+    """What `verify` finds wrong, as (name of the file: problem)."""
+    signed = read_certificate(folder / "cert.json")
+    checks = verify(signed, [folder / "run" / "model.pt", folder / "bundle"])
+    return [f"{Path(check.name).name}: {check.problem}" for check in checks if check.problem]
+
+
+def test_what_was_certified_verifies_and_says_what_is_not_proven(folder: Path) -> None:
+    assert problems(folder) == []
+    signed = read_certificate(folder / "cert.json")
+    assert [entry["file"] for entry in signed["artifacts"]] == ["model.pt", "bundle"]
+    assert (signed["reason"], signed["requested_by"]) == ("request 7", "ward 3")
+    assert any("shared weights" in remark for remark in signed["not_proven"])
+    assert any("backups" in remark for remark in signed["not_proven"])
+    for entry in signed["artifacts"]:
+        assert entry["sha256_before"] != entry["sha256"]
+        assert [item["name"] for item in entry["records"][0]["classes"]] == ["blue"]
+
+
+def test_a_certificate_is_one_line_that_anyone_can_check(folder: Path) -> None:
+    content = (folder / "cert.json").read_bytes()
+    record = json.loads(content)
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert content == text.encode() + b"\n"
+
+
+def test_a_key_is_made_for_its_owner_alone_and_used_again(folder: Path) -> None:
+    path = folder / "cert.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key, is_new = load_key(path)
+    assert not is_new
+    assert public_hex(key) == read_certificate(folder / "cert.json")["public_key"]
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="may be read by others"):
+        load_key(path)
+    (folder / "other.key").write_text("no key")
+    (folder / "other.key").chmod(0o600)
+    with pytest.raises(ConfigError, match="no unencrypted private key"):
+        load_key(folder / "other.key")
+
+
+def test_another_key_than_the_expected_one_is_refused(folder: Path) -> None:
+    mine = public_hex(load_key(folder / "cert.key")[0])
+    other = public_hex(load_key(folder / "new.key")[0])
+    read_certificate(folder / "cert.json", mine.upper())
+    with pytest.raises(CertificateError, match="somebody else made it"):
+        read_certificate(folder / "cert.json", other)
+
+
+def test_a_certificate_signed_anew_with_another_key_shows_another_key(folder: Path) -> None:
+    """What someone does who may change everything but the key."""
+    signed = read_certificate(folder / "cert.json")
+    key, _ = load_key(folder / "new.key")
+    certificate.write_certificate(
+        folder / "cert.json", key, signed["artifacts"], reason="another", requested_by="", time=signed["time"]
+    )
+    assert read_certificate(folder / "cert.json")["reason"] == "another"
+    with pytest.raises(CertificateError, match="not with the one given"):
+        read_certificate(folder / "cert.json", signed["public_key"])
+
+
+def test_each_broken_link_has_its_own_message(folder: Path) -> None:
+    def shortened(path: Path, lines: int) -> None:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+
+    def changed(path: Path) -> None:
+        path.write_bytes(path.read_bytes() + b" ")
+
+    for what, name, expected in (
+        (lambda: changed(folder / "run" / "model.pt"), "model.pt", "the file was changed"),
+        (lambda: changed(folder / "bundle" / "model.onnx"), "model.onnx", "the file was changed"),
+        (lambda: (folder / "bundle" / "old.bin").write_bytes(b"x"), "old.bin", "the file was added"),
+        (lambda: (folder / "bundle" / "manifest.json").unlink(), "manifest.json", "the file is missing"),
+        (lambda: shortened(folder / "run" / LEDGER, 1), LEDGER, "lines were removed at its end: 2 when"),
+        (lambda: (folder / "run" / LEDGER).unlink(), LEDGER, "there is no ledger beside"),
+        (lambda: changed(folder / "run" / LEDGER), LEDGER, "line 3: the record was changed"),
+    ):
+        untouched = folder.with_name("untouched")
+        shutil.copytree(folder, untouched)
+        what()
+        (problem,) = problems(folder)
+        assert problem.startswith(f"{name}: ")
+        assert expected in problem
+        shutil.rmtree(folder)
+        untouched.rename(folder)
+
+
+def test_another_ledger_that_holds_is_told_from_the_one_that_was_signed(folder: Path) -> None:
+    path = folder / "run" / LEDGER
+    path.unlink()
+    for _ in range(3):
+        ledger.append(path, {"action": "erase"})
+    assert "line 2 is not the one the certificate names" in problems(folder)[0]
+
+
+def test_a_later_erasure_needs_its_own_certificate(folder: Path) -> None:
+    erase_everywhere([folder / "run"], ["red"])
+    assert problems(folder) == ["model.pt: the file was changed since the certificate was made"]
+    described = certificate.describe_artifact(folder / "run" / "model.pt", ["blue"], [])
+    assert [spoken["line"] for spoken in described["records"]] == [2]
+    assert described["ledger"]["lines"] == 4
+
+
+def test_a_file_that_changed_after_the_erasure_is_not_certified(folder: Path) -> None:
+    path = folder / "run" / "model.pt"
+    save_checkpoint(path, load_checkpoint(path).__class__(**{**vars(load_checkpoint(path)), "epoch": 7}))
+    with pytest.raises(StorageError, match="was changed after the last erasure"):
+        certificate.describe_artifact(path, ["blue"], [])
+    with pytest.raises(StorageError, match="says nothing of an erasure of red"):
+        certificate.describe_artifact(path, ["red"], [])
+
+
+def test_none_of_thousands_of_random_mutations_passes(folder: Path) -> None:
+    """Bits flipped, bytes cut out, put in, swapped or doubled, ends cut off: everywhere."""
+    draw = random.Random(0)
+    targets = [folder / "cert.json", folder / "run" / LEDGER, folder / "bundle" / LEDGER, folder / "run" / "model.pt"]
+    targets += [folder / "bundle" / name for name in ("model.onnx", "bank.safetensors", "manifest.json")]
+    messages: set[str] = set()
+    for path in targets:
+        original = path.read_bytes()
+        for _ in range(300):
+            path.write_bytes(mutated(original, draw))
+            try:
+                found = problems(folder)
+            except CertificateError as error:
+                found = [str(error)]
+            assert found, f"{path.name} passes after a mutation"
+            assert path.name in found[0]
+            messages.add(found[0].split(": ", 1)[1][:30])
+        path.write_bytes(original)
+    assert problems(folder) == []
+    assert len(messages) >= 3
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(content))
+    kind = draw.randrange(6)
+    if kind == 0:
+        result = content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :]
+    elif kind == 1:
+        result = content[:at] + content[at + draw.randint(1, 9) :]
+    elif kind == 2:
+        result = content[:at] + draw.choice([b" ", b"\n", b"0", draw.randbytes(3)]) + content[at:]
+    elif kind == 3:
+        result = content[:at]
+    elif kind == 4:
+        result = content[:at] + content[at : at + 1].swapcase() + content[at + 1 :]
+    else:
+        result = content[:at] + content[at : at + 40] + content[at:]
+    return result if result != content else content + b"\n"
+
+
+def test_verification_needs_no_torch_and_says_which_link_is_broken(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["verify", str(folder / "cert.json"), str(folder / "run" / "model.pt"), str(folder / "bundle")]
+    program = "import sys\nfrom pfm.cli import pfm, run\ncode = run(pfm, sys.argv[1:])\n"
+    program += "assert 'torch' not in sys.modules\nsys.exit(code)"
+    root = Path(certificate.__file__).parent.parent
+    path = f"{root}:{root / 'export'}"
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, env={"PYTHONPATH": path})
+    assert run(pfm, arguments[:-1]) == 0
+    assert "not checked: bundle" in capsys.readouterr().out
+    (folder / "bundle" / "model.onnx").write_bytes(b"another graph")
+    assert run(pfm, arguments) == 2
+    told = capsys.readouterr()
+    assert "BROKEN" in told.out
+    assert "model.onnx: the file was changed since the certificate was made" in told.err
+    (folder / "run" / "stranger.pt").write_bytes(b"")
+    assert run(pfm, [*arguments[:2], str(folder / "run" / "stranger.pt")]) == 2
+    assert "says nothing of it (it names model.pt, bundle)" in capsys.readouterr().err
+
+
+def test_a_certificate_can_be_written_later_or_of_a_copy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["forget", "--classes", "blue", "--in_place", str(folder / "run"), "--certificate", str(folder / "b.json")]
+    assert run(pfm, [*again, "--key", str(folder / "cert.key")]) == 0
+    assert "was erased before" in capsys.readouterr().out
+    assert read_certificate(folder / "b.json")["artifacts"][0]["file"] == "model.pt"
+    copy = ["forget", "--classes", "red", "--ckpt", str(folder / "run" / "model.pt"), "--out", str(folder / "less.pt")]
+    assert run(pfm, [*copy, "--certificate", str(folder / "c.json")]) == 0
+    assert verify(read_certificate(folder / "c.json"), [folder / "less.pt"])[0].problem == ""
+
+
+def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"{}\n", b"[]\n", b"null\n", b"\xff", b'{"signature":"00"}\n'):
+        (tmp_path / "cert.json").write_bytes(content)
+        with pytest.raises(CertificateError, match="changed, or is none"):
+            read_certificate(tmp_path / "cert.json")
+    with pytest.raises(PfmError, match="cannot read"):
+        read_certificate(tmp_path / "nothing.json")

@@ -1,0 +1,302 @@
+"""One erasure over many artifacts: gone from every byte, nothing else touched, whenever it is killed."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from making.bundles import make_bundle
+from making.checkpoints import BLUE, trained_state
+from making.files import all_bytes
+from pfm.cli import pfm, run
+from pfm.errors import CheckpointError, ClassNameError, StorageError
+from pfm.forgetting import ledger
+from pfm.forgetting.erase import class_rows, erase_file, find_traces, finish
+from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+from pfm.model.classifier import CLASS_ROWS
+from pfm.storage import locked
+from pfm_export.erasing import erase_everywhere, find_artifacts
+from pfm_export.serving.bundle import Bundle
+
+
+def in_every_form(rows: list[torch.Tensor]) -> list[bytes]:
+    """The bytes of rows as float32, float16 and bfloat16, in pieces of 16 values; flat ones tell nothing."""
+    found = []
+    for row in rows:
+        for form in (torch.float32, torch.float16, torch.bfloat16):
+            for piece in row.flatten().to(form).split(16):
+                if len(piece) == 16 and piece.unique().numel() > 8:
+                    found.append(piece.contiguous().view(torch.uint8).numpy().tobytes())
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of eight checkpoints in two folders, two bundles among them: ten artifacts."""
+    folder = tmp_path_factory.mktemp("made")
+    for number in range(4):
+        save_checkpoint(folder / "run" / f"colours_seed_0_{number + 1}.pt", trained_state(number))
+    save_checkpoint(folder / "run" / "colours_seed_0_resume.pt", trained_state(5))
+    save_checkpoint(folder / "run" / "colours_seed_0_best.pt", trained_state(6))
+    for number in range(2):
+        save_checkpoint(folder / "other" / f"{number}.pt", trained_state(10 + number, "prompt"))
+    make_bundle(folder / "bundle_a")
+    make_bundle(folder / "run" / "bundle_b", "prompt")
+    return folder
+
+
+@pytest.fixture
+def ten(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "ten"))
+
+
+def check_erased(folder: Path, original: Path) -> None:
+    """Every artifact is whole and without the class, its record holds, and what stays is bit-identical."""
+    for file in sorted(original.rglob("*.pt")):
+        before, after = load_checkpoint(file), load_checkpoint(folder / file.relative_to(original))
+        assert after.classes.names == ("red", "green", "grey")
+        assert after.erased == ((BLUE, "blue"),)
+        assert after.progress == {}
+        kept = torch.tensor([0, 1, 3])
+        for old, new in ((before.tensors, after.tensors), (before.averaged, after.averaged)):
+            assert old.keys() == new.keys()
+            for name, tensor in old.items():
+                assert torch.equal(new[name], tensor[kept] if name in CLASS_ROWS else tensor)
+        for name, moments in before.moments.items():
+            for key, value in moments.items():
+                expected = value[kept] if name in CLASS_ROWS and value.ndim else value
+                assert torch.equal(after.moments[name][key], expected)
+        records = ledger.read((folder / file.relative_to(original)).parent / LEDGER)
+        assert records[-1]["action"] == "erase"
+        assert after.ledger_head in {record["hash"] for record in records}
+    for name in ("bundle_a", "run/bundle_b"):
+        before, after = Bundle.open(original / name), Bundle.open(folder / name)
+        assert after.pending is None
+        assert after.classes.names == ("red", "green" if "green" in after.classes.names else "blue")
+        for number, old in enumerate([p for p, n in enumerate(before.classes.names) if n in after.classes.names]):
+            np.testing.assert_array_equal(after.rows([number]).prompts, before.rows([old]).prompts)
+    assert not list(folder.rglob(".*.part"))
+
+
+def test_every_copy_of_a_class_goes_from_ten_artifacts(ten: Path, made: Path) -> None:
+    rows = [row for file in made.rglob("*.pt") for row in class_rows(load_checkpoint(file), [BLUE])]
+    assert len(rows) == 6 * (3 + 3 + 6) + 2 * (1 + 1 + 2)
+    pieces = in_every_form(rows)
+    for name in ("bundle_a", "run/bundle_b"):
+        values = torch.from_numpy(Bundle.open(made / name).rows([BLUE]).prompts.copy())
+        pieces += [values.numpy().tobytes(), values.half().numpy().tobytes()]
+    content = all_bytes(made)
+    found = sum(piece in content for piece in pieces)
+    assert found * 3 >= len(pieces)  # the control: the float32 form of each is there
+    (ten / "run" / ".colours_seed_0_9.pt.x1.part").write_bytes(pieces[0])  # a killed training left it
+    erase_everywhere([ten / "run", ten / "other" / "0.pt", ten / "other" / "1.pt", ten / "bundle_a"], ["blue"])
+    content = all_bytes(ten)
+    assert not [piece for piece in pieces if piece in content]
+    check_erased(ten, made)
+
+
+@pytest.mark.parametrize("form", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_search_before_writing_finds_a_row_in_each_form(form: torch.dtype) -> None:
+    """The control of the search itself."""
+    state = trained_state()
+    rows = class_rows(state, [BLUE])
+    content = b"before" + rows[0].to(form).contiguous().view(torch.uint8).numpy().tobytes() + b"after"
+    assert find_traces(content, rows) == 1
+    assert find_traces(content, class_rows(state, [0])) == 0
+
+
+def test_a_second_erasure_changes_nothing_and_another_class_adds_to_the_record(ten: Path) -> None:
+    erase_everywhere([ten], ["blue"])
+    before = all_bytes(ten)
+    _, outcomes = erase_everywhere([ten], ["blue"])
+    assert {outcome.what for outcome in outcomes} == {"was erased before"}
+    assert all_bytes(ten) == before
+    erase_everywhere([ten], ["red", "2"])
+    assert load_checkpoint(ten / "other" / "0.pt").erased == ((2, "blue"), (0, "red"))
+    assert [record["action"] for record in ledger.read(ten / "other" / LEDGER)] == ["erase-begin", "erase"] * 2
+
+
+def test_a_link_leads_to_the_file_behind_it_and_a_second_name_is_reported(ten: Path) -> None:
+    best = ten / "best.pt"
+    best.symlink_to(ten / "other" / "0.pt")
+    os.link(ten / "other" / "1.pt", ten / "copy.pt")
+    found, _ = erase_everywhere([best, ten / "other" / "1.pt"], ["blue"])
+    assert found.linked == [(ten / "other" / "1.pt").resolve()]
+    assert best.is_symlink()
+    assert load_checkpoint(ten / "other" / "0.pt").classes.names == ("red", "green", "grey")
+
+
+def test_nothing_changes_where_one_artifact_is_refused(ten: Path) -> None:
+    before = all_bytes(ten)
+    with pytest.raises(ClassNameError, match=r"0\.pt: no class 'pink'"):
+        erase_everywhere([ten / "other" / "0.pt"], ["pink"])
+    erase_everywhere([ten / "other" / "0.pt"], ["red", "green", "grey"])  # only blue is left there
+    middle = all_bytes(ten)
+    assert middle != before
+    with pytest.raises(ClassNameError, match="would leave no class"):
+        erase_everywhere([ten / "run", ten / "other"], ["blue"])
+    with pytest.raises(CheckpointError, match="no checkpoint, bundle or folder"):
+        erase_everywhere([ten / "run", ten / "nothing"], ["blue"])
+    (ten / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint and no bundle"):
+        find_artifacts([ten / "empty"])
+    assert all_bytes(ten) == middle
+
+
+def test_a_file_of_a_folder_that_never_had_the_class_is_passed_over(ten: Path) -> None:
+    state = load_checkpoint(ten / "other" / "0.pt")
+    classes = dataclasses.replace(state.classes, ids=(5, 6, 7, 8), names=("a", "b", "c", "d"))
+    save_checkpoint(ten / "other" / "0.pt", dataclasses.replace(state, classes=classes))
+    content = (ten / "other" / "0.pt").read_bytes()
+    _, outcomes = erase_everywhere([ten / "other"], ["blue"])
+    assert {outcome.path.name: outcome.what for outcome in outcomes} == {"0.pt": "never had it", "1.pt": "erased"}
+    assert (ten / "other" / "0.pt").read_bytes() == content
+
+
+def test_a_ledger_that_lost_its_last_lines_is_noticed(ten: Path) -> None:
+    file, record = ten / "other" / "0.pt", ten / "other" / LEDGER
+    erase_everywhere([file], ["blue"])
+    erase_everywhere([file], ["red"])
+    lines = record.read_bytes().splitlines(keepends=True)
+    assert len(ledger.read(record)) == 4
+    record.write_bytes(b"".join(lines[:2]))
+    assert len(ledger.read(record)) == 2  # the chain alone cannot tell
+    with pytest.raises(StorageError, match=r"lacks the record .* of 0\.pt: its last lines were removed"):
+        erase_everywhere([file], ["green"])
+    record.unlink()
+    with pytest.raises(StorageError, match="its last lines were removed"):
+        erase_everywhere([file], ["green"])
+
+
+def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pfm.forgetting import erase as forgetting
+
+    file = ten / "other" / "0.pt"
+    before = file.read_bytes()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forgetting, "write_bytes", die)
+        with pytest.raises(KeyboardInterrupt):
+            erase_everywhere([file], ["blue"])
+    assert file.read_bytes() == before
+    erase_everywhere([ten / "other" / "1.pt"], ["red"])  # of another file in the folder
+    assert load_checkpoint(file).erased == ((BLUE, "blue"),)
+    assert load_checkpoint(ten / "other" / "1.pt").erased == ((0, "red"),)
+
+
+def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pfm.forgetting import erase as forgetting
+
+    source, target = ten / "other" / "0.pt", ten / "copies" / "less.pt"
+    state = load_checkpoint(source)
+    real = ledger.append
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # after the file was written
+        patch.setattr(ledger, "append", die)
+        with pytest.raises(KeyboardInterrupt):
+            erase_file(source, state, ["blue"], target)
+    assert target.exists()
+    record = erase_file(source, state, ["blue"], target)
+    assert record["files"][0]["file"] == "less.pt"
+    target.unlink()
+    with monkeypatch.context() as patch:  # before
+        patch.setattr(forgetting, "write_bytes", die)
+        with pytest.raises(KeyboardInterrupt):
+            erase_file(source, state, ["blue"], target)
+    assert finish(target.parent) is not None
+    assert [r["action"] for r in ledger.read(target.parent / LEDGER)][-2:] == ["erase-begin", "abandoned"]
+    erase_file(source, state, ["blue"], target)
+    assert real is ledger.append
+
+
+def test_an_erasure_waits_for_another_one(ten: Path) -> None:
+    """Two at once on the same artifacts: one after the other, and both classes are gone."""
+    paths = [ten / "run", ten / "other"]
+    with ThreadPoolExecutor(2) as lanes:
+        held = {}
+        with contextlib.ExitStack() as stack:
+            for folder in paths:
+                stack.enter_context(locked(folder / LOCK))
+            for name in ("blue", "red"):
+                held[name] = lanes.submit(erase_everywhere, [paths[0], paths[1]], [name])
+            time.sleep(0.3)
+            assert not any(future.done() for future in held.values())
+        for future in held.values():
+            future.result(timeout=60)
+    for file in ten.rglob("*.pt"):
+        assert {name for _, name in load_checkpoint(file).erased} == {"blue", "red"}
+
+
+def test_the_command_wants_in_place_to_be_said(ten: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ten / "other" / "0.pt")
+    for arguments, message in (
+        ([file], "add --in_place"),
+        ([], "name a checkpoint with --ckpt"),
+        (["--in_place"], "wants artifacts"),
+        (["--ckpt", file, "--key", file], "--key signs a certificate"),
+    ):
+        assert run(pfm, ["forget", "--classes", "blue", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert load_checkpoint(Path(file)).erased == ()
+    assert run(pfm, ["forget", "--classes", "blue", "--in-place", str(ten)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("erased ") >= 10
+    assert "cannot be undone" in told
+    assert "the shared weights" in told
+    assert "backups" in told
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_an_erasure_killed_at_any_moment_is_completed_by_the_next(made: Path, tmp_path: Path) -> None:
+    """SIGKILL at 50 random moments of an erasure over ten artifacts."""
+    draw = random.Random(0)
+    paths = ["run", "other", "bundle_a"]
+
+    def erase(folder: Path) -> None:
+        erase_everywhere([folder / name for name in paths], ["blue"], reason="request 7")
+
+    shutil.copytree(made, tmp_path / "timed")
+    started = time.perf_counter()
+    erase(tmp_path / "timed")
+    duration = time.perf_counter() - started
+    original = {f.relative_to(made): f.read_bytes() for f in made.rglob("*") if f.is_file()}
+    num_killed, num_partial = 0, 0
+    for number in range(250):
+        if num_killed == 50:
+            break
+        folder = Path(shutil.copytree(made, tmp_path / str(number)))
+        child = os.fork()
+        if child == 0:
+            erase(folder)
+            os._exit(0)
+        time.sleep(draw.uniform(0.2, 1) * duration)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        was_killed = os.WIFSIGNALED(status)
+        num_killed += was_killed
+        duration *= 1 if was_killed else 0.9  # the timed one was the slower
+        changed = [name for name, old in original.items() if (folder / name).read_bytes() != old]
+        num_partial += 0 < len([name for name in changed if name.name != LEDGER]) < 10
+        erase(folder)
+        check_erased(folder, made)
+        assert ledger.read(folder / "run" / LEDGER)[-1]["reason"] == "request 7"
+        shutil.rmtree(folder)
+    assert num_killed == 50
+    assert num_partial > 2  # some files erased, others not yet

@@ -1,0 +1,104 @@
+"""Scrubbing trains on retained samples alone, says whether it got there, and leaves a checkpoint that is recorded."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from making.checkpoints import trained_state
+from making.commands import train_arguments
+from making.images import write_npz
+from making.models import TINY, tiny_model
+from pfm.audit import groups, scrubbing
+from pfm.audit.groups import QUICK
+from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
+from pfm.backbones.backbone import PRESETS
+from pfm.cli import pfm, run
+from pfm.data.images import ImageForm
+from pfm.data.loading import load_data
+from pfm.data.splits import DataConfig
+from pfm.errors import ConfigError
+from pfm.forgetting import ledger
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import CLASS_ROWS
+
+SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=0)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scrubbed")
+    npz = write_npz(folder / "colours.npz", train=160, test=120)
+    PRESETS["tiny"] = {key: value for key, value in TINY.items() if key != "layer_norm_eps"}
+    try:
+        arguments = train_arguments(npz, folder, "--eval_every", "0", "--save_every", "0", "--readout", "prompt")
+        assert run(pfm, [*arguments, "--epochs", "10", "--lr", "0.005", "--batch_size", "16"]) == 0
+    finally:
+        del PRESETS["tiny"]
+    return folder
+
+
+def test_shrinking_moves_shared_weights_towards_the_untrained_ones_and_leaves_rows_alone() -> None:
+    state = trained_state()
+    model = tiny_model()
+    model.load_state_dict(state.tensors, strict=False)
+    before = {name: tensor.detach().clone() for name, tensor in model.trained_tensors().items()}
+    shrink(model, state, 0.25)
+    fresh = scrubbing.untrained(state).trained_tensors()
+    for name, tensor in model.trained_tensors().items():
+        expected = before[name] if name in CLASS_ROWS else 0.25 * before[name] + 0.75 * fresh[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_scrub_that_would_change_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="changes nothing"):
+        ScrubConfig(keep=1.0)
+
+
+@pytest.mark.slow
+def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
+    folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = load_checkpoint(folder / "colours_seed_42_10.pt")
+    data = load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
+    seen: list[torch.Tensor] = []
+    real = scrubbing.tune
+
+    def spy(model, split, *rest, **named):
+        seen.append(split.labels)
+        assert len(split) == 120
+        real(model, split, *rest, **named)
+
+    monkeypatch.setattr(scrubbing, "tune", spy)
+    config = ScrubConfig(epsilon=-1.0, rounds=2, budget=0.4)  # cannot be reached
+    scrubbed, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
+    assert len(seen) == 2
+    assert not report["is_within"]
+    assert [entry["epochs"] for entry in report["rounds"]] == [0, 2, 2]
+    assert scrubbed.classes.ids == (0, 1, 3)
+    assert scrubbed.build_model().num_classes == 3
+    config = ScrubConfig(epsilon=2.0)  # is reached at once
+    untouched, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
+    assert report["is_within"]
+    assert report["retained_cost"] == 0
+    assert any(not torch.equal(untouched.tensors[name], scrubbed.tensors[name]) for name in untouched.tensors)
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_scrubbed_checkpoint_and_says_so_in_the_record(
+    folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(groups, "QUICK", SMALL)
+    ckpt, out = folder / "colours_seed_42_10.pt", folder / "out" / "less.pt"
+    common = ["forget", "--classes", "2", "--ckpt", str(ckpt), "--scrub"]
+    assert run(pfm, [*common, "--epsilon", "0.01", "--budget", "0.4", "--out", str(out)]) == 0
+    assert "within --epsilon 0.01" in capsys.readouterr().out
+    assert "the shared weights were retuned" in ledger.read(out.parent / "ledger.jsonl")[-1]["remains"][0]
+    assert json.loads(out.with_suffix(".scrub.json").read_text())["rounds"]
+    assert load_checkpoint(out).classes.ids == (0, 1, 3)
+    assert run(pfm, [*common, "--out", str(out)]) == 2
+    assert run(pfm, [*common[:3], "--scrub", "--in_place", str(ckpt)]) == 2
+    assert "--scrub writes a new checkpoint" in capsys.readouterr().err

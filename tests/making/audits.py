@@ -1,0 +1,7 @@
+"""An audit that takes seconds."""
+
+import dataclasses
+
+from pfm.audit.groups import QUICK
+
+SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=2)

@@ -1,0 +1,164 @@
+"""A bundle on disk: refused when it is not whole, erased for good, and never half-erased."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from making.bundles import NAMES, WIDTH, make_bundle
+from pfm.errors import BundleError, ClassNameError, StorageError
+from pfm.forgetting import ledger
+from pfm_export.serving import bundle as bundle_module
+from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+
+
+@pytest.fixture(params=["cls", "prompt"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle", request.param)
+
+
+def secrets(bundle: Bundle, position: int) -> list[bytes]:
+    rows = bundle.rows([position])
+    return [array.tobytes() for array in (rows.prompts, rows.weight) if array is not None]
+
+
+def test_rows_come_in_the_order_asked_for(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    rows, first = bundle.rows([2, 0]), bundle.rows([0])
+    assert rows.prompts.shape == (4, WIDTH)
+    np.testing.assert_array_equal(rows.prompts[2:], first.prompts)
+    if bundle.readout == "cls":
+        assert rows.bias is not None
+        assert rows.bias.tolist() == [2.0, 0.0]
+    assert bundle.rows([]).prompts.shape == (0, WIDTH)
+
+
+def test_an_erased_class_is_in_no_byte_of_the_bundle(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    gone = secrets(bundle, 1)
+    before = (folder / BANK).read_bytes()
+    assert all(secret in before for secret in gone)  # the control
+    left = bundle.erase(["green"], reason="request 7")
+    assert left.classes.names == ("red", "blue")
+    assert left.classes.ids == (0, 2)
+    for file in folder.iterdir():
+        assert not any(secret in file.read_bytes() for secret in gone)
+    for position, old in ((0, 0), (1, 2)):
+        assert secrets(left, position) == secrets(bundle, old)
+    assert Bundle.open(folder).manifest["erased"] == [{"id": 1, "name": "green"}]
+    record = ledger.read(folder / LEDGER)[-1]
+    assert (record["reason"], record["classes"]) == ("request 7", [{"id": 1, "name": "green"}])
+
+
+def test_erasing_one_after_the_other_keeps_the_chain(folder: Path) -> None:
+    left = Bundle.open(folder).erase(["green"]).erase([0])
+    assert left.classes.names == ("blue",)
+    assert len(ledger.read(folder / LEDGER)) == 2
+    with pytest.raises(ClassNameError, match="would leave no class"):
+        left.erase(["blue"])
+    with pytest.raises(ClassNameError, match="no class 'green'"):
+        left.erase(["green"])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_an_interrupted_erasure_hides_the_class_and_the_next_one_finishes_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The process dies before the ledger (0), the bank (1) or the manifest (2) is written."""
+    gone = secrets(Bundle.open(folder), 1)
+
+    class KilledError(Exception):
+        pass
+
+    written: list[str] = []
+
+    def dying(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(path: Path, content: object) -> None:
+            if len(written) == steps:
+                raise KilledError
+            written.append(path.name)
+            write(path, content)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_bytes", dying(ledger.write_bytes))
+        patch.setattr(bundle_module, "write_bytes", dying(bundle_module.write_bytes))
+        patch.setattr(bundle_module, "write_json", dying(bundle_module.write_json))
+        with pytest.raises(KilledError):
+            Bundle.open(folder).erase(["green"])
+    assert written == [LEDGER, BANK][:steps]
+
+    opened = Bundle.open(folder)
+    if steps == 0:  # nothing happened yet
+        assert opened.classes.names == NAMES
+        return
+    assert opened.classes.names == ("red", "blue")  # no longer served
+    left = opened.erase(["red"])
+    assert left.classes.names == ("blue",)
+    assert [entry["name"] for entry in left.manifest["erased"]] == ["green", "red"]
+    assert not any(secret in (folder / BANK).read_bytes() for secret in gone)
+    assert Bundle.open(folder).pending is None
+
+
+@pytest.mark.parametrize("name", [MODEL, BANK, MANIFEST])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(folder).model_bytes()
+
+
+@pytest.mark.parametrize("name", [MODEL, BANK])
+def test_a_changed_byte_is_refused(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    for place in range(0, len(content), max(1, len(content) // 25)):
+        changed = content.copy()
+        changed[place] ^= 1
+        (folder / name).write_bytes(changed)
+        with pytest.raises(BundleError):
+            Bundle.open(folder).model_bytes()
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError):
+        Bundle.open(folder).model_bytes()
+    (folder / name).write_bytes(content)
+    Bundle.open(folder).model_bytes()
+
+
+def test_a_manifest_that_is_not_one_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for broken in (
+        "", "{", "[]", "{}", json.dumps({**manifest, "version": 9}), json.dumps({**manifest, "classes": [{"id": 0}]}),
+        json.dumps({**manifest, "classes": [*manifest["classes"], {"id": 7, "name": "pink"}]}),
+        json.dumps({**manifest, "hidden_size": 5}), json.dumps({**manifest, "ledger_head": "f" * 64}),
+        json.dumps({key: value for key, value in manifest.items() if key != "files"}),
+    ):  # fmt: skip
+        (folder / MANIFEST).write_text(broken)
+        with pytest.raises((BundleError, StorageError)):
+            Bundle.open(folder)
+
+
+def test_a_bank_put_back_from_a_backup_is_refused(folder: Path) -> None:
+    shutil.copy(folder / BANK, folder.parent / "backup")
+    Bundle.open(folder).erase(["green"])
+    shutil.copy(folder.parent / "backup", folder / BANK)
+    with pytest.raises(BundleError, match="was changed"):
+        Bundle.open(folder)
+
+
+def test_a_changed_record_of_an_erasure_is_refused(folder: Path) -> None:
+    Bundle.open(folder).erase(["green"])
+    text = (folder / LEDGER).read_text()
+    (folder / LEDGER).write_text(text.replace("green", "grown"))
+    with pytest.raises(BundleError, match="line 1"):
+        Bundle.open(folder)
+    (folder / LEDGER).write_text("")
+    with pytest.raises(BundleError, match="do not belong together"):
+        Bundle.open(folder)
+
+
+def test_no_bundle_at_all_says_what_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="pfm export onnx"):
+        Bundle.open(tmp_path / "nothing")
