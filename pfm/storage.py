@@ -9,11 +9,15 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from pfm.errors import StorageError
+
+# what is written as JSON
+JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+Json: TypeAlias = "Mapping[str, JsonValue]"
 
 
 def explain(error: OSError) -> str:
