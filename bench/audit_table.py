@@ -80,7 +80,7 @@ def run_case(case: Case, mednist: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = load_data(run_config(full).data, full.preprocess.form)
+    data = load_data(run_config(full).data, full.preprocess.storage)
     result = audit(full, data, [case.label], ATTACK, work / "models", torch.device("cpu"), say=lambda _: None)
     return summary(result)
 

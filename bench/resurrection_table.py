@@ -75,7 +75,7 @@ def run_case(variant: str, seed: int, label: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = by_position(load_data(run_config(full).data, full.preprocess.form), full)
+    data = by_position(load_data(run_config(full).data, full.preprocess.storage), full)
     positions = full.classes.positions([label])
     groups, ids = Groups.of(data, positions), full.classes.ids
     smaller = erase(full, [label])

@@ -1,44 +1,74 @@
-"""Variants by name: what an option may name, what an outside package may add to."""
+"""Variants by name: a backbone family, a readout, an attack or a data source is a file, and registering it is one line.
 
+What is registered from outside the package is found as well: a distribution names the module that registers
+its variants under the entry point group `pfm.plugins`, and that is loaded when a name is asked for that nobody knows yet.
+"""
+
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from pfm.errors import ConfigError
 
+PLUGINS = "pfm.plugins"
+
 T = TypeVar("T")
-PLUGINS = "pfm.plugins"  # the group of entry points that is loaded when a name is not known
 
 
 class Registry(Generic[T]):
-    """Values by name, in the order in which they were registered.
+    """Named variants of one kind, in the order in which they were registered.
 
     Args:
-        what: what a value is, for messages.
+        what: one of them is called in an error, such as "readout".
     """
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self._values: dict[str, T] = {}
+        self._known: dict[str, T] = {}
 
-    def register(self, name: str, value: T) -> T:
-        self._values[name] = value
-        return value
-
-    def get(self, name: str) -> T:
-        """The value of that name.
+    def register(self, name: str, variant: T) -> T:
+        """Add a variant.
 
         Raises:
-            ConfigError: there is none.
+            ValueError: another one has this name.
         """
-        if name not in self:
-            raise ConfigError(f"{name!r}: no such {self.what}; choose from {', '.join(self.names())}")
-        return self._values[name]
+        if self._known.setdefault(name, variant) is not variant:
+            raise ValueError(f"there is a {self.what} {name!r} already")
+        return variant
+
+    def remove(self, name: str) -> None:
+        """Forget a variant, such as one that a test added."""
+        del self._known[name]
+
+    def get(self, name: str) -> T:
+        """The variant of that name.
+
+        Raises:
+            ConfigError: there is none, also among the plugins.
+        """
+        if name not in self._known:
+            load_plugins()
+        if name not in self._known:
+            raise ConfigError(f"there is no {self.what} {name!r}; choose one of {', '.join(self._known)}")
+        return self._known[name]
 
     def names(self) -> tuple[str, ...]:
-        return tuple(self._values)
+        """All names, in order of registration."""
+        return tuple(self._known)
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._values:
-            for entry in entry_points(group=PLUGINS):
-                entry.load()
-        return name in self._values
+        return name in self._known
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._known.values())
+
+
+_loaded: set[str] = set()
+
+
+def load_plugins() -> None:
+    """Import every module that an installed distribution names under `pfm.plugins`, once."""
+    for entry in entry_points(group=PLUGINS):
+        if entry.value not in _loaded:
+            _loaded.add(entry.value)
+            entry.load()

@@ -14,7 +14,7 @@ import pytest
 from making.images import write_npz
 from making.models import TINY, TINY_AST
 from making.sounds import write_tones
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: Data
     """
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)
     folder = make_folder(out)
     document = bench_forgetting(ckpt, loaded, split_names(classes), rounds=rounds, say=click.echo)
     write_json(folder / "forget.json", document)

@@ -106,10 +106,10 @@ def _choose_task(data_type: str, dataset: str, label_from: str, label: str, forg
 
 
 def _load(task: "Task") -> "ClassificationData":
-    from pfm.backbones.backbone import BackboneConfig, describe_backbone
+    from pfm.backbones.spec import BackboneConfig, describe_backbone
     from pfm.data.loading import load_data
 
-    return load_data(task.data, describe_backbone(BackboneConfig(model_name=task.model_name)).form)
+    return load_data(task.data, describe_backbone(BackboneConfig(model_name=task.model_name)).storage)
 
 
 def _typed(task: "Task", forget: str) -> str:

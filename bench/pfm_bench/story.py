@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, describe_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.commands.train import describe_evaluation, write_evaluation
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.inputs import preprocess_from_dict
@@ -165,7 +165,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
     folder = make_folder(folder)
     config = run_config(task, readout, folder / "checkpoints", seed)
     forgotten = task.forgotten
-    data = load_data(config.data, describe_backbone(config.backbone).form)
+    data = load_data(config.data, describe_backbone(config.backbone).storage)
     result = step(
         "train from scratch",
         lambda: train(config, torch.device("cpu"), say=said_now_and_then, data=data),

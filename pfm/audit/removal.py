@@ -11,7 +11,7 @@ from pfm.audit.rivals import Rival
 from pfm.audit.subject import as_subject
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.classifier import CLASS_ROWS, PromptedClassifier
+from pfm.model.classifier import PromptedClassifier, class_row_names
 
 
 def still_stored(
@@ -50,5 +50,5 @@ def removal_cost(
 def exposure(full: Checkpoint, positions: Sequence[int]) -> dict[str, Any]:
     """Which part of what learned from samples of the class stays."""
     trained = sum(tensor.numel() for tensor in full.tensors.values())
-    erased = sum(full.tensors[name][list(positions)].numel() for name in CLASS_ROWS if name in full.tensors)
+    erased = sum(full.tensors[name][list(positions)].numel() for name in class_row_names() if name in full.tensors)
     return {"trained": trained, "erased": erased, "residual": 1 - erased / trained}

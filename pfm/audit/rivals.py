@@ -20,7 +20,7 @@ import torch
 
 from pfm.audit import closed_form
 from pfm.audit.subject import Subject
-from pfm.backbones.backbone import build_backbone
+from pfm.backbones.loading import build_backbone
 from pfm.classes import ClassList
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError

@@ -24,7 +24,7 @@ from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.classifier import CLASS_ROWS, PromptedClassifier
+from pfm.model.classifier import PromptedClassifier, class_row_names
 from pfm.seeds import make_generator
 
 
@@ -105,7 +105,7 @@ def shrink(model: PromptedClassifier, checkpoint: Checkpoint, keep: float) -> No
     """Move what is trained and belongs to no class towards its untrained value, in place."""
     fresh = untrained(checkpoint).trained_tensors()
     for name, tensor in model.trained_tensors().items():
-        if name not in CLASS_ROWS:
+        if name not in class_row_names():
             tensor.lerp_(fresh[name].to(tensor), 1 - keep)
 
 

@@ -63,8 +63,7 @@ def as_subject(
         result = torch.full((len(inputs), len(ids) + 1), -torch.inf)
         result[:, columns] = logits
         result[:, hidden] = -torch.inf
-        if model.has_unknown:
-            result[:, -1] = 0.0
+        result[:, -1] = model.unknown_logit
         return result
 
     model.eval()

@@ -10,7 +10,6 @@ Letters: B rows of a batch, E elements of one row.
 """
 
 import zlib
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -34,25 +33,19 @@ class RowKeys:
 
 
 class RowDropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) of (B, …) with one key for each row.
+    """Dropout (Srivastava et al., 2014) of (B, …) with one key for each row."""
 
-    Attributes:
-        use: how often it was called in this forward pass so far, for a layer that is called twice.
-    """
-
-    def __init__(self, p: float, name: str, keys: RowKeys, *, uses: int = 1) -> None:
+    def __init__(self, p: float, name: str, keys: RowKeys) -> None:
         """
         Args:
             p: share of the elements that is dropped, 0 <= p < 1.
             name: of this layer; layers of different names drop different elements.
             keys: shared with every layer of the model.
-            uses: how often it is called in one forward pass; each time other elements are dropped.
         """
         super().__init__()
         self.p = p
-        self.salts = [zlib.crc32(f"{name}/{use}".encode()) - (1 << 31) for use in range(uses)]
+        self.salt = zlib.crc32(name.encode()) - (1 << 31)
         self.keys = keys
-        self.use = 0
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
@@ -61,8 +54,7 @@ class RowDropout(nn.Module):
         if keys is None:
             return F.dropout(inputs, self.p)
         assert len(keys) == len(inputs), f"{len(keys)} keys for {len(inputs)} rows"
-        kept = keep_mask(keys ^ self.salts[self.use], inputs[0].numel(), self.p).view(inputs.shape)
-        self.use = (self.use + 1) % len(self.salts)
+        kept = keep_mask(keys ^ self.salt, inputs[0].numel(), self.p).view(inputs.shape)
         return inputs * kept.to(inputs.dtype).mul_(1 / (1 - self.p))
 
     def extra_repr(self) -> str:
@@ -85,17 +77,3 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
     x = x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
     x = x.mul_(_SECOND)
     return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
-
-
-def by_row(module: nn.Module, keys: RowKeys, *, called_twice: Callable[[str], bool]) -> None:
-    """Replace every dropout layer below `module` that drops anything, in place.
-
-    Args:
-        called_twice: whether the layer of that name is called twice in one forward pass.
-    """
-    for name, child in list(module.named_modules()):
-        if isinstance(child, nn.Dropout) and child.p > 0:
-            parent, _, own = name.rpartition(".")
-            layer = RowDropout(child.p, name, keys, uses=2 if called_twice(name) else 1)
-            # peft keeps an adapter's dropout in a ModuleDict, where setattr would not do
-            module.get_submodule(parent)._modules[own] = layer

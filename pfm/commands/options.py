@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from pfm.registry import load_plugins
+
 CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "show_default": True,
@@ -52,6 +54,21 @@ class _FiniteFloat(click.FloatRange):
         return number
 
 
+class _OpenChoice(click.Choice[str]):
+    """One of the names that are registered when the command line is read."""
+
+    def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
+        super().__init__(names())
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        self.choices = self._names()
+        if value not in self.choices:
+            load_plugins()
+            self.choices = self._names()
+        return super().convert(value, param, ctx)
+
+
 def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
@@ -61,8 +78,10 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
-    if field.metadata["choices"]:
-        return click.option(name, type=click.Choice(field.metadata["choices"]), **shared)
+    choices = field.metadata["choices"]
+    if choices:
+        kind = _OpenChoice(choices) if callable(choices) else click.Choice(choices)
+        return click.option(name, type=kind, **shared)
     minimum = field.metadata["minimum"]
     if hint is int and minimum is not None:
         return click.option(name, type=click.IntRange(min=int(minimum)), **shared)

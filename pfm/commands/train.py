@@ -8,7 +8,7 @@ import click
 import torch
 from click.core import ParameterSource
 
-from pfm.backbones.backbone import AUDIO_DEFAULT, BackboneConfig
+from pfm.backbones.spec import AUDIO_DEFAULT, BackboneConfig
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
 from pfm.data.feed import FeedConfig
@@ -92,7 +92,7 @@ def evaluate(
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
     click.echo(loaded.describe())
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()

@@ -20,10 +20,15 @@ RESAMPLE = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
-class ImageForm:
+class ImageStorage:
     """How images are stored: as they are, (N, C, H, W) uint8, those of uneven size brought to `size` x `size`."""
 
+    kind: ClassVar[str] = "image"
     size: int
+
+    def default_preprocess(self, input_shape: tuple[int, ...]) -> "ImagePreprocess":
+        """Mean and std of 0.5, as the paper's backbones have them."""
+        return ImagePreprocess(size=input_shape[-1], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +75,9 @@ class ImagePreprocess:
         return [(self(images), None)]
 
     @property
-    def form(self) -> ImageForm:
+    def storage(self) -> ImageStorage:
         """How the images it takes are stored."""
-        return ImageForm(self.size)
+        return ImageStorage(self.size)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pfm.data.images import ImageForm, ImagePreprocess
-from pfm.data.sounds import SoundForm, SoundPreprocess
+from pfm.data.images import ImageStorage, ImagePreprocess
+from pfm.data.sounds import SoundStorage, SoundPreprocess
 
 Preprocess = ImagePreprocess | SoundPreprocess
-StoredForm = ImageForm | SoundForm
+Storage = ImageStorage | SoundStorage
 
 
 def preprocess_from_dict(values: dict[str, Any]) -> Preprocess:

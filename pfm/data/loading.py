@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from pfm.data.images import from_arrays
-from pfm.data.inputs import StoredForm
+from pfm.data.inputs import Storage
 from pfm.data.readers.hugging_face import load_hugging_face, load_image_folder, load_sound_folder
 from pfm.data.readers.npz import is_medmnist, load_medmnist, load_npz
-from pfm.data.sounds import SoundForm
+from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData, DataConfig, Split, check_labels, class_list, hold_out
 from pfm.errors import ConfigError
 
 
-def load_data(config: DataConfig, form: StoredForm, *, device: torch.device | None = None) -> ClassificationData:
+def load_data(config: DataConfig, form: Storage, *, device: torch.device | None = None) -> ClassificationData:
     """Load a data set.
 
     Args:
@@ -28,7 +28,7 @@ def load_data(config: DataConfig, form: StoredForm, *, device: torch.device | No
         ConfigError: sounds for a model of images, or the other way about.
     """
     name = config.dataset
-    if config.is_audio != isinstance(form, SoundForm):
+    if config.is_audio != isinstance(form, SoundStorage):
         data_kind, model_kind = ("sounds", "images") if config.is_audio else ("images", "sounds")
         flag = "" if config.is_audio else "; data of sounds is audiofolder:PATH or has --data_type audio"
         raise ConfigError(f"--dataset {name} holds {data_kind}, but the model takes {model_kind}{flag}")
@@ -38,7 +38,7 @@ def load_data(config: DataConfig, form: StoredForm, *, device: torch.device | No
     elif name.startswith("imagefolder:"):
         folder = Path(name.removeprefix("imagefolder:")).expanduser()
         data = load_image_folder(folder, config, form)
-    elif isinstance(form, SoundForm):
+    elif isinstance(form, SoundStorage):
         if name == "digits" or name.endswith(".npz") or is_medmnist(name):
             raise ConfigError(f"--data_type audio, but {name} holds images; use audiofolder:PATH")
         data = load_hugging_face(name, config, form, device)

@@ -29,7 +29,7 @@ MOST_AT_ONCE = 64  # clips whose features are computed as one batch
 
 
 @dataclass(frozen=True)
-class SoundForm:
+class SoundStorage:
     """How sounds are stored: log-mel features (N, F, M) float32, zeros behind the end of a clip.
 
     Attributes:
@@ -53,6 +53,16 @@ class SoundForm:
     def num_frames(self, num_samples: int) -> int:
         """Frames that fit into so many samples."""
         return max(0, 1 + (num_samples - self.frame_size) // self.hop)
+
+    def default_preprocess(self, input_shape: tuple[int, ...]) -> "SoundPreprocess":
+        """Mean and std of AudioSet's features."""
+        return SoundPreprocess(
+            max_length=input_shape[0],
+            mean=AUDIOSET_MEAN,
+            std=AUDIOSET_STD,
+            sampling_rate=self.sampling_rate,
+            num_mel_bins=self.num_mel_bins,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +110,9 @@ class SoundPreprocess:
         return found
 
     @property
-    def form(self) -> SoundForm:
+    def storage(self) -> SoundStorage:
         """How the sounds it takes are stored."""
-        return SoundForm(self.sampling_rate, self.num_mel_bins)
+        return SoundStorage(self.sampling_rate, self.num_mel_bins)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}
@@ -120,7 +130,7 @@ def clip_lengths(features: torch.Tensor) -> torch.Tensor:
     return (there * places).amax(dim=1)
 
 
-def log_mel(waves: torch.Tensor, lengths: torch.Tensor, form: SoundForm) -> torch.Tensor:
+def log_mel(waves: torch.Tensor, lengths: torch.Tensor, form: SoundStorage) -> torch.Tensor:
     """Kaldi's log-mel filterbank of a batch.
 
     Args:
@@ -143,7 +153,7 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, form: SoundForm) -> torc
     return torch.where(is_there.unsqueeze(2), features, 0.0)
 
 
-def fft_size(form: SoundForm) -> int:
+def fft_size(form: SoundStorage) -> int:
     """The power of two that a frame is filled up to."""
     return 1 << (form.frame_size - 1).bit_length()
 
@@ -154,7 +164,7 @@ def _window(size: int) -> torch.Tensor:
 
 
 @functools.cache
-def mel_banks(form: SoundForm) -> torch.Tensor:
+def mel_banks(form: SoundStorage) -> torch.Tensor:
     """Weights (M, fft size / 2) of the triangular bins."""
     from torchaudio.compliance.kaldi import get_mel_banks
 
@@ -184,7 +194,7 @@ def resampled(samples: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
 def stack_sounds(
     load: Callable[[int], Source],
     count: int,
-    form: SoundForm,
+    form: SoundStorage,
     *,
     where: str,
     name: Callable[[int], str],
@@ -247,7 +257,7 @@ def stack_sounds(
     return Stacked(stacked, torch.tensor(kept), remarks.notes(where))
 
 
-def _wave(recording: Recording, form: SoundForm) -> torch.Tensor:
+def _wave(recording: Recording, form: SoundStorage) -> torch.Tensor:
     """(n,) float32 at the form's rate.
 
     Raises:

@@ -23,7 +23,7 @@ from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.model.checkpoint import Checkpoint, Moments, checkpoint_bytes, load_checkpoint
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
@@ -40,7 +40,7 @@ SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
     "measured when that was done, and is not zero for certain"
 )
-FORMS = (torch.float32, torch.float16, torch.bfloat16)
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def active_positions(classes: ClassList, suspended: Iterable[str | int]) -> list[int]:
@@ -68,7 +68,7 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
 
     def rows(name: str, tensor: torch.Tensor) -> torch.Tensor:
         # a moment of the parameter has its rows; a step counter is a scalar
-        return tensor[kept].clone() if name in CLASS_ROWS and tensor.ndim else tensor
+        return tensor[kept].clone() if name in class_row_names() and tensor.ndim else tensor
 
     moments: Moments = {
         name: {key: rows(name, value) for key, value in state.items()} for name, state in checkpoint.moments.items()
@@ -87,9 +87,9 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
 def class_rows(checkpoint: Checkpoint, positions: Iterable[int]) -> list[torch.Tensor]:
     """Every tensor that belongs to one of some classes alone: rows, averaged rows, and the moments of both."""
     whole = [
-        tensor[name] for tensor in (checkpoint.tensors, checkpoint.averaged) for name in CLASS_ROWS if name in tensor
+        tensor[name] for tensor in (checkpoint.tensors, checkpoint.averaged) for name in class_row_names() if name in tensor
     ]
-    whole += [value for name in CLASS_ROWS for value in checkpoint.moments.get(name, {}).values() if value.ndim]
+    whole += [value for name in class_row_names() for value in checkpoint.moments.get(name, {}).values() if value.ndim]
     return [tensor[position] for position in positions for tensor in whole]
 
 
@@ -100,8 +100,8 @@ def find_traces(content: bytes, rows: Iterable[torch.Tensor]) -> int:
     """
     found = 0
     for row in rows:
-        for form in FORMS:
-            values = row.to(form).contiguous().flatten()
+        for dtype in FLOAT_TYPES:
+            values = row.to(dtype).contiguous().flatten()
             raw = values.view(torch.uint8).numpy().tobytes()
             if len(raw) >= 16 and values.unique().numel() >= 4 and raw in content:
                 found += 1

@@ -7,8 +7,7 @@ model. It is plain tensors, numbers and strings, and loads with `torch.load(weig
 
 import dataclasses
 import io
-import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,14 @@ from typing import Any
 import torch
 
 from pfm import __version__
-from pfm.backbones.backbone import (
-    AST,
-    AUDIO_DEFAULT,
-    IMAGE_DEFAULT,
-    BackboneConfig,
-    BackboneSpec,
-    build_backbone,
-    describe_backbone,
-    fingerprint,
-)
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
-from pfm.data.images import ImagePreprocess
 from pfm.data.inputs import Preprocess, preprocess_from_dict
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings
+from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
 from pfm.storage import explain, write_bytes
 
@@ -40,6 +30,7 @@ FORMAT = "pfm-checkpoint"
 VERSION = 1
 
 Moments = dict[str, dict[str, torch.Tensor]]
+Record = Mapping[str, Any]  # plain values, as they are saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +42,10 @@ class Checkpoint:
         erased: number and name of those that were erased.
         tensors: trained tensors by the model's parameter names.
         moments: optimizer state of each trained tensor, by the same names.
-        frozen_sha256: fingerprint of the backbone weights that are not in `tensors`; "" where all are.
+        frozen_sha256: SHA-256 of the backbone weights that are not in `tensors`; "" where all are.
         run: the resolved configuration of the training run.
         averaged: exponential moving average of the trained tensors, by the same names; empty where none was kept.
-        progress: where the run stands, for one that goes on; see `pfm.resume`.
+        progress: where the run stands, for one that goes on; see `pfm.training.saving`.
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
@@ -72,10 +63,10 @@ class Checkpoint:
     epoch: int = 0
     step: int = 0
     erased: tuple[tuple[int, str], ...] = ()
-    run: dict[str, Any] = field(default_factory=dict)
+    run: Record = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: Record = field(default_factory=dict)
     ledger_head: str = ""
     unknown_below: float = 0.0
 
@@ -87,7 +78,7 @@ class Checkpoint:
             BackboneError: the frozen backbone cannot be loaded, or is not the one trained on.
         """
         backbone = build_backbone(self.spec, seed=self.seed, load_weights=bool(self.frozen_sha256))
-        if self.frozen_sha256 and fingerprint(backbone) != self.frozen_sha256:
+        if self.frozen_sha256 and frozen_sha256(backbone) != self.frozen_sha256:
             raise BackboneError(
                 f"the weights of {self.spec.model_name} are not those this checkpoint was trained on; "
                 "give the same backbone with --model_name"
@@ -109,6 +100,19 @@ class Checkpoint:
         return model.eval()
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands when its model is saved; the attributes are those of `Checkpoint`."""
+
+    seed: int = 42
+    epoch: int = 0
+    step: int = 0
+    run: Record = field(default_factory=dict)
+    averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    progress: Record = field(default_factory=dict)
+    unknown_below: float = 0.0
+
+
 def snapshot(
     model: PromptedClassifier,
     *,
@@ -117,16 +121,10 @@ def snapshot(
     lora: LoraSettings | None,
     optimizer: torch.optim.Optimizer | None = None,
     frozen_sha256: str = "",
-    seed: int = 42,
-    epoch: int = 0,
-    step: int = 0,
-    erased: tuple[tuple[int, str], ...] = (),
-    run: dict[str, Any] | None = None,
-    averaged: dict[str, torch.Tensor] | None = None,
-    progress: dict[str, Any] | None = None,
-    unknown_below: float = 0.0,
+    state: RunState | None = None,
 ) -> Checkpoint:
     """The state of a model in training, copied to the CPU."""
+    state = state or RunState()
     trained = model.trained_tensors()
     moments: Moments = {}
     if optimizer is not None:
@@ -144,14 +142,13 @@ def snapshot(
         tensors={name: _copy(tensor) for name, tensor in trained.items()},
         moments=moments,
         frozen_sha256=frozen_sha256,
-        seed=seed,
-        epoch=epoch,
-        step=step,
-        erased=erased,
-        run=run or {},
-        averaged={name: _copy(tensor) for name, tensor in (averaged or {}).items()},
-        progress=progress or {},
-        unknown_below=unknown_below,
+        seed=state.seed,
+        epoch=state.epoch,
+        step=state.step,
+        run=state.run,
+        averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
+        progress=state.progress,
+        unknown_below=state.unknown_below,
     )
 
 
@@ -213,11 +210,11 @@ def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours, or one of the paper's tool.
 
     Args:
-        model_name: where the frozen backbone lies now, if not where it was in training; for a file
+        model_name: where the frozen backbone is now, if not where it was in training; for a file
             of the paper's tool, a backbone whose configuration and preprocessing apply.
 
     Raises:
-        CheckpointError: missing, unreadable, or no checkpoint.
+        CheckpointError: missing, unreadable, or not a checkpoint.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
@@ -226,12 +223,12 @@ def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {explain(error)}") from error
     except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one; nothing in it was executed") from error
+        raise CheckpointError(f"{path} is not a checkpoint, or is damaged; nothing in it was executed") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_own(path, content, model_name)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
-        return _read_paper(path, content["model_state_dict"], model_name)
-    raise CheckpointError(f"{path} is no checkpoint of pfm or of the paper's tool")
+        return Checkpoint(**vars(read_paper_file(path, content["model_state_dict"], model_name)))
+    raise CheckpointError(f"{path} is not a checkpoint of pfm or of the paper's tool")
 
 
 def _reason(error: Exception) -> str:
@@ -240,7 +237,7 @@ def _reason(error: Exception) -> str:
     return interesting[:160].rstrip(".:") or type(error).__name__
 
 
-def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Checkpoint:
+def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint:
     if content.get("version") != VERSION:
         raise CheckpointError(
             f"{path} is a checkpoint of format {content.get('version')}; this pfm reads format {VERSION}"
@@ -269,131 +266,3 @@ def _read_own(path: Path, content: dict[str, Any], model_name: str | None) -> Ch
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error
-
-
-# --- files of the paper's tool --------------------------------------------------------------------
-
-_PAPER_PREFIX = re.compile(r"^backbone\.(base_model\.model\.)?")
-# transformers 4 module names -> transformers 5, in this order
-_RENAMES = (
-    (re.compile(r"^encoder\.layer\.(\d+)\."), r"layers.\1."),
-    (re.compile(r"\.attention\.attention\.query\b"), ".attention.q_proj"),
-    (re.compile(r"\.attention\.attention\.key\b"), ".attention.k_proj"),
-    (re.compile(r"\.attention\.attention\.value\b"), ".attention.v_proj"),
-    (re.compile(r"\.attention\.output\.dense\b"), ".attention.o_proj"),
-    (re.compile(r"\.intermediate\.dense\b"), ".mlp.fc1"),
-    (re.compile(r"\.output\.dense\b"), ".mlp.fc2"),
-)
-_PAPER_ALPHA = 4
-
-
-def _read_paper(path: Path, state: dict[str, torch.Tensor], model_name: str | None) -> Checkpoint:
-    """Weights of the paper's tool: transformers 4 names, `prompt_dict.<i>`, the backbone included."""
-    encoder: dict[str, torch.Tensor] = {}
-    prompts: dict[int, torch.Tensor] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    for key, tensor in state.items():
-        if key.startswith("backbone."):
-            name = _PAPER_PREFIX.sub("", key)
-            for pattern, replacement in _RENAMES:
-                name = pattern.sub(replacement, name)
-            if not name.startswith("pooler."):
-                encoder[name] = tensor
-        elif key.startswith("prompt_dict."):
-            prompts[int(key.removeprefix("prompt_dict."))] = tensor
-        elif key in ("classifier.weight", "classifier.bias"):
-            tensors[key] = tensor
-        else:
-            raise CheckpointError(f"{path} holds {key!r}, which no checkpoint of the paper's tool has")
-    ids = tuple(sorted(prompts))
-    if not ids or "embeddings.cls_token" not in encoder or set(tensors) != {"classifier.weight", "classifier.bias"}:
-        raise CheckpointError(f"{path} lacks the prompts, the classifier or the backbone of the paper's tool")
-    if tensors["classifier.weight"].shape[0] != len(ids):
-        raise CheckpointError(
-            f"{path} has {len(ids)} prompts but a classifier for {tensors['classifier.weight'].shape[0]} classes"
-        )
-    tensors["bank.prompts"] = torch.stack([prompts[i] for i in ids])  # (C, 1, D)
-    tensors |= {f"backbone.encoder.{name}": tensor for name, tensor in encoder.items()}
-    adapters = [tensor for name, tensor in encoder.items() if ".lora_A." in name]
-    lora = LoraSettings(lora_r=adapters[0].shape[0], lora_alpha=_PAPER_ALPHA) if adapters else None
-    spec, notes = _paper_spec(path, encoder, model_name)
-    preprocess = spec.preprocess
-    assert preprocess is not None
-    return Checkpoint(
-        classes=ClassList(ids, tuple(str(i) for i in ids)),
-        preprocess=preprocess,
-        spec=spec,
-        model=ModelConfig(tune="lora" if lora else "full"),
-        lora=lora,
-        tensors=tensors,
-        notes=notes,
-    )
-
-
-def _paper_spec(
-    path: Path, encoder: dict[str, torch.Tensor], model_name: str | None
-) -> tuple[BackboneSpec, tuple[str, ...]]:
-    """The backbone's configuration: given by `model_name` where that can be read, else from the shapes."""
-    hidden = encoder["embeddings.cls_token"].shape[-1]
-    patch = encoder["embeddings.patch_embeddings.projection.weight"].shape[-1]
-    depth = 1 + max(int(name.split(".")[1]) for name in encoder if name.startswith("layers."))
-    is_audio = "embeddings.distillation_token" in encoder
-    places = encoder["embeddings.position_embeddings"].shape[1]
-    if is_audio:
-        # AST's own 128 mel bins, a patch every 10 bins and 10 frames
-        across = (places - 2) // ((128 - patch) // 10 + 1)
-        size = {"max_length": _AST_LENGTHS.get(across, (across - 1) * 10 + patch)}
-    else:
-        size = {"image_size": math.isqrt(places - 1) * patch}
-    if model_name is not None:
-        if describe_backbone(BackboneConfig(model_name=model_name)).is_audio != is_audio:
-            kinds = ("sounds", "images") if is_audio else ("images", "sounds")
-            raise CheckpointError(f"{path} is a model of {kinds[0]}, but {model_name} takes {kinds[1]}")
-        spec = describe_backbone(BackboneConfig(model_name=model_name, **size))
-        shape = (spec.hidden_size, spec.config["patch_size"], spec.num_layers)
-        if shape != (hidden, patch, depth):
-            raise CheckpointError(
-                f"{path} was trained on another backbone than {model_name}: width, patch, depth are "
-                f"{(hidden, patch, depth)}, not {shape}"
-            )
-        if spec.preprocess is None:
-            spec = dataclasses.replace(spec, preprocess=_own_preprocess(size))
-        return spec, ()
-    if hidden % 64:
-        raise CheckpointError(
-            f"{path}: the number of attention heads cannot be told from width {hidden}; "
-            "give the backbone with --model_name"
-        )
-    values = {
-        "model_type": AST if is_audio else "vit",
-        **size,
-        **({"num_mel_bins": 128, "frequency_stride": 10, "time_stride": 10} if is_audio else {}),
-        "patch_size": patch,
-        "hidden_size": hidden,
-        "num_hidden_layers": depth,
-        "num_attention_heads": hidden // 64,
-        "intermediate_size": encoder["layers.0.mlp.fc1.weight"].shape[0],
-        "layer_norm_eps": 1e-12,
-        "qkv_bias": "layers.0.attention.k_proj.bias" in encoder,
-    }
-    normalised = (
-        f"features normalised as for {AUDIO_DEFAULT}"
-        if is_audio
-        else f"pixels normalised with mean and std 0.5, as {IMAGE_DEFAULT} has it"
-    )
-    notes = (
-        f"the file says nothing of the backbone's configuration: assumed {hidden // 64} heads of 64, and "
-        f"{normalised} (give --model_name to say otherwise)",
-    )
-    return BackboneSpec("", values, _own_preprocess(size)), notes
-
-
-# frames for which patches across are AST's own, where several lengths give as many
-_AST_LENGTHS = {101: 1024}
-
-
-def _own_preprocess(size: dict[str, int]) -> Preprocess:
-    """What the paper's backbones take."""
-    if "max_length" in size:
-        return SoundPreprocess(max_length=size["max_length"], mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
-    return ImagePreprocess(size=size["image_size"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

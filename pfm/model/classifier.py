@@ -1,16 +1,12 @@
-"""The prompted classifier (Hendrix et al., 2025, arXiv 2509.15230) and its two readouts.
+"""The prompted classifier (Hendrix et al., 2025, arXiv 2509.15230): a backbone that sees class prompts, and a readout.
 
 Letters: B batch, C classes in the bank, s prompts an example sees, m tokens per prompt,
 T tokens of the backbone, D hidden size.
 
-Which prompts an example sees is said by a tensor `present`, in one of two forms:
+Which prompts an example sees is said by a tensor `present`, (B, s) int64: positions of the prompts, the same number
+for every example, so that no attention mask is needed.
 
-- gathered, (B, s) int64: positions of the prompts, the same number for every example. No
-  attention mask is needed; this is the fast form.
-- masked, (B, C) bool: True where a prompt is there. Masking a prompt as an attention key equals
-  removing it.
-
-Logits are always (B, C). With the `prompt` readout an absent class has the logit -inf.
+Logits are always (B, C); -inf where the readout has no score for a class.
 """
 
 from collections.abc import Sequence
@@ -25,10 +21,9 @@ from pfm.classes import ClassList
 from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
 from pfm.model.lora import LoraSettings, add_adapters
+from pfm.model.readouts import READOUTS
+from pfm.model.targets import TARGETS
 from pfm.options import option
-
-READOUTS = ("cls", "prompt")
-WRONG_TARGETS = ("uniform", "others", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +31,13 @@ class ModelConfig:
     """What stands around the backbone."""
 
     readout: str = option(
-        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS
+        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
     )
     wrong_target: str = option(
         "uniform",
         "Target when the own prompt is absent: uniform; others, what the model says of the other classes "
         "(--readout cls only); or none, an `unknown` answer (--readout prompt only).",
-        choices=WRONG_TARGETS,
+        choices=TARGETS.names,
     )
     tune: str = option(
         "auto",
@@ -60,14 +55,16 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.wrong_target == "none" and self.readout != "prompt":
-            raise ConfigError("--wrong_target none needs --readout prompt; the cls readout has no score per prompt")
-        if self.wrong_target == "others" and self.readout != "cls":
-            raise ConfigError("--wrong_target others needs --readout cls; the prompt readout scores only what is there")
+        target = TARGETS.get(self.wrong_target)
+        misfit = target.misfit(READOUTS.get(self.readout))
+        if misfit:
+            raise ConfigError(f"--wrong_target {self.wrong_target} does not go with --readout {self.readout}: {misfit}")
         if self.abstain >= 1:
             raise ConfigError(f"--abstain {self.abstain:g} gives up every answer; give a share below 1, such as 0.05")
-        if self.abstain and self.wrong_target == "none":
-            raise ConfigError("--abstain is for models without an `unknown` output; --wrong_target none has one")
+        if self.abstain and target.unknown_logit > -torch.inf:
+            raise ConfigError(
+                f"--abstain is for models without an `unknown` output; --wrong_target {self.wrong_target} has one"
+            )
 
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":
@@ -76,7 +73,13 @@ class ModelConfig:
 
 
 class PromptedClassifier(nn.Module):
-    """A backbone that sees some of the class prompts, and a readout."""
+    """A backbone that sees some of the class prompts, and a readout.
+
+    Attributes:
+        readout: how scores come of the backbone's outputs.
+        target: what is aimed at where the own prompt is absent.
+        unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
+    """
 
     def __init__(self, backbone: Backbone, classes: ClassList, config: ModelConfig, lora: LoraSettings | None) -> None:
         """
@@ -96,19 +99,18 @@ class PromptedClassifier(nn.Module):
         self.config = config
         self.classes = classes
         self.backbone = backbone
+        self.readout = READOUTS.get(config.readout)
+        self.target = TARGETS.get(config.wrong_target)
         self.trunk_is_frozen = lora is not None or config.tune == "prompts"
         if config.tune == "prompts":
             backbone.requires_grad_(False)
         if lora is not None:
-            add_adapters(backbone.encoder, lora, first_layer=config.prompt_layer, num_layers=backbone.num_layers)
-        backbone.key_dropout()
+            add_adapters(backbone, lora, first_layer=config.prompt_layer)
         if not config.final_norm:  # never applied, so never trained
-            backbone.encoder.layernorm.requires_grad_(False)  # type: ignore[union-attr]
+            backbone.encoder.layernorm.requires_grad_(False)
         self.bank = PromptBank(len(classes), config.prompt_tokens, backbone.hidden_size)
-        if config.readout == "cls":
-            self.classifier = nn.Linear(backbone.hidden_size, len(classes))
-        else:
-            self.scorer = nn.Linear(backbone.hidden_size, 1)
+        for name, part in self.readout.parts(backbone.hidden_size, len(classes)).items():
+            self.add_module(name, part)
         self.unknown_below = 0.0  # see `pfm.model.abstention`
 
     @property
@@ -116,41 +118,48 @@ class PromptedClassifier(nn.Module):
         return len(self.classes)
 
     @property
-    def has_unknown(self) -> bool:
-        """Whether the model has an output that says that an input is none of the active classes."""
-        return self.config.wrong_target == "none"
-
-    @property
-    def copies_others(self) -> bool:
-        """Whether the target without the own prompt is the model's own answer over the other classes."""
-        return self.config.wrong_target == "others"
+    def unknown_logit(self) -> float:
+        """The logit of an `unknown` answer, which competes with the classes'; -inf where there is none."""
+        return self.target.unknown_logit
 
     @property
     def can_abstain(self) -> bool:
-        """Whether an answer can be `unknown`, by such an output or by a threshold."""
-        return self.has_unknown or self.unknown_below > 0
+        """Whether an answer can be `unknown`, by an output of its own or by a threshold."""
+        return self.unknown_logit > -torch.inf or self.unknown_below > 0
+
+    @property
+    def class_row_names(self) -> tuple[str, ...]:
+        """Names of the parameters that have one row for each class."""
+        return (BANK, *self.readout.class_rows)
 
     def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
         return self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.config.prompt_layer)
 
     def head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present`."""
-        is_masked = present.dtype == torch.bool
-        if self.config.readout == "prompt" and present.shape[1] == 0:  # nothing to read
+        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s)."""
+        if present.shape[1] == 0 and not self.readout.scores_absent:  # nothing to read
             return tokens.new_full((len(tokens), self.num_classes), -torch.inf, dtype=torch.float32)
-        prompts = self.bank.everyone(len(tokens)) if is_masked else self.bank.gather(present)
-        num_own = tokens.shape[1]
-        tokens = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
-        key_mask = None
-        if is_masked:
-            own = present.new_ones(len(present), num_own)
-            key_mask = torch.cat([own, present.repeat_interleave(self.config.prompt_tokens, dim=1)], dim=1)
-        positions = slice(0, 1) if self.config.readout == "cls" else slice(num_own, None)
-        outputs = self.backbone.readout(tokens, self.config.prompt_layer, positions, key_mask)
-        if self.config.final_norm:
-            outputs = self.backbone.normalise(outputs)
-        return self._score(outputs.float(), present)
+        outputs = self.read(tokens, self.bank.gather(present))
+        weight, bias = self.readout.weights(self)
+        with torch.autocast(outputs.device.type, enabled=False):
+            scores = self.readout.score(outputs.float(), weight, bias, prompt_tokens=self.config.prompt_tokens)
+        return self.readout.by_class(scores, present, self.num_classes)
+
+    def read(
+        self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Outputs (B, P, D) of the tokens that the readout reads.
+
+        Args:
+            tokens: (B, T, D), the trunk's.
+            prompts: (B, s·m, D).
+            key_mask: (B, T + s·m) bool, False where a token is to be treated as not there.
+        """
+        positions = self.readout.reads(tokens.shape[1])
+        joined = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
+        outputs = self.backbone.readout(joined, self.config.prompt_layer, positions, key_mask)
+        return self.backbone.normalise(outputs) if self.config.final_norm else outputs
 
     def forward(
         self,
@@ -167,16 +176,15 @@ class PromptedClassifier(nn.Module):
 
         Args:
             inputs: (B, …) model input, or what `trunk` made of it.
-            presents: one or more choices, gathered or masked.
+            presents: one or more choices (B, s).
             row_keys: (number of choices, B) int32, of the dropout masks; None draws them from torch's generator.
             from_tokens: `inputs` are the trunk's tokens (B, T, D).
         """
         keys = self.backbone.row_keys
         keys.current = None if row_keys is None else row_keys[0]
         tokens = inputs if from_tokens else self.trunk(inputs)
-        first = presents[0]
         # compared and not hashed: torch.compile would make a graph for every number of prompts
-        if len(presents) > 1 and all(p.dtype == first.dtype and p.shape[1] == first.shape[1] for p in presents):
+        if len(presents) > 1 and all(present.shape[1] == presents[0].shape[1] for present in presents):
             keys.current = None if row_keys is None else row_keys.flatten()
             repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
             return self.head(repeated, torch.cat(list(presents))).chunk(len(presents))
@@ -203,28 +211,10 @@ class PromptedClassifier(nn.Module):
     def logits(self, inputs: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         return self(inputs, (present,))[0]
 
-    def _score(self, outputs: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(outputs.device.type, enabled=False):
-            if self.config.readout == "cls":
-                return self.classifier(outputs[:, 0])
-            return self._scatter(self.score_prompts(outputs), present)
-
-    def score_prompts(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs at the prompt tokens (B, s·m, D) -> one score a prompt (B, s), its tokens averaged."""
-        return self.scorer(outputs.unflatten(1, (-1, self.config.prompt_tokens)).mean(dim=2)).squeeze(-1)
-
-    def _scatter(self, scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        if present.dtype == torch.bool:
-            return scores.masked_fill(~present, -torch.inf)
-        absent = scores.new_full((len(scores), self.num_classes), -torch.inf)
-        return absent.scatter(1, present, scores)
-
     def predict(self, logits: torch.Tensor) -> torch.Tensor:
         """Position of the winning class (B,); -1 for `unknown`, and where no prompt is active to win."""
         best, winner = logits.max(dim=1)
-        if self.has_unknown:
-            return torch.where(best > 0, winner, -1)
-        is_sure = best > -torch.inf
+        is_sure = best > self.unknown_logit
         if self.unknown_below:  # nan where nothing is active
             is_sure &= logits.softmax(dim=1).amax(dim=1) >= self.unknown_below
         return torch.where(is_sure, winner, -1)
@@ -234,5 +224,9 @@ class PromptedClassifier(nn.Module):
         return {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
 
 
-# names of the parameters that have one row for each class, whichever readout
-CLASS_ROWS = ("bank.prompts", "classifier.weight", "classifier.bias")
+BANK = "bank.prompts"
+
+
+def class_row_names() -> tuple[str, ...]:
+    """Names of the parameters that have one row for each class, whichever readout."""
+    return (BANK, *dict.fromkeys(name for readout in READOUTS for name in readout.class_rows))

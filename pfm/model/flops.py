@@ -10,7 +10,7 @@ the adapters, C classes, L the block before which the prompts enter.
 
 from dataclasses import dataclass
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from pfm.backbones.backbone import Backbone
+from pfm.backbones.dropout import RowDropout
 from pfm.errors import ConfigError
 from pfm.options import option
-
-TARGETS = ("q_proj", "v_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +28,30 @@ class LoraSettings:
             raise ConfigError(f"--lora_dropout {self.lora_dropout} drops everything; give a value below 1")
 
 
-def add_adapters(encoder: nn.Module, settings: LoraSettings, *, first_layer: int, num_layers: int) -> None:
-    """Put adapters into `encoder.layers[first_layer:]`, in place; only they are trainable afterwards."""
+def add_adapters(backbone: Backbone, settings: LoraSettings, *, first_layer: int) -> None:
+    """Put adapters into the blocks from `first_layer` on, in place; only they are trainable afterwards.
+
+    Their dropout belongs to the example, as that of the blocks does.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
+    encoder = backbone.encoder
     encoder.requires_grad_(False)
     config = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(TARGETS),
-        layers_to_transform=list(range(first_layer, num_layers)),
+        target_modules=list(backbone.spec.family.adapter_targets),
+        layers_to_transform=list(range(first_layer, backbone.num_layers)),
         layers_pattern="layers",
         bias="none",
     )
     inject_adapter_in_model(config, encoder)
+    if settings.lora_dropout > 0:
+        for name, layer in _adapters(encoder).items():
+            for adapter in layer.lora_dropout:
+                own = f"{name}.lora_dropout.{adapter}/0"
+                layer.lora_dropout[adapter] = RowDropout(settings.lora_dropout, own, encoder.row_keys)
 
 
 def has_adapters(module: nn.Module) -> bool:

@@ -14,14 +14,15 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.data.feed import Feed, FeedConfig
 from pfm.data.image_augmentation import Augmentation, AugmentConfig, draw_augmentation
 from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundForm, SoundPreprocess, measure_features
+from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
 from pfm.data.splits import ClassificationData, DataConfig, Split
 from pfm.device import DeviceConfig
 from pfm.errors import CheckpointError, ConfigError, StoppedError, TrainingError
@@ -108,10 +109,10 @@ class TrainResult:
 def build_model(
     spec: BackboneSpec, data: ClassificationData, config: RunConfig
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
-    """The model a run starts from, its adapters' settings, and the fingerprint of what stays frozen."""
+    """The model a run starts from, its adapters' settings, and the frozen_sha256 of what stays frozen."""
     tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
-    frozen = "" if tune == "full" else fingerprint(backbone)
+    frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
     set_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
@@ -154,7 +155,7 @@ def train(
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(is_audio=spec.is_audio)
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
-        data = data or load_data(config.data, spec.form, device=accelerator.device)
+        data = data or load_data(config.data, spec.storage, device=accelerator.device)
         data = hold_out(data, config.model.abstain)
     tell(data.describe())
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
@@ -214,14 +215,14 @@ def _is_due(number: int, every: int) -> bool:
 
 def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Preprocess:
     """Mean and standard deviation of the training data, for a backbone that was trained on none."""
-    if isinstance(spec.form, SoundForm):
+    if isinstance(spec.storage, SoundStorage):
         mean, std = measure_features(data.train.inputs)
         return SoundPreprocess(
             max_length=spec.config["max_length"],
             mean=mean,
             std=std,
-            sampling_rate=spec.form.sampling_rate,
-            num_mel_bins=spec.form.num_mel_bins,
+            sampling_rate=spec.storage.sampling_rate,
+            num_mel_bins=spec.storage.num_mel_bins,
         )
     means, stds = measure_channels(data.train.inputs)
     return ImagePreprocess(size=spec.image_size, mean=means, std=stds)  # type: ignore[arg-type]
@@ -463,8 +464,6 @@ class _Run:
                     inputs,
                     self.labels[batch.index].to(accelerator.device, non_blocking=True),
                     batch,
-                    has_unknown=self.model.has_unknown,
-                    copies_others=self.model.copies_others,
                     objective=self.config.objective,
                     micro_batch=self.micro_batch,
                     max_grad_norm=train.max_grad_norm,

@@ -21,9 +21,9 @@ from pfm.audit.judging import judge
 from pfm.audit.page import render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, DataConfig
 from pfm.errors import ConfigError
@@ -60,7 +60,7 @@ def _preset(preset: str) -> None:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
+    return load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageStorage(8))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from making.models import TINY_AST, tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
 from making.paper_tool import paper_file, paper_logits
-from pfm.backbones.backbone import PRESETS, BackboneConfig, BackboneSpec, build_backbone, describe_backbone
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundForm, SoundPreprocess
+from pfm.backbones.family import PRESETS
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundStorage, SoundPreprocess
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from pfm.model.flops import StepWork, step_flops
@@ -58,7 +60,7 @@ def test_the_feature_extractors_settings_are_taken_over(local_ast: Path) -> None
     spec = describe(local_ast)
     assert spec.is_audio
     assert spec.input_shape == (32, 16)
-    assert spec.form == SoundForm(8000, 16)
+    assert spec.storage == SoundStorage(8000, 16)
     assert spec.preprocess == SoundPreprocess(max_length=32, mean=-3.5, std=2.5, sampling_rate=8000, num_mel_bins=16)
 
 
@@ -69,7 +71,7 @@ def test_without_settings_they_are_those_of_audioset(local_ast: Path) -> None:
     preprocess = describe(local_ast).preprocess
     assert isinstance(preprocess, SoundPreprocess)
     assert (preprocess.mean, preprocess.std) == (AUDIOSET_MEAN, AUDIOSET_STD)
-    assert preprocess.form == SoundForm(16_000, 128)
+    assert preprocess.storage == SoundStorage(16_000, 128)
 
 
 def test_an_extractor_that_does_not_normalise_leaves_features_as_they_are(local_ast: Path) -> None:
@@ -143,18 +145,18 @@ def test_masking_a_prompt_equals_removing_it(changes: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def test_adapters_on_a_local_folder_rebuild_from_a_checkpoint(local_ast: Path, tmp_path: Path) -> None:
-    from pfm.backbones.backbone import fingerprint
+    from pfm.backbones.loading import frozen_sha256
 
     spec = describe(local_ast)
     backbone = build_backbone(spec, seed=0)
-    frozen = fingerprint(backbone)
+    frozen = frozen_sha256(backbone)
     model = tiny_model(backbone=backbone, lora=LoraSettings(lora_r=2))
     assert spec.preprocess is not None
     state = snapshot(model, spec=spec, preprocess=spec.preprocess, lora=LoraSettings(lora_r=2), frozen_sha256=frozen)
     save_checkpoint(tmp_path / "x.pt", state)
     back = load_checkpoint(tmp_path / "x.pt")
     assert back.preprocess == spec.preprocess
-    assert back.spec.form == spec.form
+    assert back.spec.storage == spec.storage
     present = torch.tensor([[0, 2]] * 2)
     assert torch.equal(back.build_model().logits(SOUNDS, present), model.logits(SOUNDS, present))
 

@@ -12,7 +12,8 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from making.models import tiny_backbone
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError
 
@@ -85,8 +86,8 @@ def test_a_preset_is_the_same_for_the_same_seed_and_leaves_the_global_generator_
     torch.manual_seed(5)
     first = build_backbone(spec, seed=1)
     assert torch.equal(torch.rand(3), expected)
-    assert fingerprint(first) == fingerprint(build_backbone(spec, seed=1))
-    assert fingerprint(first) != fingerprint(build_backbone(spec, seed=2))
+    assert frozen_sha256(first) == frozen_sha256(build_backbone(spec, seed=1))
+    assert frozen_sha256(first) != frozen_sha256(build_backbone(spec, seed=2))
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,12 @@ def test_the_fingerprint_ignores_adapters_and_sees_every_weight() -> None:
     from pfm.model.lora import LoraSettings, add_adapters
 
     backbone = tiny_backbone()
-    before = fingerprint(backbone)
+    before = frozen_sha256(backbone)
     add_adapters(backbone.encoder, LoraSettings(), first_layer=0, num_layers=2)
-    assert fingerprint(backbone) == before
+    assert frozen_sha256(backbone) == before
     with torch.no_grad():
         backbone.encoder.layers[1].mlp.fc2.bias[0] += 1e-3  # type: ignore[index, union-attr]
-    assert fingerprint(backbone) != before
+    assert frozen_sha256(backbone) != before
 
 
 def test_importing_a_module_loads_no_transformers() -> None:

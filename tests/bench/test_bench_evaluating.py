@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from making.models import TINY
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 from pfm_bench.scenarios.evaluating import INFER_BEST, choose_subsets, compare_answers
 

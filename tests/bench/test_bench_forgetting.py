@@ -9,7 +9,7 @@ import pytest
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import TINY
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from making.models import TINY, tiny_model, tiny_spec
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError, DeviceError

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from making.models import TINY, tiny_backbone, tiny_model, tiny_spec
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 from pfm.model.flops import step_flops
 from pfm.training.objective import absent_loss, present_loss

@@ -17,7 +17,7 @@ from making.commands import Refuse, train_arguments
 from making.files import files
 from making.images import write_npz
 from making.models import TINY
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import COMMANDS, pfm, run
 from pfm.commands.train import train
 

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 
 from making.images import coloured_images, write_npz
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundForm
+from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData, DataConfig, Split
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
 
 
 def load(dataset: str | Path, *, image_size: int = 8, **options: Any) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(dataset), **options), ImageForm(image_size))
+    return load_data(DataConfig(dataset=str(dataset), **options), ImageStorage(image_size))
 
 
 def refusal(dataset: str | Path, **options: Any) -> str:
@@ -54,9 +54,9 @@ def test_images_by_name_are_no_sounds() -> None:
         DataConfig(data_type="audio", dataset="imagefolder:somewhere")
     for name in ("digits", "bloodmnist", "some.npz"):
         with pytest.raises(ConfigError, match="holds images; use audiofolder:PATH"):
-            load_data(DataConfig(data_type="audio", dataset=name), SoundForm())
+            load_data(DataConfig(data_type="audio", dataset=name), SoundStorage())
         with pytest.raises(ConfigError, match="holds sounds, but the model takes images"):
-            load_data(DataConfig(data_type="audio", dataset=name), ImageForm(8))
+            load_data(DataConfig(data_type="audio", dataset=name), ImageStorage(8))
 
 
 @pytest.mark.parametrize(

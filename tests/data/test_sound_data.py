@@ -17,13 +17,13 @@ from making.commands import Refuse, train_arguments, train_on_sounds
 from making.files import files
 from making.images import write_npz
 from making.sounds import PITCHES, tone, write_tones, write_wav
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundForm, clip_lengths
+from pfm.data.sounds import SoundStorage, clip_lengths
 from pfm.data.splits import ClassificationData, DataConfig
 from pfm.errors import ConfigError, DataError
 
-FORM = SoundForm(16_000, 16)
+FORM = SoundStorage(16_000, 16)
 NAMES = tuple(sorted(PITCHES))
 
 
@@ -202,7 +202,7 @@ def test_images_may_have_their_labels_in_file_names_too(tmp_path: Path) -> None:
             path.parent.mkdir(exist_ok=True)
             Image.new("L", (8, 8), shade).save(path)
     config = DataConfig(dataset=f"imagefolder:{tmp_path / 'shades'}", label_from="name:{shade}-{n}", label="shade")
-    data = load_data(config, ImageForm(8))
+    data = load_data(config, ImageStorage(8))
     assert data.classes.names == ("dark", "light")
     for _, split in data.splits():
         assert torch.equal(split.inputs[:, 0, 0, 0] > 100, split.labels == 1)
@@ -309,12 +309,12 @@ def test_bad_images_are_left_out_and_labels_stay_aligned(tmp_path: Path) -> None
     bad = tmp_path / "shades" / "train" / "dark" / "2.png"
     bad.write_bytes(bad.read_bytes()[:20])
     config = DataConfig(dataset=f"imagefolder:{tmp_path / 'shades'}", skip_bad=True)
-    data = load_data(config, ImageForm(8))
+    data = load_data(config, ImageStorage(8))
     assert data.train.labels.bincount().tolist() == [5, 6]
     assert torch.equal(data.train.inputs[:, 0, 0, 0] > 100, data.train.labels == 1)
     assert any("1 skipped" in note and "2.png" in note for note in data.notes)
     with pytest.raises(DataError, match=r"2\.png .*--skip_bad"):
-        load_data(DataConfig(dataset=f"imagefolder:{tmp_path / 'shades'}"), ImageForm(8))
+        load_data(DataConfig(dataset=f"imagefolder:{tmp_path / 'shades'}"), ImageStorage(8))
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from making.sounds import tone, write_wav
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundForm, SoundPreprocess, clip_lengths, log_mel, measure_features, resampled, stack_sounds
+from pfm.data.sounds import SoundStorage, SoundPreprocess, clip_lengths, log_mel, measure_features, resampled, stack_sounds
 from pfm.errors import ConfigError, DataError
 
-FORM = SoundForm()
-SMALL = SoundForm(16_000, 16)
+FORM = SoundStorage()
+SMALL = SoundStorage(16_000, 16)
 
 
 def clips(*seconds: float, rate: int = 16_000) -> list[torch.Tensor]:
@@ -36,7 +36,7 @@ def batch(waves: list[torch.Tensor], *, junk: float = 0.0) -> tuple[torch.Tensor
     return padded, torch.tensor([len(wave) for wave in waves])
 
 
-def kaldi_features(wave: torch.Tensor, form: SoundForm) -> torch.Tensor:
+def kaldi_features(wave: torch.Tensor, form: SoundStorage) -> torch.Tensor:
     """One clip (n,) -> (F, M), as AST's authors compute it."""
     return kaldi.fbank(
         wave.unsqueeze(0),
@@ -60,8 +60,8 @@ def features_of(*frames: int, bins: int = 4, seed: int = 0) -> torch.Tensor:
 # --- features -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [FORM, SMALL, SoundForm(8_000, 40)])
-def test_features_equal_kaldis_for_a_batch_of_uneven_clips(form: SoundForm) -> None:
+@pytest.mark.parametrize("form", [FORM, SMALL, SoundStorage(8_000, 40)])
+def test_features_equal_kaldis_for_a_batch_of_uneven_clips(form: SoundStorage) -> None:
     waves = clips(1.0, 0.33, 0.025, 0.7311, rate=form.sampling_rate)
     found = log_mel(*batch(waves, junk=0.7), form)  # what stands behind a clip is not looked at
     for wave, features in zip(waves, found, strict=True):
@@ -82,7 +82,7 @@ def test_a_silent_clip_has_the_floor_in_every_bin_and_is_no_padding() -> None:
 def test_model_input_equals_that_of_transformers(bins: int) -> None:
     extractor = ASTFeatureExtractor(num_mel_bins=bins, max_length=64, mean=-4.2, std=4.5)
     waves = clips(0.3, 0.655, 0.65, 1.1)  # shorter than the window, just as long, longer
-    form = SoundForm(16_000, bins)
+    form = SoundStorage(16_000, bins)
     preprocess = SoundPreprocess(max_length=64, mean=-4.2, std=4.5, num_mel_bins=bins)
     found = preprocess(log_mel(*batch(waves), form))
     expected = extractor([wave.numpy() for wave in waves], sampling_rate=16_000, return_tensors="pt")["input_values"]
@@ -166,7 +166,7 @@ def test_preprocessing_survives_its_dictionary() -> None:
     preprocess = SoundPreprocess(max_length=8, mean=-1.0, std=2.0, sampling_rate=8000, num_mel_bins=40)
     assert preprocess.to_dict()["kind"] == "audio"
     assert preprocess_from_dict(preprocess.to_dict()) == preprocess
-    assert preprocess.form == SoundForm(8000, 40)
+    assert preprocess.storage == SoundStorage(8000, 40)
 
 
 # --- many files -----------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from making.models import TINY, tiny_model
 from pfm.audit import groups, scrubbing
 from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
-from pfm.backbones.backbone import PRESETS
+from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
@@ -63,7 +63,7 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = load_checkpoint(folder / "colours_seed_42_10.pt")
-    data = load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageForm(8))
+    data = load_data(DataConfig(dataset=str(folder / "colours.npz")), ImageStorage(8))
     seen: list[torch.Tensor] = []
     real = scrubbing.tune
 

@@ -12,7 +12,7 @@ import torch
 
 from making.checkpoints import PREPROCESS, VARIANTS, image_checkpoint
 from making.models import tiny_backbone, tiny_model, tiny_spec
-from pfm.backbones.backbone import BackboneConfig, describe_backbone
+from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.errors import StorageError
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.lora import LoraSettings

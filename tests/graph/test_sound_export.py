@@ -23,7 +23,7 @@ from making.checkpoints import SOUND_PREPROCESS, sound_checkpoint
 from making.commands import train_on_sounds
 from making.sounds import PITCHES, tone, write_tones, write_wav
 from pfm.cli import pfm, run
-from pfm.data.sounds import SoundForm, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
+from pfm.data.sounds import SoundStorage, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
 from pfm.errors import ClassNameError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
@@ -158,8 +158,8 @@ def test_nothing_of_a_class_is_in_the_graph(exported: tuple[Checkpoint, Path]) -
             assert (row.tobytes() in content) == (file.name == "bank.safetensors")
 
 
-@pytest.mark.parametrize("form", [SoundForm(16_000, 16), SoundForm(16_000, 128), SoundForm(8000, 40)])
-def test_the_front_ends_convolution_is_the_whole_preparation_of_a_frame(form: SoundForm) -> None:
+@pytest.mark.parametrize("form", [SoundStorage(16_000, 16), SoundStorage(16_000, 128), SoundStorage(8000, 40)])
+def test_the_front_ends_convolution_is_the_whole_preparation_of_a_frame(form: SoundStorage) -> None:
     """Its power spectrum, from which the bins come, against torchaudio's filterbank without them."""
     frame = np.random.default_rng(0).standard_normal(form.frame_size)
     size = 1 << (form.frame_size - 1).bit_length()
@@ -389,7 +389,7 @@ def test_int8_is_measured_on_sounds_longer_than_the_window(tmp_path: Path) -> No
     labels = PromptSession(tmp_path / "int8", device="cpu").predict_sounds(files).labels
     right = np.mean([label == path.parent.name for label, path in zip(labels, files, strict=True)])
     assert right == pytest.approx(accuracy["bundle"]["accuracy"], abs=0.07)  # one of 16 on the border
-    assert checkpoint.preprocess.form == SoundForm(16_000, 16)
+    assert checkpoint.preprocess.storage == SoundStorage(16_000, 16)
 
 
 @torch.no_grad()

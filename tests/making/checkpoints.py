@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from making.models import tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
-from pfm.backbones.backbone import build_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.data.images import ImagePreprocess
 from pfm.data.sounds import SoundPreprocess
 from pfm.model.checkpoint import Checkpoint, snapshot
@@ -25,7 +25,7 @@ def image_checkpoint(name: str = "cls") -> Checkpoint:
     lora = LoraSettings() if "lora" in name else None
     if lora:
         backbone = build_backbone(tiny_spec(), seed=5)
-        frozen = fingerprint(backbone)
+        frozen = frozen_sha256(backbone)
         model = tiny_model(backbone=backbone, lora=lora, **VARIANTS[name])  # type: ignore[arg-type]
         return snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=lora, frozen_sha256=frozen, seed=5)
     model = tiny_model(**VARIANTS[name])  # type: ignore[arg-type]
@@ -55,10 +55,10 @@ def sound_checkpoint(name: str) -> Checkpoint:
     if lora is None:
         model = tiny_model(backbone=tiny_ast_backbone(), **SOUND_VARIANTS[name])
         return snapshot(model, spec=spec, preprocess=SOUND_PREPROCESS, lora=None)
-    from pfm.backbones.backbone import build_backbone
+    from pfm.backbones.loading import build_backbone
 
     backbone = build_backbone(spec, seed=5)
-    frozen = fingerprint(backbone)
+    frozen = frozen_sha256(backbone)
     model = tiny_model(backbone=backbone, lora=lora, **SOUND_VARIANTS[name])
     return snapshot(model, spec=spec, preprocess=SOUND_PREPROCESS, lora=lora, frozen_sha256=frozen, seed=5)
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
-from pfm.backbones.backbone import AST, Backbone, BackboneSpec, build_backbone
+from pfm.backbones.backbone import AST, Backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings

@@ -11,7 +11,8 @@ import torch
 from making.commands import train_arguments
 from making.models import tiny_model, tiny_spec
 from making.paper_tool import paper_file, paper_logits
-from pfm.backbones.backbone import BackboneSpec, build_backbone, fingerprint
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneSpec
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError, CheckpointError
@@ -27,7 +28,7 @@ PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 def trained(lora: LoraSettings | None, **changes: Any) -> tuple[PromptedClassifier, torch.optim.Optimizer, Checkpoint]:
     """A model after one optimisation step, and its snapshot."""
     backbone = build_backbone(tiny_spec(), seed=9)
-    frozen = fingerprint(backbone) if lora else ""
+    frozen = frozen_sha256(backbone) if lora else ""
     model = tiny_model(backbone=backbone, lora=lora, **changes)
     optimizer = torch.optim.Adam(model.trained_tensors().values())
     logits = model.logits(INPUTS, PRESENT)
@@ -81,7 +82,7 @@ def test_training_prompts_alone_stores_nothing_but_them_and_the_readout(preset: 
     assert set(state.tensors) == {"bank.prompts", "classifier.weight", "classifier.bias"}
     assert (state.lora, state.model.tune) == (None, "prompts")
     started = build_backbone(state.spec, seed=42)
-    assert fingerprint(state.build_model().backbone) == fingerprint(started) == state.frozen_sha256
+    assert frozen_sha256(state.build_model().backbone) == frozen_sha256(started) == state.frozen_sha256
     assert run(pfm, ["export", "onnx", "--ckpt", str(tmp_path / "colours_seed_42_2.pt"), "--out",
                      str(tmp_path / "bundle")]) == 0  # fmt: skip
 

@@ -29,7 +29,7 @@ OPTIONS = ["--epochs", "4", "--batch_size", "8", "--shift", "1", "--ema", "0.9",
 
 def train_in_child(arguments: list[str]) -> None:
     """What a forked child runs: the command, with a preset of the tests' own."""
-    from pfm.backbones.backbone import PRESETS
+    from pfm.backbones.family import PRESETS
 
     torch.set_num_threads(1)
     PRESETS["tiny"] = {**TINY, "hidden_dropout_prob": 0.1}

@@ -19,11 +19,12 @@ from making.files import files
 from making.launching import ROOT, launch
 from making.models import TINY_AST
 from making.sounds import PITCHES, write_tones
-from pfm.backbones.backbone import AUDIO_DEFAULT, PRESETS
+from pfm.backbones.family import PRESETS
+from pfm.backbones.spec import AUDIO_DEFAULT
 from pfm.cli import pfm as command
 from pfm.cli import run
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundForm, SoundPreprocess, measure_features
+from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
 from pfm.data.splits import DataConfig
 from pfm.model.checkpoint import load_checkpoint
 
@@ -79,7 +80,7 @@ def test_a_model_of_pitches_is_trained_evaluated_and_forgets(
 def test_a_checkpoint_of_sounds_says_how_features_are_made(trained: tuple[Path, Path]) -> None:
     data, folder = trained
     checkpoint = load_checkpoint(folder / f"{STEM}_25.pt")
-    loaded = load_data(DataConfig(dataset=f"audiofolder:{data}"), SoundForm(16_000, 16))
+    loaded = load_data(DataConfig(dataset=f"audiofolder:{data}"), SoundStorage(16_000, 16))
     mean, std = measure_features(loaded.train.inputs)
     assert checkpoint.preprocess == SoundPreprocess(max_length=32, mean=mean, std=std, num_mel_bins=16)
 
@@ -186,7 +187,7 @@ def test_the_audit_judges_a_model_of_sounds(trained: tuple[Path, Path], tmp_path
     from pfm.audit.protocol import audit
 
     data, folder = trained
-    loaded = load_data(DataConfig(dataset=f"audiofolder:{data}"), SoundForm(16_000, 16))
+    loaded = load_data(DataConfig(dataset=f"audiofolder:{data}"), SoundStorage(16_000, 16))
     full = load_checkpoint(folder / f"{STEM}_25.pt")
     small = dataclasses.replace(SMALL, attack_steps=5)
     result = audit(full, loaded, ["high"], small, tmp_path / "models", torch.device("cpu"), say=lambda _: None)

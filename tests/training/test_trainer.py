@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from making.models import tiny_model
-from pfm.backbones.backbone import PRESETS, BackboneConfig
+from pfm.backbones.family import PRESETS
+from pfm.backbones.spec import BackboneConfig
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device

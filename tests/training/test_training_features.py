@@ -13,10 +13,10 @@ import torch
 
 from making.images import write_npz
 from making.models import tiny_model
-from pfm.backbones.backbone import BackboneConfig
+from pfm.backbones.spec import BackboneConfig
 from pfm.data.feed import FeedConfig
 from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.images import ImageForm
+from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig
@@ -297,7 +297,7 @@ def test_the_best_is_judged_on_the_val_split_where_there_is_one(tmp_path: Path) 
     noise = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.uint8)  # so that epochs differ
     path = write_npz(tmp_path / "colours.npz", val_images=images // 2 + noise // 2, val_labels=labels)
     last = run(path, tmp_path / "out", epochs=6, lr=0.003, eval_every=1, best_metric="full_bank")
-    data = load_data(DataConfig(dataset=str(path)), ImageForm(8))
+    data = load_data(DataConfig(dataset=str(path)), ImageStorage(8))
     assert data.val is not None
     val = []
     for epoch in range(1, 7):

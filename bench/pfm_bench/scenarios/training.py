@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 from pfm.data.feed import Feed, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.model.bank import PromptBank

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pfm.backbones.backbone import BackboneSpec, build_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneSpec
 from pfm.data.images import ImagePreprocess
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings, add_adapters

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pfm.backbones.backbone import BackboneSpec, build_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneSpec
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier

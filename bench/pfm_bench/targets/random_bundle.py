@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.classes import ClassList
 from pfm.data.images import ImagePreprocess
 from pfm.data.inputs import Preprocess

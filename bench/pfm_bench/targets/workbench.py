@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pfm.backbones.backbone import BackboneConfig, BackboneSpec, build_backbone, describe_backbone
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.classes import ClassList
 from pfm.data.images import ImagePreprocess
 from pfm.data.splits import Split

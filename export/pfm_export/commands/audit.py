@@ -69,7 +69,7 @@ def audit_command(
     if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     judged = load_checkpoint(forgotten) if forgotten else None
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.form, device=where)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=epsilon)
     served = {"bundle": _served(bundle, checkpoint.classes.ids, checkpoint.preprocess)} if bundle else {}

@@ -184,7 +184,7 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
 
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
-    data = load_data(data_of_run(checkpoint, DataConfig()), checkpoint.preprocess.form)
+    data = load_data(data_of_run(checkpoint, DataConfig()), checkpoint.preprocess.storage)
     config = ScrubConfig(epsilon=epsilon, budget=budget)
     folder = target.parent / "pfm-audit" / "models"
     scrubbed, report = scrub(checkpoint, data, keys, config, QUICK, folder, torch.device("cpu"), say=click.echo)

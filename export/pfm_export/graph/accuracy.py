@@ -64,7 +64,7 @@ def find_samples(
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
     if data_dir is not None:
         known["data_dir"] = data_dir
-    data = load_data(DataConfig(**known), checkpoint.preprocess.form)
+    data = load_data(DataConfig(**known), checkpoint.preprocess.storage)
     labels = label_positions(checkpoint.classes, data.classes, checkpoint.erased)[data.test.labels]
     there = torch.nonzero(labels >= 0).flatten()
     if len(there) == 0:

@@ -234,7 +234,7 @@ def _sounds(
     preprocess: SoundPreprocess, batch_size: int, generator: torch.Generator
 ) -> list[tuple[str, np.ndarray, torch.Tensor]]:
     """Noise, and tones that stop and begin, in clips of uneven length; features by torchaudio's filterbank."""
-    form = preprocess.form
+    form = preprocess.storage
     window = (preprocess.max_length - 1) * form.hop + form.frame_size
     found = []
     for what, longest in (("noise", window), ("tones", 2 * window), ("short clips", form.frame_size + 5 * form.hop)):

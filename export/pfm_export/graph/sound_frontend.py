@@ -20,7 +20,7 @@ from pfm_export.serving.form import INPUT_COUNT, INPUT_SAMPLES, INPUT_VALUES
 
 def take_samples(proto: onnx.ModelProto, preprocess: SoundPreprocess) -> None:
     """Replace the input `input_values` (B, L, M) by `waveform` (B, n) and `num_samples` (B,) int32, in place."""
-    graph, form = proto.graph, preprocess.form
+    graph, form = proto.graph, preprocess.storage
     old = next(entry for entry in graph.input if entry.name == INPUT_VALUES)
     batch = old.type.tensor_type.shape.dim[0].dim_param
     graph.value_info.append(old)  # from now on it is computed

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from pfm.data.file_names import sorted_names
-from pfm.data.images import ImageForm, resize_all, stack_images
-from pfm.data.inputs import StoredForm
+from pfm.data.images import ImageStorage, resize_all, stack_images
+from pfm.data.inputs import Storage
 from pfm.data.reading import Stacked
 from pfm.data.sound_folders import list_sounds
-from pfm.data.sounds import SoundForm, stack_sounds
+from pfm.data.sounds import SoundStorage, stack_sounds
 from pfm.data.splits import ClassificationData, DataConfig, Split, class_list, first_line, hold_out
 from pfm.errors import DataError
 from pfm.hub import quiet_hub
 
 
-def load_image_folder(folder: Path, config: DataConfig, form: StoredForm) -> ClassificationData:
+def load_image_folder(folder: Path, config: DataConfig, form: Storage) -> ClassificationData:
     """PATH/train/<class>/…, PATH/test/<class>/…, or PATH/<class>/…; or with labels in file names."""
     _check_folder(folder, "imagefolder")
     import datasets
@@ -33,7 +33,7 @@ def load_image_folder(folder: Path, config: DataConfig, form: StoredForm) -> Cla
 
 
 def load_sound_folder(
-    folder: Path, config: DataConfig, form: StoredForm, device: torch.device | None
+    folder: Path, config: DataConfig, form: Storage, device: torch.device | None
 ) -> ClassificationData:
     """The same for sounds; or with a metadata.csv."""
     _check_folder(folder, "audiofolder")
@@ -53,7 +53,7 @@ def _check_folder(folder: Path, builder: str) -> None:
 
 
 def load_hugging_face(
-    name: str, config: DataConfig, form: StoredForm, device: torch.device | None
+    name: str, config: DataConfig, form: Storage, device: torch.device | None
 ) -> ClassificationData:
     """A data set of the hub, or a local one of the library's."""
     import datasets
@@ -100,7 +100,7 @@ def _quiet(datasets: Any) -> Iterator[None]:
 
 
 def _from_hugging_face(
-    loaded: Any, name: str, config: DataConfig, form: StoredForm, device: torch.device | None
+    loaded: Any, name: str, config: DataConfig, form: Storage, device: torch.device | None
 ) -> ClassificationData:
     import datasets
 
@@ -109,16 +109,16 @@ def _from_hugging_face(
     if by_role["train"] is None:
         raise DataError(f"{name} has no train split (it has {', '.join(parts)})")
     chosen = {role: parts[key] for role, key in by_role.items() if key is not None}
-    kind = _SOUNDS if isinstance(form, SoundForm) else _IMAGES
+    kind = _SOUNDS if isinstance(form, SoundStorage) else _IMAGES
     column = _input_column(chosen["train"].features, name, config, kind)
     labels, names = _labels(chosen, {role: f"{name}: split {by_role[role]!r}" for role in chosen}, column, name, config)
     where = {role: f"{name}/{by_role[role]}" for role in chosen}
-    if isinstance(form, SoundForm):
+    if isinstance(form, SoundStorage):
         stacked = _read_sounds(chosen, column, where, config, form, device)
     else:
         stacked = {role: _decode_images(chosen[role], column, where[role], config, form) for role in chosen}
     splits = {role: Split(part.inputs, labels[role][part.kept]) for role, part in stacked.items()}
-    if isinstance(form, ImageForm):
+    if isinstance(form, ImageStorage):
         splits = _same_shape(splits, form.size)
     notes = tuple(note for part in stacked.values() for note in part.notes)
     if "test" not in splits and "val" in splits:
@@ -212,7 +212,7 @@ def _numbered(values: list[Any], index: dict[Any, int] | None, what: str) -> tor
     return torch.tensor(values, dtype=torch.int64)
 
 
-def _decode_images(part: Any, column: str, where: str, config: DataConfig, form: ImageForm) -> Stacked:
+def _decode_images(part: Any, column: str, where: str, config: DataConfig, form: ImageStorage) -> Stacked:
     images = part.select_columns([column])
     sources = _undecoded(part, column)
 
@@ -234,7 +234,7 @@ def _read_sounds(
     column: str,
     where: dict[str, str],
     config: DataConfig,
-    form: SoundForm,
+    form: SoundStorage,
     device: torch.device | None,
 ) -> dict[str, Stacked]:
     """The features of all splits, equally many frames in each."""

@@ -1,0 +1,125 @@
+"""AST (Gong et al., 2021, arXiv 2104.01778): log-mel features cut into patches that may overlap, CLS and distillation.
+
+Letters: B batch, L frames of the input, M mel bins, N patches, D hidden size.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pfm.backbones.family import Family, HfConfig, Tensors
+from pfm.data.inputs import Preprocess
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
+from pfm.errors import BackboneError
+
+DEFAULT_MODEL = "MIT/ast-finetuned-audioset-10-10-0.4593"
+# frames for which patches across are AST's own, where several lengths give as many
+_LENGTHS = {101: 1024}
+_BINS, _STRIDE = 128, 10  # of the model that its authors published
+
+
+class SoundPatches(nn.Module):
+    """Features (B, L, M) -> tokens (B, N, D): a linear map of each patch, bins down and frames across."""
+
+    def __init__(self, width: int, patch: int, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(1, width, kernel_size=(patch, patch), stride=strides)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.projection(features.unsqueeze(1).transpose(2, 3)).flatten(2).transpose(1, 2)
+
+
+class Ast(Family):
+    """AST on Kaldi's log-mel features."""
+
+    name = "audio-spectrogram-transformer"
+    title = "AST"
+    default_model = DEFAULT_MODEL
+    size_option = "max_length"
+    noun = "sounds"
+    special_tokens = ("cls_token", "distillation_token")
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
+        "ast_mini": {"max_length": 96, "num_mel_bins": 64, "patch_size": 16, "frequency_stride": 16, "time_stride": 16,
+                     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256},
+        "ast_tiny": {"max_length": 1024, "num_mel_bins": 128, "patch_size": 16, "frequency_stride": 10,
+                     "time_stride": 10, "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+                     "intermediate_size": 768},
+        "ast_base": {"max_length": 1024, "num_mel_bins": 128, "patch_size": 16, "frequency_stride": 10,
+                     "time_stride": 10, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+                     "intermediate_size": 3072},
+    }  # fmt: skip
+
+    def hf_classes(self) -> tuple[Any, Any]:
+        from transformers import ASTConfig, ASTModel
+
+        return ASTConfig, ASTModel
+
+    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+        if size < config["patch_size"]:
+            raise BackboneError(
+                f"--max_length {size} is less than a patch of {model_name}, {config['patch_size']} frames"
+            )
+        return {**config, "max_length": size}
+
+    def preprocess(self, config: HfConfig, processor: HfConfig, model_name: str) -> Preprocess:
+        bins = processor.get("num_mel_bins", _BINS)
+        if bins != config["num_mel_bins"]:
+            raise BackboneError(
+                f"{model_name}: features of {bins} mel bins, but the model takes {config['num_mel_bins']}"
+            )
+        is_normalised = processor.get("do_normalize", True)
+        return SoundPreprocess(
+            max_length=config["max_length"],
+            mean=processor.get("mean", AUDIOSET_MEAN) if is_normalised else 0.0,
+            std=processor.get("std", AUDIOSET_STD) if is_normalised else 0.5,
+            sampling_rate=processor.get("sampling_rate", 16_000),
+            num_mel_bins=bins,
+        )
+
+    def read_processor(self, where: str) -> HfConfig:
+        from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+        return FeatureExtractionMixin.get_feature_extractor_dict(where)[0]
+
+    def storage(self, config: HfConfig, preprocess: Preprocess | None) -> SoundStorage:
+        rate = getattr(preprocess, "sampling_rate", 16_000)
+        return SoundStorage(rate, config["num_mel_bins"])
+
+    def input_shape(self, config: HfConfig) -> tuple[int, ...]:
+        return (config["max_length"], config["num_mel_bins"])
+
+    def grid(self, config: HfConfig) -> tuple[int, int]:
+        patch = config["patch_size"]
+        return (
+            (config["num_mel_bins"] - patch) // config["frequency_stride"] + 1,
+            (config["max_length"] - patch) // config["time_stride"] + 1,
+        )
+
+    def describe_size(self, config: HfConfig) -> str:
+        return f"{config['max_length']} frames"
+
+    def patch_embeddings(self, config: HfConfig) -> nn.Module:
+        strides = (config["frequency_stride"], config["time_stride"])
+        return SoundPatches(config["hidden_size"], config["patch_size"], strides)
+
+    def patch_values(self, config: HfConfig) -> int:
+        return config["patch_size"] ** 2
+
+    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+        if "embeddings.distillation_token" not in weights:
+            return None
+        patch = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]
+        patches = weights["embeddings.position_embeddings"].shape[1] - len(self.special_tokens)
+        across = patches // ((_BINS - patch) // _STRIDE + 1)
+        length = _LENGTHS.get(across, (across - 1) * _STRIDE + patch)
+        return {
+            "max_length": length, "num_mel_bins": _BINS, "frequency_stride": _STRIDE, "time_stride": _STRIDE,
+        }  # fmt: skip
+
+    def assumption(self) -> str:
+        return f"features normalised as for {DEFAULT_MODEL}"
+
+
+AST = Ast()

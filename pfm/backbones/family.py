@@ -1,0 +1,182 @@
+"""What a family of backbones has to say of itself, and the registry of families."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pfm.backbones.dropout import RowKeys
+from pfm.backbones.encoder import Block, BlockShape, Embeddings, Encoder
+from pfm.data.inputs import Preprocess, Storage
+from pfm.errors import BackboneError
+from pfm.registry import Registry
+
+HfConfig = Mapping[str, Any]  # a configuration as Hugging Face's `config.json` has it
+Tensors = dict[str, torch.Tensor]
+
+
+class Family(ABC):
+    """One family: which configurations it takes, its presets, its parts, its input.
+
+    A family of pre-norm blocks says what is abstract here; the rest has answers that fit most of them.
+
+    Attributes:
+        name: `model_type` of its configurations.
+        title: what people call it.
+        default_model: the hub id that is taken where the user names none; "" where the family is nobody's default.
+        presets: shapes without pretrained weights, by name.
+        adapter_targets: names of the projections that adapters sit on.
+        special_tokens: names of the parameters of its special tokens, in order; CLS is the first.
+        size_option: the option that changes the size of its input.
+        noun: what its inputs are, in the plural.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    default_model: ClassVar[str] = ""
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
+    adapter_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
+    special_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
+    size_option: ClassVar[str]
+    noun: ClassVar[str]
+
+    # --- what a family has to say -----------------------------------------------------------------
+
+    @abstractmethod
+    def hf_classes(self) -> tuple[Any, Any]:
+        """transformers' configuration and model class; imported when asked for."""
+
+    @abstractmethod
+    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+        """The configuration at another input size.
+
+        Raises:
+            BackboneError: the family does not take that size.
+        """
+
+    @abstractmethod
+    def preprocess(self, config: HfConfig, processor: HfConfig, model_name: str) -> Preprocess:
+        """What a processor's file says of the input.
+
+        Raises:
+            BackboneError, ConfigError: it does not fit the configuration, or is not supported.
+        """
+
+    @abstractmethod
+    def read_processor(self, where: str) -> HfConfig:
+        """The processor's file of a folder or hub id.
+
+        Raises:
+            OSError: there is none.
+        """
+
+    @abstractmethod
+    def storage(self, config: HfConfig, preprocess: Preprocess | None) -> Storage:
+        """How inputs are stored before they are made into model input."""
+
+    @abstractmethod
+    def input_shape(self, config: HfConfig) -> tuple[int, ...]:
+        """Of one model input, the batch left out."""
+
+    @abstractmethod
+    def grid(self, config: HfConfig) -> tuple[int, int]:
+        """Patches down and across."""
+
+    @abstractmethod
+    def describe_size(self, config: HfConfig) -> str:
+        """The size of the input, for people."""
+
+    @abstractmethod
+    def patch_embeddings(self, config: HfConfig) -> nn.Module:
+        """A module that makes the patches' tokens of model input: (B, …) -> (B, N, D)."""
+
+    @abstractmethod
+    def patch_values(self, config: HfConfig) -> int:
+        """Numbers of the input that one patch's token is made of."""
+
+    @abstractmethod
+    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+        """The configuration that weights imply where no file says it; None where they are not of this family."""
+
+    @abstractmethod
+    def assumption(self) -> str:
+        """What is assumed of the input's normalisation where no file says it, for a note."""
+
+    # --- what fits most families ------------------------------------------------------------------
+
+    def block_shape(self, config: HfConfig) -> BlockShape:
+        """What a block is made of."""
+        return BlockShape(
+            hidden_size=config["hidden_size"],
+            num_heads=config["num_attention_heads"],
+            intermediate_size=config["intermediate_size"],
+            layer_norm_eps=config["layer_norm_eps"],
+            qkv_bias=config.get("qkv_bias", True),
+            activation=config.get("hidden_act", "gelu"),
+            dropout=config.get("hidden_dropout_prob", 0.0),
+            attention_dropout=config.get("attention_probs_dropout_prob", 0.0),
+        )
+
+    def embeddings(self, config: HfConfig, keys: RowKeys) -> nn.Module:
+        """What makes the backbone's own tokens: (B, …) -> (B, T, D)."""
+        down, across = self.grid(config)
+        patches = self.patch_embeddings(config)
+        return Embeddings(self.special_tokens, patches, down * across, self.block_shape(config), keys)
+
+    def block(self, config: HfConfig, number: int, keys: RowKeys) -> Block:
+        """Block `number`, counted from 0."""
+        return Block(self.block_shape(config), number, keys)
+
+    def encoder(self, config: HfConfig) -> Encoder:
+        """The whole encoder, its weights not filled in."""
+        keys = RowKeys()
+        blocks = [self.block(config, number, keys) for number in range(config["num_hidden_layers"])]
+        return Encoder(self.embeddings(config, keys), blocks, self.block_shape(config), keys)
+
+    def names(self, weights: Tensors) -> Tensors:
+        """The library's weights under our names; the same names in most families."""
+        return weights
+
+    def at_size(self, weights: Tensors, old: HfConfig, new: HfConfig) -> Tensors:
+        """Weights for another input size: position embeddings interpolated (bicubic)."""
+        if self.grid(old) == self.grid(new):
+            return weights
+        name = "embeddings.position_embeddings"
+        positions, specials = weights[name], len(self.special_tokens)  # (1, specials + patches, D)
+        own, patches = positions[:, :specials], positions[:, specials:]
+        grid = patches.reshape(1, *self.grid(old), -1).permute(0, 3, 1, 2)  # (1, D, down, across)
+        grid = nn.functional.interpolate(grid, size=self.grid(new), mode="bicubic", align_corners=False)
+        patches = grid.permute(0, 2, 3, 1).reshape(1, -1, positions.shape[-1])
+        return {**weights, name: torch.cat([own, patches], dim=1).contiguous()}
+
+    def num_special(self, config: HfConfig) -> int:
+        """Tokens in front of the patches."""
+        del config
+        return len(self.special_tokens)
+
+
+FAMILIES: Registry[Family] = Registry("family of backbones")
+# presets of all families by name, each with the `model_type` that it is of ("vit" where it says none)
+PRESETS: dict[str, dict[str, Any]] = {}
+
+
+def register_family(family: Family) -> Family:
+    """Make a family known, and its presets."""
+    FAMILIES.register(family.name, family)
+    PRESETS.update({name: {"model_type": family.name, **values} for name, values in family.presets.items()})
+    return family
+
+
+def family_of(config: HfConfig, model_name: str) -> Family:
+    """The family of a configuration.
+
+    Raises:
+        BackboneError: there is none.
+    """
+    kind = config.get("model_type", "vit")
+    if kind not in FAMILIES:
+        titles = " and ".join(family.title for family in FAMILIES)
+        raise BackboneError(f"{model_name} is a {kind!r} model; {titles} backbones are supported")
+    return FAMILIES.get(kind)

@@ -1,0 +1,85 @@
+"""Backbones in Hugging Face layout, of the hub or a folder: their configuration, and their weights.
+
+Nothing of a folder or repository is executed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfm.backbones.family import Family, HfConfig, Tensors, family_of
+from pfm.errors import BackboneError
+from pfm.hub import quiet_hub
+
+
+def place(name: str) -> str:
+    """What the library is to be asked for: the path of a folder that is there, else the hub id."""
+    path = Path(name).expanduser()
+    return str(path) if path.exists() else name
+
+
+def read_config(name: str) -> tuple[Family, dict[str, Any], HfConfig]:
+    """Family, configuration and what the processor's file says; the library's defaults where there is no such file.
+
+    Raises:
+        BackboneError: there is no such backbone, or its family is not supported.
+    """
+    from transformers import AutoConfig
+
+    path = Path(name).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    try:
+        with quiet_hub():
+            config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"cannot load backbone {name!r}: {first_sentence(error)}; "
+            "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
+        ) from error
+    values = config.to_dict()
+    family = family_of(values, name)
+    try:
+        with quiet_hub():
+            processor = family.read_processor(place(name))
+    except OSError:
+        processor = {}
+    return family, values, processor
+
+
+def read_weights(family: Family, name: str) -> tuple[dict[str, Any], Tensors]:
+    """The configuration that weights were stored with, and the weights, in float32.
+
+    Raises:
+        BackboneError: weights that are missing or cannot be read.
+    """
+    from transformers.utils import logging
+
+    _, model_class = family.hf_classes()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with quiet_hub():
+            model, report = model_class.from_pretrained(
+                place(name), dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers, safetensors and the hub client each raise their own
+        raise BackboneError(f"cannot load the weights of {name!r}: {first_sentence(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise BackboneError(
+            f"{name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "
+            f"it is not a {model_class.__name__} checkpoint"
+        )
+    return model.config.to_dict(), model.state_dict()
+
+
+def first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")

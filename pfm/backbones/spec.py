@@ -1,0 +1,141 @@
+"""A backbone by its configuration: which family, which size of input, what preprocessing; no weights loaded."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pfm.backbones.families  # noqa: F401  # makes the families known
+from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
+from pfm.backbones.hub import read_config
+from pfm.data.inputs import Preprocess, Storage
+from pfm.errors import BackboneError
+from pfm.options import option
+
+SCRATCH = "scratch:"
+IMAGE_DEFAULT, AUDIO_DEFAULT = (family.default_model for family in FAMILIES if family.default_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which backbone, at which input size."""
+
+    model_name: str = option(
+        IMAGE_DEFAULT,
+        f"A hub id ({AUDIO_DEFAULT} by default for sounds), a local folder in Hugging Face layout, or scratch:NAME for "
+        "a shape without pretrained weights (" + ", ".join(PRESETS) + ").",
+    )
+    image_size: int | None = option(
+        None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
+    )
+    max_length: int | None = option(
+        None,
+        "Frames (of 10 ms) of the model's input, for sounds; positions are interpolated.  [default: the backbone's]",
+        minimum=16,
+    )
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A backbone by its configuration.
+
+    Attributes:
+        model_name: as the user gave it.
+        config: the Hugging Face configuration, at the input size asked for.
+        preprocess: what the pretrained backbone expects; None where training measures it on its data.
+    """
+
+    model_name: str
+    config: dict[str, Any]
+    preprocess: Preprocess | None = field(default=None)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return not self.model_name.startswith(SCRATCH)
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.config, self.model_name)
+
+    @property
+    def storage(self) -> Storage:
+        """How its inputs are stored."""
+        return self.family.storage(self.config, self.preprocess)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one model input: (3, S, S), or (L, M) for sounds."""
+        return self.family.input_shape(self.config)
+
+    def describe_size(self) -> str:
+        """The size of its input, for people."""
+        return self.family.describe_size(self.config)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens that the backbone makes of an input, besides the special ones."""
+        return math.prod(self.family.grid(self.config))
+
+    @property
+    def num_special(self) -> int:
+        """CLS, and AST's distillation token."""
+        return self.family.num_special(self.config)
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers of the input that one patch's token is made of."""
+        return self.family.patch_values(self.config)
+
+    @property
+    def num_layers(self) -> int:
+        return self.config["num_hidden_layers"]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config["hidden_size"]
+
+
+def describe_backbone(config: BackboneConfig) -> BackboneSpec:
+    """Read a backbone's configuration, and nothing heavier.
+
+    Raises:
+        BackboneError: no such backbone, or one of a family that is not supported.
+    """
+    name = config.model_name
+    if name.startswith(SCRATCH):
+        preset = PRESETS.get(name.removeprefix(SCRATCH))
+        if preset is None:
+            raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
+        family = family_of(preset, name)
+        values = full_config(family, {**preset, "layer_norm_eps": 1e-6})
+        processor = None
+    else:
+        family, values, processor = read_config(name)
+    values = _at_asked_size(family, values, config)
+    preprocess = None if processor is None else family.preprocess(values, processor, name)
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+
+
+def full_config(family: Family, values: HfConfig) -> dict[str, Any]:
+    """Values with the library's defaults for all that they leave out."""
+    config_class, _ = family.hf_classes()
+    given = {key: value for key, value in values.items() if key != "model_type"}
+    return config_class(**given).to_dict()
+
+
+def _at_asked_size(family: Family, values: dict[str, Any], config: BackboneConfig) -> dict[str, Any]:
+    """The configuration at the size that was asked for, by the family's own option."""
+    asked = {"image_size": config.image_size, "max_length": config.max_length}
+    size = asked.pop(family.size_option)
+    for other, given in asked.items():
+        if given is not None:
+            owner = next(known for known in FAMILIES if known.size_option == other)
+            raise BackboneError(
+                f"--{other} is for {owner.noun}; {config.model_name} takes {family.noun} (--{family.size_option})"
+            )
+    return family.resize(values, size or values[family.size_option], config.model_name)
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a folder of this machine."""
+    return Path(name).expanduser().exists()

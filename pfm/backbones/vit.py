@@ -1,0 +1,105 @@
+"""ViT (Dosovitskiy et al., 2021, arXiv 2010.11929): square images cut into square patches, one CLS token.
+
+Letters: B batch, S pixels of the input's side, N patches, D hidden size.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pfm.backbones.family import Family, HfConfig, Tensors
+from pfm.data.images import ImagePreprocess, ImageStorage, preprocess_from_hf
+from pfm.data.inputs import Preprocess
+from pfm.errors import BackboneError
+
+PAPER_MODEL = "google/vit-base-patch16-224"
+
+
+class ImagePatches(nn.Module):
+    """Pixels (B, 3, S, S) -> tokens (B, N, D): a linear map of each patch."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.projection(pixels).flatten(2).transpose(1, 2)
+
+
+class Vit(Family):
+    """ViT; the `_patch16_224` presets have the shapes of timm's models of that name."""
+
+    name = "vit"
+    title = "ViT"
+    default_model = PAPER_MODEL
+    size_option = "image_size"
+    noun = "images"
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
+        "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
+                       "num_attention_heads": 4, "intermediate_size": 256, "hidden_dropout_prob": 0.2},
+        "vit_mini": {"image_size": 32, "patch_size": 8, "hidden_size": 96, "num_hidden_layers": 4,
+                     "num_attention_heads": 4, "intermediate_size": 384},
+        "vit_tiny_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 192, "num_hidden_layers": 12,
+                                 "num_attention_heads": 3, "intermediate_size": 768},
+        "vit_small_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12,
+                                  "num_attention_heads": 6, "intermediate_size": 1536},
+        "vit_base_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12,
+                                 "num_attention_heads": 12, "intermediate_size": 3072},
+    }  # fmt: skip
+
+    def hf_classes(self) -> tuple[Any, Any]:
+        from transformers import ViTConfig, ViTModel
+
+        return ViTConfig, ViTModel
+
+    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+        patch = config["patch_size"]
+        if size % patch:
+            raise BackboneError(
+                f"--image_size {size} is not a multiple of the patch size {patch} of {model_name}; "
+                f"{max(1, size // patch) * patch} and {(size // patch + 1) * patch} are"
+            )
+        return {**config, "image_size": size}
+
+    def preprocess(self, config: HfConfig, processor: HfConfig, model_name: str) -> Preprocess:
+        return preprocess_from_hf(dict(processor), config["image_size"])
+
+    def read_processor(self, where: str) -> HfConfig:
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        return ImageProcessingMixin.get_image_processor_dict(where)[0]
+
+    def storage(self, config: HfConfig, preprocess: Preprocess | None) -> ImageStorage:
+        return ImageStorage(config["image_size"])
+
+    def input_shape(self, config: HfConfig) -> tuple[int, ...]:
+        return (config.get("num_channels", 3), config["image_size"], config["image_size"])
+
+    def grid(self, config: HfConfig) -> tuple[int, int]:
+        side = config["image_size"] // config["patch_size"]
+        return side, side
+
+    def describe_size(self, config: HfConfig) -> str:
+        return f"{config['image_size']} px"
+
+    def patch_embeddings(self, config: HfConfig) -> nn.Module:
+        return ImagePatches(config.get("num_channels", 3), config["hidden_size"], config["patch_size"])
+
+    def patch_values(self, config: HfConfig) -> int:
+        return config.get("num_channels", 3) * config["patch_size"] ** 2
+
+    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+        if "embeddings.distillation_token" in weights:
+            return None
+        patch = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]
+        places = weights["embeddings.position_embeddings"].shape[1]
+        return {"image_size": math.isqrt(places - 1) * patch}
+
+    def assumption(self) -> str:
+        return f"pixels normalised with mean and std 0.5, as {PAPER_MODEL} has it"
+
+
+VIT = Vit()
