@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.tracing import export_graphs
 from pfm_export.serving.form import GraphForm

@@ -22,7 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import sha256, write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.accuracy import find_samples, measure_accuracy
 from pfm_export.graph.export import export_bundle

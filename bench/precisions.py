@@ -27,7 +27,7 @@ from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 from pfm_export.graph.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle

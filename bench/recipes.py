@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "--readout prompt --wrong_target none --final_norm"

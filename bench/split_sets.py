@@ -18,9 +18,9 @@ import torch
 from pfm.model.checkpoint import Checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
-from pfm_bench.latency import measure
-from pfm_bench.reports.variants import host_facts
-from pfm_bench.targets.plans import random_inputs
+from pfm_bench.measuring.rounds import measure
+from pfm_bench.reports.header import host_facts
+from pfm_bench.targets.inputs import random_inputs
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle

@@ -76,18 +76,12 @@ def step_flops(spec: BackboneSpec, work: StepWork) -> float:
 def _trunk(spec: BackboneSpec, work: StepWork) -> float:
     """The patches and the blocks below the prompts."""
     own = spec.num_patches + spec.num_special
-    embedding = 2 * spec.num_patches * _patch_values(spec) * spec.hidden_size
+    embedding = 2 * spec.num_patches * spec.patch_values * spec.hidden_size
     block = _block(spec, own, own, 0)
     total = embedding + work.prompt_layer * block.forward
     if work.has_backward and not work.is_frozen:
         total += embedding + work.prompt_layer * block.backward(is_frozen=False)  # the pixels need no gradient
     return total
-
-
-def _patch_values(spec: BackboneSpec) -> int:
-    """Numbers that one patch embedding reads."""
-    channels = 1 if "num_mel_bins" in spec.config else 3
-    return channels * spec.config["patch_size"] ** 2
 
 
 def _branch(spec: BackboneSpec, work: StepWork, count: float) -> float:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pfm_bench.latency import Samples
+from pfm_bench.reports.serving import Case, to_json
 
 from pfm.cli import pfm, run
 from pfm.errors import DataError
-from pfm_bench.latency import Samples
 from pfm_bench.reports.compare import compare, describe_comparison, read_document
-from pfm_bench.reports.serving import Case, to_json
 
 
 def measured(*, seed: int, ort: float = 1.0, machine: float = 1.0) -> dict[str, Any]:

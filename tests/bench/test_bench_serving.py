@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pfm_bench.latency import Samples
+from pfm_bench.reports.serving import Case, Work, draw_prompts, table, to_json
+from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
+from pfm_bench.targets.plans import Plan, choose_kinds, plan_targets
+from pfm_bench.targets.roofline import forward_gflop, measure_ceilings, roofline
 from torch.utils.flop_counter import FlopCounterMode
 
 from making.models import TINY, tiny_model, tiny_spec
@@ -18,13 +23,8 @@ from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.checkpoint import snapshot
 from pfm.model.draws import shared_set
-from pfm_bench.commands import bench
-from pfm_bench.latency import Samples
-from pfm_bench.reports.serving import Case, Work, draw_prompts, table, to_json
-from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
+from pfm_bench.commands.bench import bench
 from pfm_bench.targets import plans as targets_module
-from pfm_bench.targets.plans import Plan, choose_kinds, plan_targets
-from pfm_bench.targets.roofline import forward_gflop, measure_ceilings, roofline
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import BANK, MANIFEST, Bundle, write_manifest
 from pfm_export.serving.form import GraphForm

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pfm_bench.latency import matmul_ceiling, peak_in_child
 from torch.utils.flop_counter import FlopCounterMode
 
 from making.models import TINY, tiny_backbone, tiny_model, tiny_spec
@@ -17,7 +18,6 @@ from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
 from pfm.model.flops import step_flops
 from pfm.training.objective import absent_loss, present_loss
-from pfm_bench.latency import matmul_ceiling, peak_in_child
 from pfm_bench.scenarios.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
 from pfm_bench.targets.plain import PlainClassifier
 from pfm_bench.targets.workbench import HEAVY, LORA, Variant, set_up

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from pfm_bench.latency import Samples, measure, peak_memory_mib
 from pfm_bench.reports.stats import paired_speed, percentile_intervals
+
 from pfm_bench.reports.variants import draw_variants, variants_table, variants_to_json
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pfm.backbones.backbone import BackboneSpec
+from pfm.backbones.spec import BackboneSpec
 from pfm.model.flops import StepWork, step_flops
+from pfm.model.readouts import READOUTS
 
 
 def forward_gflop(manifest: Mapping[str, Any], num_prompts: int) -> float:
@@ -20,14 +21,16 @@ def forward_gflop(manifest: Mapping[str, Any], num_prompts: int) -> float:
     """
     spec = BackboneSpec(manifest["backbone"]["model_name"], manifest["backbone"]["config"])
     tokens = num_prompts * manifest["prompt_tokens"]
-    is_cls = manifest["readout"] == "cls"
+    readout = READOUTS.get(manifest["readout"])
+    own = spec.num_special + spec.num_patches
+    read = len(range(own + tokens)[readout.reads(own)])
     work = StepWork(
         prompts=(tokens,),
-        num_scores=num_prompts if is_cls else tokens,  # rows of the classifier, or scores of the prompt tokens
+        num_scores=read * (num_prompts if readout.class_rows else 1),  # rows of the classes, or one that all share
         rank=0,
         prompt_layer=manifest.get("prompt_layer", 0),
         has_backward=False,
-        readout_tokens=1 if is_cls else tokens,
+        readout_tokens=read,
     )
     return step_flops(spec, work) / 1e9
 

@@ -76,9 +76,7 @@ class Measured:
             entries = {(entry["name"],): Entry.of(entry) for entry in document["variants"]}
         else:
             threads = settings.get("threads")  # older documents say it once for all cases
-            entries = {
-                tuple(case.get(key, threads) for key in KEYS): Entry.of(case) for case in document["cases"]
-            }
+            entries = {tuple(case.get(key, threads) for key in KEYS): Entry.of(case) for case in document["cases"]}
         if not entries:
             raise TypeError("nothing was measured")
         return cls(host=host, reference=settings.get("reference", "torch"), entries=entries)
@@ -145,9 +143,7 @@ def read_document(path: Path) -> Measured:
     try:
         return Measured.of(document)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not a bench document; give what pfm bench serve, train or eval wrote"
-        ) from error
+        raise DataError(f"{path} is not a bench document; give what pfm bench serve, train or eval wrote") from error
 
 
 def compare(before: Measured, after: Measured) -> Comparison:

@@ -111,7 +111,9 @@ def variants_report(
 def variants_table(report: VariantsReport) -> str:
     """A Markdown table of the variants; on a GPU the CPU time says nothing and is left out."""
     reference = report.header.reference
-    clocks = {"wall": "speed"} if report.header.settings["device"] == "cuda" else {"wall": "speed", "cpu": "by CPU time"}
+    clocks = (
+        {"wall": "speed"} if report.header.settings["device"] == "cuda" else {"wall": "speed", "cpu": "by CPU time"}
+    )
     facts = [variant.facts.to_dict() for variant in report.variants]
     shown = [key for key in COLUMNS if any(known.get(key) is not None for known in facts)]
     headings = ["variant", "p50 ms", "images/s", *(f"{text} to {reference} (95 %)" for text in clocks.values())]
@@ -140,9 +142,7 @@ def draw_variants(report: VariantsReport, path: Path, *, title: str) -> None:
     colors = [REFERENCE_COLOR if name == reference else VARIANT_COLOR for name in names]
     axis.barh(rows, widths, 0.62, xerr=[below, above], capsize=3, color=colors)
     for row, (speed, width) in enumerate(zip(speeds, widths, strict=True)):
-        axis.annotate(
-            f"×{width:.2f}", (max(width, speed.high), row), (5, 0), textcoords="offset points", va="center"
-        )
+        axis.annotate(f"×{width:.2f}", (max(width, speed.high), row), (5, 0), textcoords="offset points", va="center")
     axis.axvline(1, color=REFERENCE_COLOR, linestyle="--", linewidth=1)
     axis.set(yticks=rows, yticklabels=names, xlabel=f"times as fast as {reference}")
     axis.set_xlim(0, 1.15 * max(speed.high for speed in speeds))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
-from pfm.data.images import ImagePreprocess
+from pfm.data.inputs import Preprocess
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings, add_adapters
 
@@ -29,19 +29,20 @@ class PlainClassifier(nn.Module):
     def __init__(self, spec: BackboneSpec, num_classes: int, lora: LoraSettings, *, seed: int = 0) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.encoder = build_backbone(spec, seed=seed, load_weights=False).encoder
-        add_adapters(self.encoder, lora, first_layer=0, num_layers=spec.num_layers)
+        backbone = build_backbone(spec, seed=seed, load_weights=False)
+        add_adapters(backbone, lora, first_layer=0)
+        self.encoder = backbone.encoder
         self.prompts = nn.ParameterDict({str(i): torch.randn(1, spec.hidden_size) for i in range(num_classes)})
         self.classifier = nn.Linear(spec.hidden_size, num_classes)
 
     def forward(self, inputs: torch.Tensor, chosen: Chosen) -> torch.Tensor:
         """Logits (B, C); CLS is read before the backbone's final LayerNorm."""
-        tokens = self.encoder.embeddings(inputs)  # type: ignore[operator]  # (B, T, D)
+        tokens = self.encoder.embeddings(inputs)  # (B, T, D)
         num_prompts = len(chosen[0])
         if num_prompts:
             tokens = torch.cat([self.stack_prompts(chosen), tokens], dim=1)  # (B, K + T, D)
-        for layer in self.encoder.layers:  # type: ignore[union-attr]
-            tokens = layer(tokens, None)
+        for block in self.encoder.layers:
+            tokens = block(tokens, None, None)
         return self.classifier(tokens[:, num_prompts])
 
     def stack_prompts(self, chosen: Chosen) -> torch.Tensor:
@@ -54,7 +55,9 @@ class PlainClassifier(nn.Module):
         self.encoder.load_state_dict(model.backbone.encoder.state_dict())
         for i in range(self.num_classes):
             self.prompts[str(i)].copy_(model.bank.prompts[i])
-        self.classifier.load_state_dict(model.classifier.state_dict())
+        weight, bias = model.readout.weights(model)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
 
 
 def choose_with_own(labels: torch.Tensor, num_classes: int, size: int, dice: random.Random) -> list[list[int]]:
@@ -108,9 +111,7 @@ def plain_step(
 class PlainEvaluation:
     """Answers for every image, one active set at a time, each a pass over all batches."""
 
-    def __init__(
-        self, images: torch.Tensor, preprocess: ImagePreprocess, *, device: torch.device, batch_size: int
-    ) -> None:
+    def __init__(self, images: torch.Tensor, preprocess: Preprocess, *, device: torch.device, batch_size: int) -> None:
         self.batches = images.split(batch_size)
         self.preprocess = preprocess
         self.device = device

@@ -1,0 +1,136 @@
+"""The training steps that are timed: ours in each variant, and the plain one, of the same batches.
+
+What changes how long a step takes is how many prompts a batch draws. That is drawn once a round, as
+`pfm.training.step` draws it, and is the same for every variant, so that each round is a fair pair. (The paper's tool
+draws it apart for the two branches, from the same distribution.)
+"""
+
+import random
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from pfm.backbones.spec import BackboneSpec
+from pfm.data.feed import Feed, FeedConfig
+from pfm.device import DeviceConfig
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.trunk_cache import TrunkCache, cache_trunk
+from pfm.training.launch import start_accelerator
+from pfm.training.optim import OptimConfig, build_optimizer
+from pfm.training.step import share, training_step
+from pfm_bench.measuring.ceilings import synchronise
+from pfm_bench.targets.plain import build_plain_optimizer, choose_others, choose_with_own, plain_step
+from pfm_bench.targets.workbench import (
+    NUM_BATCHES,
+    WARMUP_ROUNDS,
+    Variant,
+    Workbench,
+    build_ours,
+    build_plain,
+    list_variants,
+)
+
+
+def list_training_variants(spec: BackboneSpec, *, compiled: bool = False) -> list[Variant]:
+    """Those, half way up with the trunk at hand as well; and each compiled as well."""
+    variants = list_variants(spec)
+    variants += [replace(variant, is_cached=True) for variant in variants if variant.prompt_layer]
+    if compiled:
+        variants += [replace(variant, is_compiled=True) for variant in variants]
+    return variants
+
+
+class OurStep:
+    """Images of a batch in, one step done: what `pfm.training.run` does, once a call."""
+
+    def __init__(self, bench: Workbench, variant: Variant) -> None:
+        self.bench = bench
+        model = build_ours(bench, variant)
+        self.accelerator = start_accelerator(bench.device, DeviceConfig())
+        self.feed = Feed(bench.split, bench.device, FeedConfig())
+        self.tokens = self._cache(model) if variant.is_cached else None
+        optimizer = build_optimizer(model, OptimConfig())
+        if variant.is_compiled:
+            model.compile(dynamic=True)
+        wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped: nn.Module = wrapped.train()
+        self.model = model
+        self.number = 0
+        self.last_loss: torch.Tensor | None = None
+
+    def __call__(self) -> None:
+        bench, split = self.bench, self.bench.split
+        index = _batch_index(bench, self.number)
+        batch = share(
+            index, split.labels[index], self.model.num_classes,
+            key=_draw_key(bench, self.number), rank=0, world_size=1,
+        )  # fmt: skip
+        inputs = bench.preprocess(self.feed(batch.index)) if self.tokens is None else self.tokens(batch.index)
+        labels = split.labels[batch.index].to(bench.device, non_blocking=True)
+        numbers = training_step(
+            self.wrapped, self.accelerator, self.optimizer, inputs, labels, batch,
+            has_unknown=False, from_tokens=self.tokens is not None,
+        )  # fmt: skip
+        self.last_loss = numbers["loss"]
+        self.number += 1
+        synchronise(bench.device)
+
+    def _cache(self, model: PromptedClassifier) -> TrunkCache:
+        bench = self.bench
+        return cache_trunk(
+            model, self.feed, len(bench.split), bench.preprocess, "device",
+            batch_size=bench.config.batch_size, autocast=lambda: self.accelerator.autocast(),
+            say=lambda _: None, name="images", show_progress=False,
+        )  # fmt: skip
+
+
+class PlainStep:
+    """The same batch through the plain step."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self.model = build_plain(bench).train()
+        self.optimizer = build_plain_optimizer(self.model)
+        self.dice = random.Random(bench.config.seed)
+        self.drawn = [prompts_drawn(bench, number) for number in range(bench.config.rounds + WARMUP_ROUNDS)]
+        self.number = 0
+        self.last_loss: torch.Tensor | None = None
+
+    def __call__(self) -> None:
+        bench, num_classes = self.bench, self.model.num_classes
+        mixed_size, wrong_size = self.drawn[self.number]
+        index = _batch_index(bench, self.number)
+        inputs = bench.preprocess(bench.split.inputs[index].to(bench.device))
+        labels = bench.split.labels[index].to(bench.device)
+        mixed = choose_with_own(labels, num_classes, mixed_size - 1, self.dice)
+        wrong = choose_others(labels, num_classes, wrong_size, self.dice)
+        numbers = plain_step(self.model, self.optimizer, inputs, labels, mixed, wrong)
+        self.last_loss = torch.tensor(numbers["loss"])
+        self.number += 1
+        synchronise(bench.device)
+
+
+def take_each_kind_of_step(bench: Workbench, step: OurStep | PlainStep) -> None:
+    """One step for each number of prompts that the rounds may draw, so that nothing is compiled or tuned in them."""
+    kinds = {prompts_drawn(bench, number): number for number in range(bench.config.rounds + WARMUP_ROUNDS)}
+    for number in kinds.values():
+        step.number = number
+        step()
+    step.number = 0
+
+
+def prompts_drawn(bench: Workbench, number: int) -> tuple[int, int]:
+    """How many prompts a sample sees in the two branches of step `number`, as `pfm.training.step.share` draws it."""
+    one = torch.zeros(1, dtype=torch.int64)
+    batch = share(one, one, bench.config.num_classes, key=_draw_key(bench, number), rank=0, world_size=1)
+    return batch.mixed.shape[1], batch.wrong.shape[1]
+
+
+def _batch_index(bench: Workbench, number: int) -> torch.Tensor:
+    size = bench.config.batch_size
+    return torch.arange(size) + number % NUM_BATCHES * size
+
+
+def _draw_key(bench: Workbench, number: int) -> tuple[int, ...]:
+    return bench.config.seed, 0, number
