@@ -82,7 +82,10 @@ def pretrain(folder: Path) -> float:
             optimizer.step()
             schedule.step()
     backbone.eval()
-    backbone.encoder.save_pretrained(folder)  # type: ignore[operator]
+    config_class, model_class = backbone.spec.family.hf_classes()
+    model = model_class(config_class(**backbone.spec.config), **backbone.spec.family.model_settings)
+    model.load_state_dict(backbone.encoder.state_dict())
+    model.save_pretrained(folder)
     with torch.no_grad():
         right = answer(test).argmax(dim=1) == torch.arange(NUM_CLASSES).repeat_interleave(20)
     return float(right.double().mean())

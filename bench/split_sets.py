@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
 from pfm_bench.measuring.rounds import measure
@@ -34,7 +34,7 @@ def deeper(checkpoint: Checkpoint, prompt_layer: int) -> Checkpoint:
     model = PromptedClassifier(
         built.backbone, built.classes, dataclasses.replace(checkpoint.model, prompt_layer=prompt_layer), None
     )
-    return snapshot(model, spec=checkpoint.spec, preprocess=checkpoint.preprocess, lora=None, seed=0)
+    return snapshot(model, spec=checkpoint.spec, preprocess=checkpoint.preprocess, lora=None, state=RunState(seed=0))
 
 
 def main() -> None:

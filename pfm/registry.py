@@ -1,7 +1,7 @@
 """Variants by name: a backbone family, a readout, an attack or a data source is a file, and registering it is one line.
 
 What is registered from outside the package is found as well: a distribution names the module that registers
-its variants under the entry point group `pfm.plugins`, and that is loaded when a name is asked for that nobody knows yet.
+its variants under the entry point group `pfm.plugins`, and that is loaded when a name is asked for that nobody knows.
 """
 
 from collections.abc import Iterator

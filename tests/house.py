@@ -8,6 +8,7 @@ import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -37,15 +38,13 @@ class Counts:
     many_parameters: tuple[str, ...]
     any_dicts: int
 
-    LIMITS = {
+    LIMITS: ClassVar[dict[str, int]] = {
         "files_in_pfm": 14, "longest_module": MOST_LINES, "ask_input_kind": 6, "ask_readout": 6, "many_parameters": 3,
         "any_dicts": 60,
     }  # fmt: skip
 
     def numbers(self) -> dict[str, int]:
-        return {
-            name: len(value) if isinstance(value := getattr(self, name), tuple) else value for name in self.LIMITS
-        }
+        return {name: len(value) if isinstance(value := getattr(self, name), tuple) else value for name in self.LIMITS}
 
 
 def sources() -> dict[str, str]:

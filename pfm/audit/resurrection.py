@@ -93,7 +93,7 @@ def resurrect(
     generator = make_generator(seed, "resurrection")
     prompt = torch.randn(num_seeds, num_tokens, hidden, generator=generator).to(device).requires_grad_()
     row = torch.zeros(num_seeds, hidden + 1, device=device).requires_grad_()
-    learned = [prompt, row] if model.config.readout == "cls" else [prompt]
+    learned = [prompt, row] if model.readout.class_rows else [prompt]
     frozen = [tensor for tensor in model.parameters() if tensor.requires_grad]
     for tensor in frozen:
         tensor.requires_grad_(False)
@@ -127,22 +127,11 @@ def resurrect(
 
 def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """Logits (B, C + 1) with every prompt of the model there and one more for each example; `unknown` last."""
-    batch, num_own = len(tokens), tokens.shape[1]
-    joined = torch.cat([tokens, model.bank.everyone(batch), prompt], dim=1)  # (B, T + (C·mc) + m, D)
-    is_cls = model.config.readout == "cls"
-    positions = slice(0, 1) if is_cls else slice(num_own, None)
-    outputs = model.backbone.readout(joined, model.config.prompt_layer, positions)
-    if model.config.final_norm:
-        outputs = model.backbone.normalise(outputs)
-    if is_cls:
-        read = outputs[:, 0]
-        new = (read * row[:, :-1]).sum(dim=1) + row[:, -1]
-        return torch.cat([model.classifier(read), new[:, None]], dim=1)
-    num_bank = joined.shape[1] - num_own - prompt.shape[1]
-    old = model.score_prompts(outputs[:, :num_bank])
-    new = model.scorer(outputs[:, num_bank:].mean(dim=1))  # the new tokens' average, (B, 1)
-    parts = [old, new] + ([torch.zeros_like(new)] if model.has_unknown else [])
-    return torch.cat(parts, dim=1)
+    outputs = model.read(tokens, torch.cat([model.bank.everyone(len(tokens)), prompt], dim=1))
+    scores = model.readout.score_with_new(
+        outputs, model.readout.weights(model), row, prompt_tokens=model.config.prompt_tokens, new_tokens=prompt.shape[1]
+    )
+    return F.pad(scores, (0, 1), value=model.unknown_logit)
 
 
 def _test(

@@ -33,8 +33,9 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import branch_subsets
 from pfm.seeds import make_generator
 from pfm.storage import sha256_bytes, write_json
-from pfm.training.objective import absent_loss, others_target, present_loss
-from pfm.training.run import RunConfig, train
+from pfm.training.config import RunConfig
+from pfm.training.objective import Objective
+from pfm.training.run import train
 from pfm.training.step import epoch_order
 
 PENALTY = 1e-4
@@ -226,7 +227,8 @@ def tune(
     model.train()
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.trained_tensors().values(), lr=lr)
-    seed, weight = config.train.seed, config.objective.absent_weight
+    seed = config.train.seed
+    objective = Objective.over(model, config.objective, split.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
@@ -235,9 +237,7 @@ def tune(
                 inputs = checkpoint.preprocess(split.inputs[index].to(device))
                 subsets = branch_subsets(labels, model.num_classes, make_generator(seed, "tune", epoch, step))
                 own, other = model(inputs, [subset.to(device) for subset in subsets])
-                loss = present_loss(own.float(), labels.to(device), has_unknown=model.has_unknown).mean()
-                target = others_target(own.float(), labels.to(device)) if model.copies_others else None
-                loss = loss + weight * absent_loss(other.float(), has_unknown=model.has_unknown, target=target).mean()
+                loss = objective(own, other, labels.to(device)).mean()
                 if penalty is not None:
                     loss = loss + penalty(inputs, labels.to(device))
                 optimizer.zero_grad()

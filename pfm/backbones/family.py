@@ -31,6 +31,7 @@ class Family(ABC):
         special_tokens: names of the parameters of its special tokens, in order; CLS is the first.
         size_option: the option that changes the size of its input.
         noun: what its inputs are, in the plural.
+        model_settings: what transformers' model class is to be given beside the configuration.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Family(ABC):
     special_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     size_option: ClassVar[str]
     noun: ClassVar[str]
+    model_settings: ClassVar[Mapping[str, Any]] = {}
 
     # --- what a family has to say -----------------------------------------------------------------
 

@@ -63,7 +63,11 @@ def read_weights(family: Family, name: str) -> tuple[dict[str, Any], Tensors]:
     try:
         with quiet_hub():
             model, report = model_class.from_pretrained(
-                place(name), dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+                place(name),
+                **family.model_settings,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         raise BackboneError(f"cannot load the weights of {name!r}: {first_sentence(error)}") from error
@@ -71,7 +75,7 @@ def read_weights(family: Family, name: str) -> tuple[dict[str, Any], Tensors]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    missing = sorted(report["missing_keys"])
     if missing:
         raise BackboneError(
             f"{name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "

@@ -40,7 +40,7 @@ def _initial_weights(spec: BackboneSpec, seed: int) -> Tensors:
     config_class, model_class = spec.family.hf_classes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(config_class(**_loadable(spec.config))).state_dict()
+        return model_class(config_class(**_loadable(spec.config)), **spec.family.model_settings).state_dict()
 
 
 def _loadable(config: Mapping[str, Any]) -> dict[str, Any]:

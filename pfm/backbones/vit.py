@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pfm.backbones.family import Family, HfConfig, Tensors
-from pfm.data.images import ImagePreprocess, ImageStorage, preprocess_from_hf
+from pfm.data.images import ImageStorage, preprocess_from_hf
 from pfm.data.inputs import Preprocess
 from pfm.errors import BackboneError
 
@@ -37,6 +37,7 @@ class Vit(Family):
     default_model = PAPER_MODEL
     size_option = "image_size"
     noun = "images"
+    model_settings: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
     presets: ClassVar[Mapping[str, dict[str, Any]]] = {
         "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
                        "num_attention_heads": 4, "intermediate_size": 256, "hidden_dropout_prob": 0.2},

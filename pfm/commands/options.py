@@ -80,8 +80,7 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
         return click.option(f"{name}/--no_{field.name}", **shared)
     choices = field.metadata["choices"]
     if choices:
-        kind = _OpenChoice(choices) if callable(choices) else click.Choice(choices)
-        return click.option(name, type=kind, **shared)
+        return click.option(name, type=_OpenChoice(choices) if callable(choices) else click.Choice(choices), **shared)
     minimum = field.metadata["minimum"]
     if hint is int and minimum is not None:
         return click.option(name, type=click.IntRange(min=int(minimum)), **shared)

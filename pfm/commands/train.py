@@ -24,9 +24,10 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings
 from pfm.storage import make_folder, write_json
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.launch import leave, start_accelerator
 from pfm.training.objective import ObjectiveConfig
-from pfm.training.run import RunConfig, TrainConfig, make_evaluator
+from pfm.training.run import make_evaluator
 from pfm.training.run import train as run_training
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pfm.data.images import ImageStorage, ImagePreprocess
-from pfm.data.sounds import SoundStorage, SoundPreprocess
+from pfm.data.images import ImagePreprocess, ImageStorage
+from pfm.data.sounds import SoundPreprocess, SoundStorage
 
 Preprocess = ImagePreprocess | SoundPreprocess
 Storage = ImageStorage | SoundStorage

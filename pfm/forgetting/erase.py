@@ -86,10 +86,9 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
 
 def class_rows(checkpoint: Checkpoint, positions: Iterable[int]) -> list[torch.Tensor]:
     """Every tensor that belongs to one of some classes alone: rows, averaged rows, and the moments of both."""
-    whole = [
-        tensor[name] for tensor in (checkpoint.tensors, checkpoint.averaged) for name in class_row_names() if name in tensor
-    ]
-    whole += [value for name in class_row_names() for value in checkpoint.moments.get(name, {}).values() if value.ndim]
+    names = class_row_names()
+    whole = [tensor[name] for tensor in (checkpoint.tensors, checkpoint.averaged) for name in names if name in tensor]
+    whole += [value for name in names for value in checkpoint.moments.get(name, {}).values() if value.ndim]
     return [tensor[position] for position in positions for tensor in whole]
 
 

@@ -146,9 +146,7 @@ class PromptedClassifier(nn.Module):
             scores = self.readout.score(outputs.float(), weight, bias, prompt_tokens=self.config.prompt_tokens)
         return self.readout.by_class(scores, present, self.num_classes)
 
-    def read(
-        self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def read(self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs (B, P, D) of the tokens that the readout reads.
 
         Args:

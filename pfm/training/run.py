@@ -12,88 +12,37 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.distributed.fsdp import register_fsdp_forward_method
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
-from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.feed import Feed, FeedConfig
-from pfm.data.image_augmentation import Augmentation, AugmentConfig, draw_augmentation
+from pfm.data.image_augmentation import Augmentation, draw_augmentation
 from pfm.data.images import ImagePreprocess, measure_channels
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
-from pfm.data.splits import ClassificationData, DataConfig, Split
-from pfm.device import DeviceConfig
+from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import CheckpointError, ConfigError, StoppedError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
 from pfm.model.abstention import choose_threshold, hold_out
-from pfm.model.checkpoint import Checkpoint, save_checkpoint, snapshot
-from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.model.checkpoint import Checkpoint, RunState, save_checkpoint, snapshot
+from pfm.model.classifier import PromptedClassifier
 from pfm.model.flops import StepWork, step_flops
 from pfm.model.lora import LoraSettings
 from pfm.model.sharding import is_sharded, shared_out, whole
 from pfm.model.trunk_cache import TrunkCache, cache_trunk, check_cache
-from pfm.options import option
 from pfm.runlog import RunLog, progress
 from pfm.seeds import make_generator
 from pfm.storage import make_folder, write_json
+from pfm.training.config import RunConfig
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import hint_at_launcher, largest_micro_batch, split_trackers, start_accelerator, tracking
-from pfm.training.objective import ObjectiveConfig, class_weights
-from pfm.training.optim import Average, OptimConfig, build_optimizer, learning_rate
-from pfm.training.saving import RunFiles, SaveConfig, check_same_run, find_state, fingerprint_labels
+from pfm.training.objective import Objective, class_weights
+from pfm.training.optim import Average, build_optimizer, learning_rate
+from pfm.training.saving import RunFiles, check_same_run, find_state, fingerprint_labels
 from pfm.training.step import balanced_order, epoch_order, own_rows, share, training_step
 from pfm.training.throughput import Meter
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(OptimConfig, SaveConfig):
-    """One run: how long, in what portions, and what is said of it; the defaults are the paper's."""
-
-    batch_size: int = option(32, "Images or clips per step and process.", minimum=1)
-    gradient_accumulation_steps: int = option(
-        1, "Take a step for this many batches at once, one after another; the numbers of one batch as large.", minimum=1
-    )
-    auto_batch_size: bool = option(
-        False, "Where a batch does not fit into memory, compute it in parts; the numbers stay those of the whole."
-    )
-    epochs: int = option(10, "Passes over the training split.", minimum=1)
-    seed: int = option(42, "Seed of initial weights, order, draws and dropout.", minimum=0)
-    gradient_checkpointing: bool = option(
-        False, "Keep no activations inside the blocks but compute them again: less memory, about a third more time."
-    )
-    compile: bool = option(False, "Compile the training step with torch.compile.")
-    eval_every: int = option(
-        1, "Evaluate the inference modes after every n-th epoch, and after the last; 0: never.", minimum=0
-    )
-    log_every: int = option(10, "Write losses and rates to the log every n steps.", minimum=1)
-    report_to: str = option("", "Trackers, separated by commas: tensorboard, wandb, mlflow, ….")
-
-    def __post_init__(self) -> None:
-        OptimConfig.__post_init__(self)
-        SaveConfig.__post_init__(self)
-        if self.best_metric and self.eval_every == 0:
-            raise ConfigError("--best_metric needs evaluations; give --eval_every 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One training run, whole."""
-
-    data: DataConfig
-    backbone: BackboneConfig
-    model: ModelConfig
-    lora: LoraSettings
-    train: TrainConfig
-    augment: AugmentConfig
-    evaluation: EvalConfig
-    device: DeviceConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    feed: FeedConfig = field(default_factory=FeedConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -109,7 +58,7 @@ class TrainResult:
 def build_model(
     spec: BackboneSpec, data: ClassificationData, config: RunConfig
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
-    """The model a run starts from, its adapters' settings, and the frozen_sha256 of what stays frozen."""
+    """The model a run starts from, its adapters' settings, and the SHA-256 of what stays frozen."""
     tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)
@@ -153,7 +102,7 @@ def train(
 
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(is_audio=spec.is_audio)
+    config.augment.check_kind(is_audio=isinstance(spec.storage, SoundStorage))
     with accelerator.main_process_first():  # one process downloads and decodes into the cache first
         data = data or load_data(config.data, spec.storage, device=accelerator.device)
         data = hold_out(data, config.model.abstain)
@@ -218,20 +167,20 @@ def _measured_preprocess(data: ClassificationData, spec: BackboneSpec) -> Prepro
     if isinstance(spec.storage, SoundStorage):
         mean, std = measure_features(data.train.inputs)
         return SoundPreprocess(
-            max_length=spec.config["max_length"],
+            max_length=spec.input_shape[0],
             mean=mean,
             std=std,
             sampling_rate=spec.storage.sampling_rate,
             num_mel_bins=spec.storage.num_mel_bins,
         )
     means, stds = measure_channels(data.train.inputs)
-    return ImagePreprocess(size=spec.image_size, mean=means, std=stds)  # type: ignore[arg-type]
+    return ImagePreprocess(size=spec.input_shape[-1], mean=means, std=stds)  # type: ignore[arg-type]
 
 
 def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
     trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
     total = sum(tensor.numel() for tensor in model.parameters())
-    size = f"{spec.config['max_length']} frames" if spec.is_audio else f"{spec.image_size} px"
+    size = spec.describe_size()
     return (
         f"model {spec.model_name} at {size}, readout {model.config.readout}, tune {model.config.tune}: "
         f"{trained:,} of {total:,} parameters train; {accelerator.num_processes} process(es) on "
@@ -316,7 +265,7 @@ class _Run:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         if is_sharded(model):
             _check_sharded(config, model)
-            model.backbone.wrap_last_block(register_fsdp_forward_method)
+        self.objective = Objective(model, config.objective)
         self.average = Average(model, config.train.ema) if config.train.ema else None
         self.feed = Feed(data.train, accelerator.device, config.feed)
         self.caches: dict[str, TrunkCache] = {}
@@ -329,7 +278,7 @@ class _Run:
         present, absent = tokens * (classes + 1) / 2, tokens * (classes - 1) / 2  # on average
         work = StepWork(
             prompts=(present, absent),
-            num_scores=classes if self.model.config.readout == "cls" else 1,
+            num_scores=len(self.model.readout.weights(self.model)[0]),
             rank=self.lora.lora_r if self.lora else 0,
             prompt_layer=self.model.config.prompt_layer,
             is_cached=self.config.feed.cache_trunk != "off",
@@ -464,7 +413,7 @@ class _Run:
                     inputs,
                     self.labels[batch.index].to(accelerator.device, non_blocking=True),
                     batch,
-                    objective=self.config.objective,
+                    objective=self.objective,
                     micro_batch=self.micro_batch,
                     max_grad_norm=train.max_grad_norm,
                     from_tokens=cache is not None,
@@ -614,18 +563,20 @@ class _Run:
             lora=self.lora,
             optimizer=self.optimizer.optimizer,
             frozen_sha256=self.frozen_sha256,
-            seed=self.config.train.seed,
-            epoch=self.at.epoch,
-            step=self.at.step,
-            run=self.config.to_dict(),
-            averaged=self.average.tensors if self.average else None,
-            unknown_below=self._choose_threshold(),
-            progress={
-                **dataclasses.asdict(self.at),
-                "global_batch": self.global_batch,
-                "labels": fingerprint_labels(self.data.train.labels),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            },
+            state=RunState(
+                seed=self.config.train.seed,
+                epoch=self.at.epoch,
+                step=self.at.step,
+                run=self.config.to_dict(),
+                averaged=self.average.tensors if self.average else {},
+                unknown_below=self._choose_threshold(),
+                progress={
+                    **dataclasses.asdict(self.at),
+                    "global_batch": self.global_batch,
+                    "labels": fingerprint_labels(self.data.train.labels),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+            ),
         )
         broken = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
         if broken:

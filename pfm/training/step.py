@@ -15,7 +15,7 @@ from torch import nn
 
 from pfm.model.draws import branch_subsets
 from pfm.seeds import make_generator
-from pfm.training.objective import ObjectiveConfig, absent_loss, others_target, present_loss
+from pfm.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def training_step(
     labels: torch.Tensor,
     batch: Batch,
     *,
-    has_unknown: bool,
-    copies_others: bool = False,
-    objective: ObjectiveConfig | None = None,
+    objective: Objective,
     micro_batch: int | None = None,
     max_grad_norm: float = 0.0,
     from_tokens: bool = False,
@@ -115,7 +113,6 @@ def training_step(
     Args:
         inputs: (B, …) model input on the device, or a function that makes the (b, …) of some rows.
         labels: (B,) positions in the bank, on the device.
-        has_unknown, copies_others: the model's; they say what the target is without the own prompt.
         micro_batch: at most so many examples at a time; their gradients add up to those of the whole
             batch. None takes all at once.
         max_grad_norm: clip the norm of the whole gradient to this; 0 leaves it.
@@ -125,7 +122,6 @@ def training_step(
         This process's part of the global mean of each loss, detached and on the device:
         "loss", "present" (own prompt there), "absent" (own prompt not there).
     """
-    objective = objective or ObjectiveConfig()
     device = labels.device
     moved = Batch(*(value.to(device, non_blocking=True) for value in vars(batch).values()))
     size = micro_batch or len(batch)
@@ -143,17 +139,10 @@ def training_step(
                     row_keys=moved.row_keys[:, rows],
                     from_tokens=from_tokens,
                 )
-            losses = present_loss(
-                with_own.float(), labels[rows], has_unknown=has_unknown, label_smoothing=objective.label_smoothing
-            )
-            present = (losses * moved.weight[rows]).sum()
-            target = others_target(with_own.float(), labels[rows]) if copies_others else None
-            losses = absent_loss(without_own.float(), has_unknown=has_unknown, target=target)
-            absent = (losses * moved.weight[rows]).sum()
-            loss = present + objective.absent_weight * absent
+            parts = objective(with_own, without_own, labels[rows]).sums(moved.weight[rows])
             # DDP averages gradients over processes; ours are parts of one mean, so they are to be summed
-            accelerator.backward(loss * accelerator.num_processes)
-        for name, value in (("loss", loss), ("present", present), ("absent", absent)):
+            accelerator.backward(parts["loss"] * accelerator.num_processes)
+        for name, value in parts.items():
             total[name] = total.get(name, 0) + value.detach()
     if max_grad_norm:
         accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)

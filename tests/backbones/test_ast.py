@@ -13,7 +13,7 @@ from making.paper_tool import paper_file, paper_logits
 from pfm.backbones.family import PRESETS
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundStorage, SoundPreprocess
+from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from pfm.model.flops import StepWork, step_flops

@@ -15,7 +15,15 @@ from making.sounds import tone, write_wav
 from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import SoundStorage, SoundPreprocess, clip_lengths, log_mel, measure_features, resampled, stack_sounds
+from pfm.data.sounds import (
+    SoundPreprocess,
+    SoundStorage,
+    clip_lengths,
+    log_mel,
+    measure_features,
+    resampled,
+    stack_sounds,
+)
 from pfm.errors import ConfigError, DataError
 
 FORM = SoundStorage()

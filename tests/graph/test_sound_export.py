@@ -23,7 +23,7 @@ from making.checkpoints import SOUND_PREPROCESS, sound_checkpoint
 from making.commands import train_on_sounds
 from making.sounds import PITCHES, tone, write_tones, write_wav
 from pfm.cli import pfm, run
-from pfm.data.sounds import SoundStorage, SoundPreprocess, fft_size, log_mel, mel_banks, resampled
+from pfm.data.sounds import SoundPreprocess, SoundStorage, fft_size, log_mel, mel_banks, resampled
 from pfm.errors import ClassNameError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.draws import shared_set

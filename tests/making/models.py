@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from pfm.backbones.backbone import AST, Backbone
+from pfm.backbones.ast import AST
+from pfm.backbones.backbone import Backbone
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
@@ -21,7 +22,8 @@ TINY = {
     "intermediate_size": 48,
     "layer_norm_eps": 1e-6,
 }
-TINY_AST: dict[str, int | float] = {
+TINY_AST: dict[str, Any] = {
+    "model_type": AST.name,
     "max_length": 32,
     "num_mel_bins": 16,
     "patch_size": 8,
@@ -40,7 +42,7 @@ def tiny_spec(**changes: Any) -> BackboneSpec:
 
 def tiny_ast_spec(**changes: Any) -> BackboneSpec:
     """Sounds of 32 frames of 16 mel bins, in 2 x 4 patches."""
-    return BackboneSpec("scratch:ast_mini", {"model_type": AST, **TINY_AST, "layer_norm_eps": 1e-6, **changes})
+    return BackboneSpec("scratch:ast_mini", {**TINY_AST, "layer_norm_eps": 1e-6, **changes})
 
 
 def tiny_backbone(**changes: Any) -> Backbone:

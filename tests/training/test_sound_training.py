@@ -24,7 +24,7 @@ from pfm.backbones.spec import AUDIO_DEFAULT
 from pfm.cli import pfm as command
 from pfm.cli import run
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundStorage, SoundPreprocess, measure_features
+from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
 from pfm.data.splits import DataConfig
 from pfm.model.checkpoint import load_checkpoint
 

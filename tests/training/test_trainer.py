@@ -23,8 +23,10 @@ from pfm.model.classifier import ModelConfig
 from pfm.model.draws import branch_subsets
 from pfm.model.lora import LoraSettings
 from pfm.seeds import make_generator
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.objective import absent_loss, others_target, present_loss
-from pfm.training.run import RunConfig, TrainConfig, build_optimizer, learning_rate, train
+from pfm.training.optim import build_optimizer, learning_rate
+from pfm.training.run import train
 from pfm.training.step import epoch_order, share, training_step
 
 CPU = torch.device("cpu")

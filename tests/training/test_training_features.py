@@ -27,11 +27,12 @@ from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.training import interrupt
 from pfm.training import run as trainer
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
 from pfm.training.objective import ObjectiveConfig, class_weights, present_loss
 from pfm.training.optim import Average
-from pfm.training.run import RunConfig, TrainConfig, _check_sharded, train
+from pfm.training.run import _check_sharded, train
 from pfm.training.step import balanced_order
 
 CPU = torch.device("cpu")

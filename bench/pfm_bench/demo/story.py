@@ -20,8 +20,9 @@ from pfm.evaluation.evaluator import Evaluation, forget_sizes, label_positions
 from pfm.forgetting import erase as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.storage import Json, make_folder
+from pfm.training.config import RunConfig
 from pfm.training.launch import start_accelerator
-from pfm.training.run import RunConfig, make_evaluator, train
+from pfm.training.run import make_evaluator, train
 from pfm_bench.demo.task import Task, demo_recipe
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession

@@ -16,7 +16,7 @@ from pfm.device import DeviceConfig
 from pfm.evaluation.evaluator import EvalConfig
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
-from pfm.training.run import RunConfig, TrainConfig
+from pfm.training.config import RunConfig, TrainConfig
 from pfm_export.serving.session import Prediction, PromptSession
 
 if TYPE_CHECKING:

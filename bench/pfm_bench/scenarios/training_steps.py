@@ -17,6 +17,7 @@ from pfm.device import DeviceConfig
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.trunk_cache import TrunkCache, cache_trunk
 from pfm.training.launch import start_accelerator
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm.training.optim import OptimConfig, build_optimizer
 from pfm.training.step import share, training_step
 from pfm_bench.measuring.ceilings import synchronise
@@ -56,6 +57,7 @@ class OurStep:
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
         self.model = model
+        self.objective = Objective(model, ObjectiveConfig())
         self.number = 0
         self.last_loss: torch.Tensor | None = None
 
@@ -70,7 +72,7 @@ class OurStep:
         labels = split.labels[batch.index].to(bench.device, non_blocking=True)
         numbers = training_step(
             self.wrapped, self.accelerator, self.optimizer, inputs, labels, batch,
-            has_unknown=False, from_tokens=self.tokens is not None,
+            objective=self.objective, from_tokens=self.tokens is not None,
         )  # fmt: skip
         self.last_loss = numbers["loss"]
         self.number += 1

@@ -101,11 +101,9 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
 
 def _bank(model: PromptedClassifier) -> dict[str, np.ndarray]:
     rows: dict[str, np.ndarray] = {}
+    own = {"prompt": model.bank.prompts.detach(), **model.readout.bank_rows(model)}
     for position, number in enumerate(model.classes.ids):
-        rows[f"prompt.{number}"] = model.bank.prompts[position].detach().numpy().copy()
-        if model.config.readout == "cls":
-            rows[f"weight.{number}"] = model.classifier.weight[position].detach().numpy().copy()
-            rows[f"bias.{number}"] = model.classifier.bias[position].detach().numpy().copy()
+        rows |= {f"{kind}.{number}": tensor[position].numpy().copy() for kind, tensor in own.items()}
     return rows
 
 

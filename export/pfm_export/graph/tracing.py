@@ -55,11 +55,8 @@ class _Head(nn.Module):
 
     def __init__(self, model: PromptedClassifier) -> None:
         super().__init__()
-        self.backbone: Backbone = model.backbone
-        self.prompt_layer = model.config.prompt_layer
-        self.final_norm = model.config.final_norm
+        self.model = model
         self.prompt_tokens = model.config.prompt_tokens
-        self.scorer = model.scorer if model.config.readout == "prompt" else None
 
     def forward(
         self,
@@ -69,24 +66,18 @@ class _Head(nn.Module):
         class_weight: torch.Tensor | None = None,
         class_bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        num_own = tokens.shape[1]
         if prompt_lens is None:
             prompts, key_mask = prompts.unsqueeze(0).expand(tokens.shape[0], -1, -1), None
         else:
             own = torch.ones_like(tokens[:, :, 0], dtype=torch.bool)
             key_mask = torch.cat([own, _there(prompts, prompt_lens * self.prompt_tokens)], dim=1)  # (B, T + K·m)
-        tokens = torch.cat([tokens, prompts], dim=1)  # (B, T + K·m, D)
-        positions = slice(num_own, None) if self.scorer is not None else slice(0, 1)
-        outputs = self.backbone.readout(tokens, self.prompt_layer, positions, key_mask)
-        if self.final_norm:
-            outputs = self.backbone.normalise(outputs)
+        readout = self.model.readout
+        outputs = self.model.read(tokens, prompts, key_mask)
+        weight, bias = readout.weights(self.model)
         if class_weight is not None and class_bias is not None:
-            return outputs[:, 0] @ class_weight.T + class_bias
-        assert self.scorer is not None
-        scores = self.scorer(outputs).squeeze(-1)  # (B, K·m)
-        if self.prompt_tokens > 1:
-            scores = scores.unflatten(1, (-1, self.prompt_tokens)).mean(dim=2)  # (B, K)
-        if prompt_lens is None:
+            weight, bias = class_weight, class_bias
+        scores = readout.score(outputs, weight, bias, prompt_tokens=self.prompt_tokens)
+        if prompt_lens is None or readout.scores_absent:
             return scores
         return scores.masked_fill(~_there(scores, prompt_lens), -torch.inf)
 
@@ -131,7 +122,7 @@ def export_graphs(
         )
     plain = merged(model).eval()
     assert isinstance(plain, PromptedClassifier)
-    plain.backbone.set_attention("eager")
+    plain.backbone.encoder.set_eager(True)
     trunk, head = _Trunk(plain), _Head(plain)
     parts: dict[str, tuple[_Trunk | None, _Head | None]] = {
         MODEL: (trunk, head), TRUNK: (trunk, None), HEAD: (None, head),

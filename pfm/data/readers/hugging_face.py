@@ -52,9 +52,7 @@ def _check_folder(folder: Path, builder: str) -> None:
         raise DataError(f"no folder {folder}; {builder}:PATH wants PATH/train/<class>/… or PATH/<class>/…")
 
 
-def load_hugging_face(
-    name: str, config: DataConfig, form: Storage, device: torch.device | None
-) -> ClassificationData:
+def load_hugging_face(name: str, config: DataConfig, form: Storage, device: torch.device | None) -> ClassificationData:
     """A data set of the hub, or a local one of the library's."""
     import datasets
 

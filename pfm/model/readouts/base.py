@@ -12,6 +12,8 @@ from torch import nn
 
 from pfm.registry import Registry
 
+Weights = tuple[torch.Tensor, torch.Tensor]
+
 
 class Readout(ABC):
     """A readout: which tokens are read, which rows a class owns, and how scores come of both.
@@ -37,7 +39,7 @@ class Readout(ABC):
         """Which tokens are read, of the backbone's `num_own` tokens and the prompts behind them."""
 
     @abstractmethod
-    def weights(self, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def weights(self, model: nn.Module) -> Weights:
         """Weight and bias of a model, as `score` takes them."""
 
     @abstractmethod
@@ -53,6 +55,22 @@ class Readout(ABC):
 
         Returns:
             (B, C) or (B, s), a score for each classifier row or each prompt.
+        """
+
+    @abstractmethod
+    def score_with_new(
+        self, outputs: torch.Tensor, weights: Weights, row: torch.Tensor, *, prompt_tokens: int, new_tokens: int
+    ) -> torch.Tensor:
+        """Scores of all classes and of one more, whose prompt stands behind those of the bank.
+
+        Args:
+            outputs: (B, P, D), every prompt of the bank there and the new one's tokens behind them.
+            weights: as `weights` gives them.
+            row: (B, D + 1) each example's own row of the new class, the bias last; not looked at without class rows.
+            new_tokens: of the new prompt.
+
+        Returns:
+            (B, C + 1)
         """
 
     @abstractmethod

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pfm.model.readouts.base import Readout
+from pfm.model.readouts.base import Readout, Weights
 
 
 class Cls(Readout):
@@ -21,7 +21,7 @@ class Cls(Readout):
     def reads(self, num_own: int) -> slice:
         return slice(0, 1)
 
-    def weights(self, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def weights(self, model: nn.Module) -> Weights:
         return model.get_parameter("classifier.weight"), model.get_parameter("classifier.bias")
 
     def score(
@@ -31,6 +31,13 @@ class Cls(Readout):
         if weight.ndim == 3:
             return (weight @ outputs[:, 0].unsqueeze(2)).squeeze(2) + bias
         return F.linear(outputs[:, 0], weight, bias)
+
+    def score_with_new(
+        self, outputs: torch.Tensor, weights: Weights, row: torch.Tensor, *, prompt_tokens: int, new_tokens: int
+    ) -> torch.Tensor:
+        old = self.score(outputs, *weights, prompt_tokens=prompt_tokens)
+        new = self.score(outputs, row[:, None, :-1], row[:, -1:], prompt_tokens=new_tokens)
+        return torch.cat([old, new], dim=1)
 
     def by_class(self, scores: torch.Tensor, present: torch.Tensor, num_classes: int) -> torch.Tensor:
         return scores

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pfm.model.readouts.base import Readout
+from pfm.model.readouts.base import Readout, Weights
 
 
 class Prompt(Readout):
@@ -23,7 +23,7 @@ class Prompt(Readout):
     def reads(self, num_own: int) -> slice:
         return slice(num_own, None)
 
-    def weights(self, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def weights(self, model: nn.Module) -> Weights:
         return model.get_parameter("scorer.weight"), model.get_parameter("scorer.bias")
 
     def score(
@@ -33,6 +33,14 @@ class Prompt(Readout):
         if prompt_tokens > 1:
             outputs = outputs.unflatten(1, (-1, prompt_tokens)).mean(dim=2)  # (B, s, D)
         return F.linear(outputs, weight, bias).squeeze(-1)
+
+    def score_with_new(
+        self, outputs: torch.Tensor, weights: Weights, row: torch.Tensor, *, prompt_tokens: int, new_tokens: int
+    ) -> torch.Tensor:
+        num_bank = outputs.shape[1] - new_tokens
+        old = self.score(outputs[:, :num_bank], *weights, prompt_tokens=prompt_tokens)
+        new = self.score(outputs[:, num_bank:], *weights, prompt_tokens=new_tokens)
+        return torch.cat([old, new], dim=1)
 
     def by_class(self, scores: torch.Tensor, present: torch.Tensor, num_classes: int) -> torch.Tensor:
         absent = scores.new_full((len(scores), num_classes), -torch.inf)
