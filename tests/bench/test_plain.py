@@ -14,7 +14,7 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import MODES
 from pfm.model.lora import LoraSettings
 from pfm.seeds import make_generator
-from pfm.training.objective import absent_loss, present_loss
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm_bench.targets.plain import (
     PlainClassifier,
     PlainEvaluation,
@@ -66,8 +66,8 @@ def test_a_step_has_the_losses_and_gradients_of_ours() -> None:
     inputs, labels = torch.randn(4, 3, 8, 8), torch.arange(4)
     mixed, wrong = choose_with_own(labels, 4, 1, random.Random(1)), choose_others(labels, 4, 2, random.Random(1))
     with_own, without_own = ours(inputs, (torch.tensor(mixed), torch.tensor(wrong)))
-    present = present_loss(with_own, labels, has_unknown=False).mean()
-    absent = absent_loss(without_own, has_unknown=False).mean()
+    losses = Objective(ours, ObjectiveConfig())(with_own, without_own, labels)
+    present, absent = losses.present.mean(), losses.absent.mean()
     (present + absent).backward()
 
     numbers = plain_step(plain, torch.optim.SGD(plain.parameters(), lr=0.0), inputs, labels, mixed, wrong)
