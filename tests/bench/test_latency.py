@@ -107,5 +107,5 @@ def test_variants_stand_beside_their_reference(tmp_path: Path) -> None:
 
 def test_memory_in_use_counts() -> None:
     before = peak_memory_mib()
-    ballast = np.ones(2**26)  # 512 MiB
+    ballast = np.ones(2**25)  # 256 MiB
     assert peak_memory_mib() >= max(before, ballast.nbytes / 2**20)
