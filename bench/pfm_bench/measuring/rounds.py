@@ -2,7 +2,7 @@
 
 A machine that others share drifts by tens of percent within a minute. So the calls that are to be
 compared run in turn, each once a round in a random order, and a ratio is taken round by round.
-Beside the time on the clock stands the time this process had the CPU for: what others take away
+Beside the time on the clock, the time for which this process had the CPU is kept: what others take away
 shows in the first only.
 """
 

@@ -46,7 +46,7 @@ class OnnxRuntime:
 class OnnxRuntimeTarget:
     """Model input and bank rows in, logits out.
 
-    On a GPU the inputs lie there before the call, as torch's do, and the logits come back to the CPU.
+    On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU.
     """
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
