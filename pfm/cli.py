@@ -13,7 +13,7 @@ from pfm.errors import PfmError
 
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
-    "eval": ("pfm.commands.train:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
     "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),
     "verify": ("pfm_export.commands.forget:verify", "Check the certificate of an erasure; needs no torch."),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),

@@ -1,7 +1,10 @@
 """Which device a run uses: the one place that decides between CPU, GPU and several processes."""
 
+import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -59,3 +62,31 @@ def resolve_device(config: DeviceConfig, *, gpu_was_asked_for: bool) -> torch.de
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
     return device
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes that share a piece of work out among them, seen from one of them; by default there is one.
+
+    Attributes:
+        device: of this process.
+        rank: its number, from 0; the main process is 0.
+        world_size: how many there are.
+        reduce: sums a tensor over all of them; every process has to call it.
+        autocast: the precision that a model runs in, as a context.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    reduce: Callable[[torch.Tensor], torch.Tensor] = _alone
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that speaks and writes for all."""
+        return self.rank == 0

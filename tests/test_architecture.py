@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import house
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "pfm": ROOT / "pfm",
@@ -42,7 +44,7 @@ OWNERS = {
     "datasets": ("pfm.data.readers",),
     "medmnist": ("pfm.data.readers",),
     "sklearn": ("pfm.data",),
-    "torchaudio": ("pfm.data.sounds",),
+    "torchaudio": ("pfm.data.mel",),
     "soundfile": ("pfm.data.waves",),
     "PIL": ("pfm.data.pixels", "pfm_export.serving.images"),
     "accelerate": ("pfm.training",),
@@ -147,3 +149,8 @@ def test_every_public_function_and_class_is_documented() -> None:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{name}.{node.name}"
+
+
+def test_the_house_is_divided_as_well_as_its_counts_say() -> None:
+    numbers = house.count().numbers()
+    assert {name: number for name, number in numbers.items() if number > house.Counts.LIMITS[name]} == {}

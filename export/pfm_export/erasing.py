@@ -153,7 +153,7 @@ def _erase_checkpoints(
     reason: str,
     requested_by: str,
 ) -> list[Outcome]:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
     from pfm.model.checkpoint import load_checkpoint
 
     for folder in groups:

@@ -9,7 +9,6 @@
 import dataclasses
 import json
 import time
-import typing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,11 @@ from pfm.audit import closed_form
 from pfm.audit.subject import Subject
 from pfm.backbones.loading import build_backbone
 from pfm.classes import ClassList
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import ConfigError
-from pfm.evaluation.evaluator import label_positions
+from pfm.evaluation.samples import label_positions
 from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
-from pfm.model.abstention import hold_out
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import branch_subsets
@@ -36,7 +34,7 @@ from pfm.storage import sha256_bytes, write_json
 from pfm.training.config import RunConfig
 from pfm.training.objective import Objective
 from pfm.training.run import train
-from pfm.training.step import epoch_order
+from pfm.training.shares import epoch_order
 
 PENALTY = 1e-4
 MOST_FEATURES = 1024
@@ -60,13 +58,7 @@ def run_config(checkpoint: Checkpoint) -> RunConfig:
         raise ConfigError(
             "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
         )
-    hints = typing.get_type_hints(RunConfig)
-    sections = {}
-    for field in dataclasses.fields(RunConfig):
-        known = {entry.name for entry in dataclasses.fields(hints[field.name])}
-        stored = checkpoint.run.get(field.name, {})
-        sections[field.name] = hints[field.name](**{name: value for name, value in stored.items() if name in known})
-    return RunConfig(**sections)
+    return RunConfig.from_dict(checkpoint.run)
 
 
 def by_position(data: ClassificationData, checkpoint: Checkpoint) -> ClassificationData:
@@ -74,7 +66,7 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
 
     What training held out is held out here too, so that nobody takes it for trained on.
     """
-    data = hold_out(data, checkpoint.model.abstain)
+    data = hold_out_for_threshold(data, checkpoint.model.abstain)
     positions = label_positions(checkpoint.classes, data.classes, checkpoint.erased)
 
     def relabel(split: Split) -> Split:
@@ -227,8 +219,7 @@ def tune(
     model.train()
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.trained_tensors().values(), lr=lr)
-    seed = config.train.seed
-    objective = Objective.over(model, config.objective, split.labels)
+    seed, objective = config.train.seed, Objective.over(model, config.objective, split.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):

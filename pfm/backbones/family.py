@@ -11,7 +11,7 @@ from pfm.backbones.dropout import RowKeys
 from pfm.backbones.encoder import Block, BlockShape, Embeddings, Encoder
 from pfm.data.inputs import Preprocess, Storage
 from pfm.errors import BackboneError
-from pfm.registry import Registry
+from pfm.registry import Registry, load_plugins
 
 HfConfig = Mapping[str, Any]  # a configuration as Hugging Face's `config.json` has it
 Tensors = dict[str, torch.Tensor]
@@ -178,6 +178,8 @@ def family_of(config: HfConfig, model_name: str) -> Family:
         BackboneError: there is none.
     """
     kind = config.get("model_type", "vit")
+    if kind not in FAMILIES:
+        load_plugins()
     if kind not in FAMILIES:
         titles = " and ".join(family.title for family in FAMILIES)
         raise BackboneError(f"{model_name} is a {kind!r} model; {titles} backbones are supported")

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pfm.backbones.families  # noqa: F401  # makes the families known
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
-from pfm.data.inputs import Preprocess, Storage
+from pfm.data.inputs import KINDS, Preprocess, Storage
 from pfm.errors import BackboneError
 from pfm.options import option
+from pfm.registry import load_plugins
 
 SCRATCH = "scratch:"
 IMAGE_DEFAULT, AUDIO_DEFAULT = (family.default_model for family in FAMILIES if family.default_model)
@@ -103,6 +103,8 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     """
     name = config.model_name
     if name.startswith(SCRATCH):
+        if name.removeprefix(SCRATCH) not in PRESETS:
+            load_plugins()
         preset = PRESETS.get(name.removeprefix(SCRATCH))
         if preset is None:
             raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
@@ -114,6 +116,19 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     values = _at_asked_size(family, values, config)
     preprocess = None if processor is None else family.preprocess(values, processor, name)
     return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+
+
+def default_model(kind: str) -> str:
+    """The hub id that is taken for inputs of a kind where the user names none.
+
+    Raises:
+        BackboneError: no family has one for that kind.
+    """
+    noun = KINDS.get(kind).storage.noun
+    found = next((family.default_model for family in FAMILIES if family.noun == noun and family.default_model), None)
+    if found is None:
+        raise BackboneError(f"there is no default backbone for {noun}; give one with --model_name")
+    return found
 
 
 def full_config(family: Family, values: HfConfig) -> dict[str, Any]:
@@ -135,7 +150,3 @@ def _at_asked_size(family: Family, values: dict[str, Any], config: BackboneConfi
             )
     return family.resize(values, size or values[family.size_option], config.model_name)
 
-
-def is_local(name: str) -> bool:
-    """Whether a model's name is a folder of this machine."""
-    return Path(name).expanduser().exists()

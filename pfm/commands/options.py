@@ -6,9 +6,14 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:  # commands that need no torch take their options from here too
+    from pfm.data.config import DataConfig
+    from pfm.model.checkpoint import Checkpoint
 
 from pfm.registry import load_plugins
 
@@ -87,3 +92,19 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
     if hint is float:
         return click.option(name, type=_FiniteFloat(min=minimum), **shared)
     return click.option(name, type=hint, **shared)
+
+
+def was_given(name: str) -> bool:
+    """Whether the user typed this option of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+
+
+def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
+    """The data set of the training run, each option overridden where the user typed it."""
+    stored = checkpoint.run.get("data", {})
+    typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(given) if was_given(field.name)}
+    if "dataset" in typed:
+        return given
+    known = {field.name: stored[field.name] for field in dataclasses.fields(given) if field.name in stored}
+    return dataclasses.replace(given, **{**known, **typed})

@@ -1,9 +1,9 @@
-"""Where the pixels of a run lie, and how they get to the model; a cache of what a frozen trunk makes of them.
+"""Where the inputs of a run are kept, and how they get to the model.
 
 Stored images are uint8. Where all of them fit, they are moved to the device once and a batch is an
 index; otherwise worker processes gather batches into pinned memory.
 
-Letters: N images, B batch, T tokens of the backbone, D hidden size.
+Letters: B batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +27,10 @@ class FeedConfig:
 
     data_on: str = option(
         "auto",
-        "Where the images lie: auto is on the device where they fit into a third of its free memory.",
+        "Where the images are kept: auto is on the device where they fit into a third of its free memory.",
         choices=("auto", "device", "host"),
     )
-    num_workers: int = option(2, "Processes that gather batches where the images lie in host memory.", minimum=0)
+    num_workers: int = option(2, "Processes that gather batches where the images are kept in host memory.", minimum=0)
     cache_trunk: str = option(
         "off",
         "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
@@ -48,6 +48,9 @@ class Feed:
         self.is_resident = config.data_on == "device" or (config.data_on == "auto" and _fits(split.inputs, device))
         self._inputs = split.inputs.to(device) if self.is_resident else split.inputs
 
+    def __len__(self) -> int:
+        return len(self._inputs)
+
     def __call__(self, index: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, C, H, W) uint8."""
         if self.is_resident:
@@ -55,7 +58,7 @@ class Feed:
         return self._inputs[index].to(self.device, non_blocking=True)
 
     def batches(self, indices: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The images of one batch after another, gathered ahead where they lie in host memory."""
+        """The images of one batch after another, gathered ahead where they are kept in host memory."""
         if self.is_resident or not indices:
             yield from map(self, indices)
             return

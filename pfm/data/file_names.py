@@ -28,7 +28,7 @@ class NamePattern:
                 f"--label_from name:{text} has no fields, or one twice; it looks like name:{{digit}}_{{speaker}}_{{n}}"
             )
         if label not in fields:
-            raise ConfigError(f"--label {label!r} is no field of name:{text}; choose one of {', '.join(fields)}")
+            raise ConfigError(f"--label {label!r} is not a field of name:{text}; choose one of {', '.join(fields)}")
         parts = _FIELD.split(text)  # text, field, text, …, text
         pieces = [f"(?P<{part}>.+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts)]
         self._pattern = re.compile("".join(pieces))

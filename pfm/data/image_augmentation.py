@@ -1,7 +1,5 @@
 """Light augmentation of a batch of stored images, on the device; off by default, as in the paper.
 
-Sounds have their own, `pfm.data.sound_augmentation`; the options of both stand here.
-
 What happens to each image is drawn first, for the whole global batch, and applied by each process to
 its share, so that the same seed varies the same images the same way whatever the number of processes.
 
@@ -13,38 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from pfm.errors import ConfigError
 from pfm.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """What is varied in training images or sounds."""
+class ImageAugmentConfig:
+    """What is varied in training images."""
 
     shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
     hflip: bool = option(False, "Mirror half of the training images left to right.")
-    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
-    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
-    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
-
-    @property
-    def is_on(self) -> bool:
-        return any((self.shift, self.hflip, self.time_shift, self.time_mask, self.mel_mask))
-
-    def check_kind(self, *, is_audio: bool) -> None:
-        """Refuse what is for the other kind of input.
-
-        Raises:
-            ConfigError: which option.
-        """
-        wrong = ("shift", "hflip") if is_audio else ("time_shift", "time_mask", "mel_mask")
-        given = [f"--{name}" for name in wrong if getattr(self, name)]
-        if given:
-            raise ConfigError(f"for {'images' if is_audio else 'sounds'} only: {', '.join(given)}; this data has none")
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class ImageAugmentation:
     """What is done to each image of a batch.
 
     Attributes:
@@ -57,12 +36,23 @@ class Augmentation:
     offsets: torch.Tensor | None
     mirrored: torch.Tensor | None
 
-    def rows(self, rows: torch.Tensor) -> "Augmentation":
+    @classmethod
+    def draw(cls, count: int, config: ImageAugmentConfig, generator: torch.Generator) -> "ImageAugmentation":
+        """Draw for `count` images.
+
+        Args:
+            generator: on the CPU.
+        """
+        offsets = torch.randint(0, 2 * config.shift + 1, (count, 2), generator=generator) if config.shift else None
+        mirrored = torch.rand(count, generator=generator).lt(0.5) if config.hflip else None
+        return cls(config.shift, offsets, mirrored)
+
+    def rows(self, index: torch.Tensor) -> "ImageAugmentation":
         """The part for some images."""
-        return Augmentation(
+        return ImageAugmentation(
             self.reach,
-            None if self.offsets is None else self.offsets[rows],
-            None if self.mirrored is None else self.mirrored[rows],
+            None if self.offsets is None else self.offsets[index],
+            None if self.mirrored is None else self.mirrored[index],
         )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -73,17 +63,6 @@ class Augmentation:
             mirrored = self.mirrored.to(images.device, non_blocking=True)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return images
-
-
-def draw_augmentation(count: int, config: AugmentConfig, generator: torch.Generator) -> Augmentation:
-    """Draw for `count` images.
-
-    Args:
-        generator: on the CPU.
-    """
-    offsets = torch.randint(0, 2 * config.shift + 1, (count, 2), generator=generator) if config.shift else None
-    mirrored = torch.rand(count, generator=generator).lt(0.5) if config.hflip else None
-    return Augmentation(config.shift, offsets, mirrored)
 
 
 def _shifted(images: torch.Tensor, reach: int, offsets: torch.Tensor) -> torch.Tensor:

@@ -3,16 +3,17 @@
 Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels of the model.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from pfm.data.image_augmentation import ImageAugmentation, ImageAugmentConfig
 from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
-from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, Remarks, Stacked
+from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
 
@@ -24,11 +25,67 @@ class ImageStorage:
     """How images are stored: as they are, (N, C, H, W) uint8, those of uneven size brought to `size` x `size`."""
 
     kind: ClassVar[str] = "image"
+    noun: ClassVar[str] = "images"
+    item: ClassVar[str] = "image"
+    folder_prefix: ClassVar[str] = "imagefolder:"
+    column_type: ClassVar[str] = "Image"
+    is_decoded_by_library: ClassVar[bool] = True
+    how_to_ask: ClassVar[str] = ""
+    augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig
     size: int
 
+    def read(self, files: FilesToRead) -> Stacked:
+        """Decode images; those of one common size keep it.
+
+        Raises:
+            DataError: an image that cannot be decoded, or none that can.
+        """
+        arrays: list[np.ndarray] = []
+        kept: list[int] = []
+        remarks = Remarks()
+        with progress(files.count, f"decoding {files.where}", unit="img") as bar:
+            for index in range(files.count):
+                try:
+                    arrays.append(decode(files.load(index)))
+                    kept.append(index)
+                except UNREADABLE as error:
+                    name, reason = files.name(index), explain_unreadable(error)
+                    if not files.skip_bad:
+                        raise DataError(f"cannot decode {name}: {reason}; {HOW_TO_GO_ON}") from error
+                    remarks.add(SKIPPED, f"{name}: {reason}")
+                bar.update()
+        if not arrays:
+            raise DataError(f"no image can be decoded ({'; '.join(remarks.notes(files.where))})")
+        channels = max(array.shape[2] for array in arrays)
+        if channels == 3:
+            arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
+        if len({array.shape for array in arrays}) > 1:
+            arrays = [_resize_one(array, self.size) for array in arrays]
+        stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return Stacked(stacked, torch.tensor(kept), remarks.notes(files.where))
+
+    def read_splits(self, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
+        """The files of each split; splits that differ in channels or size from each other are made alike."""
+        splits = {name: self.read(part) for name, part in files.items()}
+        channels = max(split.inputs.shape[1] for split in splits.values())
+        inputs = {name: split.inputs.expand(-1, channels, -1, -1) for name, split in splits.items()}
+        if len({images.shape[2:] for images in inputs.values()}) > 1:
+            inputs = {name: resize_all(images, self.size) for name, images in inputs.items()}
+        return {name: replace(split, inputs=inputs[name]) for name, split in splits.items()}
+
+    def describe(self, stored_shape: tuple[int, ...]) -> str:
+        """One stored image (C, H, W), in words."""
+        return f"images {'x'.join(str(side) for side in reversed(stored_shape))}"
+
+    def measured_preprocess(self, stored: torch.Tensor, input_shape: tuple[int, ...]) -> "ImagePreprocess":
+        """With mean and deviation of stored images (N, C, H, W), for a model that takes (3, S, S)."""
+        means, stds = measure_channels(stored)
+        return ImagePreprocess(size=input_shape[-1], mean=means, std=stds)  # type: ignore[arg-type]  # three each
+
     def default_preprocess(self, input_shape: tuple[int, ...]) -> "ImagePreprocess":
-        """Mean and std of 0.5, as the paper's backbones have them."""
-        return ImagePreprocess(size=input_shape[-1], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        """With mean and deviation 0.5, for a model that takes (3, S, S)."""
+        half = (0.5, 0.5, 0.5)
+        return ImagePreprocess(size=input_shape[-1], mean=half, std=half)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +98,7 @@ class ImagePreprocess:
         resample: "bilinear" or "bicubic", both with antialiasing.
     """
 
-    kind: ClassVar[str] = "image"
+    kind: ClassVar[str] = ImageStorage.kind
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -71,13 +128,28 @@ class ImagePreprocess:
         return (pixels - mean) / std
 
     def windows(self, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """What the model is to see of each image: all of it at once; see `pfm.data.sounds`."""
+        """What the model is to see of each image: all of it at once; sounds have several windows."""
         return [(self(images), None)]
+
+    def is_cropped(self, images: torch.Tensor) -> bool:
+        """Whether the model is to see a part of an image only: never."""
+        return False
+
+    def draw_augmentation(
+        self, count: int, config: ImageAugmentConfig, generator: torch.Generator
+    ) -> ImageAugmentation:
+        """What is varied in each of `count` images."""
+        return ImageAugmentation.draw(count, config, generator)
 
     @property
     def storage(self) -> ImageStorage:
         """How the images it takes are stored."""
         return ImageStorage(self.size)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(3, S, S)."""
+        return (3, self.size, self.size)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
@@ -100,55 +172,6 @@ def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[flo
     std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
     repeat = 3 // images.shape[1]
     return tuple(mean.tolist() * repeat), tuple(std.tolist() * repeat)
-
-
-def stack_images(
-    load: Callable[[int], Any],
-    count: int,
-    *,
-    size: int,
-    where: str,
-    name: Callable[[int], str] | None = None,
-    skip_bad: bool = False,
-) -> Stacked:
-    """Decode `count` images into one (N', C, H, W) uint8 tensor.
-
-    Images of one common size keep it; where sizes differ, all are brought to `size` x `size`.
-
-    Args:
-        load: index -> PIL image.
-        size: side in pixels for images of uneven size.
-        where: what to call these images.
-        name: index -> what to call one image in an error.  [default: by its index]
-        skip_bad: leave out images that cannot be decoded, and count them.
-
-    Raises:
-        DataError: an image that cannot be decoded, or none that can.
-    """
-    arrays: list[np.ndarray] = []
-    kept: list[int] = []
-    remarks = Remarks()
-    with progress(count, f"decoding {where}", unit="img") as bar:
-        for index in range(count):
-            try:
-                arrays.append(decode(load(index)))
-                kept.append(index)
-            except UNREADABLE as error:
-                reason = explain_unreadable(error)
-                what = name(index) if name is not None else f"image {index} of {where}"
-                if not skip_bad:
-                    raise DataError(f"cannot decode {what}: {reason}; {HOW_TO_GO_ON}") from error
-                remarks.add(SKIPPED, f"{what}: {reason}")
-            bar.update()
-    if not arrays:
-        raise DataError(f"no image can be decoded ({'; '.join(remarks.notes(where))})")
-    channels = max(array.shape[2] for array in arrays)
-    if channels == 3:
-        arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
-    if len({array.shape for array in arrays}) > 1:
-        arrays = [_resize_one(array, size) for array in arrays]
-    stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Stacked(stacked, torch.tensor(kept), remarks.notes(where))
 
 
 def _resize_one(image: np.ndarray, size: int) -> np.ndarray:

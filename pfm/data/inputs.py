@@ -1,18 +1,144 @@
-"""Images or sounds: what stands for either, and what is made of them for a model."""
+"""Images or sounds: what every kind of input can do, and the kinds there are.
 
-from typing import Any
+Nobody asks which kind it is: a model's `Storage` and `Preprocess` do what differs.
+
+Letters: N stored inputs, B batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
 
 from pfm.data.images import ImagePreprocess, ImageStorage
+from pfm.data.reading import FilesToRead, Stacked
 from pfm.data.sounds import SoundPreprocess, SoundStorage
+from pfm.registry import Registry
 
-Preprocess = ImagePreprocess | SoundPreprocess
-Storage = ImageStorage | SoundStorage
+if TYPE_CHECKING:
+    from pfm.data.augmentation import Augmentation, AugmentConfig
+
+
+class Storage(Protocol):
+    """How the inputs of a data set are stored, and how they come there.
+
+    Attributes:
+        kind: its name in the registry.
+        noun, item: what several inputs are called, and one of them.
+        folder_prefix: in front of a folder of them, in `--dataset`.
+        column_type: of a column of them in Hugging Face `datasets`.
+        is_decoded_by_library: whether what that library made of a file is read; else path or bytes of the file.
+        how_to_ask: what to tell a user who gave other data to a model of this kind.
+        augment_config: the options of what is varied in training, a dataclass.
+    """
+
+    kind: ClassVar[str]
+    noun: ClassVar[str]
+    item: ClassVar[str]
+    folder_prefix: ClassVar[str]
+    column_type: ClassVar[str]
+    is_decoded_by_library: ClassVar[bool]
+    how_to_ask: ClassVar[str]
+    augment_config: ClassVar[type[Any]]
+
+    def read(self, files: FilesToRead) -> Stacked:
+        """Decode files into one tensor.
+
+        Raises:
+            DataError: a file that cannot be read, or none that can.
+        """
+        ...
+
+    def read_splits(self, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
+        """Decode the files of each split, the inputs of all splits alike in shape.
+
+        Raises:
+            DataError: as above.
+        """
+        ...
+
+    def describe(self, stored_shape: tuple[int, ...]) -> str:
+        """Inputs of that shape, in words."""
+        ...
+
+    def measured_preprocess(self, stored: torch.Tensor, input_shape: tuple[int, ...]) -> "Preprocess":
+        """For a model that was trained on none, with mean and deviation of its training data.
+
+        Args:
+            stored: (N, …) training inputs.
+            input_shape: of one model input.
+        """
+        ...
+
+    def default_preprocess(self, input_shape: tuple[int, ...]) -> "Preprocess":
+        """For a model of whose data nothing is known, with mean and deviation that are usual."""
+        ...
+
+
+class Preprocess(Protocol):
+    """From stored inputs to what a model takes."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, stored: torch.Tensor, /) -> torch.Tensor:
+        """Stored inputs (B, …) -> model inputs (B, *input_shape) float32."""
+        ...
+
+    def windows(self, stored: torch.Tensor, /) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """All that the model is to see of each input: model inputs, each with its weight (B,); None is 1."""
+        ...
+
+    def is_cropped(self, stored: torch.Tensor, /) -> bool:
+        """Whether the model sees only a part of an input in training, another one each time."""
+        ...
+
+    def draw_augmentation(self, count: int, config: "AugmentConfig", generator: torch.Generator) -> "Augmentation":
+        """What is varied in each of `count` training inputs; `generator` is on the CPU."""
+        ...
+
+    @property
+    def storage(self) -> Storage:
+        """How the inputs it takes are stored."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one model input."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; `preprocess_from_dict` reads it."""
+        ...
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """What `to_dict` wrote.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """A kind of input: the two classes that know all of it."""
+
+    storage: type[Storage]
+    preprocess: type[Preprocess]
+
+
+KINDS: Registry[InputKind] = Registry("kind of input")
+KINDS.register(ImageStorage.kind, InputKind(ImageStorage, ImagePreprocess))
+KINDS.register(SoundStorage.kind, InputKind(SoundStorage, SoundPreprocess))
 
 
 def preprocess_from_dict(values: dict[str, Any]) -> Preprocess:
-    """What `to_dict` of either kind wrote.
+    """What `to_dict` of any kind wrote.
 
     Raises:
         KeyError: a value is missing.
+        ConfigError: another kind.
     """
-    return {"image": ImagePreprocess, "audio": SoundPreprocess}[values["kind"]].from_dict(values)
+    return KINDS.get(values["kind"]).preprocess.from_dict(values)

@@ -1,4 +1,4 @@
-"""Tensors that lie in a temporary file without a name, so that nothing of the data stays on the disk."""
+"""Tensors in a temporary file without a name, so that nothing of the data stays on the disk."""
 
 import tempfile
 

@@ -6,19 +6,19 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
-# what PIL raises for a file that is damaged, too large to be safe, or no image
+# what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
 
 
 def explain_unreadable(error: Exception) -> str:
-    return "no image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+    return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def decode(image: Any) -> np.ndarray:
     """A PIL image as (H, W, 1 or 3) uint8.
 
     Raises:
-        ValueError: no image, or one whose pixels cannot be made grey or RGB.
+        ValueError: not an image, or one whose pixels cannot be made grey or RGB.
     """
     if image is None:
         raise ValueError("there is none")
@@ -35,7 +35,7 @@ def decode(image: Any) -> np.ndarray:
 
 
 def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
-    """16-bit data scaled by 1/257; 32-bit data too, unless all of it lies in 0..255."""
+    """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
     highest = values.max(initial=0)
     if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
         raise ValueError("grey levels outside 0..65535")

@@ -6,28 +6,39 @@ default, as in the paper. As for images, everything is drawn first, for the whol
 Letters: B batch, F frames as stored, L frames of the model's window, M mel bins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
-from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.sounds import SoundPreprocess, clip_lengths
+from pfm.data.mel import clip_lengths
+from pfm.options import option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class SoundAugmentConfig:
+    """What is varied in training clips."""
+
+    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
+    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
+    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoundAugmentation:
     """What is done to each clip of a batch.
 
     Attributes:
-        preprocess: of the model, for the length of its window and the value that stands for nothing.
-        crops: (B,) in [0, 1), where the window lies in a clip that is longer.
+        window: L.
+        blank: the feature that stands for nothing, the mean that the model's preprocessing takes off.
+        crops: (B,) in [0, 1), where the window begins in a clip that is longer.
         shifts: (B,) frames that a clip is moved by, later if above 0; None where none is.
         time_masks, mel_masks: (B, 2) in [0, 1), length and place of what is blotted out; None where nothing is.
         most_frames, most_bins: lengths of such a mask, at the most.
     """
 
-    preprocess: SoundPreprocess
+    window: int
+    blank: float
     crops: torch.Tensor
     shifts: torch.Tensor | None
     time_masks: torch.Tensor | None
@@ -35,20 +46,44 @@ class SoundAugmentation:
     most_frames: int
     most_bins: int
 
-    def rows(self, rows: torch.Tensor) -> "SoundAugmentation":
+    @classmethod
+    def draw(
+        cls, count: int, config: SoundAugmentConfig, generator: torch.Generator, *, window: int, blank: float
+    ) -> "SoundAugmentation":
+        """Draw for `count` clips (SpecAugment: Park et al., 2019, arXiv 1904.08779; one mask of each kind, no warping).
+
+        Args:
+            generator: on the CPU.
+        """
+        reach = config.time_shift
+        return cls(
+            window=window,
+            blank=blank,
+            crops=torch.rand(count, generator=generator),
+            shifts=torch.randint(-reach, reach + 1, (count,), generator=generator) if reach else None,
+            time_masks=torch.rand(count, 2, generator=generator) if config.time_mask else None,
+            mel_masks=torch.rand(count, 2, generator=generator) if config.mel_mask else None,
+            most_frames=config.time_mask,
+            most_bins=config.mel_mask,
+        )
+
+    def rows(self, index: torch.Tensor) -> "SoundAugmentation":
         """The part for some clips."""
 
         def some(drawn: torch.Tensor | None) -> torch.Tensor | None:
-            return None if drawn is None else drawn[rows]
+            return None if drawn is None else drawn[index]
 
-        return SoundAugmentation(
-            self.preprocess, self.crops[rows], some(self.shifts), some(self.time_masks), some(self.mel_masks),
-            self.most_frames, self.most_bins,
-        )  # fmt: skip
+        return replace(
+            self,
+            crops=self.crops[index],
+            shifts=some(self.shifts),
+            time_masks=some(self.time_masks),
+            mel_masks=some(self.mel_masks),
+        )
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """(B, F, M) -> (B, min(F, L) or L, M), as stored."""
-        window, device = self.preprocess.max_length, features.device
+        window, device = self.window, features.device
         if features.shape[1] > window:
             spare = (clip_lengths(features) - window).clamp_min(0)
             features = _moved(features, -(self.crops.to(device) * (spare + 1)).long(), window)
@@ -58,12 +93,12 @@ class SoundAugmentation:
         if self.time_masks is not None:
             lengths = clip_lengths(features)
             is_masked = _spans(self.time_masks.to(device), lengths, self.most_frames, features.shape[1])
-            features = features.masked_fill(is_masked.unsqueeze(2), self.preprocess.mean)
+            features = features.masked_fill(is_masked.unsqueeze(2), self.blank)
         if self.mel_masks is not None:
             bins = torch.full((len(features),), features.shape[2], device=device)
             is_masked = _spans(self.mel_masks.to(device), bins, self.most_bins, features.shape[2])
             there = (features != 0).any(dim=2, keepdim=True)  # what is behind a clip stays zeros
-            features = features.masked_fill(is_masked.unsqueeze(1) & there, self.preprocess.mean)
+            features = features.masked_fill(is_masked.unsqueeze(1) & there, self.blank)
         return features
 
 
@@ -82,23 +117,3 @@ def _spans(drawn: torch.Tensor, sizes: torch.Tensor, most: int, width: int) -> t
     starts = (drawn[:, 1] * (sizes - lengths + 1)).long()
     places = torch.arange(width, device=drawn.device)
     return (places >= starts.unsqueeze(1)) & (places < (starts + lengths).unsqueeze(1))
-
-
-def draw_sound_augmentation(
-    count: int, config: AugmentConfig, preprocess: SoundPreprocess, generator: torch.Generator
-) -> SoundAugmentation:
-    """Draw for `count` clips (SpecAugment: Park et al., 2019, arXiv 1904.08779; one mask of each kind, no warping).
-
-    Args:
-        generator: on the CPU.
-    """
-    reach = config.time_shift
-    return SoundAugmentation(
-        preprocess,
-        crops=torch.rand(count, generator=generator),
-        shifts=torch.randint(-reach, reach + 1, (count,), generator=generator) if reach else None,
-        time_masks=torch.rand(count, 2, generator=generator) if config.time_mask else None,
-        mel_masks=torch.rand(count, 2, generator=generator) if config.mel_mask else None,
-        most_frames=config.time_mask,
-        most_bins=config.mel_mask,
-    )

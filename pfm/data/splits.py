@@ -1,80 +1,22 @@
-"""A data set as everything else sees it: what is asked for, and the splits that come of it.
+"""A data set as everything else sees it: splits of inputs as stored and labels, and named classes; what is held out.
 
-Whatever the source, the result is the same: inputs as stored and labels per split, and named classes.
-`pfm.data.loading` finds the source.
+Whatever the source, the result is the same; `pfm.data.loading` finds the source.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pfm.classes import ClassList, split_names
-from pfm.data.file_names import PREFIX, NamePattern
-from pfm.errors import ConfigError, DataError
-from pfm.options import option
+from pfm.data.config import DataConfig
+from pfm.data.inputs import Storage
+from pfm.errors import DataError
+from pfm.seeds import make_generator
 
-MEDMNIST_SIZES = (28, 64, 128, 224)
-HOLD_OUT = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which data, and where it lies."""
-
-    dataset: str = option(
-        "bloodmnist",
-        "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
-        "a Hugging Face data set (name or local folder), or digits.",
-    )
-    data_type: str = option("image", "Kind of input; audiofolder:PATH is audio anyway.", choices=("image", "audio"))
-    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]")
-    size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
-    class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
-    input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
-    label_column: str = option("", "Column of the labels in a Hugging Face data set.  [default: found by its type]")
-    label_from: str = option(
-        "",
-        "Take the label from the file's name: name:PATTERN with fields in braces, such as "
-        "'name:{digit}_{speaker}_{n}'; --label says which.  [default: the label column, or the folder]",
-    )
-    label: str = option("", "Field of --label_from that is the label.")
-    max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
-    skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
-
-    def __post_init__(self) -> None:
-        if self.size not in MEDMNIST_SIZES:
-            raise ConfigError(f"--size {self.size} is no MedMNIST resolution; choose 28, 64, 128 or 224")
-        if self.label_from and not self.label_from.startswith(PREFIX):
-            raise ConfigError(f"--label_from {self.label_from!r} is no pattern; give {PREFIX}PATTERN, or leave it out")
-        if bool(self.label_from) != bool(self.label):
-            raise ConfigError("--label_from and --label go together: the pattern, and which of its fields is the label")
-        if self.label_from:
-            _ = self.name_pattern
-        if self.data_type == "audio" and self.dataset.startswith("imagefolder:"):
-            raise ConfigError(f"--data_type audio, but --dataset {self.dataset} holds images; use audiofolder:PATH")
-
-    @property
-    def is_audio(self) -> bool:
-        """Whether the inputs are sounds."""
-        return self.data_type == "audio" or self.dataset.startswith("audiofolder:")
-
-    @property
-    def name_pattern(self) -> NamePattern | None:
-        """How labels are read off file names, if they are."""
-        return NamePattern(self.label_from.removeprefix(PREFIX), self.label) if self.label_from else None
-
-    @property
-    def short_name(self) -> str:
-        """The data set's name as it stands in file names; with --label_from, behind it the field that is the label."""
-        path = self.dataset.removeprefix("imagefolder:").removeprefix("audiofolder:")
-        if self.dataset == path and not looks_like_path(path):
-            name = path.replace("/", "_")
-        else:
-            name = Path(path).resolve().name.removesuffix(".npz")
-        return f"{name}_{self.label}" if self.label else name
+TEST_SHARE = 0.2  # of each class, where the source has no test split
+THRESHOLD_SHARE = 0.1  # of each class's training samples, where there is no validation split
 
 
 @dataclass(frozen=True)
@@ -120,11 +62,12 @@ class ClassificationData:
             yield "val", self.val
         yield "test", self.test
 
-    def describe(self) -> str:
+    def describe(self, storage: Storage) -> str:
         """Splits, classes and counts as a table for people."""
         splits = list(self.splits())
         width = max(5, *(len(name) for name in self.classes.names))
-        lines = [f"data set {self.name}: {len(self.classes)} classes, {self._describe_inputs()}"]
+        inputs = storage.describe(self.train.inputs.shape[1:])
+        lines = [f"data set {self.name}: {len(self.classes)} classes, {inputs}"]
         lines += [f"  note: {note}" for note in self.notes]
         lines.append("  " + "class".ljust(width + 5) + "".join(name.rjust(8) for name, _ in splits))
         counts = [torch.bincount(split.labels, minlength=len(self.classes)).tolist() for _, split in splits]
@@ -132,16 +75,6 @@ class ClassificationData:
             lines.append(f"  {number:>3}  {name.ljust(width)}" + "".join(f"{count[position]:8d}" for count in counts))
         lines.append("  " + "total".ljust(width + 5) + "".join(f"{len(split):8d}" for _, split in splits))
         return "\n".join(lines)
-
-    def _describe_inputs(self) -> str:
-        shape = self.train.inputs.shape[1:]
-        if len(shape) == 2:
-            return f"sounds of up to {shape[0]} frames of {shape[1]} mel bins"
-        return f"images {'x'.join(str(side) for side in reversed(shape))}"
-
-
-def looks_like_path(name: str) -> bool:
-    return name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
 
 
 def check_labels(data: ClassificationData) -> None:
@@ -182,20 +115,58 @@ def class_list(config: DataConfig, found: list[str]) -> ClassList:
     return ClassList.from_names(given)
 
 
-def hold_out(split: Split, what: str) -> tuple[Split, Split, str]:
-    """Part of `split`, each class in proportion, for the test; the same part every time."""
+def split_off_test(split: Split, what: str) -> tuple[Split, Split, str]:
+    """Part of `split`, each class in proportion, for the test; the same part every time.
+
+    Args:
+        what: to call the data in an error.
+
+    Returns:
+        What is left for training, the test split, and a note.
+    """
     from sklearn.model_selection import train_test_split
 
     try:
         train, test = train_test_split(
-            np.arange(len(split)), test_size=HOLD_OUT, random_state=0, stratify=split.labels.numpy()
+            np.arange(len(split)), test_size=TEST_SHARE, random_state=0, stratify=split.labels.numpy()
         )
     except ValueError as error:
         raise DataError(f"{what} has no test split and is too small to hold one out: {error}") from error
-    note = f"no test split in the source: {HOLD_OUT:.0%} of each class held out for the test"
+    note = f"no test split in the source: {TEST_SHARE:.0%} of each class held out for the test"
     return split.subset(torch.from_numpy(np.sort(train))), split.subset(torch.from_numpy(np.sort(test))), note
 
 
-def first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+def hold_out_for_threshold(data: ClassificationData, abstain: float) -> ClassificationData:
+    """The data with something to choose a threshold on, if one is to be chosen (see `pfm.model.abstention`).
+
+    A validation split stays as it is. Otherwise a tenth of each class's training samples becomes one; the same
+    samples whatever the run's seed.
+
+    Args:
+        abstain: share of the answers to give up; 0 for no threshold.
+
+    Raises:
+        DataError: no class has ten training samples.
+    """
+    if abstain == 0 or data.val is not None:
+        return data
+    labels = data.train.labels
+    order = torch.randperm(len(labels), generator=make_generator("held out", len(labels)))
+    rank = torch.empty_like(labels)  # of a sample within its class, in the drawn order
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        rank[members] = torch.arange(len(members))
+    counts = torch.bincount(labels)[labels]
+    is_held = rank < (counts * THRESHOLD_SHARE).long()
+    if not is_held.any():
+        raise DataError(
+            "--abstain needs held-out samples, and there is neither a validation split nor a class with ten training "
+            "samples; give more data or leave --abstain out"
+        )
+    note = f"--abstain: {int(is_held.sum())} training samples are held out to choose a threshold on"
+    return replace(
+        data,
+        train=data.train.subset((~is_held).nonzero()[:, 0]),
+        val=data.train.subset(is_held.nonzero()[:, 0]),
+        notes=(*data.notes, note),
+    )

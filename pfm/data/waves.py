@@ -94,7 +94,7 @@ def check_rate(rate: int, wanted: int) -> None:
     """Refuse a rate whose resampling would take gigabytes, since it shares too little with the one wanted.
 
     Raises:
-        ValueError: such a rate, or one that is none.
+        ValueError: such a rate, or one that makes no sense.
     """
     if rate <= 0:
         raise ValueError(f"{rate} samples per second are no sampling rate")
@@ -114,7 +114,7 @@ def explain_sound(error: Exception) -> str:
     if "without the package soundfile" in text:
         return text
     if "Format not recognised" in text or "unknown format" in text:
-        return "no sound of a known kind (WAV, FLAC, OGG or MP3)"
+        return "it is not a sound of a known kind (WAV, FLAC, OGG or MP3)"
     # the last two are what is said of an OGG and an MP3 that end within their header
     damaged = ("lost sync", "malformed", "unimplemented format", "not a regular file")
     if any(sign in text for sign in damaged):

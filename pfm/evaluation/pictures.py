@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pfm.evaluation.evaluator import SubsetAccuracies
+from pfm.evaluation.subsets import SubsetAccuracies
 from pfm.storage import write_bytes
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def _none(labels: torch.Tensor, _: int, __: torch.Generator) -> torch.Tensor:
     return labels.new_empty(len(labels), 0)
 
 
-# the paper's inference modes, as draws; `class_<i>` and `infer_best` are built in `pfm.evaluation.evaluator`
+# the paper's inference modes, as draws; `class_<i>` and `infer_best` are built in `pfm.evaluation.modes`
 MODES: dict[str, Draw] = {
     "full_bank": _full_bank,
     "full_bank_shuffle": _full_bank_shuffle,

@@ -4,16 +4,15 @@ Letters: N inputs, B batch, T tokens of the backbone, D hidden size.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
-from pfm.data.feed import Feed, FeedConfig
-from pfm.data.inputs import Preprocess
+from pfm.data.feed import FeedConfig
 from pfm.data.mapped import mapped_tensor
+from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.views import StoredInputs, Views
 from pfm.runlog import progress
 
 
@@ -27,6 +26,10 @@ class TrunkCache:
     def __call__(self, index: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, T, D) on the device."""
         return self.tokens[index.to(self.tokens.device)].to(self.device, non_blocking=True)
+
+    def views(self, model: PromptedClassifier, index: torch.Tensor) -> Views:
+        """What the model sees of the samples at `index` (B,)."""
+        return Views(model, [(self(index), None)])
 
 
 def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: bool) -> None:
@@ -49,33 +52,37 @@ def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: 
 @torch.no_grad()
 def cache_trunk(
     model: PromptedClassifier,
-    feed: Feed,
-    count: int,
-    preprocess: Preprocess,
+    stored: StoredInputs,
     where: str,
+    processes: Processes,
     *,
     batch_size: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    say: Callable[[str], None],
     name: str,
-    show_progress: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrunkCache:
-    """Run the trunk over all `count` images of a split and keep the tokens.
+    """Run the trunk over all inputs of a split and keep the tokens.
 
     Args:
         where: "device", "host" or "disk".
         name: of the split, in messages.
+        say: is told how much memory that takes, before it is taken.
     """
-    device = feed.device
+    device, count = processes.device, len(stored)
     was_training = model.training
     model.eval()
     kept: torch.Tensor | None = None
-    with progress(count, f"cache of {name}", unit="img", is_main=show_progress) as bar:
+    with progress(count, f"cache of {name}", unit="img", is_main=processes.is_main) as bar:
         for index in torch.arange(count).split(batch_size):
-            with autocast():
-                tokens = model.trunk(preprocess(feed(index)))  # (B, T, D)
+            with processes.autocast():
+                tokens = model.trunk(stored(index))  # (B, T, D)
             if kept is None:
-                kept = _reserve((count, *tokens.shape[1:]), tokens.dtype, where, device, say, name)
+                shape = torch.Size((count, *tokens.shape[1:]))
+                size_mib = shape.numel() * tokens.dtype.itemsize / 2**20
+                say(
+                    f"trunk of {name}: {count:,} images x {shape[1]} tokens, {size_mib:,.0f} MiB in each process "
+                    f"({where})"
+                )
+                kept = _reserve(shape, tokens.dtype, where, device)
             kept[index[0] : index[-1] + 1] = tokens.to(kept.device)
             bar.update(len(index))
     model.train(was_training)
@@ -83,18 +90,9 @@ def cache_trunk(
     return TrunkCache(kept, device)
 
 
-def _reserve(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    where: str,
-    device: torch.device,
-    say: Callable[[str], None],
-    name: str,
-) -> torch.Tensor:
-    size = torch.Size(shape).numel() * dtype.itemsize
-    say(f"trunk of {name}: {shape[0]:,} images x {shape[1]} tokens, {size / 2**20:,.0f} MiB in each process ({where})")
+def _reserve(shape: torch.Size, dtype: torch.dtype, where: str, device: torch.device) -> torch.Tensor:
     if where == "device":
         return torch.empty(shape, dtype=dtype, device=device)
     if where == "host":
         return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
-    return mapped_tensor(shape, dtype, "--cache_trunk disk")
+    return mapped_tensor(tuple(shape), dtype, "--cache_trunk disk")

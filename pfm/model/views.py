@@ -7,10 +7,12 @@ Letters: B batch, C classes, T tokens, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
+from pfm.data.feed import Feed
 from pfm.data.inputs import Preprocess
 from pfm.model.classifier import PromptedClassifier
 
@@ -36,6 +38,36 @@ class Views:
     def logits(self, present: torch.Tensor) -> torch.Tensor:
         """(B, C) for the prompts that are `present`."""
         return averaged(self.windows, lambda tokens: self.model.head(tokens, present))
+
+
+class Source(Protocol):
+    """Where a model comes to see the samples of a split: their inputs, or what its trunk made of them before."""
+
+    def views(self, model: PromptedClassifier, index: torch.Tensor) -> Views:
+        """What the model sees of the samples at `index` (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """The inputs of a split as stored, and what makes them model input.
+
+    Attributes:
+        feed: by index, on the model's device.
+    """
+
+    feed: Feed
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __call__(self, index: torch.Tensor) -> torch.Tensor:
+        """(B,) -> model input (B, …); of a clip that is longer than the window, its first part."""
+        return self.preprocess(self.feed(index))
+
+    def views(self, model: PromptedClassifier, index: torch.Tensor) -> Views:
+        return Views.of(model, self.preprocess, self.feed(index))
 
 
 def averaged(

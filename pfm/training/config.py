@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pfm.backbones.spec import BackboneConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import EvalConfig

@@ -1,12 +1,16 @@
 """SIGTERM and SIGINT as a request that all processes of a run agree on before any of them leaves.
 
-A signal reaches one process at a time, or only some. Each process raises its hand, and once a step
-all of them look at the hands: over a group of its own on the CPU, so that no GPU is waited for.
+A signal reaches one process at a time, or only some. Once a step each process says whether it has received one, and
+a step later it reads what all of them said: by then the answer is there, since the gradients of that step needed all
+processes anyway. So nobody waits, and all leave after the same step. What is said goes over a group of its own on the
+CPU, so that no GPU is waited for either. One process alone needs no agreement and leaves at once.
 """
 
+import contextlib
 import signal
 import threading
 import time
+from datetime import timedelta
 from types import FrameType
 from typing import Any, Self
 
@@ -29,6 +33,7 @@ class StopRequest:
         self._since = 0.0
         self._before: dict[int, Any] = {}
         self._group = None
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")
 
@@ -38,8 +43,16 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
+        if self._pending is None:
+            return
+        work, self._pending = self._pending[0], None
+        if kind is None:
+            work.wait()
+        else:  # whoever failed alone is not to wait for those who go on
+            with contextlib.suppress(RuntimeError):
+                work.wait(timedelta(seconds=PATIENCE_S))
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if not self.received:
@@ -54,16 +67,32 @@ class StopRequest:
         self._before = {}
 
     def agreed(self) -> int:
-        """The signal that any process received, on every process; 0 for none.
+        """The signal that any process had received when all of them last called this, on every process; 0 for none.
 
         Every process has to call this equally often.
         """
-        return self.highest(self.received)
+        if self._group is None:
+            return self.received
+        number = 0
+        if self._pending is not None:
+            work, highest = self._pending
+            work.wait()
+            number, self._pending = int(highest), None
+        if not number:
+            self._pending = self._post(self.received)
+        return number
 
     def highest(self, value: int) -> int:
-        """The largest of the processes' values, on every process."""
+        """The largest of the processes' values, on every process; waits for all of them."""
         if self._group is None:
             return value
-        hands = torch.tensor([value])
-        dist.all_reduce(hands, op=dist.ReduceOp.MAX, group=self._group)
-        return int(hands)
+        work, highest = self._post(value)
+        work.wait()
+        return int(highest)
+
+    def _post(self, value: int) -> "tuple[dist.Work, torch.Tensor]":
+        """Say a value to all processes; the tensor holds their largest one once the work is done."""
+        highest = torch.tensor([value])
+        work = dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None, "this process is in the group"
+        return work, highest

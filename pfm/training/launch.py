@@ -13,14 +13,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     FullyShardedDataParallelPlugin,
-    find_executable_batch_size,
 )
-from accelerate.utils.memory import should_reduce_batch_size
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from pfm.device import DeviceConfig
-from pfm.errors import ConfigError, TrainingError
-from pfm.training.interrupt import StopRequest
+from pfm.device import DeviceConfig, Processes
+from pfm.errors import ConfigError
 
 # more than enough for a thread to be given the processor again
 DRAIN_S = 0.5
@@ -54,6 +51,21 @@ def start_accelerator(
         project_dir=project_dir,
         fsdp_plugin=_fsdp_plugin(),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def processes_of(accelerator: Accelerator) -> Processes:
+    """What rooms that know no Accelerator need of one."""
+
+    def total(tensor: torch.Tensor) -> torch.Tensor:
+        return accelerator.reduce(tensor, reduction="sum")  # type: ignore[return-value]  # a tensor in, a tensor out
+
+    return Processes(
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        reduce=total,
+        autocast=accelerator.autocast,
     )
 
 
@@ -118,37 +130,3 @@ def hint_at_launcher(say: Callable[[str], None]) -> None:
             f"note: this machine has {count} GPUs and this run uses one; all of them: accelerate launch "
             f"--multi_gpu --num_processes {count} pfm/train.py with the same options"
         )
-
-
-def largest_micro_batch(batch_size: int, attempt: Callable[[int], None], stop: StopRequest) -> int:
-    """The largest of `batch_size`, a half, a quarter … for which `attempt` fits into memory on every process.
-
-    Accelerate's `find_executable_batch_size`, with one addition: an out-of-memory on one process is
-    one on all, or the others would wait for it for ever.
-
-    Raises:
-        TrainingError: not even one example fits.
-    """
-
-    def try_size(size: int) -> int:
-        failure: Exception | None = None
-        try:
-            attempt(size)
-        except Exception as error:
-            if not should_reduce_batch_size(error):
-                raise
-            failure = error
-        if stop.highest(int(failure is not None)):
-            raise failure or RuntimeError("CUDA out of memory. (on another process)")
-        return size
-
-    halves = [batch_size >> shift for shift in range(1, batch_size.bit_length() + 1)]  # the last is 0
-    try:
-        return find_executable_batch_size(try_size, batch_size, iter(halves).__next__)()
-    except RuntimeError as error:
-        if "No executable batch size" not in str(error):
-            raise
-        raise TrainingError(
-            "not even one image fits into memory; choose a smaller backbone or --image_size, or give "
-            "--gradient_checkpointing"
-        ) from error

@@ -1,6 +1,9 @@
-"""What a model is trained for: the branch with the own prompt and the branch without it, weighted.
+"""What a model is trained for: to answer with the own prompt there, and to meet its target with it absent.
 
-Letters: B batch, C classes.
+Every loss is returned per example, so that the mean can be taken over the global batch whatever the number of
+processes.
+
+Letters: B batch, C classes in the bank, N training examples.
 """
 
 from dataclasses import dataclass

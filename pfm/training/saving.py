@@ -6,7 +6,7 @@ needed to go on is the trained tensors, the optimizer's moments and a position; 
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pfm.errors import CheckpointError, ConfigError
-from pfm.evaluation.evaluator import MODE_NAMES
+from pfm.evaluation.modes import MODE_NAMES
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.options import option
 
@@ -68,6 +68,11 @@ class RunFiles:
     @property
     def accuracies(self) -> Path:
         return self.folder / f"{self.stem}_accuracies.json"
+
+    @property
+    def summary(self) -> Path:
+        """The configuration, and the rates of each epoch."""
+        return self.folder / f"{self.stem}_run.json"
 
     @property
     def log(self) -> Path:
@@ -148,7 +153,12 @@ _FREE = {
 
 
 def check_same_run(
-    checkpoint: Checkpoint, run: dict[str, Any], *, global_batch: int, labels: torch.Tensor, depends_on_length: bool
+    checkpoint: Checkpoint,
+    run: Mapping[str, Mapping[str, Any]],
+    *,
+    global_batch: int,
+    labels: torch.Tensor,
+    depends_on_length: bool,
 ) -> None:
     """Refuse to go on with other options, other data or another global batch: it would be another run.
 
@@ -172,10 +182,10 @@ def check_same_run(
             f"{global_batch}; choose --batch_size and --gradient_accumulation_steps so that batch x accumulation x "
             f"processes is {state['global_batch']}"
         )
-    if state["labels"] != fingerprint_labels(labels):
+    if state["labels"] != labels_checksum(labels):
         raise ConfigError("--resume: the training split is not the one the run began with; give the same data")
 
 
-def fingerprint_labels(labels: torch.Tensor) -> list[int]:
+def labels_checksum(labels: torch.Tensor) -> list[int]:
     """Number and CRC-32 of the training labels: enough to notice another data set, order or split."""
     return [len(labels), zlib.crc32(labels.numpy().tobytes())]

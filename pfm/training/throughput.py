@@ -3,7 +3,6 @@
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -34,6 +33,27 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """How fast a run has been for a while.
+
+    Attributes:
+        samples_per_s: over all processes.
+        step_ms: of one step, waiting included.
+        tflops_per_device: 10¹² floating-point operations a second and device.
+        mfu: of those that the device could do; None where we have no figure of it.
+        data_wait: share of the time in which steps waited for their inputs.
+        peak_memory_mib: most memory of this process so far.
+    """
+
+    samples_per_s: float
+    step_ms: float
+    tflops_per_device: float
+    mfu: float | None
+    data_wait: float
+    peak_memory_mib: float
+
+
 @dataclass
 class Meter:
     """Counts the work of an epoch against the clock.
@@ -60,17 +80,17 @@ class Meter:
         self.steps += 1
         self.waited_s += waited_s
 
-    def figures(self) -> dict[str, Any]:
+    def rates(self) -> Rates:
         """Per second and per step, since `start`; call it where the device has been waited for."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
         rate = self.samples / seconds
         tflops = rate * self.flops_per_sample / 1e12 / self.num_processes
         peak = peak_tflops(self.device)
-        return {
-            "samples_per_s": round(rate, 1),
-            "step_ms": round(1000 * seconds / max(self.steps, 1), 3),
-            "tflops_per_device": round(tflops, 4),
-            "mfu": None if peak is None else round(tflops / peak, 4),
-            "data_wait": round(self.waited_s / seconds, 4),
-            "peak_memory_mib": round(peak_memory_mib(self.device), 1),
-        }
+        return Rates(
+            samples_per_s=round(rate, 1),
+            step_ms=round(1000 * seconds / max(self.steps, 1), 3),
+            tflops_per_device=round(tflops, 4),
+            mfu=None if peak is None else round(tflops / peak, 4),
+            data_wait=round(self.waited_s / seconds, 4),
+            peak_memory_mib=round(peak_memory_mib(self.device), 1),
+        )

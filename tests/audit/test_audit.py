@@ -23,9 +23,10 @@ from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

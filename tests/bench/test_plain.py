@@ -9,7 +9,9 @@ from making.images import coloured_images
 from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess, from_arrays
 from pfm.data.splits import Split
+from pfm.device import Processes
 from pfm.evaluation.evaluator import Evaluator
+from pfm.evaluation.samples import Samples
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import MODES
 from pfm.model.lora import LoraSettings
@@ -67,8 +69,8 @@ def test_a_step_has_the_losses_and_gradients_of_ours() -> None:
     mixed, wrong = choose_with_own(labels, 4, 1, random.Random(1)), choose_others(labels, 4, 2, random.Random(1))
     with_own, without_own = ours(inputs, (torch.tensor(mixed), torch.tensor(wrong)))
     losses = Objective(ours, ObjectiveConfig())(with_own, without_own, labels)
+    losses.mean().backward()
     present, absent = losses.present.mean(), losses.absent.mean()
-    (present + absent).backward()
 
     numbers = plain_step(plain, torch.optim.SGD(plain.parameters(), lr=0.0), inputs, labels, mixed, wrong)
     assert numbers["present"] == pytest.approx(present.item(), abs=1e-5)
@@ -99,9 +101,8 @@ def test_evaluation_gives_the_answers_of_ours() -> None:
     images, labels = coloured_images(22)
     split = Split(from_arrays(images, "test"), torch.from_numpy(labels[:, 0].astype("int64")))
     cpu = torch.device("cpu")
-    evaluator = Evaluator(
-        split, torch.arange(4), PREPROCESS, device=cpu, batch_size=5, seed=0, show_progress=False
-    )  # fmt: skip
+    samples = Samples.of(split, torch.arange(4), PREPROCESS, cpu)
+    evaluator = Evaluator(samples, Processes(device=cpu), batch_size=5, seed=0)
     singles = [(i,) for i in range(4)]
     sets = [*singles, (0, 1), (1, 2, 3), (0, 1, 2, 3), ()]
     table = evaluator.run(ours, sets, {})

@@ -123,7 +123,7 @@ def test_data_that_cannot_be_used_is_refused(
         ("--lr nan", "Invalid value for '--lr': nan is no finite number"),
         ("--weight_decay inf", "Invalid value for '--weight_decay': inf is no finite number"),
         ("--seed -1", "--seed"),
-        ("--size 32", "--size 32 is no MedMNIST resolution"),
+        ("--size 32", "--size 32 is not a MedMNIST resolution"),
         ("--data_type audio", "holds sounds, but the model takes images"),
         ("--data_type video", "'video' is not one of 'image', 'audio'"),
         ("--readout tokens", "'tokens' is not one of 'cls', 'prompt'"),
@@ -216,11 +216,11 @@ def test_a_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str], argu
     [
         (None, "no checkpoint"),
         (lambda path: path.mkdir(), "no checkpoint"),
-        (lambda path: path.touch(), "is no checkpoint, or a damaged one"),
-        (lambda path: path.write_text("a text\nof two lines"), "is no checkpoint, or a damaged one"),
-        (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is no checkpoint, or a damaged one"),
-        (lambda path: torch.save(torch.zeros(3), path), "is no checkpoint of pfm or of the paper's tool"),
-        (lambda path: torch.save({"weight": torch.zeros(3)}, path), "is no checkpoint of pfm"),
+        (lambda path: path.touch(), "is not a checkpoint, or is damaged"),
+        (lambda path: path.write_text("a text\nof two lines"), "is not a checkpoint, or is damaged"),
+        (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is not a checkpoint, or is damaged"),
+        (lambda path: torch.save(torch.zeros(3), path), "is not a checkpoint of pfm or of the paper's tool"),
+        (lambda path: torch.save({"weight": torch.zeros(3)}, path), "is not a checkpoint of pfm"),
         (lambda path: torch.save({"model_state_dict": {"weight": torch.zeros(3)}}, path), "holds 'weight'"),
         (lambda path: torch.save({"format": "pfm-checkpoint", "version": 99}, path), "of format 99"),
         (lambda path: torch.save({"format": "pfm-checkpoint", "version": 1}, path), "is a damaged checkpoint"),
@@ -253,7 +253,7 @@ def test_a_pickled_object_is_never_run(refuse: Refuse, tmp_path: Path) -> None:
     for content in (Tripwire(mark), {"format": "pfm-checkpoint", "run": Tripwire(mark)}):
         torch.save(content, tmp_path / "model.pt")
         error = refuse("forget", "--ckpt", tmp_path / "model.pt", "--classes", "0")
-        assert "is no checkpoint, or a damaged one" in error
+        assert "is not a checkpoint, or is damaged" in error
         assert "weights_only=False" not in error  # torch's advice, which would run it
     assert files(tmp_path) == [tmp_path / "model.pt"]
 
@@ -262,7 +262,7 @@ def test_a_truncated_checkpoint_is_refused(refuse: Refuse, ckpt: Path) -> None:
     whole = ckpt.read_bytes()
     for length in (1, 100, len(whole) // 2, len(whole) - 1):
         ckpt.write_bytes(whole[:length])
-        assert "is no checkpoint, or a damaged one" in refuse("forget", "--ckpt", ckpt, "--classes", "0")
+        assert "is not a checkpoint, or is damaged" in refuse("forget", "--ckpt", ckpt, "--classes", "0")
     assert files(ckpt.parent) == [ckpt]
 
 

@@ -3,14 +3,16 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.data.image_augmentation import AugmentConfig, draw_augmentation
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.images import ImageStorage
 from pfm.seeds import make_generator
 
+PREPROCESS = ImageStorage(8).default_preprocess((3, 8, 8))
 IMAGES = torch.randint(0, 256, (40, 3, 6, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
 def augment(images: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    return draw_augmentation(len(images), config, generator)(images)
+    return PREPROCESS.draw_augmentation(len(images), config, generator)(images)
 
 
 def test_off_by_default() -> None:
@@ -36,6 +38,6 @@ def test_about_half_of_the_images_are_mirrored() -> None:
 
 
 def test_a_share_of_the_images_is_varied_as_within_the_whole() -> None:
-    drawn = draw_augmentation(40, AugmentConfig(shift=2, hflip=True), make_generator(0))
+    drawn = PREPROCESS.draw_augmentation(40, AugmentConfig(shift=2, hflip=True), make_generator(0))
     rows = torch.arange(40)[1::3]
     assert torch.equal(drawn.rows(rows)(IMAGES[rows]), drawn(IMAGES)[rows])

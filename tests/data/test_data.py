@@ -15,10 +15,13 @@ import torch
 from PIL import Image
 
 from making.images import coloured_images, write_npz
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
+from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
+from pfm.data.readers import READERS
 from pfm.data.sounds import SoundStorage
-from pfm.data.splits import ClassificationData, DataConfig, Split
+from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
 
 
@@ -45,11 +48,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_size_that_medmnist_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--size 32 is no MedMNIST resolution"):
+    with pytest.raises(ConfigError, match="--size 32 is not a MedMNIST resolution"):
         DataConfig(size=32)
 
 
-def test_images_by_name_are_no_sounds() -> None:
+def test_images_by_name_are_refused_as_sounds() -> None:
     with pytest.raises(ConfigError, match="holds images; use audiofolder:PATH"):
         DataConfig(data_type="audio", dataset="imagefolder:somewhere")
     for name in ("digits", "bloodmnist", "some.npz"):
@@ -214,7 +217,7 @@ def test_a_truncated_npz_is_told_from_a_whole_one(npz: Path) -> None:
     whole = npz.read_bytes()
     for length in (0, 10, 200, len(whole) // 2, len(whole) - 30):
         npz.write_bytes(whole[:length])
-        assert "is truncated or no .npz file" in refusal(npz)
+        assert "is truncated or not an .npz file" in refusal(npz)
 
 
 def test_a_damaged_npz_never_ends_in_anything_but_a_data_error(npz: Path) -> None:
@@ -259,9 +262,9 @@ def test_another_file_called_npz_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(4))
     (tmp_path / "a.npz").write_bytes(buffer.getvalue())
-    assert "no .npz file" in refusal(tmp_path / "a.npz")
+    assert "not an .npz file" in refusal(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_text("a text")
-    assert "no .npz file" in refusal(tmp_path / "a.npz")
+    assert "not an .npz file" in refusal(tmp_path / "a.npz")
 
 
 # --- MedMNIST by name -----------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def write_medmnist(folder: Path, name: str, file: str, **changes: Any) -> None:
     ("size", "file"),
     [(28, "bloodmnist.npz"), (64, "bloodmnist_64.npz"), (128, "bloodmnist_128.npz"), (224, "bloodmnist_224.npz")],
 )
-def test_a_medmnist_name_is_read_from_the_folder_where_its_file_lies(tmp_path: Path, size: int, file: str) -> None:
+def test_a_medmnist_name_is_read_from_the_folder_of_its_file(tmp_path: Path, size: int, file: str) -> None:
     write_medmnist(tmp_path, "bloodmnist", file)
     data = load("bloodmnist", data_dir=str(tmp_path), size=size)
     assert data.name == "bloodmnist"
@@ -301,7 +304,7 @@ def test_an_octmnist_run_trains_on_the_val_split(tmp_path: Path) -> None:
     data = load("octmnist", data_dir=str(tmp_path), size=28)
     assert (len(data.train), data.val, len(data.test)) == (12, None, 22)
     assert "val split" in data.notes[0]
-    assert "note: trained on the val split" in data.describe()
+    assert "note: trained on the val split" in data.describe(ImageStorage(8))
 
 
 def test_octmnist_without_a_val_split_is_refused(tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_a_medmnist_set_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Automatic\n   download failed!"), ConnectionError("no route to host")])
-def test_a_failed_download_says_which_file_to_bring_and_where(
+def test_a_failed_download_says_which_file_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def act(path: Path) -> None:
@@ -358,7 +361,7 @@ def test_a_failed_download_says_which_file_to_bring_and_where(
     pretend_download(monkeypatch, act)
     text = refusal("bloodmnist", data_dir=str(tmp_path), size=64)
     assert "bloodmnist could not be downloaded" in text
-    assert f"bring bloodmnist_64.npz into {tmp_path}" in text
+    assert f"put bloodmnist_64.npz into {tmp_path} by hand" in text
     assert medmnist.INFO["bloodmnist"]["url_64"] in text
     assert list(tmp_path.iterdir()) == []
 
@@ -524,7 +527,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None
     text = refusal(f"imagefolder:{tmp_path / 'fruit'}")
     gc.collect()
     assert f"cannot decode {victim} (image 10 of fruit/train): " in text
-    assert "mend the file, take it out, or give --skip_bad" in text
+    assert "fix the file, take it out, or give --skip_bad" in text
 
 
 @pytest.mark.usefixtures("cache")
@@ -734,13 +737,45 @@ def test_loading_leaves_the_progress_bars_of_datasets_as_they_were(tmp_path: Pat
     assert datasets.is_progress_bar_enabled()
 
 
+# --- a source from outside the package ------------------------------------------------------------
+
+
+class ShadesReader:
+    """`shades:N`: N images of each of two shades."""
+
+    def takes(self, config: DataConfig) -> bool:
+        return config.dataset.startswith("shades:")
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        config.check_kind("image")
+        count = int(config.dataset.removeprefix("shades:"))
+        labels = torch.arange(2).repeat(count)
+        whole = Split((200 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4), labels)
+        train, test, note = split_off_test(whole, config.dataset)
+        return ClassificationData("shades", class_list(config, ["dark", "light"]), train, test, notes=(note,))
+
+
+def test_a_reader_that_is_registered_from_outside_reads_its_source() -> None:
+    READERS.register("shades", ShadesReader())
+    try:
+        data = load("shades:10")
+        assert (len(data.train), len(data.test), data.classes.names) == (16, 4, ("dark", "light"))
+        assert load("shades:10", class_names="night,day").classes.names == ("night", "day")
+        assert "too small to hold one out" in refusal("shades:1")
+        with pytest.raises(ConfigError, match="--data_type audio, but shades:10 holds images; use audiofolder:PATH"):
+            load_data(DataConfig(dataset="shades:10", data_type="audio"), SoundStorage())
+        assert load("digits").name == "digits"
+    finally:
+        READERS.remove("shades")
+
+
 # --- description ----------------------------------------------------------------------------------
 
 
 def test_a_description_counts_every_class_in_every_split(tmp_path: Path) -> None:
     images, labels = coloured_images(6)
     path = write_npz(tmp_path / "colours.npz", val_images=images, val_labels=labels)
-    lines = load(path, class_names="red,green,blue,grey as a cat").describe().splitlines()
+    lines = load(path, class_names="red,green,blue,grey as a cat").describe(ImageStorage(8)).splitlines()
     assert lines[0] == "data set colours: 4 classes, images 8x8x3"
     assert [line.split() for line in lines[1:]] == [
         ["class", "train", "val", "test"],

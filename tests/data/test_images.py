@@ -10,13 +10,14 @@ from PIL import Image
 
 from pfm.data.images import (
     ImagePreprocess,
+    ImageStorage,
     decode,
     from_arrays,
     measure_channels,
     preprocess_from_hf,
     resize_all,
-    stack_images,
 )
+from pfm.data.reading import FilesToRead, Stacked
 from pfm.errors import ConfigError, DataError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -133,6 +134,13 @@ def encoded(image: Image.Image, kind: str = "PNG") -> Image.Image:
     return Image.open(buffer)
 
 
+def stack(images: list[Image.Image], *, size: int = 4) -> Stacked:
+    files = FilesToRead(
+        load=images.__getitem__, count=len(images), where="scans", name=lambda index: f"image {index} of scans"
+    )
+    return ImageStorage(size).read(files)
+
+
 def test_colour_grey_palette_and_alpha_images_decode_to_their_pixels() -> None:
     colour = random_images(6, 5, 3).numpy()
     assert np.array_equal(decode(encoded(Image.fromarray(colour))), colour)
@@ -175,14 +183,14 @@ def test_a_dark_sixteen_bit_image_is_scaled_like_a_bright_one() -> None:
 def test_floating_point_pixels_are_refused_since_their_range_is_unknown(values: list[list[float]]) -> None:
     image = Image.fromarray(np.array(values, dtype=np.float32))
     with pytest.raises(DataError, match="floating-point pixels have no known range"):
-        stack_images([image].__getitem__, 1, size=4, where="scans")
+        stack([image])
 
 
 @pytest.mark.parametrize("values", [[[-1, 3]], [[0, 70000]]])
 def test_grey_levels_that_cannot_be_scaled_are_named(values: list[list[int]]) -> None:
     image = Image.fromarray(np.array(values, dtype=np.int32))
     with pytest.raises(DataError, match=r"cannot decode image 0 of scans: grey levels outside 0\.\.65535"):
-        stack_images([image].__getitem__, 1, size=4, where="scans")
+        stack([image])
 
 
 def test_a_palette_with_transparency_decodes_without_a_warning() -> None:
@@ -194,21 +202,22 @@ def test_a_palette_with_transparency_decodes_without_a_warning() -> None:
 
 def test_an_image_too_large_to_be_safe_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    files = FilesToRead(
+        load=lambda _: encoded(Image.new("L", (30, 30))), count=1, where="scans", name=lambda _: "the big one"
+    )
     with pytest.raises(DataError, match=r"cannot decode the big one: .*decompression bomb"):
-        stack_images(
-            lambda _: encoded(Image.new("L", (30, 30))), 1, size=4, where="scans", name=lambda _: "the big one"
-        )
+        ImageStorage(4).read(files)
 
 
 def test_a_stack_of_one_size_keeps_every_pixel() -> None:
     images = random_images(3, 6, 5, 3).numpy()
-    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=4, where="x").inputs
+    stacked = stack([Image.fromarray(image) for image in images]).inputs
     assert np.array_equal(stacked.permute(0, 2, 3, 1).numpy(), images)
 
 
 def test_a_stack_of_grey_and_colour_is_colour() -> None:
     colour, grey = random_images(5, 5, 3).numpy(), random_images(5, 5).numpy()
-    stacked = stack_images([Image.fromarray(colour), Image.fromarray(grey)].__getitem__, 2, size=4, where="x").inputs
+    stacked = stack([Image.fromarray(colour), Image.fromarray(grey)]).inputs
     assert stacked.shape == (2, 3, 5, 5)
     assert all(np.array_equal(channel.numpy(), grey) for channel in stacked[1])
 
@@ -216,7 +225,7 @@ def test_a_stack_of_grey_and_colour_is_colour() -> None:
 def test_a_stack_of_uneven_sizes_is_brought_to_one() -> None:
     shapes = [(5, 9, 3), (12, 4, 3), (7, 7, 3)]
     images = [random_images(*shape, seed=i).numpy() for i, shape in enumerate(shapes)]
-    stacked = stack_images(lambda i: Image.fromarray(images[i]), 3, size=7, where="x").inputs
+    stacked = stack([Image.fromarray(image) for image in images], size=7).inputs
     for image, result in zip(images, stacked, strict=True):
         wanted = pil_resize(torch.from_numpy(image).permute(2, 0, 1), 7, "bilinear")
         # rounded to whole grey levels, the odd tie either way

@@ -17,18 +17,20 @@ from making.commands import Refuse, train_arguments, train_on_sounds
 from making.files import files
 from making.images import write_npz
 from making.sounds import PITCHES, tone, write_tones, write_wav
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.sounds import SoundStorage, clip_lengths
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.mel import clip_lengths
+from pfm.data.sounds import SoundStorage
+from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError, DataError
 
-FORM = SoundStorage(16_000, 16)
+STORAGE = SoundStorage(16_000, 16)
 NAMES = tuple(sorted(PITCHES))
 
 
 def load(dataset: str | Path, **options: Any) -> ClassificationData:
-    return load_data(DataConfig(dataset=str(dataset), **options), FORM)
+    return load_data(DataConfig(dataset=str(dataset), **options), STORAGE)
 
 
 def refusal(dataset: str | Path, **options: Any) -> str:
@@ -70,7 +72,7 @@ def test_a_folder_with_splits_is_read_as_it_is(tones: Path) -> None:
     assert data.train.inputs.shape[1] == data.test.inputs.shape[1] == 28  # 0.3 s, the longest of both
     assert clip_lengths(data.train.inputs).min() == 19
     assert pitches_found(data)
-    assert "sounds of up to 28 frames of 16 mel bins" in data.describe()
+    assert "sounds of up to 28 frames of 16 mel bins" in data.describe(STORAGE)
 
 
 def test_a_folder_without_splits_holds_out_a_fifth_of_each_class(tmp_path: Path) -> None:
@@ -173,16 +175,19 @@ def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_from": "name:{pitch}_{n}", "label": "speaker"}, "--label 'speaker' is no field of name:{pitch}_{n}"),
+        (
+            {"label_from": "name:{pitch}_{n}", "label": "speaker"},
+            "--label 'speaker' is not a field of name:{pitch}_{n}",
+        ),
         ({"label_from": "name:{pitch}_{pitch}", "label": "pitch"}, "has no fields, or one twice"),
         ({"label_from": "name:plain", "label": "pitch"}, "has no fields, or one twice"),
         ({"label_from": "name:{}_{n}", "label": "n"}, "has no fields, or one twice"),
-        ({"label_from": "{pitch}_{n}", "label": "pitch"}, "is no pattern; give name:PATTERN"),
+        ({"label_from": "{pitch}_{n}", "label": "pitch"}, "is not a pattern; give name:PATTERN"),
         ({"label_from": "name:{pitch}_{n}"}, "--label_from and --label go together"),
         ({"label": "pitch"}, "--label_from and --label go together"),
     ],
 )
-def test_a_pattern_that_is_none_is_refused(options: dict[str, str], message: str) -> None:
+def test_what_is_not_a_pattern_is_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         DataConfig(dataset="audiofolder:x", **options)  # type: ignore[arg-type]
 
@@ -324,7 +329,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "it is truncated"),
     "no-samples": (lambda path: write_wav(path, np.zeros(0, np.float32)), "it holds no samples"),
     "too-short": (lambda path: write_wav(path, tone(300, 0.01)), "it lasts 10.0 ms; at least 25 ms are needed"),
-    "unreadable": (lambda path: path.write_bytes(b"words " * 99), "no sound of a known kind (WAV, FLAC, OGG or MP3)"),
+    "unreadable": (
+        lambda path: path.write_bytes(b"words " * 99),
+        "it is not a sound of a known kind (WAV, FLAC, OGG or MP3)",
+    ),
     "nan": (lambda path: nan_wav(path), "it holds samples that are NaN or infinite"),
 }
 

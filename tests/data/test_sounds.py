@@ -12,18 +12,13 @@ from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor
 
 from making.sounds import tone, write_wav
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.images import ImageStorage
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.sound_augmentation import SoundAugmentation, draw_sound_augmentation
-from pfm.data.sounds import (
-    SoundPreprocess,
-    SoundStorage,
-    clip_lengths,
-    log_mel,
-    measure_features,
-    resampled,
-    stack_sounds,
-)
+from pfm.data.mel import clip_lengths, log_mel, resampled
+from pfm.data.reading import FilesToRead, Stacked
+from pfm.data.sound_augmentation import SoundAugmentation
+from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
 from pfm.errors import ConfigError, DataError
 
 FORM = SoundStorage()
@@ -180,9 +175,11 @@ def test_preprocessing_survives_its_dictionary() -> None:
 # --- many files -----------------------------------------------------------------------------------
 
 
-def stack(paths: list[Path], **options: Any) -> Any:
-    settings = {"max_seconds": 30.0, **options}
-    return stack_sounds(lambda i: paths[i], len(paths), SMALL, where="clips", name=lambda i: paths[i].name, **settings)
+def stack(paths: list[Path], **options: Any) -> Stacked:
+    files = FilesToRead(
+        load=lambda i: paths[i], count=len(paths), where="clips", name=lambda i: paths[i].name, **options
+    )
+    return SMALL.read(files)
 
 
 def test_a_stack_holds_the_features_of_each_file_at_any_rate(tmp_path: Path) -> None:
@@ -229,7 +226,7 @@ def test_a_bad_file_stops_the_reading_or_is_left_out_and_counted(tmp_path: Path)
     with pytest.raises(DataError) as caught:
         stack(paths)
     assert str(caught.value) == (
-        "cannot read 1.wav: it is empty (0 bytes); mend the file, take it out, or give --skip_bad"
+        "cannot read 1.wav: it is empty (0 bytes); fix the file, take it out, or give --skip_bad"
     )
     stacked = stack(paths, skip_bad=True)
     assert stacked.kept.tolist() == [0, 2, 4]
@@ -248,7 +245,7 @@ PREPROCESS = SoundPreprocess(max_length=8, mean=-7.0, std=2.0, num_mel_bins=4)
 
 def draw(count: int, seed: int = 0, **options: Any) -> SoundAugmentation:
     generator = torch.Generator().manual_seed(seed)
-    return draw_sound_augmentation(count, AugmentConfig(**options), PREPROCESS, generator)
+    return PREPROCESS.draw_augmentation(count, AugmentConfig(**options), generator)
 
 
 def test_by_default_a_clip_that_fits_is_not_varied() -> None:
@@ -330,13 +327,13 @@ def test_each_process_varies_its_share_as_one_process_would() -> None:
 
 def test_options_of_the_other_kind_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="for images only: --shift, --hflip"):
-        AugmentConfig(shift=1, hflip=True).check_kind(is_audio=True)
+        AugmentConfig(shift=1, hflip=True).check_kind(SoundStorage())
     with pytest.raises(ConfigError, match="for sounds only: --time_shift, --time_mask, --mel_mask"):
-        AugmentConfig(time_shift=1, time_mask=2, mel_mask=3).check_kind(is_audio=False)
-    AugmentConfig(time_shift=1).check_kind(is_audio=True)
+        AugmentConfig(time_shift=1, time_mask=2, mel_mask=3).check_kind(ImageStorage(8))
+    AugmentConfig(time_shift=1).check_kind(SoundStorage())
 
 
-def test_a_share_of_frames_is_no_number_that_is_not_one() -> None:
+def test_a_share_of_frames_is_always_a_number() -> None:
     """A clip without a frame weighs nothing, instead of nan."""
     windows = PREPROCESS.windows(torch.cat([features_of(20), torch.zeros(1, 20, 4)]))
     assert all(weights is not None and not math.isnan(weights[1].item()) for _, weights in windows)

@@ -115,7 +115,7 @@ def test_a_missing_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"RIF", b"no sound at all\n" * 40, bytes(500), bytes(range(256)) * 20])
 def test_bytes_that_are_no_sound_are_called_that(content: bytes) -> None:
-    assert reason(content) == "no sound of a known kind (WAV, FLAC, OGG or MP3)"
+    assert reason(content) == "it is not a sound of a known kind (WAV, FLAC, OGG or MP3)"
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -241,7 +241,7 @@ def test_ten_hours_are_streamed_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_the_first_word_of_a_damaged_stream_comes_before_its_reason() -> None:
-    """What was read before the damage is handed out; the damage is said where it lies."""
+    """What was read before the damage is handed out; the damage is named where it is met."""
     content = encoded(tone(440, 25.0), 8000, "float")
     broken = bytearray(content)
     at = len(content) - 400

@@ -12,8 +12,11 @@ from making.models import NAMES, tiny_model
 from pfm.classes import ClassList
 from pfm.data.images import ImagePreprocess, from_arrays
 from pfm.data.splits import Split
+from pfm.device import Processes
 from pfm.errors import DataError
-from pfm.evaluation.evaluator import Evaluator, forget_sizes, label_positions
+from pfm.evaluation.evaluator import Evaluator
+from pfm.evaluation.samples import Samples, label_positions
+from pfm.evaluation.subsets import forget_sizes
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import MODES
 from pfm.seeds import make_generator
@@ -28,20 +31,19 @@ def make_split(count: int = 23) -> Split:
     return Split(from_arrays(images, "test"), torch.from_numpy(labels[:, 0].astype("int64")))
 
 
-def make_evaluator(split: Split, positions: torch.Tensor | None = None, **changes: Any) -> Evaluator:
-    return Evaluator(
-        split,
-        torch.arange(4) if positions is None else positions,
-        PREPROCESS,
-        **{"device": torch.device("cpu"), "batch_size": 5, "seed": 1, "show_progress": False, **changes},
-    )
+def make_evaluator(
+    split: Split, positions: torch.Tensor | None = None, *, batch_size: int = 5, seed: int = 1, **processes: Any
+) -> Evaluator:
+    cpu = torch.device("cpu")
+    samples = Samples.of(split, torch.arange(4) if positions is None else positions, PREPROCESS, cpu)
+    return Evaluator(samples, Processes(device=cpu, **processes), batch_size=batch_size, seed=seed)
 
 
 def answer(model: PromptedClassifier, image: torch.Tensor, seen: list[int]) -> int:
     """The class that wins for one image, -1 for none."""
     logits = model.logits(PREPROCESS(image[None]), torch.tensor([seen], dtype=torch.int64))[0].tolist()
     best = max(range(len(logits)), key=lambda c: logits[c])
-    if logits[best] == -torch.inf or (model.has_unknown and logits[best] <= 0):
+    if logits[best] <= model.unknown_logit:
         return -1
     return best
 
@@ -78,7 +80,7 @@ def test_infer_best_takes_the_largest_logit_of_each_class_over_the_one_prompt_fo
         forwards = [model.logits(PREPROCESS(image[None]), torch.tensor([[i]]))[0] for i in range(4)]
         scores = [max(float(logits[c]) for logits in forwards) for c in range(4)]
         best = max(range(4), key=lambda c: scores[c])
-        right += best == label and not (model.has_unknown and scores[best] <= 0)
+        right += best == label and scores[best] > model.unknown_logit
     assert make_evaluator(split).evaluate(model).modes["infer_best"] == pytest.approx(right / len(split))
 
 

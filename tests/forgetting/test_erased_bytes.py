@@ -9,7 +9,7 @@ import torch
 
 from making.checkpoints import BLUE, trained_state
 from making.files import all_bytes
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 from pfm_export.erasing import erase_everywhere
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle
@@ -34,7 +34,9 @@ def test_nothing_of_a_class_is_left_in_a_bundle(precision: str, readout: str, tm
     state = trained_state(3, readout)
     export_bundle(state, tmp_path / "bundle", form=GraphForm(precision=precision))
     source = state.tensors if not state.averaged else state.averaged
-    wide = [source[name][BLUE] for name in CLASS_ROWS if name in source and source[name][BLUE].ndim]  # not the bias
+    wide = [
+        source[name][BLUE] for name in class_row_names() if name in source and source[name][BLUE].ndim
+    ]  # not the bias
     rows = [row for tensor in wide for row in tensor.reshape(-1, tensor.shape[-1])]
     assert len(rows) == (1 if readout == "prompt" else 2)
     kept = Bundle.open(tmp_path / "bundle").rows([0]).prompts

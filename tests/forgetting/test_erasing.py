@@ -20,10 +20,11 @@ from making.files import all_bytes
 from pfm.cli import pfm, run
 from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.erase import class_rows, erase_file, find_traces, finish
+from pfm.forgetting.erase import class_rows, find_traces
+from pfm.forgetting.files import erase_file, finish
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 from pfm.storage import locked
 from pfm_export.erasing import erase_everywhere, find_artifacts
 from pfm_export.serving.bundle import Bundle
@@ -71,10 +72,10 @@ def check_erased(folder: Path, original: Path) -> None:
         for old, new in ((before.tensors, after.tensors), (before.averaged, after.averaged)):
             assert old.keys() == new.keys()
             for name, tensor in old.items():
-                assert torch.equal(new[name], tensor[kept] if name in CLASS_ROWS else tensor)
+                assert torch.equal(new[name], tensor[kept] if name in class_row_names() else tensor)
         for name, moments in before.moments.items():
             for key, value in moments.items():
-                expected = value[kept] if name in CLASS_ROWS and value.ndim else value
+                expected = value[kept] if name in class_row_names() and value.ndim else value
                 assert torch.equal(after.moments[name][key], expected)
         records = ledger.read((folder / file.relative_to(original)).parent / LEDGER)
         assert records[-1]["action"] == "erase"
@@ -179,7 +180,7 @@ def test_a_ledger_that_lost_its_last_lines_is_noticed(ten: Path) -> None:
 
 
 def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
 
     file = ten / "other" / "0.pt"
     before = file.read_bytes()
@@ -198,7 +199,7 @@ def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, mo
 
 
 def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
 
     source, target = ten / "other" / "0.pt", ten / "copies" / "less.pt"
     state = load_checkpoint(source)

@@ -11,9 +11,11 @@ from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.erase import active_positions, erase, erase_file, erased_path
+from pfm.forgetting.erase import erase
+from pfm.forgetting.files import erase_file, erased_path
+from pfm.forgetting.suspend import active_positions
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 
 INPUTS = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -33,8 +35,10 @@ def state(request: pytest.FixtureRequest) -> Checkpoint:
 
 def row_bytes(state: Checkpoint, position: int) -> list[bytes]:
     """The bytes of everything that belongs to one class: its rows, and the moments of its rows."""
-    rows = [state.tensors[name][position] for name in CLASS_ROWS if name in state.tensors]
-    rows += [value[position] for name in CLASS_ROWS for value in state.moments.get(name, {}).values() if value.ndim]
+    rows = [state.tensors[name][position] for name in class_row_names() if name in state.tensors]
+    rows += [
+        value[position] for name in class_row_names() for value in state.moments.get(name, {}).values() if value.ndim
+    ]
     return [row.numpy().tobytes() for row in rows if row.numel() > 1]  # a bias is 4 bytes: too short to search
 
 
@@ -61,7 +65,7 @@ def test_what_stays_is_bit_identical_and_answers_as_before(state: Checkpoint) ->
     kept = torch.tensor([1, 3])
     for name, tensor in smaller.state_dict().items():
         whole = model.state_dict()[name]
-        assert torch.equal(tensor, whole[kept] if name in CLASS_ROWS else whole)
+        assert torch.equal(tensor, whole[kept] if name in class_row_names() else whole)
     expected = model.logits(INPUTS, torch.tensor([[1, 3]] * 5))[:, kept]
     # a matrix product of another width rounds differently
     torch.testing.assert_close(smaller.logits(INPUTS, torch.tensor([[0, 1]] * 5)), expected, atol=1e-6, rtol=0)
@@ -71,7 +75,7 @@ def test_the_moments_of_the_class_go_too(state: Checkpoint) -> None:
     smaller = erase(state, [2])
     for name, moments in state.moments.items():
         for key, value in moments.items():
-            kept = value[[0, 1, 3]] if name in CLASS_ROWS and value.ndim else value
+            kept = value[[0, 1, 3]] if name in class_row_names() and value.ndim else value
             assert torch.equal(smaller.moments[name][key], kept)
 
 

@@ -16,13 +16,13 @@ from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
+from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint
-from pfm.model.classifier import CLASS_ROWS
+from pfm.model.classifier import class_row_names
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=0)
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_shrinking_moves_shared_weights_towards_the_untrained_ones_and_leaves_ro
     shrink(model, state, 0.25)
     fresh = scrubbing.untrained(state).trained_tensors()
     for name, tensor in model.trained_tensors().items():
-        expected = before[name] if name in CLASS_ROWS else 0.25 * before[name] + 0.75 * fresh[name]
+        expected = before[name] if name in class_row_names() else 0.25 * before[name] + 0.75 * fresh[name]
         torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-5)
 
 

@@ -193,7 +193,8 @@ def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
     fp32: tuple[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pfm.data.splits import Split
-    from pfm.evaluation.evaluator import Evaluator
+    from pfm.device import Processes
+    from pfm.evaluation.evaluator import EvalConfig, make_evaluator
 
     name, content = fp32
     share_the_trace(monkeypatch, content)
@@ -202,8 +203,13 @@ def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
     checkpoint = image_checkpoint(name)
     export_bundle(checkpoint, tmp_path / "b", samples=TestSamples(split.inputs, split.labels))
     accuracy = json.loads((tmp_path / "b" / "manifest.json").read_text())["accuracy"]
-    evaluator = Evaluator(
-        split, torch.arange(4), PREPROCESS, device=torch.device("cpu"), batch_size=16, seed=0, show_progress=False
+    evaluator = make_evaluator(
+        split,
+        torch.arange(4),
+        PREPROCESS,
+        Processes(device=torch.device("cpu")),
+        EvalConfig(eval_batch_size=16),
+        seed=0,
     )
     expected = evaluator.evaluate(checkpoint.build_model(), ks=[1])
     subsets = expected.subsets[0].summary()

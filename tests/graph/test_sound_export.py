@@ -23,7 +23,8 @@ from making.checkpoints import SOUND_PREPROCESS, sound_checkpoint
 from making.commands import train_on_sounds
 from making.sounds import PITCHES, tone, write_tones, write_wav
 from pfm.cli import pfm, run
-from pfm.data.sounds import SoundPreprocess, SoundStorage, fft_size, log_mel, mel_banks, resampled
+from pfm.data.mel import fft_size, log_mel, mel_banks, resampled
+from pfm.data.sounds import SoundPreprocess, SoundStorage
 from pfm.errors import ClassNameError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
@@ -86,7 +87,7 @@ def plain(export: Export) -> tuple[Checkpoint, Path]:
 def torch_answer(checkpoint: Checkpoint, samples: np.ndarray, active: list[int], rate: int = RATE) -> np.ndarray:
     """Probabilities of one clip as torch and torchaudio have them, its windows averaged."""
     wave = resampled(torch.from_numpy(samples), rate, RATE)
-    features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.form)
+    features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.storage)
     model = checkpoint.build_model()
     logits = Views.of(model, SOUND_PREPROCESS, features).logits(shared_set(active, 1, torch.device("cpu")))[0, active]
     if model.has_unknown:
@@ -180,7 +181,7 @@ def test_the_front_ends_convolution_is_the_whole_preparation_of_a_frame(form: So
                                       SoundPreprocess(max_length=32, mean=0.0, std=1.0, sampling_rate=8000,
                                                       num_mel_bins=40)])  # fmt: skip
 def test_features_of_numpy_are_those_of_torch(settings: SoundPreprocess) -> None:
-    features, form = Features.of(settings.to_dict()), settings.form
+    features, form = Features.of(settings.to_dict()), settings.storage
     assert (features.frame, features.hop, features.fft_size) == (form.frame_size, form.hop, fft_size(form))
     # of weights up to 1: two float32 logarithms
     np.testing.assert_allclose(hearing.mel_banks(features), mel_banks(form).numpy(), atol=5e-5)
@@ -224,8 +225,8 @@ def test_windows_cover_every_frame_once_whatever_the_batch(tmp_path: Path) -> No
     owners = np.concatenate([batch.owners for batch in batches])
     frames = np.concatenate([batch.frames for batch in batches])
     for place, sound in enumerate(sounds):
-        assert frames[owners == place].sum() == SOUND_PREPROCESS.form.num_frames(len(sound))
-        stored = log_mel(torch.from_numpy(sound)[None], torch.tensor([len(sound)]), SOUND_PREPROCESS.form)
+        assert frames[owners == place].sum() == SOUND_PREPROCESS.storage.num_frames(len(sound))
+        stored = log_mel(torch.from_numpy(sound)[None], torch.tensor([len(sound)]), SOUND_PREPROCESS.storage)
         windows = SOUND_PREPROCESS.windows(stored)
         found = [hearing.model_input(hearing.Windows(np.array([0]), np.array([0]), [samples]), FEATURES)
                  for batch in batches for owner, samples in zip(batch.owners, batch.samples, strict=True)
@@ -313,7 +314,7 @@ def bad_sounds(folder: Path) -> dict[str, tuple[Any, str]]:
         "missing": (folder / "nowhere.wav", f"cannot read {folder / 'nowhere.wav'}: No such file or directory"),
         "truncated": (folder / "cut.wav", "cut.wav: it is truncated: 456 of 8,000 bytes of samples are there"),
         "empty": (folder / "empty.wav", "empty.wav: it is empty (0 bytes)"),
-        "text": (str(folder / "notes.txt"), "notes.txt: no sound of a known kind"),
+        "text": (str(folder / "notes.txt"), "notes.txt: it is not a sound of a known kind"),
         "short": (folder / "short.wav", "short.wav: it lasts 10.0 ms; at least 25 ms are needed"),
         "nan": (folder / "nan.wav", "nan.wav: it holds samples that are NaN or infinite"),
         "nan array": ((nan, 8000), "cannot read sound 1: it holds samples that are NaN or infinite"),
@@ -396,7 +397,7 @@ def test_int8_is_measured_on_sounds_longer_than_the_window(tmp_path: Path) -> No
 def test_accuracy_of_a_graph_is_the_models_over_windows(plain: tuple[Checkpoint, Path]) -> None:
     checkpoint, folder = plain
     waves = [torch.from_numpy(tone(pitch, 0.6, rate=RATE)) for pitch in PITCHES.values()]
-    inputs = log_mel(torch.stack(waves), torch.tensor([len(waves[0])] * 4), SOUND_PREPROCESS.form)
+    inputs = log_mel(torch.stack(waves), torch.tensor([len(waves[0])] * 4), SOUND_PREPROCESS.storage)
     assert inputs.shape[1] > SOUND_PREPROCESS.max_length
     result = measure_accuracy(checkpoint.build_model(), folder, TestSamples(inputs, torch.arange(4)))
     assert result["bundle"] == result["fp32"]

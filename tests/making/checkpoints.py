@@ -9,7 +9,7 @@ from making.models import tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spe
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.data.images import ImagePreprocess
 from pfm.data.sounds import SoundPreprocess
-from pfm.model.checkpoint import Checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.lora import LoraSettings
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
@@ -27,7 +27,9 @@ def image_checkpoint(name: str = "cls") -> Checkpoint:
         backbone = build_backbone(tiny_spec(), seed=5)
         frozen = frozen_sha256(backbone)
         model = tiny_model(backbone=backbone, lora=lora, **VARIANTS[name])  # type: ignore[arg-type]
-        return snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=lora, frozen_sha256=frozen, seed=5)
+        return snapshot(
+            model, spec=tiny_spec(), preprocess=PREPROCESS, lora=lora, frozen_sha256=frozen, state=RunState(seed=5)
+        )
     model = tiny_model(**VARIANTS[name])  # type: ignore[arg-type]
     return snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None)
 
@@ -60,7 +62,9 @@ def sound_checkpoint(name: str) -> Checkpoint:
     backbone = build_backbone(spec, seed=5)
     frozen = frozen_sha256(backbone)
     model = tiny_model(backbone=backbone, lora=lora, **SOUND_VARIANTS[name])
-    return snapshot(model, spec=spec, preprocess=SOUND_PREPROCESS, lora=lora, frozen_sha256=frozen, seed=5)
+    return snapshot(
+        model, spec=spec, preprocess=SOUND_PREPROCESS, lora=lora, frozen_sha256=frozen, state=RunState(seed=5)
+    )
 
 
 BLUE = 2
@@ -84,8 +88,7 @@ def trained_state(seed: int = 0, readout: str = "cls") -> Checkpoint:
         preprocess=preprocess,
         lora=None,
         optimizer=optimizer,
-        averaged=averaged,
-        progress={"epoch": 1, "history": {"class_2": [0.5]}},
+        state=RunState(averaged=averaged, progress={"epoch": 1, "history": {"class_2": [0.5]}}),
     )
 
 

@@ -17,10 +17,10 @@ from making.models import NAMES, tiny_model, tiny_spec
 from pfm.classes import ClassList
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import ConfigError, DataError
-from pfm.model.abstention import choose_threshold, hold_out
-from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.model.abstention import choose_threshold
+from pfm.model.checkpoint import RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import ModelConfig
 from pfm.model.draws import shared_set
 from pfm_export.graph.export import export_bundle
@@ -44,25 +44,25 @@ def coloured(count: int) -> Split:
 
 
 def test_a_tenth_of_each_class_is_held_out_and_none_of_it_trained_on() -> None:
-    data = hold_out(numbered(200), 0.05)
+    data = hold_out_for_threshold(numbered(200), 0.05)
     assert data.val is not None
     assert torch.bincount(data.val.labels).tolist() == [5, 5, 5, 5]
     both = [split.inputs[:, 0, 0, 0].tolist() for split in (data.train, data.val)]
     assert sorted(both[0] + both[1]) == list(range(200))
-    assert torch.equal(hold_out(numbered(200), 0.2).val.inputs, data.val.inputs)  # type: ignore[union-attr]
+    assert torch.equal(hold_out_for_threshold(numbered(200), 0.2).val.inputs, data.val.inputs)  # type: ignore[union-attr]
     assert "held out" in data.notes[-1]
 
 
 def test_nothing_is_held_out_where_nothing_is_chosen_or_a_validation_split_is_there() -> None:
     data = numbered(200)
-    assert hold_out(data, 0.0) is data
+    assert hold_out_for_threshold(data, 0.0) is data
     whole = dataclasses.replace(data, val=data.test)
-    assert hold_out(whole, 0.05) is whole
+    assert hold_out_for_threshold(whole, 0.05) is whole
 
 
 def test_too_few_samples_to_hold_any_out_are_refused() -> None:
     with pytest.raises(DataError, match="held-out samples"):
-        hold_out(numbered(20), 0.05)
+        hold_out_for_threshold(numbered(20), 0.05)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
@@ -97,7 +97,7 @@ def test_a_share_that_leaves_no_answer_and_a_second_unknown_are_refused() -> Non
 def test_the_server_says_unknown_where_the_model_does_and_the_threshold_outlives_an_erasure(tmp_path: Path) -> None:
     model, split = tiny_model(), coloured(60)
     threshold = choose_threshold(model, split, PREPROCESS, 0.5, device=CPU)
-    state = snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None, unknown_below=threshold)
+    state = snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None, state=RunState(unknown_below=threshold))
     save_checkpoint(tmp_path / "x.pt", state)
     back = load_checkpoint(tmp_path / "x.pt")
     export_bundle(back, tmp_path / "bundle")

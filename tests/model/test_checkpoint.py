@@ -16,7 +16,7 @@ from pfm.backbones.spec import BackboneSpec
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError, CheckpointError
-from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, snapshot
+from pfm.model.checkpoint import Checkpoint, RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings
 
@@ -34,8 +34,9 @@ def trained(lora: LoraSettings | None, **changes: Any) -> tuple[PromptedClassifi
     logits = model.logits(INPUTS, PRESENT)
     logits[logits.isfinite()].square().mean().backward()
     optimizer.step()
+    run = RunState(seed=9, epoch=3, step=7, run={"data": {"dataset": "x"}})
     state = snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=lora, optimizer=optimizer,
-                     frozen_sha256=frozen, seed=9, epoch=3, step=7, run={"data": {"dataset": "x"}})  # fmt: skip
+                     frozen_sha256=frozen, state=run)  # fmt: skip
     return model.eval(), optimizer, state
 
 
@@ -113,10 +114,10 @@ def test_a_damaged_or_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2], whole[:100]):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="no checkpoint"):
+        with pytest.raises(CheckpointError, match="not a checkpoint"):
             load_checkpoint(path)
     torch.save({"weights": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of pfm"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of pfm"):
         load_checkpoint(path)
     torch.save({"format": "pfm-checkpoint", "version": 99}, path)
     with pytest.raises(CheckpointError, match="format 99"):

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from making.models import tiny_backbone, tiny_model
-from pfm.backbones.dropout import RowDropout, RowKeys, by_row, keep_mask
+from pfm.backbones.dropout import RowDropout, RowKeys, keep_mask
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings
 
@@ -55,15 +54,13 @@ def test_what_is_kept_is_scaled_and_evaluation_drops_nothing() -> None:
     assert torch.equal(layer.eval()(ones), ones)
 
 
-def test_layers_and_uses_of_one_layer_drop_other_elements() -> None:
+def test_layers_of_other_names_drop_other_elements() -> None:
     keys = RowKeys()
     keys.current = KEYS
     ones = torch.ones(64, 100)
-    twice = RowDropout(0.5, "a", keys, uses=2).train()
-    first, second, again = twice(ones), twice(ones), twice(ones)
-    assert not torch.equal(first, second)
-    assert torch.equal(first, again)  # the next forward pass, with the same keys
-    assert not torch.equal(first, RowDropout(0.5, "b", keys).train()(ones))
+    first = RowDropout(0.5, "a", keys).train()
+    assert torch.equal(first(ones), first(ones))  # the next forward pass, with the same keys
+    assert not torch.equal(first(ones), RowDropout(0.5, "b", keys).train()(ones))
 
 
 def test_without_keys_torch_draws() -> None:
@@ -72,14 +69,14 @@ def test_without_keys_torch_draws() -> None:
     assert not torch.equal(layer(ones), layer(ones))
 
 
-def test_every_layer_that_drops_is_replaced_and_no_other() -> None:
-    module = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.0), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.2)))
-    by_row(module, RowKeys(), called_twice=lambda name: name == "2.1")
-    assert [type(layer).__name__ for layer in module.modules()].count("RowDropout") == 2
-    assert isinstance(module[1], nn.Dropout)
-    nested = module.get_submodule("2.1")
-    assert isinstance(nested, RowDropout)
-    assert len(nested.salts) == 2
+def test_every_dropout_of_a_model_is_keyed_and_has_a_name_of_its_own() -> None:
+    model = lora_model(hidden_dropout_prob=0.2)
+    layers = [module for module in model.modules() if isinstance(module, RowDropout)]
+    dropping = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
+    assert dropping == []
+    # the embeddings', two in each of two blocks, and one behind each of four adapted projections
+    assert len({layer.salt for layer in layers}) == len(layers) == 1 + 2 * 2 + 2 * 2
+    assert {id(layer.keys) for layer in layers} == {id(model.backbone.row_keys)}
 
 
 def lora_model(**changes: Any) -> PromptedClassifier:

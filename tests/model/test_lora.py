@@ -13,10 +13,10 @@ PRESENT = torch.tensor([[0, 2]] * 3)
 
 def test_an_adapter_adds_alpha_over_r_times_b_a() -> None:
     backbone = tiny_backbone()
-    projection = backbone.encoder.layers[0].attention.q_proj  # type: ignore[index, union-attr]
+    projection = backbone.encoder.get_submodule("layers.0.attention.q_proj")
     weight, bias = projection.weight.clone(), projection.bias.clone()
-    add_adapters(backbone.encoder, LoraSettings(lora_r=2, lora_alpha=6), first_layer=0, num_layers=2)
-    adapted = backbone.encoder.layers[0].attention.q_proj.eval()  # type: ignore[index, union-attr]
+    add_adapters(backbone, LoraSettings(lora_r=2, lora_alpha=6), first_layer=0)
+    adapted = backbone.encoder.get_submodule("layers.0.attention.q_proj").eval()
     a, b = adapted.lora_A["default"].weight, adapted.lora_B["default"].weight
     torch.nn.init.normal_(b)
     x = torch.randn(5, 32)
@@ -27,7 +27,7 @@ def test_an_adapter_adds_alpha_over_r_times_b_a() -> None:
 def test_a_fresh_adapter_changes_nothing() -> None:
     plain = tiny_backbone().eval()
     adapted = tiny_backbone().eval()
-    add_adapters(adapted.encoder, LoraSettings(), first_layer=0, num_layers=2)
+    add_adapters(adapted, LoraSettings(), first_layer=0)
     with torch.no_grad():
         tokens = plain.embed(INPUTS)
         torch.testing.assert_close(

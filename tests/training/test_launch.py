@@ -113,13 +113,13 @@ import sys; sys.path.insert(0, {root!r})
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
-import pfm.trainer
+import pfm.training.run
 from pfm.cli import main
 
 def start(device, config, **more):
     # on a CPU Accelerate does not look at a plugin: it is told once it has started
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["ViTLayer"],
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"],
         reshard_after_forward={reshard}, state_dict_type="FULL_STATE_DICT")
     accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
     AcceleratorState.is_fsdp2 = property(lambda self: True)

@@ -23,9 +23,9 @@ from pfm.backbones.family import PRESETS
 from pfm.backbones.spec import AUDIO_DEFAULT
 from pfm.cli import pfm as command
 from pfm.cli import run
+from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
 from pfm.data.sounds import SoundPreprocess, SoundStorage, measure_features
-from pfm.data.splits import DataConfig
 from pfm.model.checkpoint import load_checkpoint
 
 NAMES = sorted(PITCHES)

@@ -10,28 +10,29 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from making.batches import IMAGES, LABELS, PREPROCESS, make_loader
 from making.models import tiny_model
 from pfm.backbones.family import PRESETS
 from pfm.backbones.spec import BackboneConfig
-from pfm.data.image_augmentation import AugmentConfig
-from pfm.data.splits import DataConfig
-from pfm.device import DeviceConfig, resolve_device
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
+from pfm.device import DeviceConfig, Processes, resolve_device
 from pfm.errors import ConfigError, DeviceError, TrainingError
 from pfm.evaluation.evaluator import EvalConfig
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.draws import branch_subsets
 from pfm.model.lora import LoraSettings
+from pfm.model.targets import TARGETS
 from pfm.seeds import make_generator
 from pfm.training.config import RunConfig, TrainConfig
-from pfm.training.objective import absent_loss, others_target, present_loss
+from pfm.training.objective import Objective, ObjectiveConfig
 from pfm.training.optim import build_optimizer, learning_rate
 from pfm.training.run import train
-from pfm.training.step import epoch_order, share, training_step
+from pfm.training.shares import draw_share, epoch_order
+from pfm.training.step import training_step
 
 CPU = torch.device("cpu")
-INPUTS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 1, 2, 3, 1, 2])
 
 
 def run_config(dataset: Path, folder: Path, **changes: Any) -> RunConfig:
@@ -63,13 +64,15 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 8])
 def test_processes_share_a_batch_and_its_draw(count: int) -> None:
     index, labels = torch.arange(100, 100 + count), torch.arange(count) % 4
-    whole = share(index, labels, 4, key=(1, 2, 3), rank=0, world_size=1)
-    parts = [share(index, labels, 4, key=(1, 2, 3), rank=rank, world_size=3) for rank in range(3)]
+    whole, *parts = (
+        draw_share(index, labels, 4, key=(1, 2, 3), processes=Processes(device=CPU, rank=rank, world_size=size))
+        for rank, size in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
     assert len({len(part.index) for part in parts}) == 1
-    assert sum(float(part.weight.sum()) for part in parts) == pytest.approx(1)
+    assert sum(float(part.mean_shares.sum()) for part in parts) == pytest.approx(1)
     seen = {}
     for part in parts:
-        for i, weight, mixed, wrong in zip(part.index.tolist(), part.weight, part.mixed, part.wrong, strict=True):
+        for i, weight, mixed, wrong in zip(part.index.tolist(), part.mean_shares, part.mixed, part.wrong, strict=True):
             if weight > 0:
                 assert i not in seen
                 seen[i] = (mixed.tolist(), wrong.tolist())
@@ -83,21 +86,18 @@ def test_processes_share_a_batch_and_its_draw(count: int) -> None:
 def test_a_step_is_cross_entropy_plus_kl_over_the_two_draws(wrong_target: str) -> None:
     model = tiny_model(readout="cls", wrong_target=wrong_target).train()
     reference = tiny_model(readout="cls").train()
-    batch = share(torch.arange(6), LABELS, 4, key=(1, 0, 0), rank=0, world_size=1)
-    generator = make_generator(1, 0, 0, "draw")
-    mixed, wrong = branch_subsets(LABELS, 4, generator)
-    assert torch.equal(batch.mixed, mixed)
-    assert torch.equal(batch.wrong, wrong)
+    (batch,) = make_loader(AugmentConfig()).batches([((1, 0, 0), torch.arange(6))])
+    mixed, wrong = branch_subsets(LABELS, 4, make_generator(1, 0, 0, "draw"))
+    assert torch.equal(batch.share.mixed, mixed)
+    assert torch.equal(batch.share.wrong, wrong)
     accelerator = Accelerator(cpu=True)
     optimizer = accelerator.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
-    numbers = training_step(
-        model, accelerator, optimizer, INPUTS, LABELS, batch, has_unknown=False, copies_others=model.copies_others
-    )
+    numbers = training_step(model, batch, Objective(model, ObjectiveConfig()), optimizer, accelerator)
 
-    with_own = reference.logits(INPUTS, batch.mixed)
-    target = others_target(with_own, LABELS) if wrong_target == "others" else None
-    present = present_loss(with_own, LABELS, has_unknown=False).mean()
-    absent = absent_loss(reference.logits(INPUTS, batch.wrong), has_unknown=False, target=target).mean()
+    inputs = PREPROCESS(IMAGES)
+    with_own, without_own = reference.logits(inputs, mixed), reference.logits(inputs, wrong)
+    present = torch.nn.functional.cross_entropy(with_own, LABELS)
+    absent = TARGETS.get(wrong_target).absent_loss(with_own, without_own, LABELS).mean()
     (present + absent).backward()
     assert float(numbers["present"]) == pytest.approx(present.item(), abs=1e-5)
     assert float(numbers["absent"]) == pytest.approx(absent.item(), abs=1e-5)

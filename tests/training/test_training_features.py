@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,26 +13,28 @@ import torch
 from making.images import write_npz
 from making.models import tiny_model
 from pfm.backbones.spec import BackboneConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
-from pfm.data.image_augmentation import AugmentConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
-from pfm.device import DeviceConfig
+from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError, TrainingError
-from pfm.evaluation.evaluator import EvalConfig, Evaluator, label_positions
+from pfm.evaluation.evaluator import EvalConfig, make_evaluator
+from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
-from pfm.training import interrupt
-from pfm.training import run as trainer
+from pfm.training import memory
 from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.interrupt import StopRequest
-from pfm.training.launch import TRACKERS, largest_micro_batch, split_trackers, start_accelerator
-from pfm.training.objective import ObjectiveConfig, class_weights, present_loss
+from pfm.training.launch import TRACKERS, split_trackers, start_accelerator
+from pfm.training.memory import largest_micro_batch
+from pfm.training.objective import ObjectiveConfig, class_weights
 from pfm.training.optim import Average
-from pfm.training.run import _check_sharded, train
-from pfm.training.step import balanced_order
+from pfm.training.run import train
+from pfm.training.setup import check_sharded
+from pfm.training.shares import balanced_order
 
 CPU = torch.device("cpu")
 STEM = "colours_seed_42"
@@ -83,14 +84,15 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
     plain = run(npz, tmp_path / "a")
     tried: list[int] = []
 
-    def attempt(self: Any, size: int) -> None:
+    def attempt(*arguments: Any) -> None:
+        size = arguments[-1]
         tried.append(size)
         if size > 5:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        original(self, size)
+        original(*arguments)
 
-    original = trainer._Run._try_batch
-    monkeypatch.setattr(trainer._Run, "_try_batch", attempt)
+    original = memory.try_batch
+    monkeypatch.setattr(memory, "try_batch", attempt)
     parts = run(npz, tmp_path / "b", auto_batch_size=True)
     assert tried == [16, 8, 4]
     assert_same(plain, parts, 2e-4)
@@ -201,20 +203,6 @@ def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path:
 # --- objective and optimizer ----------------------------------------------------------------------
 
 
-def test_label_smoothing_is_torchs_where_all_classes_are_present() -> None:
-    logits, labels = torch.randn(7, 5), torch.randint(5, (7,))
-    wanted = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")
-    torch.testing.assert_close(present_loss(logits, labels, has_unknown=False, label_smoothing=0.2), wanted)
-
-
-def test_label_smoothing_leaves_absent_classes_out() -> None:
-    logits = torch.randn(3, 5)
-    logits[:, 3:] = -torch.inf
-    labels = torch.tensor([0, 1, 2])
-    wanted = torch.nn.functional.cross_entropy(logits[:, :3], labels, label_smoothing=0.3, reduction="none")
-    torch.testing.assert_close(present_loss(logits, labels, has_unknown=False, label_smoothing=0.3), wanted)
-
-
 @pytest.fixture
 def skewed(tmp_path: Path) -> Path:
     """Half of the images are of class 0, the rest evenly of the other three."""
@@ -304,7 +292,9 @@ def test_the_best_is_judged_on_the_val_split_where_there_is_one(tmp_path: Path) 
     for epoch in range(1, 7):
         checkpoint = load_checkpoint(last.with_name(f"{STEM}_{epoch}.pt"))
         positions = label_positions(checkpoint.classes, data.classes)
-        evaluator = Evaluator(data.val, positions, checkpoint.preprocess, device=CPU, batch_size=128, seed=42)
+        evaluator = make_evaluator(
+            data.val, positions, checkpoint.preprocess, Processes(device=CPU), EvalConfig(), seed=42
+        )
         val.append(evaluator.evaluate(checkpoint.build_model()).modes["full_bank"])
     assert len(set(val)) > 1
     assert load_checkpoint(tmp_path / "out" / f"{STEM}_best.pt").epoch == val.index(max(val)) + 1
@@ -396,7 +386,7 @@ def test_what_does_not_go_with_a_sharded_model_is_refused(settings: dict[str, An
     config = SimpleNamespace(train=train)
     model = SimpleNamespace(trunk_is_frozen=settings.get("tune") == "lora")
     with pytest.raises(ConfigError, match=message):
-        _check_sharded(config, model)  # type: ignore[arg-type]
+        check_sharded(config, model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -413,15 +403,3 @@ def test_launch_configs_the_trainer_does_not_do_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
         start_accelerator(torch.device("cpu"), DeviceConfig(cpu=True))
-
-
-def test_a_signal_asks_once_and_kills_only_when_repeated_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # a launcher handing on what the whole group received
-        assert stop.agreed() == signal.SIGINT
-        monkeypatch.setattr(interrupt, "PATIENCE_S", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    signal.signal(signal.SIGINT, before)

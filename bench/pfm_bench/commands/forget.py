@@ -6,10 +6,9 @@ import click
 import torch
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.commands.train import data_of_run
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, with_options
+from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option

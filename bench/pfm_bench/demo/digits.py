@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pfm.classes import ClassList
-from pfm.data.splits import DataConfig
+from pfm.data.config import DataConfig
 from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession

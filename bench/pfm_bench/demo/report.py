@@ -60,7 +60,7 @@ class Summary:
             lines.append(f"| {title} | {' | '.join(cell(result) for result in self.results.values())} |")
         unknown = self.results["prompt"].evaluation.unknown
         assert unknown is not None
-        there, gone = 100 * unknown["class_present"], 100 * unknown["class_removed"]
+        there, gone = 100 * unknown.class_present, 100 * unknown.class_removed
         lines.append(f"| answered `unknown`: class there / class removed | – | {there:.1f} % / {gone:.1f} % |")
         return "\n".join(lines)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.splits import DataConfig
 from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession

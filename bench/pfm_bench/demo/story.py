@@ -7,22 +7,24 @@ them side by side take hardly longer than one.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from pfm.commands.train import describe_evaluation, write_evaluation
 from pfm.data.splits import ClassificationData
-from pfm.evaluation.evaluator import Evaluation, forget_sizes, label_positions
-from pfm.forgetting import erase as forgetting
+from pfm.evaluation.evaluator import make_evaluator
+from pfm.evaluation.results import Evaluation, describe_evaluation, write_evaluation
+from pfm.evaluation.samples import label_positions
+from pfm.evaluation.subsets import forget_sizes
+from pfm.forgetting import files as forgetting
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.storage import Json, make_folder
 from pfm.training.config import RunConfig
-from pfm.training.launch import start_accelerator
-from pfm.training.run import make_evaluator, train
+from pfm.training.launch import processes_of, start_accelerator
+from pfm.training.run import train
 from pfm_bench.demo.task import Task, demo_recipe
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import Prediction, PromptSession
@@ -84,7 +86,7 @@ class ReadoutResult:
             "full_bank": self.full_bank,
             "retain_k1": self.retain_k1,
             "forget_k1": self.forget_k1,
-            "unknown": self.evaluation.unknown,
+            "unknown": None if self.evaluation.unknown is None else asdict(self.evaluation.unknown),
             "onnx_worst_difference": self.worst_difference,
             "times_erased_class_answered": self.answers.times_answered,
             "erase_ms": self.answers.erase_ms,
@@ -154,7 +156,7 @@ def _evaluate(
         data.test,
         label_positions(model.classes, data.classes),
         checkpoint.preprocess,
-        start_accelerator(torch.device("cpu"), config.device),
+        processes_of(start_accelerator(torch.device("cpu"), config.device)),
         config.evaluation,
         seed=config.train.seed,
     )

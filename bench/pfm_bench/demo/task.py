@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from pfm.backbones.spec import BackboneConfig, describe_backbone
-from pfm.data.image_augmentation import AugmentConfig
+from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
-from pfm.data.splits import ClassificationData, DataConfig
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
 from pfm.evaluation.evaluator import EvalConfig
 from pfm.model.classifier import ModelConfig

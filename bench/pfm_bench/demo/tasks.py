@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pfm.data.splits import DataConfig
+from pfm.data.config import DataConfig
 from pfm.registry import Registry
 from pfm_bench.demo.digits import digits_task
 from pfm_bench.demo.sounds import sounds_task
@@ -21,4 +21,4 @@ def choose_task(data_type: str, dataset: str, label_from: str, label: str, forge
         ClassNameError: no class of that name.
     """
     data = DataConfig(dataset=dataset, data_type=data_type, label_from=label_from, label=label)
-    return TASKS.get("audio" if data.is_audio else data.data_type)(data, forget)
+    return TASKS.get(data.kind)(data, forget)

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.evaluation.evaluator import ActiveSet, Evaluator, forget_sizes
+from pfm.device import Processes
+from pfm.evaluation.evaluator import Evaluator
+from pfm.evaluation.samples import Samples
+from pfm.evaluation.subsets import forget_sizes
+from pfm.evaluation.table import ActiveSet
 from pfm.options import option
 from pfm.runlog import progress
 from pfm.storage import Json
@@ -152,15 +156,9 @@ def keep(removed: ActiveSet, num_classes: int) -> ActiveSet:
 
 def make_evaluator(bench: Workbench) -> Evaluator:
     """Ours, over the random images."""
-    return Evaluator(
-        bench.split,
-        torch.arange(bench.config.num_classes),
-        bench.preprocess,
-        device=bench.device,
-        batch_size=bench.config.batch_size,
-        seed=bench.config.seed,
-        show_progress=False,
-    )
+    samples = Samples.of(bench.split, torch.arange(bench.config.num_classes), bench.preprocess, bench.device)
+    processes = Processes(device=bench.device)
+    return Evaluator(samples, processes, batch_size=bench.config.batch_size, seed=bench.config.seed)
 
 
 def choose_subsets(num_classes: int, k: int, at_most: int, seed: int) -> list[ActiveSet]:

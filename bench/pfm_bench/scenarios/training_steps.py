@@ -1,7 +1,7 @@
 """The training steps that are timed: ours in each variant, and the plain one, of the same batches.
 
 What changes how long a step takes is how many prompts a batch draws. That is drawn once a round, as
-`pfm.training.step` draws it, and is the same for every variant, so that each round is a fair pair. (The paper's tool
+`pfm.training.shares` draws it, and is the same for every variant, so that each round is a fair pair. (The paper's tool
 draws it apart for the two branches, from the same distribution.)
 """
 
@@ -12,14 +12,17 @@ import torch
 from torch import nn
 
 from pfm.backbones.spec import BackboneSpec
+from pfm.data.augmentation import AugmentConfig
 from pfm.data.feed import Feed, FeedConfig
-from pfm.device import DeviceConfig
-from pfm.model.classifier import PromptedClassifier
-from pfm.model.trunk_cache import TrunkCache, cache_trunk
-from pfm.training.launch import start_accelerator
+from pfm.device import DeviceConfig, Processes
+from pfm.model.trunk_cache import cache_trunk
+from pfm.model.views import StoredInputs
+from pfm.training.batches import Examples, Loader
+from pfm.training.launch import processes_of, start_accelerator
 from pfm.training.objective import Objective, ObjectiveConfig
 from pfm.training.optim import OptimConfig, build_optimizer
-from pfm.training.step import share, training_step
+from pfm.training.shares import draw_share
+from pfm.training.step import training_step
 from pfm_bench.measuring.ceilings import synchronise
 from pfm_bench.targets.plain import build_plain_optimizer, choose_others, choose_with_own, plain_step
 from pfm_bench.targets.workbench import (
@@ -48,43 +51,34 @@ class OurStep:
     def __init__(self, bench: Workbench, variant: Variant) -> None:
         self.bench = bench
         model = build_ours(bench, variant)
+        self.model = model
         self.accelerator = start_accelerator(bench.device, DeviceConfig())
-        self.feed = Feed(bench.split, bench.device, FeedConfig())
-        self.tokens = self._cache(model) if variant.is_cached else None
+        processes = processes_of(self.accelerator)
+        stored = StoredInputs(Feed(bench.split, bench.device, FeedConfig()), bench.preprocess)
+        size = bench.config.batch_size
+        tokens = None
+        if variant.is_cached:
+            tokens = cache_trunk(model, stored, "device", processes, batch_size=size, name="images")
         optimizer = build_optimizer(model, OptimConfig())
         if variant.is_compiled:
             model.compile(dynamic=True)
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
-        self.model = model
         self.objective = Objective(model, ObjectiveConfig())
+        examples = Examples(
+            labels=bench.split.labels, num_classes=model.num_classes, stored=stored, augment=AugmentConfig(),
+            tokens=tokens,
+        )  # fmt: skip
+        self.loader = Loader(examples, processes, seed=bench.config.seed, global_batch=size, part_size=size)
         self.number = 0
         self.last_loss: torch.Tensor | None = None
 
     def __call__(self) -> None:
-        bench, split = self.bench, self.bench.split
-        index = _batch_index(bench, self.number)
-        batch = share(
-            index, split.labels[index], self.model.num_classes,
-            key=_draw_key(bench, self.number), rank=0, world_size=1,
-        )  # fmt: skip
-        inputs = bench.preprocess(self.feed(batch.index)) if self.tokens is None else self.tokens(batch.index)
-        labels = split.labels[batch.index].to(bench.device, non_blocking=True)
-        numbers = training_step(
-            self.wrapped, self.accelerator, self.optimizer, inputs, labels, batch,
-            objective=self.objective, from_tokens=self.tokens is not None,
-        )  # fmt: skip
+        (batch,) = self.loader.batches([(_draw_key(self.bench, self.number), _batch_index(self.bench, self.number))])
+        numbers = training_step(self.wrapped, batch, self.objective, self.optimizer, self.accelerator)
         self.last_loss = numbers["loss"]
         self.number += 1
-        synchronise(bench.device)
-
-    def _cache(self, model: PromptedClassifier) -> TrunkCache:
-        bench = self.bench
-        return cache_trunk(
-            model, self.feed, len(bench.split), bench.preprocess, "device",
-            batch_size=bench.config.batch_size, autocast=lambda: self.accelerator.autocast(),
-            say=lambda _: None, name="images", show_progress=False,
-        )  # fmt: skip
+        synchronise(self.bench.device)
 
 
 class PlainStep:
@@ -123,10 +117,11 @@ def take_each_kind_of_step(bench: Workbench, step: OurStep | PlainStep) -> None:
 
 
 def prompts_drawn(bench: Workbench, number: int) -> tuple[int, int]:
-    """How many prompts a sample sees in the two branches of step `number`, as `pfm.training.step.share` draws it."""
+    """How many prompts a sample sees in the two branches of step `number`, as `pfm.training.shares` draws it."""
     one = torch.zeros(1, dtype=torch.int64)
-    batch = share(one, one, bench.config.num_classes, key=_draw_key(bench, number), rank=0, world_size=1)
-    return batch.mixed.shape[1], batch.wrong.shape[1]
+    processes = Processes(device=bench.device)
+    share = draw_share(one, one, bench.config.num_classes, key=_draw_key(bench, number), processes=processes)
+    return share.mixed.shape[1], share.wrong.shape[1]
 
 
 def _batch_index(bench: Workbench, number: int) -> torch.Tensor:

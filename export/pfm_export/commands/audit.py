@@ -13,11 +13,10 @@ from pfm.audit.protocol import audit
 from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.commands.train import data_of_run, was_given
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.data.config import DataConfig
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.model.checkpoint import load_checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run
 from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import certificate
 
@@ -152,7 +152,7 @@ def _write_copy(
     requested_by: str,
     scrubbing: tuple[float, float] | None,
 ) -> Path:
-    from pfm.forgetting import erase as forgetting
+    from pfm.forgetting import files as forgetting
     from pfm.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(ckpt)
@@ -177,9 +177,8 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
 
     from pfm.audit.groups import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
-    from pfm.commands.train import data_of_run
+    from pfm.data.config import DataConfig
     from pfm.data.loading import load_data
-    from pfm.data.splits import DataConfig
     from pfm.storage import write_json
 
     if target.exists():

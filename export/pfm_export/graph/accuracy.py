@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pfm.data.config import DataConfig
 from pfm.data.inputs import Preprocess, preprocess_from_dict
 from pfm.data.loading import load_data
-from pfm.data.splits import DataConfig
 from pfm.errors import DataError
-from pfm.evaluation.evaluator import label_positions
+from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set

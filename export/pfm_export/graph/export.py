@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pfm import __version__
-from pfm.data.sounds import LOWEST_HZ, PREEMPHASIS
+from pfm.data.mel import LOWEST_HZ, PREEMPHASIS
 from pfm.errors import StorageError
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint

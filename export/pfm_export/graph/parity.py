@@ -13,7 +13,8 @@ import torch
 
 from pfm.data.images import ImagePreprocess
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.sounds import SoundPreprocess, log_mel
+from pfm.data.mel import log_mel
+from pfm.data.sounds import SoundPreprocess
 from pfm.errors import PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pfm.data.sounds import PREEMPHASIS, SoundPreprocess, fft_size, mel_banks
+from pfm.data.mel import PREEMPHASIS, fft_size, mel_banks
+from pfm.data.sounds import SoundPreprocess
 from pfm_export.serving.form import INPUT_COUNT, INPUT_SAMPLES, INPUT_VALUES
 
 

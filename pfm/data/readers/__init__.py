@@ -1,1 +1,50 @@
-"""Where data comes from: one reader a source, in the order in which they are asked."""
+"""Where data comes from: one reader a source.
+
+A reader from outside the package registers itself with one line, `READERS.register("csv", CsvReader())`.
+"""
+
+from typing import Protocol
+
+import torch
+
+from pfm.data.config import DataConfig
+from pfm.data.inputs import Storage
+from pfm.data.readers.digits import DigitsReader
+from pfm.data.readers.hugging_face import HuggingFaceReader
+from pfm.data.readers.image_folder import ImageFolderReader
+from pfm.data.readers.medmnist import MedMnistReader
+from pfm.data.readers.npz import NpzReader
+from pfm.data.readers.sound_folder import SoundFolderReader
+from pfm.data.splits import ClassificationData
+from pfm.registry import Registry
+
+
+class Reader(Protocol):
+    """A source of data."""
+
+    def takes(self, config: DataConfig) -> bool:
+        """Whether `--dataset` names something of this source; nothing is read, and it may not be there."""
+        ...
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        """Read it.
+
+        Args:
+            storage: how the inputs are to be stored.
+            device: that computes features.  [default: the CPU]
+
+        Raises:
+            DataError: it is not there, cannot be read, or does not fit together.
+            ConfigError: another kind of input was asked for than this source has.
+        """
+        ...
+
+
+# the one registered last is asked first: Hugging Face, which takes any name, is asked last
+READERS: Registry[Reader] = Registry("source of data")
+READERS.register("hugging_face", HuggingFaceReader())
+READERS.register("medmnist", MedMnistReader())
+READERS.register("npz", NpzReader())
+READERS.register("digits", DigitsReader())
+READERS.register("audiofolder", SoundFolderReader())
+READERS.register("imagefolder", ImageFolderReader())

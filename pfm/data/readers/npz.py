@@ -1,7 +1,5 @@
-"""MedMNIST by name, and `.npz` files in its layout."""
+"""A path to an `.npz` file in MedMNIST's layout: {train,val,test}_{images,labels}."""
 
-import shutil
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,75 +9,30 @@ import numpy as np
 import torch
 
 from pfm.classes import split_names
-from pfm.data.images import from_arrays
-from pfm.data.splits import ClassificationData, DataConfig, Split, class_list, first_line
-from pfm.errors import DataError, StorageError
+from pfm.data.config import DataConfig
+from pfm.data.images import ImageStorage, from_arrays
+from pfm.data.inputs import Storage
+from pfm.data.reading import first_line
+from pfm.data.splits import ClassificationData, Split, class_list
+from pfm.errors import DataError
 from pfm.storage import explain
 
 
-def is_medmnist(name: str) -> bool:
-    import medmnist
+class NpzReader:
+    """Files whose name says so."""
 
-    return name in medmnist.INFO
+    def takes(self, config: DataConfig) -> bool:
+        return config.dataset.endswith(".npz")
 
-
-def load_medmnist(name: str, config: DataConfig) -> ClassificationData:
-    import medmnist
-
-    info = medmnist.INFO[name]
-    if name.endswith("3d"):
-        raise DataError(f"{name} holds volumes; only MedMNIST's 2D sets are supported")
-    if "multi-label" in info["task"]:
-        raise DataError(f"{name} gives an image several labels; a class of its own for each image is needed")
-    folder = Path(config.data_dir).expanduser() if config.data_dir else Path.home() / ".medmnist"
-    path = folder / (f"{name}.npz" if config.size == 28 else f"{name}_{config.size}.npz")
-    if not path.exists():
-        _download_medmnist(name, config.size, path)
-    names = [info["label"][str(i)] for i in range(len(info["label"]))]
-    splits = _read_npz(path)
-    notes: tuple[str, ...] = ()
-    if name == "octmnist":
-        if "val" not in splits:
-            raise DataError(f"{path} lacks val_images, val_labels; octmnist is trained on its val split")
-        splits["train"] = splits.pop("val")
-        notes = ("trained on the val split, as the paper's tool does, since train is large",)
-    return ClassificationData(
-        name, class_list(config, names), splits["train"], splits["test"], splits.get("val"), notes
-    )
-
-
-def _download_medmnist(name: str, size: int, path: Path) -> None:
-    """Download into a folder of its own first, so that a broken download leaves no file behind."""
-    import medmnist
-
-    info = medmnist.INFO[name]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent)
-    except OSError as error:
-        raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
-    with beside as folder:
-        try:
-            getattr(medmnist, info["python_class"])(split="train", download=True, root=folder, size=size)
-            shutil.move(Path(folder) / path.name, path)
-        except (OSError, RuntimeError) as error:
-            # medmnist makes a RuntimeError of everything, Ctrl-C included; what happened is its context
-            cause = error.__context__ or error
-            if isinstance(cause, KeyboardInterrupt):
-                raise cause from None
-            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
-            url = info["url" if size == 28 else f"url_{size}"]
-            raise DataError(
-                f"{name} could not be downloaded ({reason}); bring {path.name} into {path.parent} by hand, from {url}"
-            ) from error
-
-
-def load_npz(path: Path, config: DataConfig) -> ClassificationData:
-    splits = _read_npz(path)
-    # every split is checked against the classes that training has, or that were named
-    num_classes = len(split_names(config.class_names)) if config.class_names else _count_classes(path, splits["train"])
-    names = [str(i) for i in range(num_classes)]
-    return ClassificationData(path.stem, class_list(config, names), splits["train"], splits["test"], splits.get("val"))
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        config.check_kind(ImageStorage.kind)
+        path = Path(config.dataset).expanduser()
+        splits = read_npz(path)
+        # every split is checked against the classes that training has, or that were named
+        given = config.class_names
+        num_classes = len(split_names(given)) if given else _count_classes(path, splits["train"])
+        classes = class_list(config, [str(number) for number in range(num_classes)])
+        return ClassificationData(path.stem, classes, splits["train"], splits["test"], splits.get("val"))
 
 
 def _count_classes(path: Path, train: Split) -> int:
@@ -93,7 +46,7 @@ def _count_classes(path: Path, train: Split) -> int:
     return high + 1
 
 
-def _read_npz(path: Path) -> dict[str, Split]:
+def read_npz(path: Path) -> dict[str, Split]:
     """The train, val and test splits of a file in MedMNIST's layout.
 
     Raises:
@@ -110,7 +63,7 @@ def _read_npz(path: Path) -> dict[str, Split]:
     except PermissionError as error:
         raise DataError(f"cannot read {path}: {explain(error)}") from error
     except _DAMAGED as error:
-        raise DataError(f"{path} is truncated or no .npz file ({first_line(error)}); replace it") from error
+        raise DataError(f"{path} is truncated or not an .npz file ({first_line(error)}); replace it") from error
 
 
 # what numpy and zipfile raise for a file that is not what it claims
@@ -135,8 +88,8 @@ def _read_splits(file: Any, path: Path) -> dict[str, Split]:
 
 def _array(file: Any, key: str) -> np.ndarray:
     value = file[key]
-    if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is none
-        raise ValueError(f"{key} is no array")
+    if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is not one
+        raise ValueError(f"{key} is not an array")
     return value
 
 

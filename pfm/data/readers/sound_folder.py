@@ -1,4 +1,4 @@
-"""Folders of sounds: PATH/<split>/<class>/file, PATH/<class>/file, or with a metadata.csv beside the files.
+"""`audiofolder:PATH`: PATH/<split>/<class>/file, PATH/<class>/file, or with a metadata.csv beside the files.
 
 The layout is that of the builder `audiofolder` of Hugging Face `datasets`, which cannot be used here: it
 decodes through torchcodec and FFmpeg.
@@ -8,6 +8,14 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from pfm.data.config import DataConfig
+from pfm.data.inputs import Storage
+from pfm.data.readers.image_folder import existing_folder
+from pfm.data.readers.tables import read_tables
+from pfm.data.sounds import SoundStorage
+from pfm.data.splits import ClassificationData
 from pfm.errors import DataError
 
 METADATA, FILE_NAME = "metadata.csv", "file_name"
@@ -15,20 +23,38 @@ ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".op
 SPLITS = {"train", "training", "validation", "val", "valid", "dev", "test", "eval"}
 
 
+class SoundFolderReader:
+    """Folders of sounds."""
+
+    def takes(self, config: DataConfig) -> bool:
+        return config.dataset.startswith(SoundStorage.folder_prefix)
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        import datasets
+
+        folder = existing_folder(config, SoundStorage.folder_prefix).resolve()
+        loaded = datasets.DatasetDict()
+        for split, table in _list_sounds(folder).items():
+            files = {"audio": [{"bytes": None, "path": path} for path in table.paths]}
+            plain = datasets.Dataset.from_dict({**files, **table.columns})
+            loaded[split] = plain.cast_column("audio", datasets.Audio(decode=False))
+        return read_tables(loaded, config, storage, device)
+
+
 @dataclass
-class SoundTable:
+class _Table:
     """The files of a split.
 
     Attributes:
         paths: of the files.
-        columns: by name, a value for each file: `label` of the folder it lies in, or what metadata.csv says.
+        columns: by name, a value for each file: `label` of the folder it is in, or what metadata.csv says.
     """
 
     paths: list[str] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
 
 
-def list_sounds(folder: Path) -> dict[str, SoundTable]:
+def _list_sounds(folder: Path) -> dict[str, _Table]:
     """The files by split; one split, `train`, where the folder has none.
 
     Raises:
@@ -42,18 +68,18 @@ def list_sounds(folder: Path) -> dict[str, SoundTable]:
     return {name: table for name, table in tables.items() if table.paths}
 
 
-def _list_split(folder: Path) -> SoundTable:
+def _list_split(folder: Path) -> _Table:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if (folder / METADATA).is_file():
         return _with_metadata(folder, files)
-    table = SoundTable([str(path) for path in files])
+    table = _Table([str(path) for path in files])
     parts = [path.relative_to(folder).parts for path in files]
     if files and all(len(part) > 1 for part in parts):
         table.columns["label"] = [part[0] for part in parts]
     return table
 
 
-def _with_metadata(folder: Path, files: list[Path]) -> SoundTable:
+def _with_metadata(folder: Path, files: list[Path]) -> _Table:
     where = folder / METADATA
     with where.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -68,7 +94,7 @@ def _with_metadata(folder: Path, files: list[Path]) -> SoundTable:
     unnamed = next((path for path in files if path not in by_path), None)
     if unnamed is not None:
         raise DataError(f"{where} says nothing of {unnamed}")
-    return SoundTable(
+    return _Table(
         [str(path) for path in by_path],
         {name: [row[name] for row in by_path.values()] for name in columns if name != FILE_NAME},
     )

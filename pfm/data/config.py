@@ -1,0 +1,106 @@
+"""Which data: the options that name a data set, and what follows from the name alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfm.data.file_names import PREFIX, NamePattern
+from pfm.data.inputs import KINDS, Storage
+from pfm.errors import ConfigError
+from pfm.options import option
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+DEFAULT_KIND = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, and where it is."""
+
+    dataset: str = option(
+        "bloodmnist",
+        "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
+        "a Hugging Face data set (name or local folder), or digits.",
+    )
+    data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names())
+    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]")
+    size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
+    class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
+    input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
+    label_column: str = option("", "Column of the labels in a Hugging Face data set.  [default: found by its type]")
+    label_from: str = option(
+        "",
+        "Take the label from the file's name: name:PATTERN with fields in braces, such as "
+        "'name:{digit}_{speaker}_{n}'; --label says which.  [default: the label column, or the folder]",
+    )
+    label: str = option("", "Field of --label_from that is the label.")
+    max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
+    skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
+
+    def __post_init__(self) -> None:
+        if self.size not in MEDMNIST_SIZES:
+            raise ConfigError(f"--size {self.size} is not a MedMNIST resolution; choose 28, 64, 128 or 224")
+        if self.label_from and not self.label_from.startswith(PREFIX):
+            raise ConfigError(
+                f"--label_from {self.label_from!r} is not a pattern; give {PREFIX}PATTERN, or leave it out"
+            )
+        if bool(self.label_from) != bool(self.label):
+            raise ConfigError("--label_from and --label go together: the pattern, and which of its fields is the label")
+        if self.label_from:
+            _ = self.name_pattern
+        if self.data_type not in (DEFAULT_KIND, self.kind):
+            self._refuse(f"--dataset {self.dataset}", self.kind)
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of input: of the folder, or what `--data_type` says."""
+        of_folder = (kind for kind in KINDS.names() if self.dataset.startswith(KINDS.get(kind).storage.folder_prefix))
+        return next(of_folder, self.data_type)
+
+    def check_storage(self, storage: Storage) -> None:
+        """Refuse a model that takes inputs of another kind.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self.kind != storage.kind:
+            noun = KINDS.get(self.kind).storage.noun
+            raise ConfigError(
+                f"--dataset {self.dataset} holds {noun}, but the model takes {storage.noun}{storage.how_to_ask}"
+            )
+
+    def check_kind(self, found: str) -> None:
+        """Refuse another kind of input than the source has.
+
+        Args:
+            found: the kind that it has.
+
+        Raises:
+            ConfigError: it was asked for another one.
+        """
+        if self.kind != found:
+            self._refuse(self.dataset, found)
+
+    def _refuse(self, dataset: str, found: str) -> None:
+        """The data is of kind `found`, and `--data_type` says otherwise."""
+        wanted = KINDS.get(self.data_type).storage
+        noun = KINDS.get(found).storage.noun
+        raise ConfigError(f"--data_type {self.data_type}, but {dataset} holds {noun}; use {wanted.folder_prefix}PATH")
+
+    @property
+    def name_pattern(self) -> NamePattern | None:
+        """How labels are read off file names, if they are."""
+        return NamePattern(self.label_from.removeprefix(PREFIX), self.label) if self.label_from else None
+
+    @property
+    def short_name(self) -> str:
+        """The data set's name as it stands in file names; with --label_from, behind it the field that is the label."""
+        path = self.dataset.removeprefix(KINDS.get(self.kind).storage.folder_prefix)
+        if self.dataset == path and not _looks_like_path(path):
+            name = path.replace("/", "_")
+        else:
+            name = Path(path).resolve().name.removesuffix(".npz")
+        return f"{name}_{self.label}" if self.label else name
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()

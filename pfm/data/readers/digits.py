@@ -1,0 +1,29 @@
+"""`digits`: scikit-learn's own 1,797 images of 8 x 8 pixels, for which nothing is downloaded."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pfm.data.config import DataConfig
+from pfm.data.images import ImageStorage, from_arrays
+from pfm.data.inputs import Storage
+from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
+
+
+class DigitsReader:
+    """The digits."""
+
+    def takes(self, config: DataConfig) -> bool:
+        return config.dataset == "digits"
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        config.check_kind(ImageStorage.kind)
+        from sklearn.datasets import load_digits
+
+        digits: Any = load_digits()
+        images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        whole = Split(from_arrays(images, "digits"), torch.from_numpy(digits.target.astype(np.int64)))
+        train, test, note = split_off_test(whole, "digits")
+        names = [str(name) for name in digits.target_names]
+        return ClassificationData("digits", class_list(config, names), train, test, notes=(note,))

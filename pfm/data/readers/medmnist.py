@@ -1,0 +1,83 @@
+"""MedMNIST by name: read from where its files are, downloaded where they are not."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pfm.data.config import DataConfig
+from pfm.data.images import ImageStorage
+from pfm.data.inputs import Storage
+from pfm.data.readers.npz import read_npz
+from pfm.data.splits import ClassificationData, class_list
+from pfm.errors import DataError, StorageError
+from pfm.storage import explain
+
+
+class MedMnistReader:
+    """The 2D sets with one label an image."""
+
+    def takes(self, config: DataConfig) -> bool:
+        import medmnist
+
+        return config.dataset in medmnist.INFO
+
+    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+        config.check_kind(ImageStorage.kind)
+        import medmnist
+
+        name = config.dataset
+        info = medmnist.INFO[name]
+        if name.endswith("3d"):
+            raise DataError(f"{name} holds volumes; only MedMNIST's 2D sets are supported")
+        if "multi-label" in info["task"]:
+            raise DataError(f"{name} gives an image several labels; one class for each image is needed")
+        folder = Path(config.data_dir).expanduser() if config.data_dir else Path.home() / ".medmnist"
+        path = folder / (f"{name}.npz" if config.size == 28 else f"{name}_{config.size}.npz")
+        if not path.exists():
+            _download(name, config.size, path)
+        names = [info["label"][str(i)] for i in range(len(info["label"]))]
+        splits = read_npz(path)
+        notes: tuple[str, ...] = ()
+        if name == "octmnist":
+            if "val" not in splits:
+                raise DataError(f"{path} lacks val_images, val_labels; octmnist is trained on its val split")
+            splits["train"] = splits.pop("val")
+            notes = ("trained on the val split, as the paper's tool does, since train is large",)
+        return ClassificationData(
+            name, class_list(config, names), splits["train"], splits["test"], splits.get("val"), notes
+        )
+
+
+def medmnist_names() -> list[str]:
+    """The names that are taken and can be read."""
+    import medmnist
+
+    return [name for name in medmnist.INFO if not name.endswith("3d")]
+
+
+def _download(name: str, size: int, path: Path) -> None:
+    """Download into a folder of its own first, so that a broken download leaves no file behind."""
+    import medmnist
+
+    info = medmnist.INFO[name]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
+    with beside as folder:
+        try:
+            getattr(medmnist, info["python_class"])(split="train", download=True, root=folder, size=size)
+            shutil.move(Path(folder) / path.name, path)
+        except (OSError, RuntimeError) as error:
+            # medmnist makes a RuntimeError of everything, Ctrl-C included; what happened is its context
+            cause = error.__context__ or error
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
+            url = info["url" if size == 28 else f"url_{size}"]
+            raise DataError(
+                f"{name} could not be downloaded ({reason}); put {path.name} into {path.parent} by hand, from {url}"
+            ) from error

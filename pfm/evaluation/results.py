@@ -1,0 +1,102 @@
+"""What an evaluation found, as text for people and as the files of the paper's tool."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfm.evaluation.pictures import draw_forgetting
+from pfm.evaluation.subsets import SubsetAccuracies
+from pfm.model.classifier import PromptedClassifier
+from pfm.storage import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownShares:
+    """Share of samples answered `unknown`, in [0, 1]: with their class there, and with it removed (k = 1)."""
+
+    class_present: float
+    class_removed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAccuracy:
+    """Accuracy in [0, 1] under one active set: on samples of the classes left out, and on the others."""
+
+    forget: float
+    retain: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything measured on one model.
+
+    Attributes:
+        modes: accuracy by inference mode, in [0, 1].
+        subsets: by k.
+        unknown: None for a model that never answers `unknown`.
+    """
+
+    modes: dict[str, float]
+    subsets: list[SubsetAccuracies] = field(default_factory=list)
+    unknown: UnknownShares | None = None
+    num_samples: int = 0
+
+    def inference_accuracies(self) -> dict[str, dict[str, float]]:
+        """Mean and standard deviation by k, as the paper's tool writes them."""
+        return {str(entry.k): entry.summary() for entry in self.subsets}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "num_samples": self.num_samples,
+            "modes": self.modes,
+            "unknown": None if self.unknown is None else dataclasses.asdict(self.unknown),
+            "subsets": [{**dataclasses.asdict(entry), **entry.summary()} for entry in self.subsets],
+        }
+
+
+def percent(value: float) -> str:
+    """Five characters; nan is n/a."""
+    return "  n/a" if value != value else f"{100 * value:5.1f}"
+
+
+def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
+    """Both halves of an evaluation as tables for people; accuracies in percent."""
+    lines = [f"accuracy by inference mode, % of {measured.num_samples} test samples"]
+    names = dict(zip((f"class_{i}" for i in model.classes.ids), model.classes.names, strict=True))
+    for mode, accuracy in measured.modes.items():
+        lines.append(f"  {mode:<20}{percent(accuracy)}" + (f"   ({names[mode]})" if mode in names else ""))
+    if measured.unknown is not None:
+        there, gone = percent(measured.unknown.class_present), percent(measured.unknown.class_removed)
+        lines.append(f"answered `unknown`: {there} % with the class there, {gone} % with it removed")
+    if measured.subsets:
+        lines.append(f"forgetting k of {model.num_classes} classes, % (chance {100 / model.num_classes:.1f})")
+        lines.append("   k   subsets          forget         retain")
+    for entry in measured.subsets:
+        row = entry.summary()
+        count = f"{len(entry.subsets)}" + (
+            f" of {entry.num_possible} sampled" if len(entry.subsets) < entry.num_possible else ""
+        )
+        lines.append(
+            f"  {entry.k:>2}   {count:<15}"
+            f"{percent(row['forget_mean'])} ±{percent(row['forget_std'])}  "
+            f"{percent(row['retain_mean'])} ±{percent(row['retain_std'])}"
+        )
+    return "\n".join(lines)
+
+
+def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier, *, title: str) -> list[Path]:
+    """The paper tool's JSON, everything measured as JSON, and the picture; returns what was written."""
+    accuracies = Path(f"{stem}_inference_accuracies.json")
+    write_json(accuracies, measured.inference_accuracies())
+    whole = Path(f"{stem}_evaluation.json")
+    write_json(whole, {"classes": dataclasses.asdict(model.classes), **measured.to_dict()})
+    written = [accuracies, whole]
+    if measured.subsets:
+        picture = Path(f"{stem}_forgetting.png")
+        draw_forgetting(
+            {f"readout {model.config.readout}": measured.subsets}, picture, num_classes=model.num_classes, title=title
+        )
+        written.append(picture)
+    return written

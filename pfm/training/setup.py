@@ -1,0 +1,161 @@
+"""What a run stands on: data, model and files, made and checked before any training starts."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from pfm.backbones.loading import build_backbone, frozen_sha256
+from pfm.backbones.spec import BackboneSpec
+from pfm.data.inputs import Preprocess
+from pfm.data.loading import load_data
+from pfm.data.splits import ClassificationData, hold_out_for_threshold
+from pfm.device import Processes
+from pfm.errors import ConfigError
+from pfm.evaluation.samples import label_positions
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.lora import LoraSettings
+from pfm.model.trunk_cache import check_cache
+from pfm.training.config import RunConfig
+from pfm.training.launch import processes_of
+from pfm.training.saving import RunFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run before its first step, and what does not change in it.
+
+    Attributes:
+        lora: settings of the model's adapters, None where it has none.
+        frozen_sha256: of the backbone's weights that stay as they are; "" where none does.
+        files: that the run leaves.
+        tell: says something to people, on the main process only.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    data: ClassificationData
+    spec: BackboneSpec
+    preprocess: Preprocess
+    model: PromptedClassifier
+    lora: LoraSettings | None
+    frozen_sha256: str
+    files: RunFiles
+    tell: Callable[[str], None]
+
+    @cached_property
+    def processes(self) -> Processes:
+        return processes_of(self.accelerator)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """Of the data's labels in the bank, (number of labels,)."""
+        return label_positions(self.model.classes, self.data.classes)
+
+    @cached_property
+    def labels(self) -> torch.Tensor:
+        """(N,) of the training examples, positions in the bank."""
+        return self.positions[self.data.train.labels]
+
+    @property
+    def global_batch(self) -> int:
+        """Examples of a step over all processes."""
+        train = self.config.train
+        return train.batch_size * train.gradient_accumulation_steps * self.processes.world_size
+
+
+def load_run_data(
+    config: RunConfig, spec: BackboneSpec, accelerator: Accelerator, data: ClassificationData | None
+) -> ClassificationData:
+    """What is trained on, and what a threshold is chosen on.
+
+    Args:
+        data: instead of what `config.data` names.
+    """
+    with accelerator.main_process_first():  # one process downloads and decodes into the cache first
+        data = data or load_data(config.data, spec.storage, device=accelerator.device)
+        return hold_out_for_threshold(data, config.model.abstain)
+
+
+def set_up(
+    config: RunConfig,
+    accelerator: Accelerator,
+    spec: BackboneSpec,
+    data: ClassificationData,
+    files: RunFiles,
+    tell: Callable[[str], None],
+) -> Setup:
+    """Build the model, and check that the options go with it and with the data.
+
+    Raises:
+        PfmError: see `pfm.errors`.
+    """
+    model, lora, frozen = _build_model(spec, data, config)
+    _check_metric(config.train.best_metric, model)
+    preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
+    is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
+    check_cache(config.feed, model, is_augmented=is_augmented)
+    tell(_describe_model(model, spec, accelerator))
+    return Setup(
+        config=config, accelerator=accelerator, data=data, spec=spec, preprocess=preprocess, model=model, lora=lora,
+        frozen_sha256=frozen, files=files, tell=tell,
+    )  # fmt: skip
+
+
+def _build_model(
+    spec: BackboneSpec, data: ClassificationData, config: RunConfig
+) -> tuple[PromptedClassifier, LoraSettings | None, str]:
+    """The model a run starts from, its adapters' settings, and the hash of what stays frozen."""
+    tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
+    backbone = build_backbone(spec, seed=config.train.seed)
+    frozen = "" if tune == "full" else frozen_sha256(backbone)
+    lora = config.lora if tune == "lora" else None
+    set_seed(config.train.seed)
+    settings = dataclasses.replace(config.model, tune=tune)
+    model = PromptedClassifier(backbone, data.classes, settings, lora)
+    backbone.recompute = config.train.gradient_checkpointing
+    if lora is not None and config.device.stores_frozen_in_bf16:
+        model.store_frozen(torch.bfloat16)
+    return model, lora, frozen
+
+
+def _check_metric(metric: str, model: PromptedClassifier) -> None:
+    number = metric.removeprefix("class_")
+    if number != metric and int(number) not in model.classes.ids:
+        raise ConfigError(f"--best_metric {metric}: the classes are {model.classes.describe()}")
+
+
+def check_sharded(config: RunConfig, model: PromptedClassifier) -> None:
+    """Refuse what does not go with FSDP.
+
+    Raises:
+        ConfigError: which option, and what to do instead.
+    """
+    if model.trunk_is_frozen:
+        raise ConfigError(
+            "FSDP shares out what trains, which is next to nothing with --tune lora; launch with gpu_8.yaml, or give "
+            "--tune full"
+        )
+    if config.train.auto_batch_size:
+        raise ConfigError(
+            "--auto_batch_size does not go with FSDP, where a process that runs out of memory leaves the others "
+            "waiting inside its blocks; give a smaller --batch_size and --gradient_accumulation_steps"
+        )
+    if config.train.compile:
+        raise ConfigError("--compile does not go with FSDP; leave it out")
+    if config.model.abstain:
+        raise ConfigError("--abstain does not go with FSDP yet; leave it out")
+
+
+def _describe_model(model: PromptedClassifier, spec: BackboneSpec, accelerator: Accelerator) -> str:
+    trained = sum(tensor.numel() for tensor in model.trained_tensors().values())
+    total = sum(tensor.numel() for tensor in model.parameters())
+    return (
+        f"model {spec.model_name} at {spec.describe_size()}, readout {model.config.readout}, tune {model.config.tune}: "
+        f"{trained:,} of {total:,} parameters train; {accelerator.num_processes} process(es) on "
+        f"{accelerator.device}, precision {accelerator.mixed_precision}"
+    )
