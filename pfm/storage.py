@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 from pfm.errors import StorageError
 
 # what is written as JSON
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = "Mapping[str, JsonValue]"
 
 

@@ -1,12 +1,11 @@
 """Where the time comes from, and calls back to back on it."""
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
-MAX_QUERIES = 1000  # more samples say hardly more
+from pfm_bench.targets.plan import Call
 
-Call = Callable[[], object]
+MAX_QUERIES = 1000  # more samples say hardly more
 
 
 class Clock(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pfm.registry import Registry
 from pfm_bench.reports.serving_report import Case, ScenarioResult
 from pfm_bench.scenarios.clock import Call
 from pfm_bench.targets.plan import Plan
@@ -53,3 +54,6 @@ class Scenario(Protocol):
     def __call__(self, served: Served) -> Iterable[ScenarioResult]:
         """A result for each target, or for each bundle."""
         ...
+
+
+SCENARIOS: Registry[Scenario] = Registry("scenario")

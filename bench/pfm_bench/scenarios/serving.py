@@ -21,9 +21,9 @@ from pfm_bench.measuring.roofline import forward_gflop
 from pfm_bench.measuring.rounds import Samples, measure
 from pfm_bench.reports.header import Header
 from pfm_bench.reports.serving_report import Case, ScenarioResult, ServingReport, TargetFacts, Work, case_results
+from pfm_bench.scenarios import SCENARIOS, Served
 from pfm_bench.scenarios.clock import Call
-from pfm_bench.scenarios.scenario import Served
-from pfm_bench.scenarios.serving_config import SCENARIOS, ServeBenchConfig
+from pfm_bench.scenarios.serving_config import ServeBenchConfig
 from pfm_bench.targets.choosing import choose_targets, plan_targets
 from pfm_bench.targets.plan import Plan
 from pfm_export.serving.bundle import Bundle

@@ -1,20 +1,12 @@
-"""The options of `pfm bench serve`, and the scenarios that it knows: a new one is a file and a line in `SCENARIOS`."""
+"""The options of `pfm bench serve`."""
 
 import os
 from dataclasses import dataclass
 
 from pfm.errors import ConfigError
 from pfm.options import option
-from pfm.registry import Registry
-from pfm_bench.scenarios import offline, server, single_stream, time_to_forget
-from pfm_bench.scenarios.scenario import Scenario
-from pfm_bench.targets.choosing import TARGETS
-
-SCENARIOS: Registry[Scenario] = Registry("scenario")
-SCENARIOS.register(single_stream.NAME, single_stream.scenario)
-SCENARIOS.register(offline.NAME, offline.scenario)
-SCENARIOS.register(server.NAME, server.scenario)
-SCENARIOS.register(time_to_forget.NAME, time_to_forget.scenario)
+from pfm_bench.scenarios import SCENARIOS
+from pfm_bench.targets import TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which targets are measured: a new one is a file beside this and a line in `TARGETS`."""
+"""Which targets are measured, and which bundles they run."""
 
 import functools
 from collections.abc import Sequence
@@ -7,20 +7,10 @@ from pathlib import Path
 import torch
 
 from pfm.errors import ConfigError, DeviceError
-from pfm.registry import Registry
-from pfm_bench.targets.onnx_runtime import OnnxRuntime
-from pfm_bench.targets.plan import Plan, TargetKind
-from pfm_bench.targets.torch_model import TorchModel
+from pfm_bench.targets import TARGETS
+from pfm_bench.targets.plan import Plan
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.form import GraphForm
-
-TARGETS: Registry[TargetKind] = Registry("target")
-TARGETS.register("torch", TorchModel())
-TARGETS.register("torch-bf16", TorchModel(is_bf16=True))
-TARGETS.register("torch.compile", TorchModel(is_compiled=True))
-TARGETS.register("ort-cpu", OnnxRuntime("cpu"))
-TARGETS.register("ort-cuda", OnnxRuntime("cuda"))
-TARGETS.register("ort-tensorrt", OnnxRuntime("tensorrt"))
 
 
 def choose_targets(wanted: Sequence[str], device: str) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pfm.registry import Registry
+
 Call = Callable[[], object]
 
 
@@ -95,3 +97,6 @@ class Plan:
     def build_call(self, batch_size: int, num_prompts: int) -> Call:
         """Load it and prepare one call, for `peak_in_child`."""
         return self.build().prepare(batch_size, num_prompts)
+
+
+TARGETS: Registry[TargetKind] = Registry("target")
