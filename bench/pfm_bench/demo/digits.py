@@ -1,7 +1,7 @@
 """The demo on handwritten digits, which come with the package."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -11,9 +11,6 @@ from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 class DigitsTask(Task):
     """8 x 8 pixels, in grey."""
@@ -21,7 +18,7 @@ class DigitsTask(Task):
     def ask(self, session: PromptSession, stored: torch.Tensor, without: tuple[str, ...]) -> Prediction:
         return session.predict_images(list(stored[:, 0].numpy()), without=without)
 
-    def show(self, stored: torch.Tensor, axis: "Axes") -> None:
+    def show(self, stored: torch.Tensor, axis: Any) -> None:
         axis.imshow(stored[0].numpy(), cmap="gray_r")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -11,9 +11,6 @@ from pfm.data.inputs import preprocess_from_dict
 from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SOUND_RECIPE = dataclasses.replace(RECIPE, epochs=20, batch_size=64, lr=3e-3, weight_decay=0.05)
 
@@ -26,7 +23,7 @@ class SoundsTask(Task):
         preprocess = preprocess_from_dict(session.manifest["preprocess"])
         return session.predict(preprocess(stored).numpy(), without=without)
 
-    def show(self, stored: torch.Tensor, axis: "Axes") -> None:
+    def show(self, stored: torch.Tensor, axis: Any) -> None:
         sounding = stored[: int((stored != 0).any(dim=1).sum())]  # zeros stand behind the end of a clip
         axis.imshow(sounding.T.numpy(), origin="lower", aspect="auto", cmap="magma")
 

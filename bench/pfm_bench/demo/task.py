@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -19,9 +19,6 @@ from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
 from pfm.training.config import RunConfig, TrainConfig
 from pfm_export.serving.session import Prediction, PromptSession
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MODELS = {
     "cls": ModelConfig(readout="cls"),
@@ -70,8 +67,8 @@ class Task(ABC):
         """A session's answers for stored inputs, some classes suspended for this request."""
 
     @abstractmethod
-    def show(self, stored: torch.Tensor, axis: "Axes") -> None:
-        """One stored input, as a picture."""
+    def show(self, stored: torch.Tensor, axis: Any) -> None:
+        """One stored input, as a picture on an axis of matplotlib's."""
 
 
 def demo_recipe(task: Task, readout: str, folder: Path, seed: int) -> RunConfig:
