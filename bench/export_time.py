@@ -16,8 +16,8 @@ from pfm.storage import write_json
 from pfm_bench.measuring.rounds import Duration, timed
 from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.form import GraphForm
 
 SHAPE = "scratch:vit_base_patch16_224"
 

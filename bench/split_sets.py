@@ -21,11 +21,10 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
 from pfm_bench.measuring.rounds import measure
 from pfm_bench.reports.header import host_facts
-from pfm_bench.targets.inputs import random_inputs
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import GraphForm
 from pfm_export.serving.runner import GraphRunner
 
 
@@ -65,7 +64,7 @@ def main() -> None:
             bundle = Bundle.open(Path(folder) / name)
             runners[name] = GraphRunner(bundle, threads=options.threads, spin=False), bundle
         for batch_size in options.batch_sizes:
-            inputs = random_inputs(runners["whole"][1].manifest, batch_size)
+            inputs = runners["whole"][1].input.random(batch_size, np.random.default_rng(0))
             for name, (runner, bundle) in runners.items():
 
                 def answer(

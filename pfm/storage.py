@@ -15,9 +15,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 from pfm.errors import StorageError
 
-# what is written as JSON
-JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
-Json: TypeAlias = "Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
 
 
 def explain(error: OSError) -> str:

@@ -11,11 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from pfm.audit.attacks import ATTACKS
-from pfm_export.graph.front_ends import FRONT_ENDS
-from pfm_export.serving.kinds import INPUT_KINDS
 
 from making.images import write_npz
+from pfm.audit.attacks import ATTACKS
 from pfm.backbones.family import FAMILIES, PRESETS
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneConfig, describe_backbone
@@ -24,6 +22,8 @@ from pfm.data.readers import READERS
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
 from pfm.registry import Registry
+from pfm_export.graph.front_ends import FRONT_ENDS
+from pfm_export.serving.kinds import INPUT_KINDS
 from pfm_export.serving.session import PromptSession
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"

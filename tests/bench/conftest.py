@@ -11,8 +11,8 @@ from pfm.model.checkpoint import Checkpoint, snapshot
 from pfm_bench.targets import random_bundle
 from pfm_bench.targets.random_bundle import ExportCost
 from pfm_export.graph import export
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.form import GraphForm
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 

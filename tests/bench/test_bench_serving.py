@@ -32,7 +32,7 @@ from pfm_bench.scenarios.serving_config import ServeBenchConfig
 from pfm_bench.targets import onnx_runtime, torch_model
 from pfm_bench.targets.choosing import choose_targets, plan_targets
 from pfm_bench.targets.random_bundle import ExportCost
-from pfm_export.serving.bundle import BANK
+from pfm_export.serving.bank import BANK
 
 TARGETS_OF_RUN = ("torch", "torch-bf16", "ort-cpu", "ort-cpu bf16")
 FEW = 4  # queries of a scenario, erasures

@@ -13,7 +13,8 @@ from pfm_bench.scenarios.offline import offline
 from pfm_bench.scenarios.server import answer_arrivals, poisson_arrivals, server
 from pfm_bench.scenarios.single_stream import single_stream
 from pfm_bench.scenarios.time_to_forget import time_to_forget
-from pfm_export.serving.bundle import BANK, Bundle
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
 
 
 class FakeClock:

@@ -13,7 +13,7 @@ import pytest
 from making.models import TINY
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
-from pfm_export.serving.bundle import MANIFEST, write_manifest
+from pfm_export.serving.manifest import MANIFEST, write_manifest
 
 
 def copy_as(bundle: Path, folder: Path, **changes: Any) -> Path:

@@ -18,8 +18,8 @@ from pfm_bench.scenarios.serving import bench_bundle
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
 from pfm_bench.targets.choosing import choose_targets
 from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import PRECISIONS
 
 
 @click.command("serve", context_settings=CONTEXT_SETTINGS)
@@ -64,7 +64,7 @@ def bench_serve(
     wanted = list(dict.fromkeys(part.strip() for part in precisions.split(",")))
     wrong = next((name for name in wanted if name not in PRECISIONS), None)
     if wrong is not None:
-        raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS)}")
+        raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS.names())}")
     if bundles and precisions != "fp32":
         raise ConfigError("--precisions belongs to --random_weights; a bundle has its own")
     choose_targets(config.target_list, config.device)

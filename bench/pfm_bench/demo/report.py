@@ -74,7 +74,7 @@ class Summary:
   pfm export onnx --ckpt CHECKPOINT --out bundle
 Or with what was made here:
   pfm eval --ckpt {made.checkpoint} --suspend {self.task.forgotten}
-  pfm export erase {made.bundle} --classes {self.task.forgotten}
+  pfm forget --classes {self.task.forgotten} --in_place {made.bundle}
   pfm bench --bundle {made.bundle}"""
 
     def report(self, latency: str) -> str:

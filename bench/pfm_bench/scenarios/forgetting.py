@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pfm.audit.rivals import Rivals, by_position
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons
 from pfm.classes import check_removal
 from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
@@ -120,8 +121,8 @@ def bench_forgetting(
                     samples[name].append(latency_ms)
                 shutil.rmtree(folder / "copy")
         say("training what an erasure replaces")
-        rivals = Rivals(full, data, positions, folder / "models", torch.device("cpu"), say)
-        finetune_s, retrain_s = rivals.finetuned().seconds, rivals.retrained().seconds
+        comparisons = Comparisons(full, data, positions, folder / "models", torch.device("cpu"), say)
+        finetune_s, retrain_s = comparisons.finetuned().seconds, comparisons.retrained().seconds
     return ForgettingReport(
         settings={
             "classes": names,

@@ -15,7 +15,6 @@ from pfm_bench.reports.serving_report import ScenarioResult
 from pfm_bench.scenarios.clock import SYSTEM, Clock
 from pfm_bench.scenarios.scenario import Served
 from pfm_bench.targets.choosing import precision_of
-from pfm_bench.targets.inputs import random_inputs
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
 
@@ -102,7 +101,7 @@ def time_to_forget(
             names = session.classes.names
             if len(names) < 2:
                 raise ConfigError(f"{folder} has one class only; time_to_forget needs one to erase and one to keep")
-            inputs = random_inputs(session.manifest, 1)
+            inputs = session.input.random(1, np.random.default_rng(0))
             session.predict(inputs)
             for name in names[: min(len(names) - 1, repeats - len(forget_ms))]:
                 start = clock.now()

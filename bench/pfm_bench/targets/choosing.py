@@ -9,8 +9,8 @@ import torch
 from pfm.errors import ConfigError, DeviceError
 from pfm_bench.targets import TARGETS
 from pfm_bench.targets.plan import Plan
+from pfm_export.graph.form import GraphForm
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import GraphForm
 
 
 def choose_targets(wanted: Sequence[str], device: str) -> list[str]:

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from pfm.errors import DeviceError
-from pfm_bench.targets.inputs import random_inputs
 from pfm_bench.targets.plan import Call, Plan, Target
-from pfm_export.serving.bundle import OUTPUT, Bundle
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runtime import CPU, CUDA, choose_providers, load_graph
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -54,11 +53,11 @@ class OnnxRuntimeTarget:
         # threads that spin after a call would slow the runtime that is timed next
         self.runtime = load_graph(bundle, device=device, threads=threads, spin=False)
         self.where = self.runtime.get_providers()[0]
-        self.output = OUTPUT[bundle.readout]
+        (self.output,) = bundle.stated.signatures.head.outputs
 
     def prepare(self, batch_size: int, num_prompts: int) -> Call:
-        rows = self.bundle.rows(range(num_prompts))
-        feed = {self.bundle.input_name: random_inputs(self.bundle.manifest, batch_size), **rows.feed()}
+        rows, kind = self.bundle.rows(range(num_prompts)), self.bundle.input
+        feed = {**kind.feed(kind.random(batch_size, np.random.default_rng(0))), **rows.feed()}
         types = {node.name: _NUMPY_TYPES[node.type] for node in self.runtime.get_inputs()}
         feed = {name: array.astype(types[name], copy=False) for name, array in feed.items()}
         if self.where == CPU:

@@ -16,10 +16,8 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.lora import merged
-from pfm_bench.targets.inputs import random_inputs
 from pfm_bench.targets.plan import Call, Plan, Target
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.images import preprocess
 
 _GRAPHS = 1024  # more than anyone asks for at once
 
@@ -77,9 +75,9 @@ class TorchTarget:
             self.logits = torch.compile(plain.logits, dynamic=False)
 
     def prepare(self, batch_size: int, num_prompts: int) -> Call:
-        taken = random_inputs(self.bundle.manifest, batch_size)
-        pixels = preprocess(list(taken), self.bundle.preprocess) if taken.dtype == np.uint8 else taken
-        inputs = torch.from_numpy(pixels).to(self.device)
+        kind = self.bundle.input
+        taken = kind.random(batch_size, np.random.default_rng(0))
+        inputs = torch.from_numpy(kind.model_input(taken)).to(self.device)
         present = shared_set(list(range(num_prompts)), batch_size, self.device)
 
         def call() -> torch.Tensor:
