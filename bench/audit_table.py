@@ -32,7 +32,7 @@ from pfm.cli import run as run_command
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 ATTACK = dataclasses.replace(QUICK, shadows=0)
 SEEDS = (42, 2, 3)

@@ -39,7 +39,7 @@ from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import load_checkpoint
 from pfm.seeds import make_generator
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2)

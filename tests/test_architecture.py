@@ -56,7 +56,7 @@ OWNERS = {
     "safetensors": ("pfm_export.serving.bundle",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),
-    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands", "pfm_bench.demo"),
+    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
