@@ -55,7 +55,7 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
             "sound_std": np.array(2 * features.std, dtype=np.float32),
         }
         proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
-        steps: list[tuple[str, list[str], str, dict[str, list[int]]]] = [
+        steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
             # exactly the samples of one window, whatever was given
             ("Pad", [samples, "sound_pads"], "sound_long", {}),
             ("Slice", ["sound_long", "sound_start", "sound_stop", "sound_axis"], "sound_window", {}),
