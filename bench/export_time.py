@@ -13,8 +13,8 @@ from pathlib import Path
 from pfm.storage import write_json
 from pfm_bench.reports.variants import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.form import GraphForm
 
 SHAPE = "scratch:vit_base_patch16_224"
 

@@ -26,11 +26,13 @@ from pfm_bench.reports.variants import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.accuracy import find_samples, measure_accuracy
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.fusion import fuse, fuse_attention
-from pfm_export.graph.precision import in_precision
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
-from pfm_export.serving.form import GraphForm
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import write_manifest
+from pfm_export.serving.signature import MODEL
 
 SHAPE, NUM_PROMPTS, THREADS = "scratch:vit_base_patch16_224", 10, 2
 NUM_CALIBRATION = 48
@@ -40,8 +42,11 @@ VARIANTS: dict[str, tuple[Callable[[onnx.ModelProto, list[Feed]], onnx.ModelProt
     "fp32": (lambda proto, _: proto, "fp32"),
     "fp32, blocks fused": (lambda proto, _: fuse(proto), "fp32"),
     "fp32, attention fused": (lambda proto, _: fuse_attention(proto), "fp32"),
-    "int8 dynamic, portable": (lambda proto, _: in_precision(proto, "int8", portable=True), "int8 dynamic, portable"),
-    "int8 dynamic, attention fused": (lambda proto, _: in_precision(proto, "int8"), "int8 dynamic, portable"),
+    "int8 dynamic, portable": (
+        lambda proto, _: PRECISIONS.get("int8").convert(proto, portable=True),
+        "int8 dynamic, portable",
+    ),
+    "int8 dynamic, attention fused": (lambda proto, _: PRECISIONS.get("int8").convert(proto), "int8 dynamic, portable"),
     "int8 static QDQ": (lambda proto, feeds: static_int8(proto, feeds), "int8 dynamic, portable"),
 }
 

@@ -23,8 +23,8 @@ from pfm_bench.reports.variants import host_facts
 from pfm_bench.targets.plans import random_inputs
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import GraphForm
 from pfm_export.serving.runner import GraphRunner
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             bundle = Bundle.open(Path(folder) / name)
             runners[name] = GraphRunner(bundle, threads=options.threads, spin=False), bundle
         for batch_size in options.batch_sizes:
-            inputs = random_inputs(runners["whole"][1].manifest, batch_size)
+            inputs = random_inputs(runners["whole"][1].input, batch_size)
             for name, (runner, bundle) in runners.items():
 
                 def answer(

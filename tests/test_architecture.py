@@ -52,7 +52,7 @@ OWNERS = {
     "onnx": ("pfm_export.graph",),
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
-    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precision"),
+    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
     "safetensors": ("pfm_export.serving.bundle",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),

@@ -26,8 +26,8 @@ from pfm_bench.scenarios.training import TrainBenchConfig, bench_training, descr
 from pfm_bench.targets.plans import choose_kinds
 from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
 from pfm_bench.targets.workbench import set_up
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import PRECISIONS
 
 DEFAULT = "serve"
 
@@ -159,7 +159,7 @@ def bench_serve(
     wanted = list(dict.fromkeys(part.strip() for part in precisions.split(",")))
     wrong = next((name for name in wanted if name not in PRECISIONS), None)
     if wrong is not None:
-        raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS)}")
+        raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS.names())}")
     if bundles and precisions != "fp32":
         raise ConfigError("--precisions belongs to --random_weights; a bundle has its own")
     choose_kinds(config.target_list, config.device)

@@ -235,7 +235,7 @@ def _next_steps(task: "Task", results: "dict[str, ReadoutResult]") -> str:
   pfm export onnx --ckpt CHECKPOINT --out bundle
 Or with what was made here:
   pfm eval --ckpt {made.checkpoint} --suspend {task.forgotten}
-  pfm export erase {made.bundle} --classes {task.forgotten}
+  pfm forget --classes {task.forgotten} --in_place {made.bundle}
   pfm bench --bundle {made.bundle}"""
 
 

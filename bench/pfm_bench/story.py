@@ -183,7 +183,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
         lambda: forgetting.erase_file(result.checkpoint, checkpoint, [forgotten], erased, reason="demo"),
     )
     bundle = folder / "bundle"
-    parity = step("export to ONNX", lambda: export_bundle(checkpoint, bundle))
+    parity = step("export to ONNX", lambda: export_bundle(checkpoint, bundle).parity)
     say(f"  worst logit difference to torch {parity.worst_difference:.1e} over {len(parity.cases)} cases")
     served = step(
         "serve without torch; suspend the class, then erase it", lambda: _serve(folder, bundle, data, forgotten, say)

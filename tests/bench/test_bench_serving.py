@@ -26,8 +26,10 @@ from pfm_bench.targets import plans as targets_module
 from pfm_bench.targets.plans import Plan, choose_kinds, plan_targets
 from pfm_bench.targets.roofline import forward_gflop, measure_ceilings, roofline
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, MANIFEST, Bundle, write_manifest
-from pfm_export.serving.form import GraphForm
+from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST, write_manifest
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 

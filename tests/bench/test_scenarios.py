@@ -20,8 +20,9 @@ from pfm_bench.scenarios.serving import (
     time_to_forget,
 )
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, Bundle
-from pfm_export.serving.form import GraphForm
+from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
 
 
 class FakeClock:

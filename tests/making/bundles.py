@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pfm_export.serving.bundle import write_bundle
+from pfm_export.serving.signature import MODEL
 
 NAMES = ("red", "green", "blue")
 WIDTH = 6
@@ -30,5 +31,5 @@ def make_bundle(folder: Path, readout: str = "cls") -> Path:
         "input": {"name": "pixel_values"},
         "preprocess": {},
     }
-    write_bundle(folder, model=b"a graph", bank=bank, manifest=manifest)
+    write_bundle(folder, graphs={MODEL: b"a graph"}, bank=bank, manifest=manifest)
     return folder

@@ -14,9 +14,11 @@ from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
 from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
-from pfm_export.serving.images import preprocess
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.images import ImageSettings, preprocess
+from pfm_export.serving.manifest import write_manifest
 from pfm_export.serving.session import ActiveSet, PromptSession
+from pfm_export.serving.signature import MODEL
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
@@ -86,7 +88,7 @@ def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:
         path = tmp_path / "image.png"
         Image.fromarray(image).save(path)
         for source in (image, Image.fromarray(image), path, str(path)):
-            found = preprocess([source], PREPROCESS.to_dict())
+            found = preprocess([source], ImageSettings.of(PREPROCESS.to_dict()))
             # two float32 implementations of one resampling: 1e-4 of a grey level in units of the deviation
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -204,7 +206,7 @@ def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
         session.suspend(["red", "green", "grey"])
     assert session.active() == ("red", "green", "grey")  # nothing of that was done
     session.erase(["blue"])
-    assert Bundle.open(folder).profiles == {"default": []}  # an erased class is in no profile
+    assert Bundle.open(folder).stated.profiles == {"default": ()}  # an erased class is in no profile
     session.suspend(["red"])
     session.erase(["green"])
     assert session.predict(INPUTS).classes == ("grey",)

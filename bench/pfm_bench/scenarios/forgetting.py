@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pfm.audit.rivals import Rivals, by_position
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons
 from pfm.classes import check_removal
 from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
@@ -63,8 +64,8 @@ def bench_forgetting(
                     samples[name].append(latency_ms)
                 shutil.rmtree(folder / "copy")
         say("training what an erasure replaces")
-        rivals = Rivals(full, data, positions, folder / "models", torch.device("cpu"), say)
-        replaced = {"finetune_s": rivals.finetuned().seconds, "retrain_s": rivals.retrained().seconds}
+        comparisons = Comparisons(full, data, positions, folder / "models", torch.device("cpu"), say)
+        replaced = {"finetune_s": comparisons.finetuned().seconds, "retrain_s": comparisons.retrained().seconds}
     return {
         "settings": {
             "classes": names,

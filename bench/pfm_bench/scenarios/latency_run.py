@@ -154,7 +154,7 @@ def bench_bundle(
 
 def _check(bundles: Sequence[Bundle], config: ServeBenchConfig) -> list[int]:
     """The active sizes, once it is known that all bundles can be asked for them."""
-    shapes = [(b.manifest["backbone"]["config"], b.readout, b.manifest["prompt_tokens"]) for b in bundles]
+    shapes = [(b.manifest["backbone"]["config"], b.stated.readout, b.manifest["prompt_tokens"]) for b in bundles]
     different = next((b for b, shape in zip(bundles, shapes, strict=True) if shape != shapes[0]), None)
     if different is not None:
         raise ConfigError(

@@ -224,7 +224,7 @@ def time_to_forget(
             names = session.classes.names
             if len(names) < 2:
                 raise ConfigError(f"{folder} has one class only; time_to_forget needs one to erase and one to keep")
-            inputs = random_inputs(session.manifest, 1)
+            inputs = random_inputs(session.input, 1)
             session.predict(inputs)
             for name in names[: min(len(names) - 1, repeats - len(forget_ms))]:
                 start = clock.now()

@@ -99,6 +99,7 @@ class OurStep:
             model.compile(dynamic=True)
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
+        self.model = model
         self.objective = Objective(model, ObjectiveConfig())
         examples = Examples(
             labels=bench.split.labels, num_classes=model.num_classes, stored=stored, augment=AugmentConfig(),

@@ -23,9 +23,9 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.lora import merged
-from pfm_export.serving.bundle import OUTPUT, Bundle
-from pfm_export.serving.form import GraphForm
-from pfm_export.serving.images import preprocess
+from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.runtime import CPU, CUDA, choose_providers, load_graph
 
 # name of a target -> device that ONNX Runtime is asked for; None where torch runs it
@@ -175,14 +175,9 @@ def precision_of(bundle: Bundle) -> str:
     return form.precision
 
 
-def random_inputs(manifest: dict[str, Any], batch_size: int) -> np.ndarray:
+def random_inputs(kind: InputKind, batch_size: int) -> np.ndarray:
     """What the graph takes, such as (B, 3, S, S) float32 or (B, S, S, 3) uint8, S the backbone's where left open."""
-    size = manifest["preprocess"].get("size")  # of sounds nothing is left open
-    shape = (batch_size, *(size if isinstance(side, str) else side for side in manifest["input"]["shape"][1:]))
-    random = np.random.default_rng(0)
-    if manifest["input"]["dtype"] == "uint8":
-        return random.integers(0, 256, shape, dtype=np.uint8)
-    return random.standard_normal(shape, dtype=np.float32)
+    return kind.random(batch_size, np.random.default_rng(0))
 
 
 class OrtTarget:
@@ -196,11 +191,12 @@ class OrtTarget:
         # threads that spin after a call would slow the runtime that is timed next
         self.runtime = load_graph(bundle, device=device, threads=threads, spin=False)
         self.where = self.runtime.get_providers()[0]
-        self.output = OUTPUT[bundle.readout]
+        (self.output,) = bundle.stated.signatures.head.outputs
 
     def prepare(self, batch_size: int, num_prompts: int) -> Callable[[], object]:
         rows = self.bundle.rows(range(num_prompts))
-        feed = {self.bundle.input_name: random_inputs(self.bundle.manifest, batch_size), **rows.feed()}
+        kind = self.bundle.input
+        feed = {**kind.feed(random_inputs(kind, batch_size)), **rows.feed()}
         types = {node.name: _NUMPY_TYPES[node.type] for node in self.runtime.get_inputs()}
         feed = {name: array.astype(types[name], copy=False) for name, array in feed.items()}
         if self.where == CPU:
@@ -256,9 +252,8 @@ class TorchTarget:
             self.logits = torch.compile(plain.logits, dynamic=False)
 
     def prepare(self, batch_size: int, num_prompts: int) -> Callable[[], object]:
-        taken = random_inputs(self.bundle.manifest, batch_size)
-        pixels = preprocess(list(taken), self.bundle.preprocess) if taken.dtype == np.uint8 else taken
-        inputs = torch.from_numpy(pixels).to(self.device)
+        taken = random_inputs(self.bundle.input, batch_size)
+        inputs = torch.from_numpy(self.bundle.input.model_input(taken)).to(self.device)
         present = shared_set(list(range(num_prompts)), batch_size, self.device)
 
         def call() -> torch.Tensor:

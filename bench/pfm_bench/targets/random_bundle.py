@@ -11,8 +11,8 @@ from pfm.classes import ClassList
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.form import GraphForm
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str 
         "bundle": bundle_s,
         "graph_bytes": sum(len(content) for content in graphs.values()),
         "bundle_bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "worst_difference": report.worst_difference,
+        "worst_difference": report.parity.worst_difference,
     }
 
 

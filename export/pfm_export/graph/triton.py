@@ -21,9 +21,10 @@ from typing import Any
 from pfm.errors import StorageError
 from pfm.options import option
 from pfm.storage import make_folder, write_bytes, write_text
-from pfm_export.serving.bundle import MODEL, Bundle
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runtime import load_graph
+from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 
 CONFIG, VERSION = "config.pbtxt", "1"
 BATCH = "batch"  # what our graphs call the axis that Triton may batch over
@@ -73,17 +74,18 @@ class _Graph:
         return all(end.shape[:1] == (BATCH,) for end in (*self.inputs, *self.outputs))
 
 
-def model_folders(folder: Path, name: str, form: GraphForm, *, overwrite: bool = False) -> dict[str, Path]:
-    """Where each graph of a form goes, by its file in the bundle; the ensemble of a split form under "".
+def model_folders(folder: Path, name: str, *, is_split: bool, overwrite: bool = False) -> dict[str, Path]:
+    """Where each graph goes, by its file in the bundle; the ensemble of trunk and head under "".
 
     Args:
         name: of the model in Triton.
+        is_split: the bundle has trunk and head.
         overwrite: models that are there already may be replaced.
 
     Raises:
         StorageError: one of the folders is in use.
     """
-    names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if form.split else {MODEL: name}
+    names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if is_split else {MODEL: name}
     folders = {file: folder / model for file, model in names.items()}
     for path in folders.values():
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -91,7 +93,7 @@ def model_folders(folder: Path, name: str, form: GraphForm, *, overwrite: bool =
         if not overwrite:
             raise StorageError(f"{path} exists and is not empty; choose another folder, or give --overwrite")
         if not (path / CONFIG).is_file():
-            raise StorageError(f"{path} is no model of Triton's, so --overwrite leaves it alone; choose another folder")
+            raise StorageError(f"{path} is not a Triton model, so --overwrite leaves it alone; choose another folder")
     return folders
 
 
@@ -112,7 +114,7 @@ def write_repository(
         StorageError: a model of that name is there already, or a file cannot be written.
     """
     config, name = config or TritonConfig(), name or bundle.folder.resolve().name
-    folders = model_folders(folder, name, GraphForm.of(bundle), overwrite=overwrite)
+    folders = model_folders(folder, name, is_split=bundle.stated.signatures.is_split, overwrite=overwrite)
     graphs = {file: _read_graph(bundle, file) for file in folders if file}
     for file, graph in graphs.items():
         write_bytes(folders[file] / VERSION / MODEL, bundle.model_bytes(file))
@@ -134,7 +136,7 @@ def _read_graph(bundle: Bundle, file: str) -> _Graph:
 
 
 def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> dict[str, Any]:
-    is_int8 = GraphForm.of(bundle).precision == "int8"
+    kind = "KIND_CPU" if PRECISIONS.get(bundle.stated.precision).is_for_cpus else "KIND_AUTO"
     settings: dict[str, Any] = {
         "name": name,
         "backend": "onnxruntime",
@@ -142,8 +144,8 @@ def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) ->
         "max_batch_size": config.max_batch_size if graph.can_batch else 0,
         "input": [_end(end, graph.can_batch) for end in graph.inputs],
         "output": [_end(end, graph.can_batch) for end in graph.outputs],
-        # int8 is for CPUs; the others run on the GPUs that are there
-        "instance_group": [{"count": config.instances, "kind": _Word("KIND_CPU" if is_int8 else "KIND_AUTO")}],
+        # auto: on the GPUs that are there
+        "instance_group": [{"count": config.instances, "kind": _Word(kind)}],
     }
     if graph.can_batch:
         settings["dynamic_batching"] = {"max_queue_delay_microseconds": config.queue_delay_us}
@@ -201,10 +203,8 @@ def _without_reshape(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _warm_up(end: _End, bundle: Bundle, *, has_batch: bool) -> dict[str, Any]:
     """Zeros, also for how many of the prompts each row has."""
-    settings = bundle.preprocess
-    side = settings.get("size", 1)
-    prompts = WARM_UP_PROMPTS * bundle.manifest["prompt_tokens"]
-    known = {BATCH: 1, "height": side, "width": side, "samples": settings.get("sampling_rate", 1)}
+    prompts = WARM_UP_PROMPTS * bundle.stated.prompt_tokens
+    known = {BATCH: 1, **bundle.input.sizes}
     shape = [known.get(size, prompts) if isinstance(size, str) else size for size in end.shape]
     dims = shape if has_batch else shape[1:] or [1]
     return {"data_type": _Word(end.data_type), "dims": dims, "zero_data": True}

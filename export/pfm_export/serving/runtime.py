@@ -12,7 +12,8 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
 
 from pfm.errors import BundleError, DataError, DeviceError
-from pfm_export.serving.bundle import MODEL, Bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.signature import MODEL, Signature
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
@@ -61,7 +62,7 @@ def load_graph(
         CUDA: {"enable_cuda_graph": "1"} if cuda_graphs else {},
         CPU: {},
     }
-    if bundle.manifest.get("form", {}).get("precision") == "fp16":
+    if bundle.stated.precision == "fp16":
         settings[TENSORRT]["trt_fp16_enable"] = "1"
     content = bundle.model_bytes(name)
     try:
@@ -86,7 +87,7 @@ def choose_providers(device: str) -> list[str]:
         DeviceError: an unknown device, or one that this build of ONNX Runtime does not have.
     """
     if device not in DEVICES:
-        raise DeviceError(f"no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
+        raise DeviceError(f"there is no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
     there = onnxruntime.get_available_providers()
     if device == "cpu":
         return [CPU]
@@ -108,7 +109,7 @@ class _Captured:
 
 
 class Graph:
-    """A loaded graph with one output; takes arrays, or tensors that already lie on its device.
+    """A loaded graph with one output; takes arrays, or tensors that are already on its device.
 
     Args:
         keeps_output: leave the output on the device, for the graph behind this one.
@@ -121,8 +122,9 @@ class Graph:
         self.session = session
         self.provider = session.get_providers()[0]
         self.device = "cpu" if self.provider == CPU else "cuda"
-        self.inputs = [node.name for node in session.get_inputs()]
-        self.outputs = [node.name for node in session.get_outputs()]
+        self.signature = Signature(
+            tuple(node.name for node in session.get_inputs()), tuple(node.name for node in session.get_outputs())
+        )
         self._output_device = self.device if keeps_output else "cpu"
         self._captures = captures
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
@@ -151,14 +153,14 @@ class Graph:
         binding = self.session.io_binding()
         for name, value in feed.items():
             binding.bind_ortvalue_input(name, self.put(value) if isinstance(value, np.ndarray) else value)
-        binding.bind_output(self.outputs[0], self._output_device)
+        binding.bind_output(self.signature.outputs[0], self._output_device)
         self.session.run_with_iobinding(binding, options)
         return binding.get_outputs()[0]
 
     def _replay(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
         """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them."""
         arrays = {name: _array(value) for name, value in feed.items()}
-        key = tuple(arrays[name].shape for name in self.inputs)
+        key = tuple(arrays[name].shape for name in self.signature.inputs)
         options = onnxruntime.RunOptions()
         with self._lock:
             kept = self._captured.get(key)
@@ -180,7 +182,7 @@ class Graph:
             for name, value in kept.inputs.items():
                 binding.bind_ortvalue_input(name, value)
             assert kept.output is not None
-            binding.bind_ortvalue_output(self.outputs[0], kept.output)
+            binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
             self.session.run_with_iobinding(binding, options)
             # copied out before the next run of this shape writes over it
             return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
