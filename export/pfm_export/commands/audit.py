@@ -3,8 +3,10 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy.typing as npt
 import torch
 
 from pfm.audit.groups import FULL, QUICK, AuditConfig
@@ -100,26 +102,26 @@ def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
     Raises:
         BundleError: its graph takes samples of sound, which the data no longer has.
     """
+    from pfm_export.graph.front_ends import FRONT_ENDS
+    from pfm_export.serving.bundle import Bundle
     from pfm_export.serving.session import PromptSession
 
     session, ids = PromptSession(folder, device="cpu"), checkpoint.classes.ids
     numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
     columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
-    if session.manifest["form"].get("with_frontend"):
-        raise BundleError(f"{folder} takes samples, and an audit asks about features; export without --with_frontend")
-    takes_images = session.manifest["input"]["dtype"] == "uint8"
+    kind = Bundle.open(folder).input
+    front_end = FRONT_ENDS.get(kind.name)(kind, checkpoint.preprocess)
+    if not front_end.measures_accuracy:
+        raise BundleError(f"{folder} takes {kind.name}, which the data set's stored samples cannot be made into")
+    unknown_logit = TARGETS.get(session.manifest["wrong_target"]).unknown_logit
 
-    def score(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.scores(inputs.numpy())).double()
+    def score(inputs: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(session.scores(inputs)).double()
 
     def answer(stored: torch.Tensor) -> torch.Tensor:
-        if takes_images:
-            scores = score(stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous())
-        else:
-            scores = averaged(checkpoint.preprocess.windows(stored), score)
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
-        result[:, columns] = scores
-        result[:, -1] = TARGETS.get(session.manifest["wrong_target"]).unknown_logit
+        result[:, columns] = averaged(front_end.windows(stored), score)
+        result[:, -1] = unknown_logit
         return result
 
     return Subject("bundle", answer)
