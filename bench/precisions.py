@@ -1,11 +1,13 @@
-"""What each precision costs on real data: train the README's MedNIST recipes, export, measure on all test images.
+"""What each precision costs on real data: the README's MedNIST recipes trained, exported and measured.
 
     python bench/precisions.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/precisions_mednist.json
 
-Accuracy, and forget and retain accuracy for one class removed (mean over the classes), of the bundle in ONNX Runtime
-beside the model in torch, as `pfm export onnx --precision P --test_samples 3000` writes them into the manifest; parity
-and sizes. Resumable: what is in the file is not measured again, and checkpoints are kept in `--work` (they hold the
-classes, so delete the folder afterwards).
+writes parity and sizes for each precision, and on all test images the accuracy, and forget and retain accuracy for one
+class removed (mean over the classes), of the bundle in ONNX Runtime beside the model in torch, as
+`pfm export onnx --precision P --test_samples 3000` writes them into the manifest.
+
+What is in the file already is not measured again, and checkpoints are kept in `--work` (they hold the classes, so
+delete the folder afterwards).
 """
 
 import argparse
@@ -27,12 +29,12 @@ from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 from pfm_export.graph.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import Bundle
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
 
 SEEDS = (42, 2, 3)
 READOUTS = ("cls", "prompt")

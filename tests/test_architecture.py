@@ -52,11 +52,11 @@ OWNERS = {
     "onnx": ("pfm_export.graph",),
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
-    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precision"),
+    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
     "safetensors": ("pfm_export.serving.bundle",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),
-    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands", "pfm_bench.demo"),
+    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {

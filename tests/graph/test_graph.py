@@ -197,6 +197,7 @@ def test_active_sets_are_none_one_some_and_all_in_shuffled_order() -> None:
     assert sorted(sets[-1]) == list(range(10))
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_exporting_leaves_the_model_as_it_was() -> None:
     model = tiny_model(backbone=tiny_backbone(), lora=LoraSettings())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

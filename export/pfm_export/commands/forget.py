@@ -222,13 +222,13 @@ def _scrub(checkpoint: "Checkpoint", request: Request, target: Path) -> "Checkpo
     config = ScrubConfig(epsilon=request.epsilon, budget=request.budget)
     folder = target.parent / "pfm-audit" / "models"
     scrubbed, report = scrub(checkpoint, data, request.keys, config, QUICK, folder, torch.device("cpu"), say=click.echo)
-    write_json(target.with_suffix(".scrub.json"), report)
-    what = "within" if report["is_within"] else "NOT within"
-    last = report["rounds"][-1]
+    write_json(target.with_suffix(".scrub.json"), report.to_dict())
+    what = "within" if report.is_within else "NOT within"
+    last = report.rounds[-1]
     click.echo(
-        f"{what} --epsilon {request.epsilon:g}: the gap is {last['gap']:+.3f} (up to {last['gap_high']:+.3f}); it cost "
-        f"{100 * report['retained_cost']:.1f} points on the retained classes"
-        + ("" if report["is_within"] else "; the budget is spent")
+        f"{what} --epsilon {request.epsilon:g}: the gap is {last.gap:+.3f} (up to {last.gap_high:+.3f}); it cost "
+        f"{100 * report.retained_cost:.1f} points on the retained classes"
+        + ("" if report.is_within else "; the budget is spent")
     )
     return scrubbed
 

@@ -18,14 +18,13 @@ from typing import Any
 from pfm.classes import check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import FORMAT, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
 
-Record = dict[str, Any]  # a line of the ledger
 DEFAULT_PROFILE = "default"
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
