@@ -93,7 +93,7 @@ def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_images_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_refused(folder: Path, tmp_path: Path) -> None:
     session = PromptSession(folder, device="cpu")
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
@@ -120,7 +120,7 @@ def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
         PromptSession(folder, device="tpu")
 
 
-def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused_before_any_prediction(folder: Path) -> None:
     import json
 
     from pfm.storage import sha256

@@ -22,7 +22,6 @@ from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm.model.targets import TARGETS
 from pfm.model.views import averaged
 from pfm.options import option
 from pfm.storage import make_folder, write_json, write_text
@@ -73,7 +72,12 @@ def audit_command(
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
     found = audit(request, config, out / "models", where, say=click.echo)
-    document = {"ckpt": ckpt.name, "data": request.data.name, "kind": "quick" if is_quick else "full", **found}
+    document: AuditDocument = {
+        "ckpt": ckpt.name,
+        "data": request.data.name,
+        "kind": "quick" if is_quick else "full",
+        **found,
+    }
     write_json(out / "audit.json", document)
     write_text(out / "audit.html", render(document))
     click.echo(describe(document))
@@ -100,28 +104,29 @@ def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
     """A bundle as a black box: inputs as stored go in, one score a class comes out.
 
     Raises:
-        BundleError: its graph takes samples of sound, which the data no longer has.
+        BundleError: its graph takes what cannot be made of the data as it is stored, such as samples of sound.
     """
     from pfm_export.graph.front_ends import FRONT_ENDS
-    from pfm_export.serving.bundle import Bundle
     from pfm_export.serving.session import PromptSession
 
     session, ids = PromptSession(folder, device="cpu"), checkpoint.classes.ids
     numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
     columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
-    kind = Bundle.open(folder).input
-    front_end = FRONT_ENDS.get(kind.name)(kind, checkpoint.preprocess)
+    front_end = FRONT_ENDS.get(session.input.name)(session.input, checkpoint.preprocess)
     if not front_end.measures_accuracy:
-        raise BundleError(f"{folder} takes {kind.name}, which the data set's stored samples cannot be made into")
-    unknown_logit = TARGETS.get(session.manifest["wrong_target"]).unknown_logit
+        raise BundleError(
+            f"{folder} takes {session.input.name}, which an audit cannot make of the data as it is stored; export "
+            "without that input, whose weights are the same"
+        )
+    unknown = -torch.inf if session.stated.unknown_score is None else session.stated.unknown_score
 
     def score(inputs: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(session.scores(inputs)).double()
+        return torch.asarray(session.scores(inputs)).double()
 
     def answer(stored: torch.Tensor) -> torch.Tensor:
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
         result[:, columns] = averaged(front_end.windows(stored), score)
-        result[:, -1] = unknown_logit
+        result[:, -1] = unknown
         return result
 
     return Subject("bundle", answer)

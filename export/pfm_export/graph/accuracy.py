@@ -42,7 +42,7 @@ MOST_ACCURACY_LOST, MOST_FORGET_GAINED = 0.5, 1.0
 class TestSamples:
     """Inputs as stored, such as images (N, 1 or 3, H, W) uint8, and the place of each one's class in the bank (N,)."""
 
-    __test__ = False  # pytest, this is no test
+    __test__ = False  # pytest, this is not a test
 
     inputs: torch.Tensor
     labels: torch.Tensor

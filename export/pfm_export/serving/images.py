@@ -1,4 +1,4 @@
-"""Images as a graph takes them; numpy, and Pillow where one is no array or has to be resized.
+"""Images as a graph takes them; numpy, and Pillow where one is not an array or has to be resized.
 
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """

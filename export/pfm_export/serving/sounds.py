@@ -137,7 +137,7 @@ def _given(sound: Any, features: Features) -> tuple[Floats, int]:
     """Samples (n,) and their rate.
 
     Raises:
-        ValueError: another shape or type, or samples that are no numbers.
+        ValueError: another shape or type, or samples that are not numbers.
     """
     given, rate = cast("tuple[Any, Any]", sound) if isinstance(sound, tuple) else (sound, features.rate)
     samples: npt.NDArray[Any] = np.asarray(given)

@@ -1,7 +1,7 @@
 """Kaldi's log-mel features as nodes in front of a graph, so that production sends samples.
 
 Taking the mean off, pre-emphasis, the Hann window and the Fourier transform are one linear map of a
-frame's samples, so they are one convolution: portable, and exact up to float32. A frame that lies
+frame's samples, so they are one convolution: portable, and exact up to float32. A frame that is
 behind the end of a row's samples becomes zeros, as in training. The nodes stay float32 whatever the
 precision of the graph behind them.
 
