@@ -9,10 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from making.models import tiny_model, tiny_spec
-from pfm.data.images import ImagePreprocess
+from making.checkpoints import PREPROCESS, image_checkpoint
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
-from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.images import ImageSettings, preprocess
@@ -20,16 +18,14 @@ from pfm_export.serving.manifest import write_manifest
 from pfm_export.serving.session import ActiveSet, PromptSession
 from pfm_export.serving.signature import MODEL
 
-PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    for name, changes in {"cls": {}, "prompt": {"readout": "prompt", "wrong_target": "none"}}.items():
-        state = snapshot(tiny_model(**changes), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)  # type: ignore[arg-type]
-        export_bundle(state, folder / name)
+    for name in ("cls", "prompt"):
+        export_bundle(image_checkpoint(name), folder / name)
     return {name: folder / name for name in ("cls", "prompt")}
 
 
