@@ -141,7 +141,7 @@ def static_accuracy(path: Path) -> dict[str, Any]:
         onnx.save(static_int8(onnx.load(folder / MODEL), feeds), folder / MODEL)
         files = {**bundle.manifest["files"], MODEL: {"sha256": sha256(folder / MODEL), "size_bytes": 0}}
         write_manifest(folder, {**bundle.manifest, "files": files})
-        return measure_accuracy(checkpoint.build_model(), folder, samples)
+        return measure_accuracy(checkpoint.build_model(), folder, samples).to_dict()
 
 
 def main() -> None:
