@@ -53,7 +53,7 @@ OWNERS = {
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
     "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
-    "safetensors": ("pfm_export.serving.bundle",),
+    "safetensors": ("pfm_export.serving.bank",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),
     "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
@@ -125,6 +125,8 @@ def test_no_module_shadows_a_library() -> None:
     [
         "pfm_export.serving.session",
         "pfm_export.serving.bundle",
+        "pfm_export.serving.kinds",
+        "pfm_export.graph.form",
         "pfm_export.erasing",
         "pfm_export.graph.triton",
         "pfm_export.serving.sounds",

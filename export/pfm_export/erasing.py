@@ -8,7 +8,7 @@ done. Killed at any moment, the same command completes it.
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,11 +34,11 @@ class Found:
         linked: files that have another name on this disk, which goes on to hold what is erased here.
     """
 
-    checkpoints: list[Path] = field(default_factory=list)
-    bundles: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    foreign: list[Path] = field(default_factory=list)
-    linked: list[Path] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list[Path])
+    bundles: list[Path] = field(default_factory=list[Path])
+    folders: list[Path] = field(default_factory=list[Path])
+    foreign: list[Path] = field(default_factory=list[Path])
+    linked: list[Path] = field(default_factory=list[Path])
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def erase_everywhere(
 
 
 @contextlib.contextmanager
-def _locked(folders: Iterable[Path]) -> Iterator[None]:
+def _locked(folders: Iterable[Path]) -> Generator[None]:
     """Hold the locks of some folders; always in the same order, so that two processes never wait for each other."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(set(folders)):
@@ -195,7 +195,7 @@ def _is_named_by_folder(file: Path, found: Found) -> bool:
 def _erase_bundles(
     found: Found, keys: Sequence[str | int], reason: str, requested_by: str, *, is_dry: bool
 ) -> list[Outcome]:
-    outcomes = []
+    outcomes: list[Outcome] = []
     for folder in found.bundles:
         bundle = Bundle.open(folder)
         try:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from making.bundles import spoiled
 from making.checkpoints import PREPROCESS, VARIANTS, image_checkpoint
 from making.models import tiny_backbone, tiny_model, tiny_spec
 from pfm.backbones.spec import BackboneConfig, describe_backbone
@@ -182,8 +183,8 @@ def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_pa
 
 def test_a_graph_that_is_off_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = image_checkpoint()
-    other = {**checkpoint.tensors, "backbone.encoder.layers.1.mlp.fc2.bias": torch.ones(32)}
-    wrong = export_graphs(dataclasses.replace(checkpoint, tensors=other).build_model(), GraphForm(), PREPROCESS)
+    right = export_graphs(checkpoint.build_model(), GraphForm(), PREPROCESS)
+    wrong = {name: spoiled(graph) for name, graph in right.items()}
     monkeypatch.setattr(graph_module, "export_graphs", lambda *_: wrong)
     with pytest.raises(ParityError, match="off, more than"):
         export_bundle(checkpoint, tmp_path / "bundle")
@@ -197,6 +198,7 @@ def test_active_sets_are_none_one_some_and_all_in_shuffled_order() -> None:
     assert sorted(sets[-1]) == list(range(10))
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_exporting_leaves_the_model_as_it_was() -> None:
     model = tiny_model(backbone=tiny_backbone(), lora=LoraSettings())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

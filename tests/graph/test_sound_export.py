@@ -337,7 +337,7 @@ def test_bad_sounds_are_refused_by_name(plain: tuple[Checkpoint, Path], tmp_path
         session.predict_sounds([])
 
 
-def test_a_rate_that_is_none_is_refused(plain: tuple[Checkpoint, Path]) -> None:
+def test_a_rate_that_is_not_above_zero_is_refused(plain: tuple[Checkpoint, Path]) -> None:
     session = PromptSession(plain[1], device="cpu")
     for rate in (0, -8000):
         with pytest.raises(DataError, match="cannot read sound 0: its rate must be above zero"):

@@ -190,7 +190,7 @@ def test_the_commands_write_a_repository(tmp_path: Path, capsys: pytest.CaptureF
     again = ["export", "triton", str(tmp_path / "b"), str(tmp_path / "r")]
     assert run(pfm, again) == 2
     assert "exists and is not empty; choose another folder, or give --overwrite" in capsys.readouterr().err
-    assert run(pfm, [*asked, "--overwrite", "--triton", str(tmp_path)]) == 2  # the bundle itself lies there
+    assert run(pfm, [*asked, "--overwrite", "--triton", str(tmp_path)]) == 2  # the bundle itself is there
     assert "is not a Triton model" in capsys.readouterr().err
     assert run(pfm, [*again, "--overwrite", "--instances", "3"]) == 0
     assert read(tmp_path / "r" / "b").instance_group[0].count == 3

@@ -9,10 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from making.models import tiny_model, tiny_spec
-from pfm.data.images import ImagePreprocess
+from making.checkpoints import PREPROCESS, image_checkpoint
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
-from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.images import ImageSettings, preprocess
@@ -20,16 +18,14 @@ from pfm_export.serving.manifest import write_manifest
 from pfm_export.serving.session import ActiveSet, PromptSession
 from pfm_export.serving.signature import MODEL
 
-PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    for name, changes in {"cls": {}, "prompt": {"readout": "prompt", "wrong_target": "none"}}.items():
-        state = snapshot(tiny_model(**changes), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)  # type: ignore[arg-type]
-        export_bundle(state, folder / name)
+    for name in ("cls", "prompt"):
+        export_bundle(image_checkpoint(name), folder / name)
     return {name: folder / name for name in ("cls", "prompt")}
 
 
@@ -93,7 +89,7 @@ def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_images_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_refused(folder: Path, tmp_path: Path) -> None:
     session = PromptSession(folder, device="cpu")
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
@@ -120,7 +116,7 @@ def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
         PromptSession(folder, device="tpu")
 
 
-def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused_before_any_prediction(folder: Path) -> None:
     import json
 
     from pfm.storage import sha256

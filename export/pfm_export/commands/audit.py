@@ -3,8 +3,10 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy.typing as npt
 import torch
 
 from pfm.audit.groups import FULL, QUICK, AuditConfig
@@ -20,7 +22,6 @@ from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm.model.targets import TARGETS
 from pfm.model.views import averaged
 from pfm.options import option
 from pfm.storage import make_folder, write_json, write_text
@@ -71,7 +72,12 @@ def audit_command(
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
     found = audit(request, config, out / "models", where, say=click.echo)
-    document = {"ckpt": ckpt.name, "data": request.data.name, "kind": "quick" if is_quick else "full", **found}
+    document: AuditDocument = {
+        "ckpt": ckpt.name,
+        "data": request.data.name,
+        "kind": "quick" if is_quick else "full",
+        **found,
+    }
     write_json(out / "audit.json", document)
     write_text(out / "audit.html", render(document))
     click.echo(describe(document))
@@ -82,11 +88,12 @@ def audit_command(
 
 
 def describe(document: AuditDocument) -> str:
-    """Utility and verdict as a table for people."""
+    """Utility and verdict as a table for people, of the attacks that were made."""
     lines = ["model         forget %  retain %  H/ln C"]
-    for name, row in document["utility"].items():
+    for name, row in document.get("utility", {}).items():
         forget, retain = 100 * row["forget_accuracy"], 100 * row["retain_test_accuracy"]
-        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {document['shape'][name]['entropy']:6.3f}")
+        entropy = f"{document['shape'][name]['entropy']:6.3f}" if "shape" in document else "     –"
+        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {entropy}")
     for entry in document["verdict"]["measures"]:
         lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
     levels = ", ".join(f"{level} {verdict}" for level, verdict in document["verdict"]["levels"].items())
@@ -97,28 +104,29 @@ def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
     """A bundle as a black box: inputs as stored go in, one score a class comes out.
 
     Raises:
-        BundleError: its graph takes samples of sound, which the data no longer has.
+        BundleError: its graph takes what cannot be made of the data as it is stored, such as samples of sound.
     """
+    from pfm_export.graph.front_ends import FRONT_ENDS
     from pfm_export.serving.session import PromptSession
 
     session, ids = PromptSession(folder, device="cpu"), checkpoint.classes.ids
     numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
     columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
-    if session.manifest["form"].get("with_frontend"):
-        raise BundleError(f"{folder} takes samples, and an audit asks about features; export without --with_frontend")
-    takes_images = session.manifest["input"]["dtype"] == "uint8"
+    front_end = FRONT_ENDS.get(session.input.name)(session.input, checkpoint.preprocess)
+    if not front_end.measures_accuracy:
+        raise BundleError(
+            f"{folder} takes {session.input.name}, which an audit cannot make of the data as it is stored; export "
+            "without that input, whose weights are the same"
+        )
+    unknown = -torch.inf if session.stated.unknown_score is None else session.stated.unknown_score
 
-    def score(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.scores(inputs.numpy())).double()
+    def score(inputs: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.asarray(session.scores(inputs)).double()
 
     def answer(stored: torch.Tensor) -> torch.Tensor:
-        if takes_images:
-            scores = score(stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous())
-        else:
-            scores = averaged(checkpoint.preprocess.windows(stored), score)
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
-        result[:, columns] = scores
-        result[:, -1] = TARGETS.get(session.manifest["wrong_target"]).unknown_logit
+        result[:, columns] = averaged(front_end.windows(stored), score)
+        result[:, -1] = unknown
         return result
 
     return Subject("bundle", answer)

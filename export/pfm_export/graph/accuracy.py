@@ -5,10 +5,14 @@ Quantisation must not bring a forgotten class back, and parity on random inputs 
 Letters: N samples, B batch, C classes.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +42,7 @@ MOST_ACCURACY_LOST, MOST_FORGET_GAINED = 0.5, 1.0
 class TestSamples:
     """Inputs as stored, such as images (N, 1 or 3, H, W) uint8, and the place of each one's class in the bank (N,)."""
 
-    __test__ = False  # pytest, this is no test
+    __test__ = False  # pytest, this is not a test
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -96,7 +100,7 @@ def find_samples(
         DataError: the data set is not known, not there, or not one for these classes.
     """
     stored = checkpoint.run.get("data", {})
-    known: dict[str, str | int | float | None] = {
+    known: dict[str, Any] = {
         field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored
     }
     if dataset is not None:

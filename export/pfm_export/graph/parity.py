@@ -3,6 +3,9 @@
 Letters: B batch, K active prompts, C classes, S pixels of the model's side.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,12 +4,15 @@ Letters: B batch, C classes, K active prompts (per request: the most that one ro
 prompt, T tokens of the backbone, D hidden size.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch and onnx leave the types of some of their own functions open
+
 import contextlib
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import onnx
@@ -185,7 +188,7 @@ def _finish(proto: onnx.ModelProto, facts: Json) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """The exporter's remarks are for its developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -13,17 +13,17 @@ rows come with them, and every trunk. All others take whole batches as one reque
 Names, types and dimensions are those that ONNX Runtime reads in the graph itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from pfm.errors import StorageError
 from pfm.options import option
 from pfm.storage import make_folder, write_bytes, write_text
 from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.runtime import load_graph
+from pfm_export.serving.runtime import End, ends_of, load_graph
 from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 
 CONFIG, VERSION = "config.pbtxt", "1"
@@ -53,21 +53,16 @@ class _Word:
     text: str
 
 
-@dataclass(frozen=True)
-class _End:
-    """An input or output as the graph has it; an axis without a fixed size is a name."""
-
-    name: str
-    data_type: str
-    shape: tuple[int | str, ...]
+_Field: TypeAlias = "bool | int | str | _Word | list[int] | _Message | list[_Message]"
+_Message: TypeAlias = "dict[str, _Field]"
 
 
 @dataclass(frozen=True)
 class _Graph:
     """A graph's inputs and outputs, and what Triton shall make of them."""
 
-    inputs: tuple[_End, ...]
-    outputs: tuple[_End, ...]
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
 
     @property
     def can_batch(self) -> bool:
@@ -127,17 +122,12 @@ def write_repository(
 
 
 def _read_graph(bundle: Bundle, file: str) -> _Graph:
-    session = load_graph(bundle, device="cpu", threads=1, name=file)
-
-    def ends(nodes: Iterable[Any]) -> tuple[_End, ...]:
-        return tuple(_End(node.name, TYPES[node.type], tuple(node.shape)) for node in nodes)
-
-    return _Graph(ends(session.get_inputs()), ends(session.get_outputs()))
+    return _Graph(*ends_of(load_graph(bundle, device="cpu", threads=1, name=file)))
 
 
-def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> dict[str, Any]:
+def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> _Message:
     kind = "KIND_CPU" if PRECISIONS.get(bundle.stated.precision).is_for_cpus else "KIND_AUTO"
-    settings: dict[str, Any] = {
+    settings: _Message = {
         "name": name,
         "backend": "onnxruntime",
         "default_model_filename": MODEL,
@@ -163,7 +153,7 @@ def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) ->
     return settings
 
 
-def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -> dict[str, Any]:
+def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -> _Message:
     """The trunk's tokens go to the head inside Triton; requests with different active sets share the trunk's batch."""
     trunk, head = steps.values()
     can_batch = trunk.can_batch and head.can_batch
@@ -189,50 +179,52 @@ def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -
     }
 
 
-def _end(end: _End, can_batch: bool) -> dict[str, Any]:
+def _end(end: End, can_batch: bool) -> _Message:
     """With `can_batch` Triton puts the batch in front itself."""
     dims = [-1 if isinstance(size, str) else size for size in end.shape[1 if can_batch else 0 :]]
-    entry = {"name": end.name, "data_type": _Word(end.data_type), "dims": dims}
+    entry: _Message = {"name": end.name, "data_type": _Word(TYPES[end.type]), "dims": dims}
     # Triton knows no input without dimensions: a number per row is asked for as [1]
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _without_reshape(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_reshape(entry: _Message) -> _Message:
     return {key: value for key, value in entry.items() if key != "reshape"}
 
 
-def _warm_up(end: _End, bundle: Bundle, *, has_batch: bool) -> dict[str, Any]:
+def _warm_up(end: End, bundle: Bundle, *, has_batch: bool) -> _Message:
     """Zeros, also for how many of the prompts each row has."""
     prompts = WARM_UP_PROMPTS * bundle.stated.prompt_tokens
     known = {BATCH: 1, **bundle.input.sizes}
     shape = [known.get(size, prompts) if isinstance(size, str) else size for size in end.shape]
     dims = shape if has_batch else shape[1:] or [1]
-    return {"data_type": _Word(end.data_type), "dims": dims, "zero_data": True}
+    return {"data_type": _Word(TYPES[end.type]), "dims": dims, "zero_data": True}
 
 
-def _text(settings: Mapping[str, Any]) -> str:
+def _text(settings: _Message) -> str:
     """Protobuf's text format."""
     return "\n".join(_lines(settings)) + "\n"
 
 
-def _lines(settings: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
+def _lines(settings: _Message, indent: str = "") -> list[str]:
+    lines: list[str] = []
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key} {{", *_lines(value, indent + "  "), f"{indent}}}"]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                lines += [f"{indent}{key} {{", *_lines(entry, indent + "  "), f"{indent}}}"]
-        else:
+        messages = [value] if isinstance(value, dict) else _messages(value)
+        for message in messages:
+            lines += [f"{indent}{key} {{", *_lines(message, indent + "  "), f"{indent}}}"]
+        if not messages:
             lines.append(f"{indent}{key}: {_scalar(value)}")
     return lines
 
 
-def _scalar(value: Any) -> str:
+def _messages(value: _Field) -> list[_Message]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _scalar(value: _Field) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return f"[{', '.join(_scalar(entry) for entry in value)}]"
+        return f"[{', '.join(map(str, value))}]"
     if isinstance(value, _Word):
         return value.text
     if isinstance(value, str):

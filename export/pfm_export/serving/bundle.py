@@ -90,7 +90,7 @@ class Bundle:
     @property
     def pending(self) -> tuple[tuple[int, str], ...]:
         """Number and name of the classes whose erasure was begun and not finished."""
-        entries = [] if self._pending is None else self._pending["classes"]
+        entries: list[Record] = [] if self._pending is None else self._pending["classes"]
         return tuple((entry["id"], entry["name"]) for entry in entries)
 
     @property

@@ -1,4 +1,4 @@
-"""Images as a graph takes them; numpy, and Pillow where one is no array or has to be resized.
+"""Images as a graph takes them; numpy, and Pillow where one is not an array or has to be resized.
 
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """
@@ -6,7 +6,8 @@ Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ def _arrays(images: Sequence[Any]) -> list[Pixels]:
 
 
 def _array(image: Any) -> Pixels:
-    array: npt.NDArray[Any] = image if isinstance(image, np.ndarray) else _decoded(image)
+    array: npt.NDArray[Any] = cast("npt.NDArray[Any]", image) if isinstance(image, np.ndarray) else _decoded(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
     if 0 in array.shape:
@@ -88,11 +89,11 @@ def _decoded(image: Any) -> npt.NDArray[Any]:
     from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 
     if isinstance(image, str | os.PathLike):
-        name = os.fspath(image)
+        path = Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode(Image.open(image))
+            return decode(Image.open(path))
         except UNREADABLE as error:
-            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+            raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
     return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pfm.classes import ClassList
 from pfm.errors import BundleError
@@ -178,7 +178,7 @@ def read_file(path: Path) -> bytes:
 
 
 def _is_manifest(document: Any) -> bool:
-    return isinstance(document, dict) and document.get("format") == FORMAT
+    return isinstance(document, dict) and cast("Json", document).get("format") == FORMAT
 
 
 def _hash(content: Json) -> str:

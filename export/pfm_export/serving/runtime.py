@@ -1,5 +1,9 @@
 """ONNX Runtime: which execution provider runs a graph, and calls with tensors that stay on its device."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
+# onnxruntime has no types
+
 import ctypes.util
 import os
 import threading
@@ -80,6 +84,24 @@ def load_graph(
     return session
 
 
+@dataclass(frozen=True)
+class End:
+    """An input or output of a graph: its name, type as ONNX Runtime writes it, and shape; an open size has a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+def ends_of(session: onnxruntime.InferenceSession) -> tuple[tuple[End, ...], tuple[End, ...]]:
+    """Inputs and outputs of a loaded graph, in order."""
+    inputs, outputs = (
+        tuple(End(node.name, node.type, tuple(node.shape)) for node in nodes)
+        for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs
+
+
 def choose_providers(device: str) -> list[str]:
     """Execution providers in the order in which ONNX Runtime shall try them.
 
@@ -122,9 +144,8 @@ class Graph:
         self.session = session
         self.provider = session.get_providers()[0]
         self.device = "cpu" if self.provider == CPU else "cuda"
-        self.signature = Signature(
-            tuple(node.name for node in session.get_inputs()), tuple(node.name for node in session.get_outputs())
-        )
+        inputs, outputs = ends_of(session)
+        self.signature = Signature(tuple(end.name for end in inputs), tuple(end.name for end in outputs))
         self._output_device = self.device if keeps_output else "cpu"
         self._captures = captures
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}

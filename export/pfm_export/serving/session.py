@@ -311,8 +311,9 @@ class PromptSession:
             totals = [np.zeros(len(active)) for active in actives]
             weights = np.zeros(len(sets))
             for batch in read():
-                rows = self._runner.scores(bundle, batch.inputs, [actives[owner] for owner in batch.owners])
-                for owner, weight, row in zip(batch.owners, batch.weights, rows, strict=True):
+                owners: list[int] = batch.owners.tolist()
+                rows = self._runner.scores(bundle, batch.inputs, [actives[owner] for owner in owners])
+                for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
                     totals[owner] += weight * row
                     weights[owner] += weight
             if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
@@ -339,5 +340,5 @@ def _answers(bundle: Bundle, active: tuple[int, ...], scores: Floats) -> Predict
     winners = scores.argmax(axis=1)
     if threshold:
         winners = np.where(probabilities.max(axis=1) < threshold, len(names), winners)
-    labels = [answers[winner] for winner in winners]
+    labels = [answers[int(winner)] for winner in winners]
     return Prediction(labels, names, probabilities[:, : len(names)])

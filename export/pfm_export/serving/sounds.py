@@ -11,13 +11,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY, fft_size, frame_size, hop_size, num_frames
-from pfm.data.waves import UNREADABLE, check_rate, explain_sound, stream_sound
+from pfm.data.waves import UNREADABLE, Source, check_rate, explain_sound, stream_sound
 from pfm.errors import DataError
 
 Floats = npt.NDArray[np.float32]
@@ -115,11 +115,11 @@ def _batch(owners: list[int], kept: list[Floats], features: Features) -> Windows
 
 
 def _windows_of(sound: Any, features: Features, place: str) -> Iterator[Floats]:
-    is_file = isinstance(sound, str | os.PathLike | bytes)
-    name = os.fspath(sound) if is_file and not isinstance(sound, bytes) else place
+    source = cast("Source", sound) if isinstance(sound, str | os.PathLike | bytes) else None
+    name = place if source is None or isinstance(source, bytes) else os.fspath(source)
     rest, total = np.zeros(0, np.float32), 0
     try:
-        blocks = stream_sound(sound) if is_file else [_given(sound, features)]
+        blocks = [_given(sound, features)] if source is None else stream_sound(source)
         for block in _resampled(blocks, features.rate):
             rest, total = np.concatenate([rest, block]), total + len(block)
             while len(rest) >= features.window:
@@ -128,7 +128,7 @@ def _windows_of(sound: Any, features: Features, place: str) -> Iterator[Floats]:
         if total < features.frame:
             raise ValueError(f"it lasts {1000 * total / features.rate:.1f} ms; at least 25 ms are needed")
     except UNREADABLE as error:
-        raise DataError(f"cannot read {name!s}: {explain_sound(error)}") from error
+        raise DataError(f"cannot read {name}: {explain_sound(error)}") from error
     if features.num_frames(len(rest)):
         yield rest
 
@@ -137,10 +137,10 @@ def _given(sound: Any, features: Features) -> tuple[Floats, int]:
     """Samples (n,) and their rate.
 
     Raises:
-        ValueError: another shape or type, or samples that are no numbers.
+        ValueError: another shape or type, or samples that are not numbers.
     """
-    samples, rate = sound if isinstance(sound, tuple) else (sound, features.rate)
-    samples = np.asarray(samples)
+    given, rate = cast("tuple[Any, Any]", sound) if isinstance(sound, tuple) else (sound, features.rate)
+    samples: npt.NDArray[Any] = np.asarray(given)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
@@ -222,8 +222,8 @@ def log_mel(samples: Floats, features: Features) -> Floats:
     frames: Floats = np.lib.stride_tricks.sliding_window_view(samples, features.frame)[:: features.hop]
     frames = frames - frames.mean(axis=1, keepdims=True, dtype=np.float32)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
-    spectrum = np.fft.rfft(frames, n=features.fft_size)[:, : features.fft_size // 2]
+    emphasised = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
+    spectrum = np.fft.rfft(emphasised, n=features.fft_size)[:, : features.fft_size // 2]
     energies = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ mel_banks(features).T
     return np.log(np.maximum(energies, np.float32(SMALLEST_ENERGY)))
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, batch_axis, put_nodes_in_front, replace_input
 from pfm_export.serving.kinds.images import ImageInput
 
-_MODES: dict[str, dict[str, str | float]] = {
+_MODES: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear"},
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
 }

@@ -1,7 +1,7 @@
 """Kaldi's log-mel features as nodes in front of a graph, so that production sends samples.
 
 Taking the mean off, pre-emphasis, the Hann window and the Fourier transform are one linear map of a
-frame's samples, so they are one convolution: portable, and exact up to float32. A frame that lies
+frame's samples, so they are one convolution: portable, and exact up to float32. A frame that is
 behind the end of a row's samples becomes zeros, as in training. The nodes stay float32 whatever the
 precision of the graph behind them.
 
@@ -55,7 +55,7 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
             "sound_std": np.array(2 * features.std, dtype=np.float32),
         }
         proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
-        steps: list[tuple[str, list[str], str, dict[str, list[int]]]] = [
+        steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
             # exactly the samples of one window, whatever was given
             ("Pad", [samples, "sound_pads"], "sound_long", {}),
             ("Slice", ["sound_long", "sound_start", "sound_stop", "sound_axis"], "sound_window", {}),

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def drop_info_of_initializers(proto: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """The converters' remarks are for their developers."""
     logger = logging.getLogger()
     level = logger.level

@@ -3,6 +3,9 @@
 The arithmetic is float32, since ONNX Runtime's CPU provider multiplies no bfloat16.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

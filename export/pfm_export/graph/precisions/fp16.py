@@ -4,6 +4,10 @@ The operators of each block are fused into ONNX Runtime's own (see `pfm_export.g
 provider has few kernels for half precision and casts around the others.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# these parts of onnxruntime have no types
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -3,6 +3,10 @@
 The patch embedding is among them. Attention's own products, one operator for each block, and the readout stay float32.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# these parts of onnxruntime have no types
+
 from __future__ import annotations
 
 import tempfile
