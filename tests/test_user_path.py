@@ -54,7 +54,7 @@ def test_train_eval_forget_export_serve_erase_bench(
         call("export", "onnx", "--ckpt", source, "--out", tmp_path / bundle)
     images = list(np.load(data)["test_images"])
     assert "blue" in PromptSession(tmp_path / "full").predict_images(images).labels
-    call("export", "erase", tmp_path / "full", "--classes", "blue", "--reason", "request 7")
+    call("forget", "--in_place", tmp_path / "full", "--classes", "blue", "--reason", "request 7")
     for bundle in ("full", "less"):
         session = PromptSession(tmp_path / bundle, device="cpu")
         assert session.classes.names == ("red", "green", "grey")

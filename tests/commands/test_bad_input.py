@@ -109,10 +109,13 @@ def test_data_that_cannot_be_used_is_refused(
     ("options", "message"),
     [
         ("--mixed_precision fp16", "--mixed_precision fp16 needs a GPU"),
-        ("--readout cls --wrong_target none", "--wrong_target none needs --readout prompt"),
+        (
+            "--readout cls --wrong_target none",
+            "--wrong_target none does not go with --readout cls: it has no score per prompt; take --readout prompt",
+        ),
         ("--prompt_layer 99", "--prompt_layer 99 is too deep: the backbone has blocks 0 to 1"),
         ("--model_name scratch:huge", "no preset 'scratch:huge'; choose one of scratch:vit_digits"),
-        ("--image_size 10", "--image_size 10 is no multiple of the patch size 4"),
+        ("--image_size 10", "--image_size 10 is not a multiple of the patch size 4 of scratch:tiny; 8 and 12 are"),
         ("--image_size 0", "--image_size"),
         ("--gpu_id 3", "--gpu_id and --cpu exclude each other"),
         ("--gpu_id -1", "--gpu_id"),
@@ -316,10 +319,10 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
 def test_a_bundle_that_is_not_there_is_refused(refuse: Refuse, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     assert f"no bundle {path}" in refuse("bench", "--bundle", path, "--out", tmp_path / "out")
-    assert f"no bundle {path}" in refuse("export", "erase", path, "--classes", "0")
+    assert f"no checkpoint, bundle or folder {path}" in refuse("forget", "--in_place", path, "--classes", "0")
     path.mkdir()
     assert str(path) in refuse("bench", "--bundle", path, "--out", tmp_path / "out")
-    assert str(path) in refuse("export", "erase", path, "--classes", "0")
+    assert str(path) in refuse("forget", "--in_place", path, "--classes", "0")
     assert files(tmp_path) == []
 
 
