@@ -58,6 +58,8 @@ OWNERS = {
     "tqdm": ("pfm.runlog",),
     "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
+# what no module imports while it is itself imported
+LATE = {"transformers", "peft", "datasets", "medmnist", "sklearn", "torchaudio", "matplotlib", "onnxscript"}
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
     *sys.stdlib_module_names, "accelerate", "click", "cryptography", "datasets", "evaluate", "matplotlib", "medmnist",
@@ -80,12 +82,17 @@ def imports(path: Path) -> set[str]:
     """Everything a module imports, anywhere in it, as dotted names."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= named(node)
     return names
+
+
+def named(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """What a statement imports, as dotted names."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    assert node.level == 0, f"relative import of {node.module}"
+    return {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
 
 
 def room_of(name: str) -> str:
@@ -114,6 +121,13 @@ def test_each_heavy_library_has_its_owner() -> None:
         for imported in {entry.split(".")[0] for entry in imports(path)}:
             owners = OWNERS.get(imported, (name,))
             assert any(f"{name}.".startswith(f"{owner}.") for owner in owners), f"{name} imports {imported}"
+
+
+def test_what_takes_seconds_to_load_is_imported_where_it_is_needed() -> None:
+    for name, path in modules().items():
+        at_once = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        imported = {entry.split(".")[0] for node in at_once for entry in named(node)}
+        assert not imported & LATE, name
 
 
 def test_no_module_shadows_a_library() -> None:

@@ -20,7 +20,7 @@ def call(*arguments: object) -> None:
 
 
 @pytest.mark.usefixtures("preset")
-@pytest.mark.parametrize("readout", ["cls", "prompt"])
+@pytest.mark.parametrize("readout", ["cls", pytest.param("prompt", marks=pytest.mark.slow)])
 def test_train_eval_forget_export_serve_erase_bench(
     readout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

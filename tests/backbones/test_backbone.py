@@ -144,6 +144,7 @@ def test_the_hash_of_frozen_weights_ignores_adapters_and_sees_every_weight() -> 
     assert frozen_sha256(backbone) != before
 
 
+@pytest.mark.slow
 def test_importing_a_module_loads_no_transformers() -> None:
     modules = "pfm.backbones.spec, pfm.training.run, pfm.commands.train"
     code = f"import sys, {modules}; assert 'transformers.models.vit' not in sys.modules"

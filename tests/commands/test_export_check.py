@@ -1,5 +1,6 @@
 """`pfm export check`: a bundle that fails is refused in one line, one with erased classes is still checked."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +9,8 @@ import pytest
 
 from making.bundles import spoiled
 from making.checkpoints import image_checkpoint
-from making.commands import train_arguments
 from making.images import write_npz
+from making.models import NAMES
 from pfm.cli import pfm, run
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import save_checkpoint
@@ -89,14 +90,13 @@ def test_a_bundle_that_is_not_of_the_checkpoint_is_refused(saved: tuple[Path, Pa
         check_parity(other.build_model(), bundle)
 
 
-@pytest.mark.usefixtures("preset")
 def test_an_export_in_int8_says_what_it_costs_and_can_be_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_npz(tmp_path / "colours.npz", size=11)
-    assert run(pfm, train_arguments(data, tmp_path, "--epochs", "1", "--eval_every", "0")) == 0
-    ckpt, bundle = tmp_path / "colours_seed_42_1.pt", tmp_path / "bundle"
-    capsys.readouterr()
+    of_run = {"data": {"dataset": str(data), "class_names": ",".join(NAMES)}}
+    ckpt, bundle = tmp_path / "model.pt", tmp_path / "bundle"
+    save_checkpoint(ckpt, dataclasses.replace(image_checkpoint(), run=of_run))
     export = ["export", "onnx", "--ckpt", str(ckpt), "--out", str(bundle), "--precision", "int8", "--uint8_input"]
     assert run(pfm, [*export, "--test_samples", "10"]) == 0
     said = capsys.readouterr().out

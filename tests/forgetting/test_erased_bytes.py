@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from making.checkpoints import BLUE, trained_state
+from making.checkpoints import BLUE, image_checkpoint
 from making.files import all_bytes
 from pfm.model.classifier import class_row_names
 from pfm_export.erasing import erase_everywhere
@@ -32,12 +32,10 @@ def rows_in_every_form(rows: list[torch.Tensor]) -> dict[str, list[bytes]]:
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
 @pytest.mark.parametrize("precision", PRECISIONS.names())
 def test_nothing_of_a_class_is_left_in_a_bundle(precision: str, readout: str, tmp_path: Path) -> None:
-    state = trained_state(3, readout)
+    state = image_checkpoint(readout)
     export_bundle(state, tmp_path / "bundle", form=GraphForm(precision=precision))
-    source = state.tensors if not state.averaged else state.averaged
-    wide = [
-        source[name][BLUE] for name in class_row_names() if name in source and source[name][BLUE].ndim
-    ]  # not the bias
+    of_class = [state.tensors[name][BLUE] for name in class_row_names() if name in state.tensors]
+    wide = [tensor for tensor in of_class if tensor.ndim]  # not the bias
     rows = [row for tensor in wide for row in tensor.reshape(-1, tensor.shape[-1])]
     assert len(rows) == (1 if readout == "prompt" else 2)
     kept = Bundle.open(tmp_path / "bundle").rows([0]).prompts

@@ -34,7 +34,7 @@ def test_plain_onnxruntime_gives_the_sessions_answers(name: str, tmp_path: Path)
         assert answers == session.predict_images(images, without=without).labels
 
 
-@pytest.mark.parametrize("name", ["cls", "prompt"])
+@pytest.mark.parametrize("name", ["cls", pytest.param("prompt", marks=pytest.mark.slow)])
 def test_plain_onnxruntime_serves_wav_files(name: str, tmp_path: Path) -> None:
     export_bundle(sound_checkpoint(name), tmp_path / "bundle", form=GraphForm(with_frontend=True))
     session = PromptSession(tmp_path / "bundle", device="cpu")

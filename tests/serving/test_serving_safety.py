@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from safetensors.numpy import load_file
 
+from making.bundles import spoiled
 from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, PfmError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import snapshot
+from pfm.storage import sha256_bytes
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bank import BANK
-from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.bundle import Bundle, write_bundle
 from pfm_export.serving.manifest import MANIFEST
 from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
@@ -35,21 +37,26 @@ NAMES = [f"class{i}" for i in range(12)]
 FILES = (MODEL, BANK, MANIFEST, LEDGER)
 
 
-def export(folder: Path, *, changed: bool = False) -> None:
-    """A bundle of twelve classes; `changed` is another one, in graph and bank."""
-    model = tiny_model(num_classes=len(NAMES), readout="prompt", wrong_target="none")
-    if changed:
-        with torch.no_grad():
-            model.bank.prompts.add_(1.0)
-            model.get_parameter("scorer.weight").add_(1.0)
-    export_bundle(snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None), folder)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "twelve"
-    export(folder)
+    model = tiny_model(num_classes=len(NAMES), readout="prompt", wrong_target="none")
+    export_bundle(snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None), folder)
     return folder
+
+
+def write_another(exported: Path, folder: Path) -> None:
+    """A bundle of the same classes, with other numbers in graph and bank."""
+    manifest = json.loads((exported / MANIFEST).read_text())
+    stated = {name: value for name, value in manifest.items() if name not in ("format", "version")}
+    folder.mkdir()
+    write_bundle(
+        folder,
+        graphs={MODEL: spoiled((exported / MODEL).read_bytes())},
+        others={name: (exported / name).read_bytes() for name in manifest["files"] if name not in (MODEL, BANK)},
+        bank={name: rows + 1 for name, rows in load_file(exported / BANK).items()},
+        manifest={**stated, "bundle": sha256_bytes(b"another")},
+    )
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_a_session_notices_what_another_process_erased(folder: Path) -> None:
     assert len(Bundle.open(folder).classes) == 9
 
 
-def test_a_session_whose_bundle_was_damaged_or_replaced_stops(folder: Path, tmp_path: Path) -> None:
+def test_a_session_whose_bundle_was_damaged_or_replaced_stops(exported: Path, folder: Path, tmp_path: Path) -> None:
     session = PromptSession(folder, device="cpu")
     whole = (folder / BANK).read_bytes()
     (folder / BANK).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -101,7 +108,7 @@ def test_a_session_whose_bundle_was_damaged_or_replaced_stops(folder: Path, tmp_
         session.predict(INPUTS)
     (folder / BANK).write_bytes(whole)
     assert len(session.predict(INPUTS).classes) == len(NAMES)
-    export(tmp_path / "other", changed=True)
+    write_another(exported, tmp_path / "other")
     for path in (tmp_path / "other").iterdir():
         shutil.copy(path, folder / path.name)
     with pytest.raises(BundleError, match="another bundle"):
@@ -232,7 +239,7 @@ def survivors(exported: Path, tmp_path: Path, cases: int) -> list[str]:
     first = Path(shutil.copytree(exported, tmp_path / "first"))
     Bundle.open(first).erase(["class1"])  # so that there is a ledger to damage
     other = tmp_path / "other"
-    export(other, changed=True)
+    write_another(exported, other)
     Bundle.open(other).erase(["class2"])
     rng = random.Random(0)
     opened = []

@@ -118,6 +118,7 @@ def take_steps(rank: int, folder: str) -> None:
     Path(folder, f"{rank}.txt").write_text(repr(answers))
 
 
+@pytest.mark.slow
 def test_two_processes_leave_after_the_same_step_though_one_was_told(tmp_path: Path) -> None:
     children = [FORKSERVER.Process(target=take_steps, args=(rank, str(tmp_path))) for rank in range(2)]
     for child in children:
