@@ -19,7 +19,7 @@ from audit_table import DIGITS, SHARED
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 SEEDS = (42,)
 SHARES = (0.05,)

@@ -23,15 +23,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
+from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.groups import QUICK
+from pfm.audit.models import AuditRequest
 from pfm.audit.protocol import audit
-from pfm.audit.rivals import run_config
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 ATTACK = dataclasses.replace(QUICK, shadows=0)
 SEEDS = (42, 2, 3)
@@ -80,8 +81,9 @@ def run_case(case: Case, mednist: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = load_data(run_config(full).data, full.preprocess.storage)
-    result = audit(full, data, [case.label], ATTACK, work / "models", torch.device("cpu"), say=lambda _: None)
+    data = load_data(recipe_of(full).data, full.preprocess.storage)
+    request = AuditRequest(full=full, data=data, keys=[case.label])
+    result = audit(request, ATTACK, work / "models", torch.device("cpu"), say=lambda _: None)
     return summary(result)
 
 

@@ -1,11 +1,13 @@
-"""A small backbone that was pretrained on no image anybody took: on drawn glyphs of random strokes.
+"""A small backbone, pretrained on drawn glyphs of random strokes and not on photographs.
 
     python bench/glyph_backbone.py FOLDER
 
-A hundred classes, each a few quadratic curves drawn at random; its samples are bent, turned, scaled, shifted and
-drawn with another pen. A ViT of the shape `scratch:vit_digits` learns to tell them apart, which takes a minute, and
-is written in Hugging Face layout for `--model_name`. It stands for a pretrained backbone where none can be
-downloaded: it knows strokes, and no digit. (Pretraining on drawn formulas: Kataoka et al., 2020, arXiv 2101.08515.)
+writes it to FOLDER in Hugging Face layout, for `--model_name`, and prints its accuracy on new samples of the glyphs.
+
+There are a hundred classes, each a few quadratic curves drawn at random. Samples are bent, turned, scaled, shifted and
+drawn with another pen. A ViT of the shape `scratch:vit_digits` learns to tell them apart, which takes a minute.
+It stands for a pretrained backbone where none can be
+downloaded: it knows strokes, but not digits. (Pretraining on drawn formulas: Kataoka et al., 2020, arXiv 2101.08515.)
 
 Letters: N images of a class, S strokes, P points on them, B batch.
 """

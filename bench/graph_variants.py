@@ -1,7 +1,9 @@
-"""Time ways to write one ViT graph for the CPU, interleaved in one run: what pfm exports, and what it does not.
+"""Ways to write one ViT graph for the CPU, timed: what pfm exports, and what it does not.
 
     python bench/graph_variants.py --seconds 90 --out bench/pfm_bench/results/graph_variants.json
-    python bench/graph_variants.py --ckpt cls/mednist_64_seed_42_5.pt --out …    # accuracy of static int8, added to it
+    python bench/graph_variants.py --ckpt cls/mednist_64_seed_42_5.pt --out …    # accuracy of static int8
+
+writes the raw times of one interleaved run and their ratios; the second adds an accuracy to the same file.
 
 Random weights, ten prompts, two threads. The ratio to another variant is the median over rounds of the ratio within a
 round, with the bootstrap interval of `pfm bench`; CPU time is given beside it, since other programs share the cores.
@@ -22,15 +24,18 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import sha256, write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.measuring.stats import paired_ratio
+from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.accuracy import find_samples, measure_accuracy
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.fusion import fuse, fuse_attention
-from pfm_export.graph.precision import in_precision
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
-from pfm_export.serving.form import GraphForm
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import write_manifest
+from pfm_export.serving.signature import MODEL
 
 SHAPE, NUM_PROMPTS, THREADS = "scratch:vit_base_patch16_224", 10, 2
 NUM_CALIBRATION = 48
@@ -40,8 +45,11 @@ VARIANTS: dict[str, tuple[Callable[[onnx.ModelProto, list[Feed]], onnx.ModelProt
     "fp32": (lambda proto, _: proto, "fp32"),
     "fp32, blocks fused": (lambda proto, _: fuse(proto), "fp32"),
     "fp32, attention fused": (lambda proto, _: fuse_attention(proto), "fp32"),
-    "int8 dynamic, portable": (lambda proto, _: in_precision(proto, "int8", portable=True), "int8 dynamic, portable"),
-    "int8 dynamic, attention fused": (lambda proto, _: in_precision(proto, "int8"), "int8 dynamic, portable"),
+    "int8 dynamic, portable": (
+        lambda proto, _: PRECISIONS.get("int8").convert(proto, portable=True),
+        "int8 dynamic, portable",
+    ),
+    "int8 dynamic, attention fused": (lambda proto, _: PRECISIONS.get("int8").convert(proto), "int8 dynamic, portable"),
     "int8 static QDQ": (lambda proto, feeds: static_int8(proto, feeds), "int8 dynamic, portable"),
 }
 
@@ -110,21 +118,13 @@ def time_variants(batch_size: int, seconds: float) -> dict[str, Any]:
     return {
         name: {
             "to": other,
-            "wall": ratio(wall[name], wall[other]),
-            "cpu": ratio(cpu[name], cpu[other]),
+            "wall": paired_ratio(wall[name], wall[other]).to_dict(),
+            "cpu": paired_ratio(cpu[name], cpu[other]).to_dict(),
             "wall_ms": [round(value, 2) for value in wall[name]],
             "cpu_ms": [round(value, 2) for value in cpu[name]],
         }
         for name, (_, other) in VARIANTS.items()
     }
-
-
-def ratio(values: list[float], others: list[float]) -> dict[str, float]:
-    """Median of the ratios within each round, and its 95 % bootstrap interval."""
-    ratios = np.array(values) / np.array(others)
-    drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
 
 
 def static_accuracy(path: Path) -> dict[str, Any]:

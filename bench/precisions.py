@@ -1,11 +1,13 @@
-"""What each precision costs on real data: train the README's MedNIST recipes, export, measure on all test images.
+"""What each precision costs on real data: the README's MedNIST recipes trained, exported and measured.
 
     python bench/precisions.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/precisions_mednist.json
 
-Accuracy, and forget and retain accuracy for one class removed (mean over the classes), of the bundle in ONNX Runtime
-beside the model in torch, as `pfm export onnx --precision P --test_samples 3000` writes them into the manifest; parity
-and sizes. Resumable: what is in the file is not measured again, and checkpoints are kept in `--work` (they hold the
-classes, so delete the folder afterwards).
+writes parity and sizes for each precision, and on all test images the accuracy, and forget and retain accuracy for one
+class removed (mean over the classes), of the bundle in ONNX Runtime beside the model in torch, as
+`pfm export onnx --precision P --test_samples 3000` writes them into the manifest.
+
+What is in the file already is not measured again, and checkpoints are kept in `--work` (they hold the classes, so
+delete the folder afterwards).
 """
 
 import argparse
@@ -27,11 +29,12 @@ from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 from pfm_export.graph.accuracy import MOST_ACCURACY_LOST, MOST_FORGET_GAINED, find_samples
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import PRECISIONS, GraphForm
 
 SEEDS = (42, 2, 3)
 READOUTS = ("cls", "prompt")
@@ -66,10 +69,10 @@ def measure(path: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     samples = find_samples(checkpoint, max_samples=sys.maxsize)
     found = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS.names():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "bundle"
-            report = export_bundle(checkpoint, folder, form=GraphForm(precision=precision), samples=samples)
+            report = export_bundle(checkpoint, folder, form=GraphForm(precision=precision), samples=samples).parity
             bundle = Bundle.open(folder)
             files = {name: entry["size_bytes"] for name, entry in bundle.manifest["files"].items()}
             found[precision] = {
@@ -87,7 +90,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for readout in READOUTS:
         chosen = [run["precisions"] for run in runs.values() if run["readout"] == readout]
-        for precision in PRECISIONS if chosen else ():
+        for precision in PRECISIONS.names() if chosen else ():
             entries = [run[precision] for run in chosen]
             cells = [_mean(entries, lambda entry, m=m: 100 * entry["accuracy"]["bundle"][m], 2) for m in MEASURES]
             worst = max(entry["accuracy"]["worst_difference"] for entry in entries)
@@ -95,7 +98,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {readout}, {precision} | {' | '.join(cells)} | {worst:.1e} | {size} |")
     lines.append("")
     for name, run in runs.items():
-        for precision in PRECISIONS[1:]:
+        for precision in PRECISIONS.names()[1:]:
             pair = run["precisions"][precision]["accuracy"]
             lost, gained = (
                 100 * sign * (pair["fp32"][key] - pair["bundle"][key])

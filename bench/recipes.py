@@ -1,9 +1,11 @@
-"""Train and evaluate the README's recipes and write one JSON of what came out.
+"""The README's recipes, trained and evaluated.
 
     python bench/recipes.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/recipes.json
     python bench/recipes.py --fsdd PATH/fsdd --only fsdd --out bench/pfm_bench/results/recipes_fsdd.json
 
-One thread a process, two runs side by side; a run of two processes has the machine for itself.
+write the commands of each run, its evaluation and its speed.
+
+Two runs go side by side, on one thread each; a run of two processes has the machine for itself.
 `--only PART` picks the runs whose name has PART in it; their results replace those of the same name in the file.
 """
 
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "--readout prompt --wrong_target none --final_norm"

@@ -24,11 +24,13 @@ import torch
 from audit_table import ATTACK, SHARED, spread
 from glyph_backbone import pretrain
 from pfm.audit import figures, thresholds
+from pfm.audit.attacks.exposure import exposure
+from pfm.audit.attacks.resurrection import resurrection_gaps
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons, recipe_of
 from pfm.audit.groups import Groups
-from pfm.audit.inside import resurrection_gaps
-from pfm.audit.removal import exposure
-from pfm.audit.rivals import Rivals, by_position, run_config
-from pfm.audit.subject import as_subject
+from pfm.audit.resurrection import Attacker
+from pfm.audit.subject import Loaded, as_subject
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.data.loading import load_data
@@ -37,7 +39,7 @@ from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import load_checkpoint
 from pfm.seeds import make_generator
 from pfm.storage import write_json
-from pfm_bench.reports.variants import host_facts
+from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2)
@@ -75,17 +77,18 @@ def run_case(variant: str, seed: int, label: str, work: Path) -> dict[str, Any]:
             raise SystemExit(code)
     (path,) = folder.glob("*.pt")
     full = load_checkpoint(path)
-    data = by_position(load_data(run_config(full).data, full.preprocess.storage), full)
+    data = by_position(load_data(recipe_of(full).data, full.preprocess.storage), full)
     positions = full.classes.positions([label])
     groups, ids = Groups.of(data, positions), full.classes.ids
-    smaller = erase(full, [label])
-    oracle = Rivals(full, data, positions, work / "models", CPU, lambda _: None).retrained().checkpoint
-    whole, forgotten, retrained = full.build_model(), smaller.build_model(), oracle.build_model()
+    oracle = Comparisons(full, data, positions, work / "models", CPU, lambda _: None).retrained()
+    whole, forgotten, retrained = (
+        Loaded.of(checkpoint, CPU) for checkpoint in (full, erase(full, [label]), oracle.checkpoint)
+    )
     subjects = {
-        "full": as_subject("full", whole, full.preprocess, ids),
-        "suspended": as_subject("suspended", whole, full.preprocess, ids, without=[ids[p] for p in positions]),
-        "forgotten": as_subject("forgotten", forgotten, full.preprocess, ids),
-        "retrained": as_subject("retrained", retrained, oracle.preprocess, ids),
+        "full": as_subject("full", whole, ids),
+        "suspended": as_subject("suspended", whole, ids, without=[ids[p] for p in positions]),
+        "forgotten": as_subject("forgotten", forgotten, ids),
+        "retrained": as_subject("retrained", retrained, ids),
     }
 
     def accuracy(name: str, split: Split) -> float:
@@ -103,10 +106,8 @@ def run_case(variant: str, seed: int, label: str, work: Path) -> dict[str, Any]:
         "forget_suspended": accuracy("suspended", groups.forget_test),
         "entropy_auc": thresholds.attack(members, others, make_generator("bootstrap"))["auc"],
         "exposure": exposure(full, positions),
-        "resurrection": resurrection_gaps(
-            forgotten, [retrained], smaller, [oracle], groups, ATTACK, positions, CPU
-        ),
-    }  # fmt: skip
+        "resurrection": resurrection_gaps(Attacker(data, positions, ATTACK, CPU), forgotten, [retrained]),
+    }
 
 
 def figures_of(run: dict[str, Any]) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""One trunk pass for several active sets, beside as many passes of the whole graph; interleaved, on the CPU.
+"""One trunk pass for several active sets, beside as many passes of the whole graph.
 
-    python bench/split_sets.py --prompt_layer 6 --sets 8 \
-        --out bench/pfm_bench/results/split_sets.json
+    python bench/split_sets.py --prompt_layer 6 --sets 8 --out bench/pfm_bench/results/split_sets.json
+
+writes the raw times of one interleaved run on the CPU, their ratio, and how much the answers differ.
 
 The weights are random: speed does not depend on them. Every set leaves out another class.
 """
@@ -18,13 +19,12 @@ import torch
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
-from pfm_bench.latency import measure
-from pfm_bench.reports.variants import host_facts
-from pfm_bench.targets.plans import random_inputs
+from pfm_bench.measuring.rounds import measure
+from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import GraphForm
 from pfm_export.serving.runner import GraphRunner
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             bundle = Bundle.open(Path(folder) / name)
             runners[name] = GraphRunner(bundle, threads=options.threads, spin=False), bundle
         for batch_size in options.batch_sizes:
-            inputs = random_inputs(runners["whole"][1].manifest, batch_size)
+            inputs = runners["whole"][1].input.random(batch_size, np.random.default_rng(0))
             for name, (runner, bundle) in runners.items():
 
                 def answer(
@@ -84,13 +84,12 @@ def main() -> None:
         cases.append(
             {
                 "batch_size": batch_size,
-                "split_over_whole": ratio,
-                "split": {**samples.percentiles(split), "latency_ms": samples.latency_ms[split]},
-                "whole": {**samples.percentiles(whole), "latency_ms": samples.latency_ms[whole]},
+                "split_over_whole": {clock: found.to_dict() for clock, found in ratio.items()},
+                "split": {**samples.percentiles(split).to_dict(), "latency_ms": samples.latency_ms[split]},
+                "whole": {**samples.percentiles(whole).to_dict(), "latency_ms": samples.latency_ms[whole]},
             }
         )
-        found = ratio["wall"]
-        print(f"batch {batch_size}: x{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f}) of whole passes")
+        print(f"batch {batch_size}: {ratio['wall'].describe()} of whole passes")
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     facts = {"settings": settings, "rounds": samples.rounds, "host": host_facts(), "worst_difference": worst}
     write_json(options.out, {**facts, "cases": cases})

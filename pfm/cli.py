@@ -18,8 +18,8 @@ COMMANDS = {
     "verify": ("pfm_export.commands.forget:verify", "Check the certificate of an erasure; needs no torch."),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands.export:export", "Export to ONNX."),
-    "bench": ("pfm_bench.commands:bench", "Latency of a bundle; speed of training and the rest."),
-    "demo": ("pfm_bench.demo:demo", "The whole story on real data, in two minutes."),
+    "bench": ("pfm_bench.commands.bench:bench", "Latency of a bundle; speed of training and the rest."),
+    "demo": ("pfm_bench.commands.demo:demo", "The whole story on real data, in two minutes."),
 }
 
 

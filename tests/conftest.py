@@ -7,14 +7,35 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from making.images import write_npz
 from making.models import TINY, TINY_AST
 from making.sounds import write_tones
+from making.traces import Traces
 from pfm.backbones.family import PRESETS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Traces]:
+    """Every model is traced once, whichever test and process is the first to need it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "traces"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        kept = Traces(folder, torch.onnx.export)
+        patch.setattr(torch.onnx, "export", kept)
+        yield kept
+
+
+@pytest.fixture
+def traced_anew(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of tracing itself."""
+    monkeypatch.setattr(torch.onnx, "export", traces.export)
 
 
 @pytest.fixture

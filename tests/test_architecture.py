@@ -52,11 +52,11 @@ OWNERS = {
     "onnx": ("pfm_export.graph",),
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
-    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precision"),
-    "safetensors": ("pfm_export.serving.bundle",),
+    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
+    "safetensors": ("pfm_export.serving.bank",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),
-    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands", "pfm_bench.demo"),
+    "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
@@ -125,6 +125,8 @@ def test_no_module_shadows_a_library() -> None:
     [
         "pfm_export.serving.session",
         "pfm_export.serving.bundle",
+        "pfm_export.serving.kinds",
+        "pfm_export.graph.form",
         "pfm_export.erasing",
         "pfm_export.graph.triton",
         "pfm_export.serving.sounds",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from pfm_export.serving.kinds import INPUT_KINDS
 from pfm_export.serving.session import PromptSession
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-REGISTRIES: tuple[Registry, ...] = (FAMILIES, READOUTS, TARGETS, ATTACKS, INPUT_KINDS, FRONT_ENDS, READERS)
+REGISTRIES: tuple[Registry[Any], ...] = (FAMILIES, READOUTS, TARGETS, ATTACKS, INPUT_KINDS, FRONT_ENDS, READERS)
 
 
 def recipe(name: str) -> str:
@@ -87,7 +88,7 @@ def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pyte
 
     torch.manual_seed(0)
     folder = tmp_path / "deit"
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     reference = DeiTModel(DeiTConfig(image_size=8, patch_size=4, **shape), add_pooling_layer=False).eval()
     reference.save_pretrained(folder)
     backbone = build_backbone(describe_backbone(BackboneConfig(model_name=str(folder))), seed=0).eval()

@@ -130,9 +130,9 @@ def test_the_demo_shows_what_the_readme_promises(tmp_path: Path) -> None:
 def test_the_demo_tells_the_same_story_of_sounds(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pfm_bench import story
+    from pfm_bench.demo import sounds as task
 
-    monkeypatch.setattr(story, "SOUND_RECIPE", dataclasses.replace(story.SOUND_RECIPE, epochs=2, batch_size=8))
+    monkeypatch.setattr(task, "SOUND_RECIPE", dataclasses.replace(task.SOUND_RECIPE, epochs=2, batch_size=8))
     out = tmp_path / "demo"
     sounds = ["--data_type", "audio", "--dataset", f"audiofolder:{tones}"]
     assert run(pfm, ["demo", *sounds, "--forget", "nobody", "--out", str(out)]) == 2

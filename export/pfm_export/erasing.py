@@ -6,10 +6,9 @@ done. Killed at any moment, the same command completes it.
 """
 
 import contextlib
-import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.storage import locked
-from pfm_export.serving.bundle import FORMAT, MANIFEST, Bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import is_bundle
 
-# what may hold tensors and is none of ours
+# what may hold tensors and is not ours
 _FOREIGN = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".onnx", ".npz", ".npy", ".pkl", ".data"}
 
 
@@ -30,15 +30,15 @@ class Found:
 
     Attributes:
         folders: those named as a whole.
-        foreign: files in them that may hold tensors and are no artifacts of ours.
+        foreign: files in them that may hold tensors and are not artifacts of ours.
         linked: files that have another name on this disk, which goes on to hold what is erased here.
     """
 
-    checkpoints: list[Path] = field(default_factory=list)
-    bundles: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    foreign: list[Path] = field(default_factory=list)
-    linked: list[Path] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list[Path])
+    bundles: list[Path] = field(default_factory=list[Path])
+    folders: list[Path] = field(default_factory=list[Path])
+    foreign: list[Path] = field(default_factory=list[Path])
+    linked: list[Path] = field(default_factory=list[Path])
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def find_artifacts(paths: Iterable[Path]) -> Found:
     found = Found()
     for path in paths:
         place = path.resolve()
-        if _is_bundle(place):
+        if is_bundle(place):
             found.bundles.append(place)
         elif place.is_dir():
             _look_into(place, path, found)
         elif place.is_file():
             found.checkpoints.append(place)
         else:
-            raise CheckpointError(f"no checkpoint, bundle or folder {path}")
+            raise CheckpointError(f"there is no checkpoint, bundle or folder {path}")
     found.checkpoints = list(dict.fromkeys(found.checkpoints))
     found.bundles = list(dict.fromkeys(found.bundles))
     named: dict[tuple[int, int], int] = {}
@@ -84,7 +84,7 @@ def _look_into(folder: Path, given: Path, found: Found) -> None:
     found.folders.append(folder)
     for root, names, files in os.walk(folder):
         here = Path(root)
-        for name in [n for n in names if _is_bundle(here / n)]:
+        for name in [n for n in names if is_bundle(here / n)]:
             found.bundles.append((here / name).resolve())
             names.remove(name)
         for name in sorted(files):
@@ -100,14 +100,6 @@ def _look_into(folder: Path, given: Path, found: Found) -> None:
                 found.foreign.append(file)
     if len(found.checkpoints) + len(found.bundles) == before:
         raise CheckpointError(f"{given} holds no checkpoint and no bundle; name the files or folders that do")
-
-
-def _is_bundle(folder: Path) -> bool:
-    try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def erase_everywhere(
@@ -137,7 +129,7 @@ def erase_everywhere(
 
 
 @contextlib.contextmanager
-def _locked(folders: Iterable[Path]) -> Iterator[None]:
+def _locked(folders: Iterable[Path]) -> Generator[None]:
     """Hold the locks of some folders; always in the same order, so that two processes never wait for each other."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(set(folders)):
@@ -203,14 +195,11 @@ def _is_named_by_folder(file: Path, found: Found) -> bool:
 def _erase_bundles(
     found: Found, keys: Sequence[str | int], reason: str, requested_by: str, *, is_dry: bool
 ) -> list[Outcome]:
-    outcomes = []
+    outcomes: list[Outcome] = []
     for folder in found.bundles:
         bundle = Bundle.open(folder)
-        erased = [(entry["id"], entry["name"]) for entry in bundle.manifest["erased"]]
-        if bundle.pending is not None:
-            erased += [(entry["id"], entry["name"]) for entry in bundle.pending["classes"]]
         try:
-            present, _ = bundle.classes.split_erased(keys, erased)
+            present, _ = bundle.classes.split_erased(keys, (*bundle.stated.erased, *bundle.pending))
         except ClassNameError as error:
             if _is_named_by_folder(folder, found):
                 outcomes.append(Outcome(folder, "never had it"))

@@ -1,17 +1,22 @@
 """How much an audit attacks, and the samples it asks about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pfm.data.splits import ClassificationData, Split
-from pfm.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """How much is attacked, and how long."""
+    """How much is attacked, and how long.
+
+    Attributes:
+        sizes: how many samples of the class an attacker has, each in turn.
+        tokens: how many new prompt tokens an attacker learns, each in turn.
+        epsilon: how far the resurrection gap and the other gaps may be from zero.
+    """
 
     sizes: tuple[int, ...] = (1, 10)
     tokens: tuple[int, ...] = (1,)
@@ -20,7 +25,7 @@ class AuditConfig:
     attack_lr: float = 0.05
     shadows: int = 4
     oracles: int = 1
-    epsilon: float = option(0.05, "How far the resurrection gap and the other gaps may be from zero.", minimum=0.0)
+    epsilon: float = 0.05
     seed: int = 0
 
 
@@ -30,7 +35,7 @@ FULL = AuditConfig(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Groups:
     """The samples an audit asks about: of the forgotten classes and of the others, trained on and not."""
 
@@ -47,3 +52,12 @@ class Groups:
             return split.subset((torch.isin(split.labels, gone) == is_gone).nonzero()[:, 0])
 
         return cls(part(data.train, True), part(data.test, True), part(data.train, False), part(data.test, False))
+
+    def items(self) -> Iterator[tuple[str, Split]]:
+        """Each group by its name, in this order."""
+        yield from vars(self).items()
+
+    def sides(self) -> Iterator[tuple[str, Split, Split]]:
+        """What was trained on and what was not, of the forgotten classes and of the others."""
+        yield "forget", self.forget_train, self.forget_test
+        yield "retain", self.retain_train, self.retain_test

@@ -14,9 +14,10 @@ PENALTY = 1e-3
 @torch.no_grad()
 def layer_features(model: PromptedClassifier, inputs: torch.Tensor, batch: int = 256) -> list[torch.Tensor]:
     """Features (N, 2 D) of the L + 1 layers, all prompts of the model there: CLS beside the mean of the patches."""
+    device = next(model.parameters()).device
     layers: list[list[torch.Tensor]] = [[] for _ in range(model.backbone.num_layers + 1)]
     for chunk in inputs.split(batch):
-        tokens = model.backbone.embed(chunk)
+        tokens = model.backbone.embed(chunk.to(device))
         num_own = tokens.shape[1]
         for number in range(model.backbone.num_layers + 1):
             own = tokens[:, :num_own].float()

@@ -8,12 +8,17 @@ Letters: A attack seeds, n samples each, N test samples, C classes left, m new t
 backbone, D hidden size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from pfm.audit import figures
+from pfm.audit.comparisons.data import renumber
+from pfm.audit.groups import AuditConfig, Groups
+from pfm.audit.subject import Loaded
+from pfm.data.splits import ClassificationData
 from pfm.model.classifier import PromptedClassifier
 from pfm.seeds import make_generator
 
@@ -67,12 +72,67 @@ def choose_samples(pool: torch.Tensor, size: int, seeds: int, *key: int | str) -
     return torch.stack(rows)
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What a learned prompt is tried on.
+
+    Attributes:
+        forget, retain: (N, …), (N′, …) model inputs of the class and of the others.
+        retain_positions: (N′,) positions of the latter in the attacked model.
+    """
+
+    forget: torch.Tensor
+    retain: torch.Tensor
+    retain_positions: torch.Tensor
+
+
+class Attacker:
+    """Makes the same attack on any model that has the retained classes.
+
+    Args:
+        data: labels are positions in the full model's bank.
+        positions: of the forgotten classes there.
+    """
+
+    def __init__(
+        self, data: ClassificationData, positions: Sequence[int], config: AuditConfig, device: torch.device
+    ) -> None:
+        self.groups = Groups.of(data, positions)
+        self.config = config
+        self.device = device
+        new = renumber(len(data.classes), positions)
+        self._retain_positions = new[self.groups.retain_test.labels].to(device)
+
+    def num_samples(self, size: int) -> int:
+        """n, where the attacker asks for `size` samples of the class: there may be fewer."""
+        return min(size, len(self.groups.forget_train))
+
+    def attack(self, target: Loaded, *, size: int, tokens: int, is_control: bool = False) -> Recovery:
+        """Bring the class back in a model.
+
+        Args:
+            is_control: the attacker knows nothing of the class: samples of others carry its label.
+        """
+        config, groups = self.config, self.groups
+        split, key = (groups.retain_train, "shuffled") if is_control else (groups.forget_train, "class")
+        pool = torch.arange(len(split))
+        chosen = choose_samples(pool, self.num_samples(size), config.attack_seeds, config.seed, key)
+        samples = target.preprocess(split.inputs[chosen.flatten()].to(self.device)).unflatten(0, chosen.shape)
+        tested = Tested(
+            forget=target.preprocess(groups.forget_test.inputs.to(self.device)),
+            retain=target.preprocess(groups.retain_test.inputs.to(self.device)),
+            retain_positions=self._retain_positions,
+        )
+        return resurrect(
+            target.model, samples, tested,
+            num_tokens=tokens, steps=config.attack_steps, lr=config.attack_lr, seed=config.seed,
+        )  # fmt: skip
+
+
 def resurrect(
     model: PromptedClassifier,
     samples: torch.Tensor,
-    forget_inputs: torch.Tensor,
-    retain_inputs: torch.Tensor,
-    retain_positions: torch.Tensor,
+    tested: Tested,
     *,
     num_tokens: int,
     steps: int,
@@ -84,8 +144,8 @@ def resurrect(
     Args:
         model: in eval mode; the class is not among its classes.
         samples: (A, n, …) model inputs the attacker holds; n = 0 leaves the prompt as it was drawn.
-        forget_inputs, retain_inputs: (N, …), (N′, …) test inputs of the class and of the others.
-        retain_positions: (N′,) positions of the latter in the model.
+        num_tokens: m, of the new prompt.
+        steps, lr: of Adam.
     """
     num_seeds, size = samples.shape[:2]
     hidden = model.backbone.hidden_size
@@ -112,15 +172,15 @@ def resurrect(
                 loss.backward()
                 optimizer.step()
         with torch.no_grad():
-            forget = _test(model, forget_inputs, prompt, row)  # (A, N, C + 1, maybe unknown)
-            retain = _test(model, retain_inputs, prompt, row)
+            forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
+            retain = _test(model, tested.retain, prompt, row)
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)
     scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
     return Recovery(
         forget=forget.argmax(dim=2) == model.num_classes,
-        retain=retain.argmax(dim=2) == retain_positions,
+        retain=retain.argmax(dim=2) == tested.retain_positions,
         auroc=torch.tensor([figures.auc(own, rest) for own, rest in zip(*scores, strict=True)]),
     )
 

@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pfm.audit import resurrection
-from pfm.audit.groups import AuditConfig, Groups
-from pfm.audit.rivals import Rivals, by_position, tune, untrained, without_classes
-from pfm.audit.subject import as_subject
+from pfm.audit.comparisons.data import by_position, without_classes
+from pfm.audit.comparisons.trained import Comparisons
+from pfm.audit.comparisons.tuning import tune
+from pfm.audit.comparisons.untrained import untrained
+from pfm.audit.groups import AuditConfig
+from pfm.audit.resurrection import Attacker, Recovery, gap_interval
+from pfm.audit.subject import Loaded, as_subject
 from pfm.classes import check_removal
-from pfm.data.splits import ClassificationData
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
@@ -48,6 +50,50 @@ class ScrubConfig:
             raise ConfigError(f"a scrub that keeps {self.keep:g} of the weights changes nothing; give 0 to below 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round achieved; the first is the erased model before any retuning.
+
+    Attributes:
+        gap, gap_low, gap_high: the largest resurrection gap over n, and its interval.
+        retain_accuracy: of the retained classes' test samples, in [0, 1].
+    """
+
+    epochs: int
+    seconds: float
+    gap: float
+    gap_low: float
+    gap_high: float
+    retain_accuracy: float
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"resurrection gap {self.gap:+.3f} ({self.gap_low:+.3f} to {self.gap_high:+.3f}), retained "
+            f"{100 * self.retain_accuracy:.1f} % after {self.epochs} epochs ({self.seconds:.0f} s)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrubReport:
+    """Whether a scrub got within its tolerance, and what it cost.
+
+    Attributes:
+        is_within: the last round's gap is at most epsilon, by the upper end of its interval.
+        retained_cost: accuracy that the retained classes lost, in [0, 1].
+        retrain_s: seconds that retraining without the classes took.
+    """
+
+    epsilon: float
+    is_within: bool
+    retained_cost: float
+    retrain_s: float
+    rounds: tuple[Round, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+
 def scrub(
     full: Checkpoint,
     data: ClassificationData,
@@ -58,7 +104,7 @@ def scrub(
     device: torch.device,
     *,
     say: Callable[[str], None] = print,
-) -> tuple[Checkpoint, dict[str, Any]]:
+) -> tuple[Checkpoint, ScrubReport]:
     """The erased checkpoint with retuned shared weights, and what every round achieved.
 
     Args:
@@ -67,36 +113,29 @@ def scrub(
     positions = full.classes.positions(keys)
     check_removal(full.classes, positions)
     data = by_position(data, full)
-    groups = Groups.of(data, positions)
     retained = without_classes(data, positions)
-    rivals = Rivals(full, data, positions, folder, device, say)
-    oracle = rivals.retrained()
-    reference = _attack(oracle.checkpoint.build_model().to(device), oracle.checkpoint, groups, retained, attack, device)
+    comparisons = Comparisons(full, data, positions, folder, device, say)
+    recipe, oracle = comparisons.recipe, comparisons.retrained()
+    meter = _Meter(Attacker(data, positions, attack, device), Loaded.of(oracle.checkpoint, device), retained.test)
     smaller = erase(full, [full.classes.names[p] for p in positions])
-    model = smaller.build_model().to(device)
-    epochs = max(1, round(config.budget * rivals.config.train.epochs / config.rounds))
-    rounds = [_measure(model, smaller, reference, groups, retained, attack, device, epochs=0, seconds=0.0)]
-    say(_line(rounds[-1]))
-    while rounds[-1]["gap_high"] > config.epsilon and len(rounds) <= config.rounds:
+    loaded = Loaded.of(smaller, device)
+    epochs = max(1, round(config.budget * recipe.train.epochs / config.rounds))
+    rounds = [meter.measure(loaded, epochs=0, seconds=0.0)]
+    say(rounds[-1].describe())
+    while rounds[-1].gap_high > config.epsilon and len(rounds) <= config.rounds:
         started = time.monotonic()
-        shrink(model, smaller, config.keep)
-        tune(
-            model, retained.train, smaller, rivals.config,
-            epochs=epochs, lr=config.lr_share * rivals.config.train.lr,
-        )  # fmt: skip
-        seconds = time.monotonic() - started
-        rounds.append(
-            _measure(model, smaller, reference, groups, retained, attack, device, epochs=epochs, seconds=seconds)
-        )
-        say(_line(rounds[-1]))
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.trained_tensors().items()}
-    report = {
-        "epsilon": config.epsilon,
-        "is_within": rounds[-1]["gap_high"] <= config.epsilon,
-        "retained_cost": rounds[0]["retain_accuracy"] - rounds[-1]["retain_accuracy"],
-        "retrain_s": oracle.seconds,
-        "rounds": rounds,
-    }
+        shrink(loaded.model, smaller, config.keep)
+        tune(loaded.model, retained.train, smaller, recipe, epochs=epochs, lr=config.lr_share * recipe.train.lr)
+        rounds.append(meter.measure(loaded, epochs=epochs, seconds=time.monotonic() - started))
+        say(rounds[-1].describe())
+    tensors = {name: tensor.detach().cpu() for name, tensor in loaded.model.trained_tensors().items()}
+    report = ScrubReport(
+        epsilon=config.epsilon,
+        is_within=rounds[-1].gap_high <= config.epsilon,
+        retained_cost=rounds[0].retain_accuracy - rounds[-1].retain_accuracy,
+        retrain_s=oracle.seconds,
+        rounds=tuple(rounds),
+    )
     return dataclasses.replace(smaller, tensors={**smaller.tensors, **tensors}, averaged={}, moments={}), report
 
 
@@ -109,63 +148,36 @@ def shrink(model: PromptedClassifier, checkpoint: Checkpoint, keep: float) -> No
             tensor.lerp_(fresh[name].to(tensor), 1 - keep)
 
 
-def _attack(
-    model: PromptedClassifier,
-    state: Checkpoint,
-    groups: Groups,
-    retained: ClassificationData,
-    attack: AuditConfig,
-    device: torch.device,
-) -> list[resurrection.Recovery]:
-    """The attack of an audit, for each n."""
-    found = []
-    for size in attack.sizes:
-        pool = torch.arange(len(groups.forget_train))
-        chosen = resurrection.choose_samples(pool, size, attack.attack_seeds, attack.seed, "class")
-        images = groups.forget_train.inputs[chosen.flatten()].to(device)
-        found.append(
-            resurrection.resurrect(
-                model,
-                state.preprocess(images).unflatten(0, chosen.shape),
-                state.preprocess(groups.forget_test.inputs.to(device)),
-                state.preprocess(groups.retain_test.inputs.to(device)),
-                retained.test.labels.to(device),
-                num_tokens=attack.tokens[0],
-                steps=attack.attack_steps,
-                lr=attack.attack_lr,
-                seed=attack.seed,
-            )
+class _Meter:
+    """Attacks a model as an audit would, beside the retrained one, which is attacked once.
+
+    Args:
+        test: the retained classes' test samples; labels are positions in the attacked models.
+    """
+
+    def __init__(self, attacker: Attacker, retrained: Loaded, test: Split) -> None:
+        self.attacker = attacker
+        self.test = test
+        self.reference = self._attack(retrained)
+
+    def measure(self, loaded: Loaded, *, epochs: int, seconds: float) -> Round:
+        """The largest gap over n, and what the retained classes pay."""
+        gaps = [
+            gap_interval(mine, theirs, make_generator(self.attacker.config.seed, "gap", n))
+            for n, (mine, theirs) in enumerate(zip(self._attack(loaded), self.reference, strict=True))
+        ]
+        gap, (low, high) = max(gaps, key=lambda entry: entry[0])
+        subject = as_subject("scrubbed", loaded, loaded.model.classes.ids)
+        is_right = subject.log_probabilities(self.test).argmax(dim=1) == self.test.labels
+        return Round(
+            epochs=epochs,
+            seconds=seconds,
+            gap=gap,
+            gap_low=low,
+            gap_high=high,
+            retain_accuracy=float(is_right.double().mean()),
         )
-    return found
 
-
-def _measure(
-    model: PromptedClassifier,
-    state: Checkpoint,
-    reference: list[resurrection.Recovery],
-    groups: Groups,
-    retained: ClassificationData,
-    attack: AuditConfig,
-    device: torch.device,
-    *,
-    epochs: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """The largest gap over n, and what the retained classes pay."""
-    mine = _attack(model, state, groups, retained, attack, device)
-    gaps = [
-        resurrection.gap_interval(a, b, make_generator(attack.seed, "gap", n))
-        for n, (a, b) in enumerate(zip(mine, reference, strict=True))
-    ]
-    gap, (low, high) = max(gaps, key=lambda entry: entry[0])
-    log_p = as_subject("scrubbed", model, state.preprocess, state.classes.ids).log_probabilities(retained.test)
-    accuracy = float((log_p.argmax(dim=1) == retained.test.labels).double().mean())
-    return {"epochs": epochs, "seconds": seconds, "gap": gap, "gap_low": low, "gap_high": high,
-            "retain_accuracy": accuracy}  # fmt: skip
-
-
-def _line(entry: dict[str, Any]) -> str:
-    return (
-        f"resurrection gap {entry['gap']:+.3f} ({entry['gap_low']:+.3f} to {entry['gap_high']:+.3f}), retained "
-        f"{100 * entry['retain_accuracy']:.1f} % after {entry['epochs']} epochs ({entry['seconds']:.0f} s)"
-    )
+    def _attack(self, loaded: Loaded) -> list[Recovery]:
+        config = self.attacker.config
+        return [self.attacker.attack(loaded, size=size, tokens=config.tokens[0]) for size in config.sizes]

@@ -10,6 +10,7 @@ import torch
 
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
+from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.views import Views
@@ -36,14 +37,20 @@ class Subject:
         return torch.where(is_mute, 0.0, logits).log_softmax(dim=1)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A torch model, in eval mode on the audit's device, and how its inputs are made."""
+
+    model: PromptedClassifier
+    preprocess: Preprocess
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: torch.device) -> "Loaded":
+        return cls(checkpoint.build_model().to(device), checkpoint.preprocess)
+
+
 def as_subject(
-    name: str,
-    model: PromptedClassifier,
-    preprocess: Preprocess,
-    ids: Sequence[int],
-    *,
-    without: Sequence[int] = (),
-    masked: Sequence[int] = (),
+    name: str, loaded: Loaded, ids: Sequence[int], *, without: Sequence[int] = (), masked: Sequence[int] = ()
 ) -> Subject:
     """A torch model as a subject.
 
@@ -52,13 +59,14 @@ def as_subject(
         without: numbers whose prompts are left out.
         masked: numbers whose logits are set to -inf, their prompts staying.
     """
+    model = loaded.model
     device = next(model.parameters()).device
     active = [p for p, number in enumerate(model.classes.ids) if number not in without]
     columns = torch.tensor([list(ids).index(number) for number in model.classes.ids])
     hidden = torch.tensor([list(ids).index(number) for number in masked], dtype=torch.int64)
 
     def answer(inputs: torch.Tensor) -> torch.Tensor:
-        views = Views.of(model, preprocess, inputs.to(device))
+        views = Views.of(model, loaded.preprocess, inputs.to(device))
         logits = views.logits(shared_set(active, len(inputs), device)).float().cpu()
         result = torch.full((len(inputs), len(ids) + 1), -torch.inf)
         result[:, columns] = logits

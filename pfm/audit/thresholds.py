@@ -6,7 +6,7 @@ Each is two-sided. A model that was made to be uniform about a class memorises t
 Letters: N samples, C classes.
 """
 
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -52,20 +52,29 @@ def all_scores(log_p: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Ten
     return scores
 
 
-def attack(members: torch.Tensor, others: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
+class AttackFigures(TypedDict):
     """What a threshold on a score tells, whichever side of it members are on.
 
-    Returns:
+    Keys:
         auc: of "higher means member", with its bootstrap interval; below ½ the attacker flips the sign.
         advantage: the area above ½ after the flip, 0 to ½.
-        tpr_at_1pct, tpr_at_01pct: true positive rate of the better side.
+        tpr_at_1pct, tpr_at_01pct: true positive rate of the better side, at these false positive rates.
     """
+
+    auc: float
+    auc_low: float
+    auc_high: float
+    advantage: float
+    num_members: int
+    num_others: int
+    tpr_at_1pct: float
+    tpr_at_01pct: float
+
+
+def attack(members: torch.Tensor, others: torch.Tensor, generator: torch.Generator) -> AttackFigures:
+    """Attack by a threshold on scores of members and of others, (N,) and (N′,)."""
     area = figures.auc(members, others)
     low, high = figures.auc_interval(members, others, generator)
-    rates = {}
-    for name, rate in (("tpr_at_1pct", 0.01), ("tpr_at_01pct", 0.001)):
-        sides = (figures.tpr_at_fpr(members, others, rate), figures.tpr_at_fpr(-members, -others, rate))
-        rates[name] = max(sides)
     return {
         "auc": area,
         "auc_low": low,
@@ -73,5 +82,10 @@ def attack(members: torch.Tensor, others: torch.Tensor, generator: torch.Generat
         "advantage": abs(area - 0.5),
         "num_members": len(members),
         "num_others": len(others),
-        **rates,
+        "tpr_at_1pct": _better_side(members, others, 0.01),
+        "tpr_at_01pct": _better_side(members, others, 0.001),
     }
+
+
+def _better_side(members: torch.Tensor, others: torch.Tensor, rate: float) -> float:
+    return max(figures.tpr_at_fpr(members, others, rate), figures.tpr_at_fpr(-members, -others, rate))

@@ -7,21 +7,28 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 PASS, INCONCLUSIVE, FAIL = "pass", "inconclusive", "fail"
 LEVELS = ("suspend", "erase", "scrub")
-# how far from a guess the hidden class may be answered; how certain outputs on its samples may be
-ANSWERED = 0.10
-UNIFORM = 0.80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One measure of one level, and why it is judged so."""
+    """One measure of one level, and why it is judged so.
+
+    Attributes:
+        value, low, high: what was measured, and its interval.
+        limit: what the value is judged by.
+        reason: a sentence for people, with these numbers.
+    """
 
     level: str
     measure: str
+    value: float
+    low: float
+    high: float
+    limit: float
     verdict: str
     reason: str
 
@@ -40,6 +47,7 @@ def at_most(low: float, high: float, limit: float) -> str:
 
 
 def at_least(low: float, high: float, limit: float) -> str:
+    """Whether a quantity known to lie within an interval is at least `limit`."""
     return at_most(-high, -low, -limit)
 
 
@@ -52,13 +60,22 @@ def within(low: float, high: float, limit: float) -> str:
     return FAIL if low > limit or high < -limit else INCONCLUSIVE
 
 
-def summarise(judgements: list[Judgement]) -> dict[str, Any]:
+class Verdict(TypedDict):
     """All judgements, one verdict a level (which includes the levels below it), and the overall one."""
-    levels = {}
-    for number, level in enumerate(LEVELS):
-        levels[level] = worst(entry.verdict for entry in judgements if entry.level in LEVELS[: number + 1])
+
+    overall: str
+    levels: dict[str, str]
+    measures: list[dict[str, Any]]
+
+
+def summarise(judgements: Iterable[Judgement]) -> Verdict:
+    """Sum up, as plain JSON."""
+    found = list(judgements)
     return {
-        "overall": worst(entry.verdict for entry in judgements),
-        "levels": levels,
-        "measures": [asdict(entry) for entry in judgements],
+        "overall": worst(entry.verdict for entry in found),
+        "levels": {
+            level: worst(entry.verdict for entry in found if entry.level in LEVELS[: number + 1])
+            for number, level in enumerate(LEVELS)
+        },
+        "measures": [asdict(entry) for entry in found],
     }

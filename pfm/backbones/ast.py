@@ -40,7 +40,7 @@ class Ast(Family):
     size_option = "max_length"
     noun = "sounds"
     special_tokens = ("cls_token", "distillation_token")
-    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
+    presets: ClassVar[Mapping[str, HfConfig]] = {
         "ast_mini": {"max_length": 96, "num_mel_bins": 64, "patch_size": 16, "frequency_stride": 16, "time_stride": 16,
                      "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256},
         "ast_tiny": {"max_length": 1024, "num_mel_bins": 128, "patch_size": 16, "frequency_stride": 10,
@@ -56,7 +56,7 @@ class Ast(Family):
 
         return ASTConfig, ASTModel
 
-    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+    def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
         if size < config["patch_size"]:
             raise BackboneError(
                 f"--max_length {size} is less than a patch of {model_name}, {config['patch_size']} frames"
@@ -107,7 +107,7 @@ class Ast(Family):
     def patch_values(self, config: HfConfig) -> int:
         return config["patch_size"] ** 2
 
-    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+    def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" not in weights:
             return None
         patch = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]

@@ -37,7 +37,7 @@ class Family(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     default_model: ClassVar[str] = ""
-    presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, HfConfig]] = {}
     adapter_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
     special_tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     size_option: ClassVar[str]
@@ -51,7 +51,7 @@ class Family(ABC):
         """transformers' configuration and model class; imported when asked for."""
 
     @abstractmethod
-    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+    def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
         """The configuration at another input size.
 
         Raises:
@@ -99,7 +99,7 @@ class Family(ABC):
         """Numbers of the input that one patch's token is made of."""
 
     @abstractmethod
-    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+    def config_of(self, weights: Tensors) -> HfConfig | None:
         """The configuration that weights imply where no file says it; None where they are not of this family."""
 
     @abstractmethod
@@ -161,7 +161,7 @@ class Family(ABC):
 
 FAMILIES: Registry[Family] = Registry("family of backbones")
 # presets of all families by name, each with the `model_type` that it is of ("vit" where it says none)
-PRESETS: dict[str, dict[str, Any]] = {}
+PRESETS: dict[str, HfConfig] = {}
 
 
 def register_family(family: Family) -> Family:

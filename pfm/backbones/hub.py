@@ -4,7 +4,6 @@ Nothing of a folder or repository is executed.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ def place(name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def read_config(name: str) -> tuple[Family, dict[str, Any], HfConfig]:
+def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     """Family, configuration and what the processor's file says; the library's defaults where there is no such file.
 
     Raises:
@@ -48,7 +47,7 @@ def read_config(name: str) -> tuple[Family, dict[str, Any], HfConfig]:
     return family, values, processor
 
 
-def read_weights(family: Family, name: str) -> tuple[dict[str, Any], Tensors]:
+def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     """The configuration that weights were stored with, and the weights, in float32.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pfm.backbones.backbone import Backbone
-from pfm.backbones.family import Tensors
+from pfm.backbones.family import HfConfig, Tensors
 from pfm.backbones.hub import read_weights
 from pfm.backbones.spec import BackboneSpec
 
@@ -43,7 +43,7 @@ def _initial_weights(spec: BackboneSpec, seed: int) -> Tensors:
         return model_class(config_class(**_loadable(spec.config)), **spec.family.model_settings).state_dict()
 
 
-def _loadable(config: Mapping[str, Any]) -> dict[str, Any]:
+def _loadable(config: Mapping[str, Any]) -> HfConfig:
     dropped = ("model_type", "transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
     return {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
 

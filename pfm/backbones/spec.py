@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import pfm.backbones.families  # noqa: F401  # makes the families known
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
@@ -46,7 +45,7 @@ class BackboneSpec:
     """
 
     model_name: str
-    config: dict[str, Any]
+    config: HfConfig
     preprocess: Preprocess | None = field(default=None)
 
     @property
@@ -131,14 +130,14 @@ def default_model(kind: str) -> str:
     return found
 
 
-def full_config(family: Family, values: HfConfig) -> dict[str, Any]:
+def full_config(family: Family, values: HfConfig) -> HfConfig:
     """Values with the library's defaults for all that they leave out."""
     config_class, _ = family.hf_classes()
     given = {key: value for key, value in values.items() if key != "model_type"}
     return config_class(**given).to_dict()
 
 
-def _at_asked_size(family: Family, values: dict[str, Any], config: BackboneConfig) -> dict[str, Any]:
+def _at_asked_size(family: Family, values: HfConfig, config: BackboneConfig) -> HfConfig:
     """The configuration at the size that was asked for, by the family's own option."""
     asked = {"image_size": config.image_size, "max_length": config.max_length}
     size = asked.pop(family.size_option)
@@ -149,4 +148,3 @@ def _at_asked_size(family: Family, values: dict[str, Any], config: BackboneConfi
                 f"--{other} is for {owner.noun}; {config.model_name} takes {family.noun} (--{family.size_option})"
             )
     return family.resize(values, size or values[family.size_option], config.model_name)
-

@@ -38,7 +38,7 @@ class Vit(Family):
     size_option = "image_size"
     noun = "images"
     model_settings: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
-    presets: ClassVar[Mapping[str, dict[str, Any]]] = {
+    presets: ClassVar[Mapping[str, HfConfig]] = {
         "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
                        "num_attention_heads": 4, "intermediate_size": 256, "hidden_dropout_prob": 0.2},
         "vit_mini": {"image_size": 32, "patch_size": 8, "hidden_size": 96, "num_hidden_layers": 4,
@@ -56,7 +56,7 @@ class Vit(Family):
 
         return ViTConfig, ViTModel
 
-    def resize(self, config: HfConfig, size: int, model_name: str) -> dict[str, Any]:
+    def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
         patch = config["patch_size"]
         if size % patch:
             raise BackboneError(
@@ -92,7 +92,7 @@ class Vit(Family):
     def patch_values(self, config: HfConfig) -> int:
         return config.get("num_channels", 3) * config["patch_size"] ** 2
 
-    def config_of(self, weights: Tensors) -> dict[str, Any] | None:
+    def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" in weights:
             return None
         patch = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]

@@ -83,9 +83,10 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
-    choices = field.metadata["choices"]
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = field.metadata["choices"]
     if choices:
-        return click.option(name, type=_OpenChoice(choices) if callable(choices) else click.Choice(choices), **shared)
+        kind = click.Choice(choices) if isinstance(choices, tuple) else _OpenChoice(choices)
+        return click.option(name, type=kind, **shared)
     minimum = field.metadata["minimum"]
     if hint is int and minimum is not None:
         return click.option(name, type=click.IntRange(min=int(minimum)), **shared)

@@ -16,6 +16,7 @@ from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
+from pfm.storage import Json
 
 RESAMPLE = ("bilinear", "bicubic")
 
@@ -151,11 +152,11 @@ class ImagePreprocess:
         """(3, S, S)."""
         return (3, self.size, self.size)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ImagePreprocess":
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocess":
         return cls(size=values["size"], mean=values["mean"], std=values["std"], resample=values["resample"])
 
 
@@ -206,7 +207,7 @@ def from_arrays(images: np.ndarray, where: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
 
 
-def preprocess_from_hf(values: dict[str, Any], size: int) -> ImagePreprocess:
+def preprocess_from_hf(values: Mapping[str, Any], size: int) -> ImagePreprocess:
     """What a `preprocessor_config.json` says of mean, std and resampling, for a backbone of side `size`."""
     names = {2: "bilinear", 3: "bicubic"}
     resample = values.get("resample", 2)

@@ -15,6 +15,7 @@ from pfm.data.images import ImagePreprocess, ImageStorage
 from pfm.data.reading import FilesToRead, Stacked
 from pfm.data.sounds import SoundPreprocess, SoundStorage
 from pfm.registry import Registry
+from pfm.storage import Json
 
 if TYPE_CHECKING:
     from pfm.data.augmentation import Augmentation, AugmentConfig
@@ -107,12 +108,12 @@ class Preprocess(Protocol):
         """Of one model input."""
         ...
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON; `preprocess_from_dict` reads it."""
         ...
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """What `to_dict` wrote.
 
         Raises:
@@ -134,7 +135,7 @@ KINDS.register(ImageStorage.kind, InputKind(ImageStorage, ImagePreprocess))
 KINDS.register(SoundStorage.kind, InputKind(SoundStorage, SoundPreprocess))
 
 
-def preprocess_from_dict(values: dict[str, Any]) -> Preprocess:
+def preprocess_from_dict(values: Mapping[str, Any]) -> Preprocess:
     """What `to_dict` of any kind wrote.
 
     Raises:

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from pfm.data import frames as kaldi
+from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.waves import check_rate
-
-FRAME_SECONDS, HOP_SECONDS = 0.025, 0.010
-PREEMPHASIS = 0.97
-LOWEST_HZ = 20.0
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,16 @@ class MelSettings:
     @property
     def frame_size(self) -> int:
         """Samples of one frame."""
-        return int(self.sampling_rate * FRAME_SECONDS)
+        return kaldi.frame_size(self.sampling_rate)
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return int(self.sampling_rate * HOP_SECONDS)
+        return kaldi.hop_size(self.sampling_rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that fit into so many samples."""
-        return max(0, 1 + (num_samples - self.frame_size) // self.hop)
+        return kaldi.num_frames(num_samples, self.sampling_rate)
 
 
 def clip_lengths(features: torch.Tensor) -> torch.Tensor:
@@ -70,7 +68,7 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
     size = fft_size(settings)
     power = torch.fft.rfft(frames, n=size).abs().square()[..., : size // 2]  # Kaldi leaves the last one out
     energies = power @ mel_banks(settings).to(waves.device).T  # (B, F, M)
-    features = energies.clamp_min(torch.finfo(torch.float32).eps).log()
+    features = energies.clamp_min(SMALLEST_ENERGY).log()
     own = (lengths - settings.frame_size).div(settings.hop, rounding_mode="floor") + 1  # (B,)
     is_there = torch.arange(features.shape[1], device=waves.device) < own.to(waves.device).unsqueeze(1)
     return torch.where(is_there.unsqueeze(2), features, 0.0)
@@ -78,7 +76,7 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
 
 def fft_size(settings: MelSettings) -> int:
     """The power of two that a frame is filled up to."""
-    return 1 << (settings.frame_size - 1).bit_length()
+    return kaldi.fft_size(settings.sampling_rate)
 
 
 @functools.cache

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
+from pfm.data.frames import FRAME_SECONDS
 from pfm.data.mapped import mapped_tensor
-from pfm.data.mel import FRAME_SECONDS, MelSettings, clip_lengths, log_mel, resampled
+from pfm.data.mel import MelSettings, clip_lengths, log_mel, resampled
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked, joined, parted
 from pfm.data.sound_augmentation import SoundAugmentation, SoundAugmentConfig
 from pfm.data.waves import UNREADABLE, Recording, explain_sound, read_sound
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
+from pfm.storage import Json
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the features AST was trained on
 MOST_AT_ONCE = 64  # clips whose features are computed as one batch
@@ -199,11 +201,11 @@ class SoundPreprocess:
         """(L, M)."""
         return (self.max_length, self.num_mel_bins)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"kind": self.kind, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SoundPreprocess":
+    def from_dict(cls, values: Mapping[str, Any]) -> "SoundPreprocess":
         names = ("max_length", "mean", "std", "sampling_rate", "num_mel_bins")
         return cls(**{name: values[name] for name in names})
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pfm import __version__
 from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.ledger import LEDGER, canonical
+from pfm.forgetting.ledger import LEDGER, Record, canonical
 from pfm.storage import explain, sha256, sha256_bytes, write_bytes
 
 FORMAT = "pfm-certificate"
@@ -92,7 +91,7 @@ def public_hex(key: Ed25519PrivateKey) -> str:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) -> dict[str, Any]:
+def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) -> Record:
     """What a certificate says of one artifact, read off its bytes and its ledger.
 
     Args:
@@ -133,12 +132,12 @@ def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) 
 def write_certificate(
     path: Path,
     key: Ed25519PrivateKey,
-    artifacts: Sequence[dict[str, Any]],
+    artifacts: Sequence[Record],
     *,
     reason: str,
     requested_by: str,
     time: str,
-) -> dict[str, Any]:
+) -> Record:
     """Sign what `describe_artifact` found and write it as one line of canonical JSON."""
     body = {
         "format": FORMAT,
@@ -160,7 +159,7 @@ def write_certificate(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_certificate(path: Path, public_key: str = "") -> dict[str, Any]:
+def read_certificate(path: Path, public_key: str = "") -> Record:
     """A certificate whose signature holds.
 
     Args:
@@ -197,7 +196,7 @@ def read_certificate(path: Path, public_key: str = "") -> dict[str, Any]:
     return signed
 
 
-def verify(certificate: dict[str, Any], paths: Sequence[Path]) -> list[Check]:
+def verify(certificate: Record, paths: Sequence[Path]) -> list[Check]:
     """Check artifacts, and the ledgers beside them, against a certificate whose signature holds.
 
     Returns:
@@ -216,7 +215,7 @@ def verify(certificate: dict[str, Any], paths: Sequence[Path]) -> list[Check]:
     return checks
 
 
-def _check_artifact(path: Path, entry: dict[str, Any]) -> Check:
+def _check_artifact(path: Path, entry: Record) -> Check:
     try:
         now = _hashes(path)
     except StorageError as error:
@@ -232,7 +231,7 @@ def _check_artifact(path: Path, entry: dict[str, Any]) -> Check:
     return Check(str(path))
 
 
-def _check_ledger(path: Path, entry: dict[str, Any]) -> Check:
+def _check_ledger(path: Path, entry: Record) -> Check:
     place = _ledger_of(path)
     if not place.exists():
         return Check(str(place), "there is no ledger beside the artifact; bring it along")
@@ -262,14 +261,14 @@ def _name_in_ledger(path: Path) -> str:
     return "bank.safetensors" if path.is_dir() else path.resolve().name
 
 
-def _entries(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(record: Record) -> list[Record]:
     """What a record says of single files; a bundle's speaks of one, its bank."""
     if record.get("action") != "erase":
         return []
     return [entry for entry in record.get("files", [record]) if "sha256_after" in entry]
 
 
-def _hashes(path: Path) -> dict[str, Any]:
+def _hashes(path: Path) -> Record:
     """SHA-256 of a file; of a bundle, that of its bank, and of every other file but the ledger.
 
     Raises:

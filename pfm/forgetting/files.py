@@ -9,14 +9,13 @@ import dataclasses
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.erase import class_rows, erase, find_traces
-from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
@@ -51,7 +50,7 @@ def erase_file(
     reason: str = "",
     requested_by: str = "",
     scrubbed: Checkpoint | None = None,
-) -> dict[str, Any]:
+) -> Record:
     """Write `target` without the classes and record it in `ledger.jsonl` beside it.
 
     Args:
@@ -130,7 +129,7 @@ def announce_in_place(
     )
 
 
-def finish(folder: Path) -> dict[str, Any] | None:
+def finish(folder: Path) -> Record | None:
     """Do what was announced in a folder's ledger and not done yet; the record, None where there was nothing."""
     path = folder / LEDGER
     records = ledger.read(path)
@@ -144,7 +143,7 @@ def finish(folder: Path) -> dict[str, Any] | None:
     return ledger.append(path, {"action": "erase", "begun": begun["hash"], **told, "files": files})
 
 
-def _finish_file(folder: Path, begun: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
     """Erase from one file what was announced, where that is not done yet."""
     target = folder / entry["file"]
     is_copy = entry["source"] != entry["file"]
@@ -179,15 +178,15 @@ def _without(checkpoint: Checkpoint, smaller: Checkpoint, head: str) -> bytes:
 
 def _announce(
     folder: Path,
-    records: list[dict[str, Any]],
-    classes: list[dict[str, Any]],
-    files: list[dict[str, Any]],
+    records: list[Record],
+    classes: list[Record],
+    files: list[Record],
     *,
     remains: Sequence[str],
     request: str = "",
     reason: str,
     requested_by: str,
-) -> dict[str, Any]:
+) -> Record:
     entry = {
         "action": "erase-begin",
         "request": request or secrets.token_hex(8),

@@ -8,25 +8,27 @@ erased from (`require`) and in certificates.
 import datetime
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pfm import __version__
 from pfm.errors import StorageError
 from pfm.storage import explain, sha256_bytes, write_bytes
+
+Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
 LEDGER = "ledger.jsonl"
 LOCK = ".lock"  # beside a ledger, held while classes are erased
 START = "0" * 64
 
 
-def canonical(record: dict[str, Any]) -> bytes:
+def canonical(record: Record) -> bytes:
     """The one byte string of a record that is hashed."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # what is no valid text (a byte of another encoding, typed on the command line) becomes JSON's own escape
     return text.encode(errors="backslashreplace")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Record]:
     """All records, oldest first; none where there is no file.
 
     Raises:
@@ -39,7 +41,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {explain(error)}") from error
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     previous = START
     lines = content.split(b"\n")
     if lines[-1] == b"":  # the newline that ends the last line
@@ -63,12 +65,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def head(records: list[dict[str, Any]]) -> str:
+def head(records: list[Record]) -> str:
     """Hash of the newest record; zeros for an empty ledger."""
     return records[-1]["hash"] if records else START
 
 
-def require(path: Path, records: list[dict[str, Any]], known: str, *, by: str) -> None:
+def require(path: Path, records: list[Record], known: str, *, by: str) -> None:
     """Check that a record somebody names is still there.
 
     Args:
@@ -84,7 +86,7 @@ def require(path: Path, records: list[dict[str, Any]], known: str, *, by: str) -
         )
 
 
-def seal(records: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
+def seal(records: list[Record], entry: Record) -> Record:
     """`entry` with time, version, its predecessor's hash and its own."""
     body = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -95,11 +97,11 @@ def seal(records: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]
     return {**body, "hash": sha256_bytes(canonical(body))}
 
 
-def write(path: Path, records: list[dict[str, Any]]) -> None:
+def write(path: Path, records: list[Record]) -> None:
     write_bytes(path, b"".join(canonical(record) + b"\n" for record in records))
 
 
-def append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+def append(path: Path, entry: Record) -> Record:
     """Add one record and return it as written."""
     records = read(path)
     sealed = seal(records, entry)

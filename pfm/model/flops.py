@@ -8,7 +8,6 @@ Letters: T tokens of the backbone, S tokens with the prompts behind them, D hidd
 the adapters, C classes, L the block before which the prompts enter.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pfm.backbones.spec import BackboneSpec
@@ -18,20 +17,20 @@ from pfm.backbones.spec import BackboneSpec
 class _Block:
     """Multiply-adds of one transformer block in the forward pass."""
 
-    weights: int  # products with the block's own weights
-    adapters: int
-    attention: int
+    weights: float  # products with the block's own weights
+    adapters: float
+    attention: float
 
     @property
-    def forward(self) -> int:
+    def forward(self) -> float:
         return 2 * (self.weights + self.adapters + self.attention)
 
-    def backward(self, *, is_frozen: bool) -> int:
+    def backward(self, *, is_frozen: bool) -> float:
         """A product of activations and weights has one gradient, or two where the weights train."""
         return 2 * (self.weights * (1 if is_frozen else 2) + 2 * self.adapters + 2 * self.attention)
 
 
-def _block(spec: BackboneSpec, tokens: int, queries: int, rank: int) -> _Block:
+def _block(spec: BackboneSpec, tokens: float, queries: float, rank: int) -> _Block:
     """A block that reads `tokens` and computes the outputs of `queries` of them."""
     width, hidden = spec.hidden_size, spec.config["intermediate_size"]
     return _Block(
@@ -41,48 +40,61 @@ def _block(spec: BackboneSpec, tokens: int, queries: int, rank: int) -> _Block:
     )
 
 
-def step_flops(
-    spec: BackboneSpec,
-    prompts: Sequence[float],
-    *,
-    num_classes: int,
-    rank: int,
-    prompt_layer: int = 0,
-    cached: bool = False,
-    plain: bool = False,
-    backward: bool = True,
-    is_frozen: bool = True,
-    readout_tokens: int = 1,
-) -> float:
-    """Floating-point operations of one image in a step.
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """What a step does with one image.
 
-    Args:
+    Attributes:
         prompts: how many prompt tokens each branch sees.
+        num_scores: products with rows of the classifier, of width D, in each branch.
         rank: of the adapters; 0 where there are none.
         prompt_layer: the blocks below it run once for all branches, without adapters.
-        cached: and not at all.
-        plain: a whole forward for each branch and all tokens in the last block, which ours cuts.
-        backward: False counts the forward alone.
+        is_cached: and not at all.
+        is_plain: a whole forward for each branch and all tokens in the last block, which ours cuts.
+        has_backward: False counts the forward alone.
         is_frozen: False where the backbone's own weights train too.
         readout_tokens: tokens that are read out.
     """
-    width = spec.hidden_size
+
+    prompts: tuple[float, ...]
+    num_scores: int
+    rank: int
+    prompt_layer: int = 0
+    is_cached: bool = False
+    is_plain: bool = False
+    has_backward: bool = True
+    is_frozen: bool = True
+    readout_tokens: int = 1
+
+
+def step_flops(spec: BackboneSpec, work: StepWork) -> float:
+    """Floating-point operations of one image in a step."""
+    total = 0.0 if work.is_cached else _trunk(spec, work) * (len(work.prompts) if work.is_plain else 1)
+    return total + sum(_branch(spec, work, count) for count in work.prompts)
+
+
+def _trunk(spec: BackboneSpec, work: StepWork) -> float:
+    """The patches and the blocks below the prompts."""
     own = spec.num_patches + spec.num_special
-    embedding = 2 * spec.num_patches * spec.patch_values * width
-    low = _block(spec, own, own, 0)
-    trunk = embedding + prompt_layer * low.forward
-    if backward and not is_frozen:
-        trunk += embedding + prompt_layer * low.backward(is_frozen=False)  # the pixels need no gradient
-    total = 0.0 if cached else trunk * (len(prompts) if plain else 1)
-    for count in prompts:
-        tokens = own + count
-        whole = _block(spec, tokens, tokens, rank)  # type: ignore[arg-type]
-        last = whole if plain else _block(spec, tokens, readout_tokens, rank)  # type: ignore[arg-type]
-        blocks = [*[whole] * (spec.num_layers - prompt_layer - 1), last]
-        classifier = 2 * width * num_classes
-        total += sum(block.forward for block in blocks) + classifier
-        if backward:
-            total += sum(block.backward(is_frozen=is_frozen) for block in blocks) + 2 * classifier
-            if plain and count == 0 and is_frozen:  # nothing that trains lies below the first block's projections
-                total -= 2 * (3 * tokens * width * width + 2 * rank * tokens * width + tokens * tokens * width)
+    embedding = 2 * spec.num_patches * spec.patch_values * spec.hidden_size
+    block = _block(spec, own, own, 0)
+    total = embedding + work.prompt_layer * block.forward
+    if work.has_backward and not work.is_frozen:
+        total += embedding + work.prompt_layer * block.backward(is_frozen=False)  # the pixels need no gradient
+    return total
+
+
+def _branch(spec: BackboneSpec, work: StepWork, count: float) -> float:
+    """The blocks that `count` prompt tokens pass, and the classifier."""
+    width, tokens = spec.hidden_size, spec.num_patches + spec.num_special + count
+    whole = _block(spec, tokens, tokens, work.rank)
+    last = whole if work.is_plain else _block(spec, tokens, work.readout_tokens, work.rank)
+    blocks = [*[whole] * (spec.num_layers - work.prompt_layer - 1), last]
+    classifier = 2 * width * work.num_scores
+    total = sum(block.forward for block in blocks) + classifier
+    if work.has_backward:
+        total += sum(block.backward(is_frozen=work.is_frozen) for block in blocks) + 2 * classifier
+        if work.is_plain and count == 0 and work.is_frozen:
+            # nothing that trains lies below the first block's projections
+            total -= 2 * (3 * tokens * width * width + 2 * work.rank * tokens * width + tokens * tokens * width)
     return total

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pfm.backbones.family import FAMILIES, Family, Tensors
+from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors
 from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess
@@ -140,7 +140,7 @@ def _describe(path: Path, encoder: Tensors, model_name: str | None) -> tuple[Bac
     return dataclasses.replace(spec, preprocess=spec.storage.default_preprocess(spec.input_shape)), (note,)
 
 
-def _family_of(path: Path, encoder: Tensors) -> tuple[Family, dict[str, int]]:
+def _family_of(path: Path, encoder: Tensors) -> tuple[Family, HfConfig]:
     """The family that the weights are of, and the size of its input."""
     for family in FAMILIES:
         size = family.config_of(encoder)

@@ -125,6 +125,7 @@ class Batch:
         inputs: of this batch's parts and those after it.
 
     Attributes:
+        share: which examples, and what was drawn for them.
         count: examples of all processes, G.
         num_parts: how many parts there will be, the same on every process.
         torch_seed: of whatever torch itself may draw in this step, such as an attention's dropout.

@@ -77,7 +77,7 @@ class RunConfig:
         sections = {}
         for section in dataclasses.fields(cls):
             config = hints[section.name]
-            known = {option.name for option in dataclasses.fields(config)}
+            known = {entry.name for entry in dataclasses.fields(config)}
             values = stored.get(section.name, {})
             sections[section.name] = config(**{name: value for name, value in values.items() if name in known})
         return cls(**sections)

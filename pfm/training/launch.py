@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,7 @@ def processes_of(accelerator: Accelerator) -> Processes:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         reduce=total,
-        autocast=accelerator.autocast,
+        autocast=lambda: accelerator.autocast(),
     )
 
 
@@ -100,7 +100,7 @@ def split_trackers(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def tracking(accelerator: Accelerator, name: str, config: dict[str, Any]) -> Iterator[None]:
+def tracking(accelerator: Accelerator, name: str, config: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     """Trackers, if any were asked for, are open while the block runs."""
     flat = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
     plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in flat.items()}

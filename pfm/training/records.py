@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from pfm.model.flops import step_flops
+from pfm.model.flops import StepWork, step_flops
 from pfm.runlog import RunLog
 from pfm.storage import write_json
 from pfm.training.learner import Learner
@@ -131,12 +131,12 @@ def _flops_per_sample(setup: Setup) -> float:
     model = setup.model
     tokens, classes = model.config.prompt_tokens, model.num_classes
     present, absent = tokens * (classes + 1) / 2, tokens * (classes - 1) / 2  # on average
-    return step_flops(
-        setup.spec,
-        (present, absent),
-        num_classes=len(model.readout.weights(model)[0]),
+    work = StepWork(
+        prompts=(present, absent),
+        num_scores=len(model.readout.weights(model)[0]),
         rank=setup.lora.lora_r if setup.lora else 0,
         prompt_layer=model.config.prompt_layer,
-        cached=setup.config.feed.cache_trunk != "off",
+        is_cached=setup.config.feed.cache_trunk != "off",
         is_frozen=model.trunk_is_frozen,
     )
+    return step_flops(setup.spec, work)

@@ -15,9 +15,13 @@ from making.audits import SMALL
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import TINY
-from pfm.audit import membership, rivals
+from pfm.audit import roc
+from pfm.audit.attacks import ATTACKS, Measurement
+from pfm.audit.attacks.output_shape import ShapeRow, judge_shape
+from pfm.audit.comparisons import trained
+from pfm.audit.comparisons.data import by_position, without_classes
 from pfm.audit.groups import FULL
-from pfm.audit.judging import judge
+from pfm.audit.models import AuditRequest, Models
 from pfm.audit.page import render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
@@ -75,7 +79,8 @@ def audited(
     key = name if judged is None else f"{name} {len(judged.classes)}"
     if key not in results:
         full = load_checkpoint(ckpt(folder, name))
-        results[key] = audit(full, data, ["2"], SMALL, folder / "models", CPU, judged=judged, say=lambda _: None)
+        request = AuditRequest(full=full, data=data, keys=["2"], judged=judged)
+        results[key] = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
     return results[key]
 
 
@@ -129,21 +134,21 @@ def test_models_to_compare_with_are_trained_once(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(rivals, "train", refuse)
-    monkeypatch.setattr(rivals, "tune", refuse)
-    full = load_checkpoint(ckpt(folder, "paper"))
-    again = audit(full, data, ["2"], SMALL, folder / "models", CPU, say=lambda _: None)
+    monkeypatch.setattr(trained, "train", refuse)
+    monkeypatch.setattr(trained, "tune", refuse)
+    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+    again = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
     for part in ("utility", "shape", "membership", "shadow_attacks", "resurrection", "probe", "exposure"):
         assert again[part] == first[part], part
     with pytest.raises(AssertionError, match="trained again"):
-        audit(full, data, ["1"], SMALL, folder / "models", CPU, say=lambda _: None)
+        audit(dataclasses.replace(request, keys=["1"]), SMALL, folder / "models", CPU, say=lambda _: None)
 
 
 @pytest.mark.slow
 def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) -> None:
     full = load_checkpoint(ckpt(folder, "paper"))
-    here = rivals.by_position(data, full)
-    less = rivals.without_classes(here, [2])
+    here = by_position(data, full)
+    less = without_classes(here, [2])
     assert less.classes.ids == (0, 1, 3)
     assert len(less.train) == 120
     for label, number in enumerate(less.classes.ids):
@@ -154,8 +159,8 @@ def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) 
 @pytest.mark.slow
 def test_shadow_models_hold_each_sample_in_one_of_a_pair(folder: Path, data: ClassificationData) -> None:
     full = load_checkpoint(ckpt(folder, "paper"))
-    made = rivals.Rivals(full, rivals.by_position(data, full), [2], folder / "models", CPU, lambda _: None)
-    (_, first), (_, second) = made.shadow(0), made.shadow(1)
+    made = trained.Comparisons(full, by_position(data, full), [2], folder / "models", CPU, lambda _: None)
+    first, second = made.shadow(0).is_in, made.shadow(1).is_in
     assert torch.equal(first, ~second)
     assert int(first.sum()) == 140
 
@@ -166,7 +171,7 @@ def test_a_page_holds_everything_and_asks_no_network(
 ) -> None:
     page = render(audited(results, folder, data, "paper"))
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 4
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 5
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
     assert "fail" in render(audited(results, folder, data, "no_branch"))
@@ -194,7 +199,7 @@ def test_a_browser_shows_the_page_without_an_error(
          "--virtual-time-budget=5000", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "<title>true,true,true,true 0</title>" in found.stdout
+    assert "<title>true,true,true,true,true 0</title>" in found.stdout
     assert "CONSOLE" not in found.stderr
 
 
@@ -211,7 +216,7 @@ def test_the_command_writes_a_report_and_can_require_a_level(
     full = ckpt(folder, "paper")
     bundle = folder / "bundle"
     assert run(pfm, ["export", "onnx", "--ckpt", str(full), "--out", str(bundle)]) == 0
-    assert run(pfm, ["export", "erase", str(bundle), "--classes", "2"]) == 0
+    assert run(pfm, ["forget", "--in_place", str(bundle), "--classes", "2"]) == 0
     common = ["audit", "--ckpt", str(full), "--classes", "2", "--cpu", "--out", str(out)]
     assert run(pfm, [*common, "--bundle", str(bundle), "--require", "erase"]) == 0
     result = json.loads((out / "audit.json").read_text())
@@ -242,31 +247,77 @@ def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_orac
     found = {(entry["n"], entry["tokens"]) for entry in result["resurrection"]}
     assert found == {(n, tokens) for n in (0, 1, 5, 10, 40) for tokens in (1, 5, 10)}  # 40 samples are all there are
     assert all(len(entry["retrained"]) == 3 for entry in result["resurrection"])
-    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 4
+    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 5
 
 
 @pytest.mark.slow
 def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_model(
     results: dict[str, Any], folder: Path, data: ClassificationData
 ) -> None:
-    result = audited(results, folder, data, "paper")
-    shape = {**result["shape"], "suspended": {"entropy": 0.5, "entropy_interval": [0.45, 0.55]},
-             "retrained": {"entropy": 0.5}}  # fmt: skip
-    found = {}
-    for target in ("uniform", "others"):
-        judgements = judge({**result, "shape": shape, "wrong_target": target}, SMALL)
-        found[target] = {entry.measure: entry.verdict for entry in judgements}["output shape"]
-    assert found == {"uniform": FAIL, "others": PASS}
+    rows: dict[str, ShapeRow] = audited(results, folder, data, "paper")["shape"]
+    flat: ShapeRow = {**rows["suspended"], "entropy": 0.5, "entropy_interval": (0.45, 0.55)}
+    rows = {**rows, "suspended": flat, "retrained": {**rows["retrained"], "entropy": 0.5}}
+    assert judge_shape(rows, imitates_retrained=False).verdict == FAIL
+    assert judge_shape(rows, imitates_retrained=True).verdict == PASS
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(folder: Path) -> None:
     full = dataclasses.replace(load_checkpoint(ckpt(folder, "paper")), run={})
     with pytest.raises(ConfigError, match="does not say how it was trained"):
-        rivals.run_config(full)
+        trained.recipe_of(full)
+
+
+@pytest.mark.slow
+def test_what_no_attack_asks_for_is_not_trained(
+    folder: Path, data: ClassificationData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(trained, "train", refuse)
+    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+    models = Models(request, SMALL, tmp_path, CPU, lambda _: None)
+    assert ATTACKS.get("exposure").measure(models).figures["erased"] == 32
+    assert ATTACKS.get("closed_form").measure(models).figures["largest_difference_to_retraining"] < 1e-8
+    with pytest.raises(AssertionError, match="trained"):
+        ATTACKS.get("utility").measure(models)
+
+
+class RetainedConfidence:
+    """An attack that somebody else wrote: how much the erasure changes answers on the other classes."""
+
+    name = "retained_confidence"
+
+    def measure(self, models: Models) -> Measurement[dict[str, float]]:
+        value = float(models.answers["forgotten"]["retain_test"].exp().amax(dim=1).mean())
+        judged = dataclasses.replace(judgement("suspend", "retained confidence", FAIL), value=value, limit=2.0)
+        return Measurement({"value": value}, (judged,))
+
+    def show(self, figures: dict[str, float]) -> str:
+        return f"<h2>Retained confidence</h2><p>{figures['value']:.3f}</p>"
+
+
+@pytest.mark.slow
+def test_an_attack_from_outside_is_made_judged_and_shown(folder: Path, data: ClassificationData) -> None:
+    attack = ATTACKS.register("retained_confidence", RetainedConfidence())
+    try:
+        request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+        result = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
+        assert 0 < result[attack.name]["value"] <= 1
+        assert verdicts(result)["retained confidence"] == FAIL
+        assert result["verdict"]["levels"]["suspend"] == FAIL
+        assert f"<p>{result[attack.name]['value']:.3f}</p>" in render(result)
+    finally:
+        ATTACKS.remove(attack.name)
+    assert attack.name not in ATTACKS
 
 
 # --- verdict --------------------------------------------------------------------------------------
+
+
+def judgement(level: str, measure: str, verdict: str) -> Judgement:
+    return Judgement(level=level, measure=measure, value=0, low=0, high=0, limit=0, verdict=verdict, reason="")
 
 
 def test_a_verdict_is_the_worst_and_never_an_average() -> None:
@@ -274,8 +325,7 @@ def test_a_verdict_is_the_worst_and_never_an_average() -> None:
     assert worst([PASS, INCONCLUSIVE]) == INCONCLUSIVE
     assert worst([PASS, FAIL, INCONCLUSIVE]) == FAIL
     assert worst([]) == INCONCLUSIVE
-    found = summarise([Judgement("suspend", "a", PASS, ""), Judgement("erase", "b", PASS, ""),
-                       Judgement("scrub", "c", FAIL, "")])  # fmt: skip
+    found = summarise([judgement("suspend", "a", PASS), judgement("erase", "b", PASS), judgement("scrub", "c", FAIL)])
     assert found["levels"] == {"suspend": PASS, "erase": PASS, "scrub": FAIL}
     assert found["overall"] == FAIL
 
@@ -290,6 +340,6 @@ def test_an_interval_that_crosses_the_limit_is_inconclusive() -> None:
 
 def test_curves_keep_their_ends_when_they_are_thinned() -> None:
     values = [i / 999 for i in range(1000)]
-    thin = membership.thin(values, values)
+    thin = roc.thin(values, values)
     assert (thin[0][0], thin[0][-1]) == (0.0, 1.0)
-    assert len(thin[0]) <= membership.CURVE_POINTS + 2
+    assert len(thin[0]) <= roc.CURVE_POINTS + 2

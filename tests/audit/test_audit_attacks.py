@@ -240,13 +240,13 @@ def test_subtracting_a_class_equals_retraining_without_it_to_rounding() -> None:
 # --- resurrection and probe -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("readout", ["cls", "prompt"])
+@pytest.mark.parametrize(("readout", "target"), [("cls", "uniform"), ("prompt", "uniform"), ("prompt", "none")])
 @torch.no_grad()
-def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(readout: str) -> None:
+def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(readout: str, target: str) -> None:
     """An attack that puts back a class's own prompt and row gives the logits of the model that has it."""
     whole, less = (
-        tiny_model(readout=readout, prompt_tokens=2),
-        tiny_model(readout=readout, prompt_tokens=2, num_classes=3),
+        tiny_model(readout=readout, wrong_target=target, prompt_tokens=2),
+        tiny_model(readout=readout, wrong_target=target, prompt_tokens=2, num_classes=3),
     )
     state = whole.state_dict()
     less.load_state_dict({k: v[:3] if k in ("bank.prompts", "classifier.weight", "classifier.bias") else v
@@ -254,11 +254,13 @@ def test_the_attackers_forward_is_the_models_own_with_the_prompt_in_its_bank(rea
     inputs = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     prompt = whole.bank.prompts[3].expand(5, -1, -1)
     row = torch.zeros(5, 33)
-    if readout == "cls":
-        row = torch.cat([whole.classifier.weight[3], whole.classifier.bias[3:]]).expand(5, -1)
+    if whole.readout.class_rows:
+        weight, bias = whole.readout.weights(whole)
+        row = torch.cat([weight[3], bias[3:]]).expand(5, -1)
     found = resurrection._logits(less, less.trunk(inputs), prompt, row)
     expected = whole.logits(inputs, torch.arange(4).expand(5, -1))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, :-1], expected, atol=1e-5, rtol=0)
+    assert found[:, -1].tolist() == [whole.unknown_logit] * 5
 
 
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
@@ -272,7 +274,7 @@ def test_an_attack_brings_a_class_back_and_the_model_is_left_as_it_was(readout: 
     for size in (0, 8):
         samples = inputs[torch.arange(2 * size) % 20].unflatten(0, (2, size))
         found[size] = resurrection.resurrect(
-            model, samples, inputs[:20], inputs[20:], torch.zeros(20, dtype=torch.int64),
+            model, samples, resurrection.Tested(inputs[:20], inputs[20:], torch.zeros(20, dtype=torch.int64)),
             num_tokens=1, steps=60, lr=0.05, seed=0,
         )  # fmt: skip
     assert found[8].forget.shape == (2, 20)
@@ -327,5 +329,5 @@ def test_the_features_of_the_last_layer_are_those_that_the_model_reads() -> None
     inputs = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     layers = probe.layer_features(model, inputs)
     assert [tuple(layer.shape) for layer in layers] == [(5, 64)] * 3
-    read = model.classifier(layers[-1][:, :32])
+    read = model.readout.score(layers[-1][:, None, :32], *model.readout.weights(model), prompt_tokens=1)
     torch.testing.assert_close(read, model.logits(inputs, torch.arange(4).expand(5, -1)), atol=1e-5, rtol=0)

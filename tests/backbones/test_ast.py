@@ -17,7 +17,7 @@ from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
-from pfm.model.flops import step_flops
+from pfm.model.flops import StepWork, step_flops
 from pfm.model.lora import LoraSettings
 
 CONFIG: dict[str, Any] = {**TINY_AST, "frequency_stride": 4, "time_stride": 4}  # patches that overlap, as AST's do
@@ -170,7 +170,8 @@ def test_flops_count_the_tokens_of_both_special_ones_and_the_patches() -> None:
     # the last block: one query, but keys and values of all
     total += 2 * (2 * width**2 + 2 * tokens * width**2 + 2 * width * hidden + 2 * tokens * width)
     total += 2 * width * 4
-    assert step_flops(spec, [3], num_classes=4, rank=0, backward=False) == total
+    work = StepWork(prompts=(3,), num_scores=4, rank=0, has_backward=False)
+    assert step_flops(spec, work) == total
     assert spec.num_special + tiny_spec().num_special == 3
 
 

@@ -1,7 +1,5 @@
 """`pfm bench eval` at a tiny size: the same answers as plain, figures derived from the raw samples."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,29 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from making.models import TINY
-from pfm.backbones.family import PRESETS
+from making.benches import run_bench, tiny_preset
 from pfm.cli import pfm, run
-from pfm_bench.scenarios.evaluating import INFER_BEST, choose_subsets, compare_answers
+from pfm_bench.scenarios.evaluating import INFER_BEST, Agreement, choose_subsets, compare_answers
 
 VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16"]
-
-
-def call(*arguments: object) -> int:
-    return run(pfm, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command wrote, and said in `said.txt`."""
     folder = tmp_path_factory.mktemp("bench") / "out"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
-        code = call("bench", "eval", "--model_name", "scratch:tiny", "--num_classes", 4, "--batch_size", 4,
-                    "--num_images", 6, "--rounds", 5, "--max-subsets", 3, "--threads", 1, "--device", "cpu",
-                    "--out", folder)  # fmt: skip
-    assert code == 0
-    (folder / "said.txt").write_text(said.getvalue())
+    with tiny_preset():
+        said = run_bench(
+            "eval", "--model_name", "scratch:tiny", "--num_classes", 4, "--batch_size", 4, "--num_images", 6,
+            "--rounds", 5, "--max-subsets", 3, "--threads", 1, "--device", "cpu", "--out", folder,
+        )  # fmt: skip
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -80,12 +72,13 @@ def test_subsets_are_all_or_as_many_as_asked_for() -> None:
 def test_differing_answers_are_counted() -> None:
     reference = {INFER_BEST: torch.tensor([0, 1]), (0, 1): torch.tensor([2, 2])}
     found = compare_answers({**reference, (0, 1): torch.tensor([2, 3]), (1,): torch.tensor([0, 0])}, reference)
-    assert found == {"compared": 4, "differing": 1, "identical": False}
+    assert found == Agreement(compared=4, differing=1)
+    assert found.to_dict()["identical"] is False
 
 
 def test_options_that_make_no_sense_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--num_images", "--max_subsets"):
-        assert call("bench", "eval", option, "-1") == 2
+        assert run(pfm, ["bench", "eval", option, "-1"]) == 2
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1
         assert option in error

@@ -1,6 +1,7 @@
 """`pfm bench forget` at a tiny size: figures derived from raw samples, and the checkpoint left as it is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,22 @@ import pytest
 
 from making.commands import train_arguments
 from making.images import write_npz
-from making.models import TINY
-from pfm.backbones.family import PRESETS
+from making.models import NAMES
 from pfm.cli import pfm, run
+from pfm_bench.scenarios import forgetting
 
 
+@pytest.mark.usefixtures("preset")
 def test_an_erasure_is_timed_beside_what_it_replaces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
     npz = write_npz(tmp_path / "colours.npz", train=32, test=16)
     arguments = train_arguments(npz, tmp_path, "--eval_every", "0", "--save_every", "0")
-    assert run(pfm, [*arguments, "--epochs", "1"]) == 0
+    assert run(pfm, [*arguments, "--epochs", "1", "--class_names", ",".join(NAMES)]) == 0
     (ckpt,) = tmp_path.glob("*.pt")
     before = ckpt.read_bytes()
+    # a bundle of these classes that is there already
+    monkeypatch.setattr(forgetting, "export_bundle", lambda _, folder: shutil.copytree(bundle, folder))
     out = tmp_path / "out"
     common = ["bench", "forget", "--ckpt", str(ckpt), "--rounds", "5", "--out", str(out)]
     assert run(pfm, [*common, "--classes", "2"]) == 0

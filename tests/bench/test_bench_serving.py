@@ -1,7 +1,5 @@
 """`pfm bench serve`: targets side by side, their arithmetic, options that make no sense."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,42 +9,55 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from making.models import TINY, tiny_model, tiny_spec
-from pfm.backbones.family import PRESETS
+from making.benches import copy_as, run_bench, tiny_preset
+from making.models import tiny_model, tiny_spec
 from pfm.cli import pfm, run
-from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError, DeviceError
-from pfm.model.checkpoint import snapshot
+from pfm.model.checkpoint import Checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
-from pfm_bench.commands import bench
-from pfm_bench.latency import Samples
-from pfm_bench.reports.serving import Case, Work, draw_prompts, table, to_json
-from pfm_bench.scenarios.latency_run import ServeBenchConfig, bench_bundle
-from pfm_bench.targets import plans as targets_module
-from pfm_bench.targets.plans import Plan, choose_kinds, plan_targets
-from pfm_bench.targets.roofline import forward_gflop, measure_ceilings, roofline
-from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, MANIFEST, Bundle, write_manifest
-from pfm_export.serving.form import GraphForm
+from pfm_bench.commands import serve as serve_command
+from pfm_bench.commands.bench import bench
+from pfm_bench.measuring import ceilings
+from pfm_bench.measuring.ceilings import measure_ceilings
+from pfm_bench.measuring.roofline import Roofline, forward_gflop, roofline
+from pfm_bench.measuring.rounds import Samples
+from pfm_bench.reports.header import Header
+from pfm_bench.reports.serving_pictures import draw_prompts
+from pfm_bench.reports.serving_report import Case, ServingReport, Work, case_results
+from pfm_bench.reports.serving_tables import table
+from pfm_bench.scenarios import clock as clocks
+from pfm_bench.scenarios import time_to_forget
+from pfm_bench.scenarios.serving import bench_bundle
+from pfm_bench.scenarios.serving_config import ServeBenchConfig
+from pfm_bench.targets import onnx_runtime, torch_model
+from pfm_bench.targets.choosing import choose_targets, plan_targets
+from pfm_bench.targets.random_bundle import ExportCost
+from pfm_export.serving.bank import BANK
 
-PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
-
-TARGETS = ("torch", "torch-bf16", "ort-cpu", "ort-cpu bf16")
+TARGETS_OF_RUN = ("torch", "torch-bf16", "ort-cpu", "ort-cpu bf16")
+FEW = 4  # queries of a scenario, erasures
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(exported: tuple[Path, ExportCost], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command wrote, and said in `said.txt`."""
     folder = tmp_path_factory.mktemp("bench") / "out"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
-        words = (
-            "bench --random_weights scratch:tiny --num_classes 4 --precisions fp32,bf16 "
+    bundle, cost = exported
+
+    def write(checkpoint: Checkpoint, target: Path, *, precision: str) -> ExportCost:
+        copy_as(bundle, target, form={"precision": precision})
+        return cost
+
+    with tiny_preset() as patch:
+        patch.setattr(serve_command, "write_random_bundle", write)
+        patch.setattr(clocks, "MAX_QUERIES", FEW)
+        patch.setattr(time_to_forget, "REPEATS", FEW)
+        said = run_bench(
+            *"--random_weights scratch:tiny --num_classes 4 --precisions fp32,bf16 "
             "--targets torch,torch-bf16,ort-cpu --threads 1 --batch_sizes 1,2 --active_sizes 0,4 --rounds 6 "
-            f"--scenarios single_stream,offline,time_to_forget --seconds 1 --out {folder}"
+            f"--scenarios single_stream,offline,time_to_forget --seconds 1 --out {folder}".split()
         )
-        assert run(pfm, words.split()) == 0
-    (folder / "said.txt").write_text(said.getvalue())
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -55,20 +66,9 @@ def document(out: Path) -> dict[str, Any]:
     return json.loads((out / "latency.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "bundle"
-    export_bundle(snapshot(tiny_model(), spec=tiny_spec(), preprocess=PREPROCESS, lora=None), folder)
-    return folder
-
-
-def copy_as(bundle: Path, folder: Path, **changes: Any) -> Path:
-    """The same bundle with another manifest."""
-    folder.mkdir(parents=True)
-    for file in bundle.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    write_manifest(folder, {**json.loads((bundle / MANIFEST).read_text()), **changes})
-    return folder
+def a_report(samples: Samples[Case], **changes: Any) -> ServingReport:
+    header = Header.of(samples, settings={}, reference="torch")
+    return ServingReport(header=header, cases=case_results([samples], reference="torch", **changes))
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_every_target_has_a_case_for_each_size_and_its_figures_follow_from_the_r
     document: dict[str, Any],
 ) -> None:
     cases = {(c["target"], c["batch_size"], c["num_prompts"]): c for c in document["cases"]}
-    assert set(cases) == {(t, b, k) for t in TARGETS for b in (1, 2) for k in (0, 4)}
-    ceilings = document["settings"]["matmul_ceiling_gflop_per_s"]["1"]
+    assert set(cases) == {(t, b, k) for t in TARGETS_OF_RUN for b in (1, 2) for k in (0, 4)}
+    measured = document["settings"]["matmul_ceiling_gflop_per_s"]["1"]
     for (target, batch_size, count), case in cases.items():
         assert len(case["latency_ms"]) == len(case["cpu_ms"]) == document["settings"]["rounds"]
         assert case["p50_ms"] == pytest.approx(np.median(case["latency_ms"]))
@@ -90,7 +90,7 @@ def test_every_target_has_a_case_for_each_size_and_its_figures_follow_from_the_r
             assert ratio["median"] == pytest.approx(np.median(np.array(case[times]) / np.array(torch_case[times])))
             assert ratio["low"] <= ratio["median"] <= ratio["high"]
         gflop = batch_size * case["gflop_per_image"]
-        ceiling = ceilings["cpu bf16" if target == "torch-bf16" else "cpu fp32"]  # ORT stores bf16 and computes in fp32
+        ceiling = measured["cpu bf16" if target == "torch-bf16" else "cpu fp32"]  # ORT stores bf16 and computes in fp32
         assert case["share_of_ceiling"] == pytest.approx(gflop * 1000 / case["p50_ms"] / ceiling)
         assert case["share_of_ceiling_by_cpu"] == pytest.approx(gflop * 1000 / case["cpu_p50_ms"] / ceiling)
 
@@ -101,15 +101,23 @@ def test_the_document_says_what_was_loaded_exported_and_found_in_the_scenarios(d
     }  # fmt: skip
     assert all(entry["load_s"] > 0 and entry["first_call_ms"] > 0 for entry in document["targets"])
     assert list(document["export"]) == ["fp32", "bf16"]
-    for made in document["export"].values():
-        assert made["graph"]["cpu_s"] > 0
-        assert made["bundle_bytes"] > made["graph_bytes"] > 10_000
     found = {(entry["scenario"], entry["target"]) for entry in document["scenarios"]}
-    both = {(name, target) for name in ("single_stream", "offline") for target in TARGETS}
+    both = {(name, target) for name in ("single_stream", "offline") for target in TARGETS_OF_RUN}
     assert found == {*both, ("time_to_forget", "PromptSession fp32"), ("time_to_forget", "PromptSession bf16")}
     forget = document["scenarios"][-1]
-    assert len(forget["latency_ms"]) == 20
+    assert len(forget["latency_ms"]) == FEW
     assert 0 < forget["erase_p50_ms"] <= forget["p50_ms"]
+
+
+def test_what_an_export_costs_is_measured_and_written(
+    exported: tuple[Path, ExportCost], document: dict[str, Any]
+) -> None:
+    folder, cost = exported
+    assert cost.graph.cpu_s > 0
+    assert cost.bundle.cpu_s > 0
+    assert cost.bundle_bytes == sum(file.stat().st_size for file in folder.iterdir())
+    assert cost.bundle_bytes > cost.graph_bytes > 10_000
+    assert document["export"] == {"fp32": cost.to_dict(), "bf16": cost.to_dict()}
 
 
 def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
@@ -124,21 +132,22 @@ def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
 
 
 def test_bundles_of_several_precisions_and_several_thread_counts_stand_in_one_document(
-    bundle: Path, tmp_path: Path
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ceilings, "INT8_SIZES", (64,))
     other = copy_as(bundle, tmp_path / "int8", form={"precision": "int8"})
     before = (torch.get_num_threads(), (bundle / BANK).read_bytes())
     config = ServeBenchConfig(
         targets="ort-cpu", threads="2,1", batch_sizes="1", active_sizes="1,2", rounds=5, device="cpu"
     )
-    document = bench_bundle([bundle, other], None, config, workplace=tmp_path)
-    assert {(c["target"], c["threads"]) for c in document["cases"]} == {
+    report = bench_bundle([bundle, other], None, config, workplace=tmp_path)
+    assert {(c.case.target, c.case.threads) for c in report.cases} == {
         (target, threads) for target in ("ort-cpu", "ort-cpu int8") for threads in (1, 2)
     }
-    assert all(("ratio_to_reference" in c) for c in document["cases"])
-    assert document["settings"]["reference"] == "ort-cpu"
-    assert "| 2 | 1 | 2 | ort-cpu int8 |" in table(document)
-    draw_prompts(document, tmp_path / "prompts.png")
+    assert all(c.ratio_to_reference is not None for c in report.cases)
+    assert report.header.reference == "ort-cpu"
+    assert "| 2 | 1 | 2 | ort-cpu int8 |" in table(report)
+    draw_prompts(report, tmp_path / "prompts.png")
     assert (torch.get_num_threads(), (bundle / BANK).read_bytes()) == before
 
 
@@ -147,11 +156,12 @@ def test_bundles_of_several_precisions_and_several_thread_counts_stand_in_one_do
 
 def test_a_table_leaves_out_what_was_not_measured() -> None:
     latency = {Case(1, 2, "torch"): [2.0, 2.2, 2.4], Case(1, 2, "ort-cpu"): [1.0, 1.1, 1.2]}
-    document = to_json([Samples(latency, 2, 5.0)], settings={}, reference="torch")
-    assert [case["latency_ms"] for case in document["cases"]] == [[1.0, 1.1, 1.2], [2.0, 2.2, 2.4]]
-    assert document["cases"][0]["ratio_to_reference"]["wall"]["median"] == pytest.approx(0.5)
-    assert document["host"]["cores"] >= 1
-    header, _, first, _ = table(document).splitlines()
+    report = a_report(Samples(latency, 2, 5.0))
+    assert [result.latency_ms for result in report.cases] == [[1.0, 1.1, 1.2], [2.0, 2.2, 2.4]]
+    assert report.cases[0].ratio_to_reference is not None
+    assert report.cases[0].ratio_to_reference["wall"].median == pytest.approx(0.5)
+    assert report.to_dict()["host"]["cores"] >= 1  # type: ignore[index, operator]
+    header, _, first, _ = table(report).splitlines()
     assert "GFLOP" not in header
     assert "×0.50 (0.50–0.50)" in first
 
@@ -159,7 +169,7 @@ def test_a_table_leaves_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize("changes", [{}, {"readout": "prompt"}, {"prompt_tokens": 3, "prompt_layer": 1}])
 def test_operations_of_a_forward_are_what_torch_counts(changes: dict[str, Any]) -> None:
     model = tiny_model(**changes)
-    model.backbone.set_attention("eager")
+    model.backbone.encoder.set_eager(True)
     manifest = {
         "backbone": {"model_name": "tiny", "config": tiny_spec().config},
         "readout": "cls",
@@ -185,41 +195,37 @@ def test_a_vit_base_is_35_gflop_by_the_formula() -> None:
 def test_percent_of_roofline_is_work_over_time_over_ceiling() -> None:
     figures = roofline(10.0, 200.0, 100.0, cpu_ms=320.0, threads=2)
     # 10 GFLOP in 0.2 s are 50 GFLOP/s; two threads that each worked 0.16 s would have done it at 62.5
-    assert figures == pytest.approx({"gflop_per_s": 50, "share_of_ceiling": 0.5, "share_of_ceiling_by_cpu": 0.625})
-    assert roofline(10.0, 200.0, None)["share_of_ceiling"] is None
-    assert roofline(10.0, 200.0, 100.0)["share_of_ceiling_by_cpu"] is None
+    assert figures.to_dict() == pytest.approx(
+        {"gflop_per_s": 50, "share_of_ceiling": 0.5, "share_of_ceiling_by_cpu": 0.625}
+    )
+    assert roofline(10.0, 200.0, None).share_of_ceiling is None
+    assert roofline(10.0, 200.0, 100.0).share_of_ceiling_by_cpu is None
     work = Work(gflop_per_image=2.0, ceiling=10.0, is_on_cpu=False)
     case = Case(4, 1, "ort-cuda", 2)
     samples = Samples({case: [1000.0] * 5}, 0, 0.0, cpu_ms={case: [1.0] * 5})
-    entry = to_json([samples], settings={}, reference="torch", work=lambda _: work)["cases"][0]
-    assert (entry["gflop_per_s"], entry["share_of_ceiling"]) == pytest.approx((8, 0.8))
-    assert entry["share_of_ceiling_by_cpu"] is None  # a GPU's work is no CPU time
+    found = a_report(samples, work=lambda _: work).cases[0].roofline
+    # a GPU's work takes no CPU time
+    assert found == Roofline(gflop_per_s=8, share_of_ceiling=0.8, share_of_ceiling_by_cpu=None)
 
 
 def test_a_ceiling_that_cannot_be_measured_is_left_out() -> None:
-    ceilings = measure_ceilings([("cpu", "fp32"), ("cpu", "fp32"), ("cpu", "int3")])
-    assert list(ceilings) == ["cpu fp32"]
-    assert ceilings["cpu fp32"] > 0
+    measured = measure_ceilings([("cpu", "fp32"), ("cpu", "fp32"), ("cpu", "int3")])
+    assert list(measured) == ["cpu fp32"]
+    assert measured["cpu fp32"] > 0
 
 
 # --- targets --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("takes_images", [False, True])
-def test_all_targets_of_a_plan_compute_the_same(takes_images: bool, tmp_path: Path) -> None:
-    state = snapshot(tiny_model(), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)
-    bundle = tmp_path / "bundle"
-    export_bundle(state, bundle, form=GraphForm(uint8_input=takes_images))
-    plans = plan_targets(["torch", "torch-bf16", "ort-cpu"], [bundle], None, device="cpu", threads=1)
-    calls = {}
-    for plan in plans:
-        if plan.is_torch:
-            target = targets_module.TorchTarget(
-                state.build_model(), Bundle.open(bundle), device=torch.device("cpu"), is_bf16=plan.precision == "bf16"
-            )
-        else:
-            target = plan.build()
-        calls[plan.name] = np.asarray(target.prepare(3, 4)()).reshape(3, 4)
+@pytest.mark.parametrize("name", ["bundle", "uint8_bundle"])
+def test_all_targets_of_a_plan_compute_the_same(
+    name: str, state: Checkpoint, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    weights = tmp_path / "model.pt"
+    save_checkpoint(weights, state)
+    folder: Path = request.getfixturevalue(name)
+    plans = plan_targets(["torch", "torch-bf16", "ort-cpu"], [folder], weights, device="cpu", threads=1)
+    calls = {plan.name: np.asarray(plan.build_call(3, 4)()).reshape(3, 4) for plan in plans}
     np.testing.assert_allclose(calls["ort-cpu"], calls["torch"], atol=1e-4)  # float32, another order of sums
     np.testing.assert_allclose(calls["torch-bf16"], calls["torch"], atol=0.1)  # 8 bits of mantissa
     assert np.abs(calls["torch"]).max() > 0.3  # the control
@@ -232,7 +238,7 @@ def test_the_compiled_target_computes_the_same(bundle: Path) -> None:
     results = []
     for kind in ("torch", "torch.compile"):
         torch.manual_seed(0)
-        plan = Plan(kind, kind, bundle, None, "fp32", "cpu", 1)
+        (plan,) = plan_targets([kind], [bundle], None, device="cpu", threads=1)
         results.append(np.asarray(plan.build_call(2, 3)()))
     np.testing.assert_allclose(results[1], results[0], atol=1e-4)
 
@@ -257,20 +263,20 @@ def test_bundles_of_different_models_are_refused(bundle: Path, tmp_path: Path) -
 
 
 def test_the_default_targets_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_kinds([], "auto") == choose_kinds([], "cpu") == ["torch", "ort-cpu"]
+    assert choose_targets([], "auto") == choose_targets([], "cpu") == ["torch", "ort-cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(targets_module, "choose_providers", lambda device: ["CUDAExecutionProvider"])
-    assert choose_kinds([], "auto") == ["torch", "ort-cpu", "ort-cuda"]
-    assert choose_kinds([], "cuda") == ["torch", "ort-cuda"]
-    assert choose_kinds([], "cpu") == ["torch", "ort-cpu"]
+    monkeypatch.setattr(onnx_runtime, "choose_providers", lambda device: ["CUDAExecutionProvider"])
+    assert choose_targets([], "auto") == ["torch", "ort-cpu", "ort-cuda"]
+    assert choose_targets([], "cuda") == ["torch", "ort-cuda"]
+    assert choose_targets([], "cpu") == ["torch", "ort-cpu"]
     with pytest.raises(DeviceError, match="--targets ort-cuda: --device cpu was given"):
-        choose_kinds(["ort-cuda"], "cpu")
+        choose_targets(["ort-cuda"], "cpu")
 
 
 def test_torch_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch_model.shutil, "which", lambda name: None)
     with pytest.raises(DeviceError, match=r"--targets torch\.compile: there is no C\+\+ compiler"):
-        choose_kinds(["torch.compile"], "cpu")
+        choose_targets(["torch.compile"], "cpu")
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -304,11 +310,14 @@ def test_help_of_bench_lists_its_commands(option: str, capsys: pytest.CaptureFix
         ("--bundle a --random_weights scratch:vit_digits", "give either --bundle, or --random_weights"),
         ("--random_weights scratch:vit_digits --ckpt a.pt", "--random_weights has no checkpoint"),
         ("--random_weights scratch:huge", "no preset 'scratch:huge'"),
-        ("--bundle a --targets tensorflow", "--targets 'tensorflow': no such target; choose from torch, torch-bf16"),
+        (
+            "--bundle a --targets tensorflow",
+            "--targets: there is no target 'tensorflow'; choose one of torch",
+        ),
         ("--bundle a --targets torch,ort-cuda", "--targets ort-cuda: this machine has no GPU"),
         ("--bundle a --targets ort-tensorrt", "--targets ort-tensorrt: this machine has no GPU"),
         ("--bundle a --device cuda", "--device cuda: this machine has no GPU"),
-        ("--bundle a --scenarios offline,online", "--scenarios 'online': no such scenario"),
+        ("--bundle a --scenarios offline,online", "--scenarios: there is no scenario 'online'"),
         ("--bundle a --batch_sizes 1,x", "--batch_sizes '1,x': whole numbers separated by commas"),
         ("--bundle a --batch_sizes 0", "--batch_sizes '0': numbers from 1 up"),
         ("--bundle a --active_sizes -1", "--active_sizes '-1': numbers from 0 up"),

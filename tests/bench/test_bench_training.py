@@ -1,9 +1,8 @@
 """`pfm bench train` at a tiny size: every variant measured, figures from raw samples, operations as torch counts."""
 
-import contextlib
 import functools
-import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,31 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from making.models import TINY, tiny_backbone, tiny_model, tiny_spec
-from pfm.backbones.family import PRESETS
+from making.benches import run_bench, tiny_preset
+from making.models import tiny_backbone, tiny_model, tiny_spec
 from pfm.cli import pfm, run
-from pfm.model.flops import step_flops
+from pfm.model.flops import StepWork, step_flops
 from pfm.training.objective import Objective, ObjectiveConfig
-from pfm_bench.latency import matmul_ceiling, peak_in_child
-from pfm_bench.scenarios.training import OurStep, PlainStep, TrainBenchConfig, list_training_variants, prompts_drawn
+from pfm_bench.measuring.ceilings import matmul_ceiling
+from pfm_bench.measuring.memory import peak_in_child
+from pfm_bench.scenarios.training import TrainBenchConfig
+from pfm_bench.scenarios.training_steps import OurStep, PlainStep, list_training_variants, prompts_drawn
 from pfm_bench.targets.plain import PlainClassifier
 from pfm_bench.targets.workbench import HEAVY, LORA, Variant, set_up
 
 VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16", "ours L=1 cached", "ours L=1 cached bf16"]
 
 
-def call(*arguments: object) -> int:
-    return run(pfm, [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command wrote, and said in `said.txt`."""
     folder = tmp_path_factory.mktemp("bench") / "out"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
-        code = call("bench", "train", "--model_name", "scratch:tiny", "--num-classes", 4, "--batch_size", 4,
-                    "--rounds", 5, "--threads", 1, "--device", "cpu", "--out", folder)  # fmt: skip
-    assert code == 0
-    (folder / "said.txt").write_text(said.getvalue())
+    with tiny_preset():
+        said = run_bench(
+            "train", "--model_name", "scratch:tiny", "--num-classes", 4, "--batch_size", 4,
+            "--rounds", 5, "--threads", 1, "--device", "cpu", "--out", folder,
+        )  # fmt: skip
+    (folder / "said.txt").write_text(said)
     return folder
 
 
@@ -74,10 +71,15 @@ def test_the_operations_are_those_of_the_prompts_that_were_drawn(document: dict[
     drawn = document["settings"]["prompts_by_round"]
     assert len(drawn) == 5
     for variant in document["variants"]:
-        shape = {"plain": True} if variant["name"] == "plain" else {}
-        if "L=1" in variant["name"]:
-            shape = {"prompt_layer": 1, "cached": "cached" in variant["name"]}
-        counts = [step_flops(tiny_spec(), pair, num_classes=4, rank=4, **shape) / 1e9 for pair in drawn]
+        work = StepWork(
+            prompts=(),
+            num_scores=4,
+            rank=4,
+            prompt_layer=1 if "L=1" in variant["name"] else 0,
+            is_cached="cached" in variant["name"],
+            is_plain=variant["name"] == "plain",
+        )
+        counts = [step_flops(tiny_spec(), replace(work, prompts=tuple(pair))) / 1e9 for pair in drawn]
         assert variant["gflop_per_image"] == pytest.approx(np.mean(counts), rel=1e-5)
         rates = np.array(counts) * 4000 / variant["latency_ms"]
         assert variant["gflop_per_s"] == pytest.approx(np.median(rates), rel=1e-5)
@@ -164,31 +166,34 @@ def test_cached_tokens_give_the_loss_of_the_whole_model() -> None:
 @pytest.mark.parametrize("prompt_layer", [0, 1, 2])
 def test_operations_of_our_step_are_what_torch_counts(prompts: tuple[int, int], prompt_layer: int) -> None:
     model = tiny_model(backbone=tiny_backbone(num_hidden_layers=3), lora=LORA, tune="lora", prompt_layer=prompt_layer)
-    model.backbone.set_attention("eager")  # of a fused attention torch counts other products on each device
+    model.backbone.encoder.set_eager(True)  # of a fused attention torch counts other products on each device
     inputs, labels = torch.randn(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)
     presents = [torch.arange(count)[None] for count in prompts]
     with FlopCounterMode(display=False) as forward:
         logits = model(inputs, presents)
     with FlopCounterMode(display=False) as backward:
-        Objective(model, ObjectiveConfig())(*logits, labels).mean().backward()
-    count = functools.partial(
-        step_flops, tiny_spec(num_hidden_layers=3), prompts, num_classes=4, rank=4, prompt_layer=prompt_layer
-    )
-    assert forward.get_total_flops() == count(backward=False)
+        Objective(model, ObjectiveConfig())(logits[0], logits[1], labels).mean().backward()
+    work = StepWork(prompts=prompts, num_scores=4, rank=4, prompt_layer=prompt_layer)
+
+    def count(**changes: bool) -> float:
+        return step_flops(tiny_spec(num_hidden_layers=3), replace(work, **changes))
+
+    assert forward.get_total_flops() == count(has_backward=False)
     assert forward.get_total_flops() + backward.get_total_flops() == count()
     with FlopCounterMode(display=False) as trunk, torch.no_grad():
         model.trunk(inputs)
-    assert trunk.get_total_flops() == count() - count(cached=True)
+    assert trunk.get_total_flops() == count() - count(is_cached=True)
 
 
 @pytest.mark.parametrize("prompts", [(3, 2), (1, 1), (4, 0)])
 def test_operations_of_the_plain_step_are_what_torch_counts(prompts: tuple[int, int]) -> None:
     model = PlainClassifier(tiny_spec(), 4, LORA)
-    model.encoder.config._attn_implementation = "eager"  # type: ignore[union-attr]
+    model.encoder.set_eager(True)
     inputs = torch.randn(1, 3, 8, 8)
     with FlopCounterMode(display=False) as counter:
         sum(model(inputs, [list(range(count))]).sum() for count in prompts).backward()  # type: ignore[union-attr]
-    assert counter.get_total_flops() == step_flops(tiny_spec(), prompts, num_classes=4, rank=4, plain=True)
+    work = StepWork(prompts=prompts, num_scores=4, rank=4, is_plain=True)
+    assert counter.get_total_flops() == step_flops(tiny_spec(), work)
 
 
 def test_the_ceiling_is_a_rate() -> None:
@@ -229,7 +234,7 @@ def test_memory_of_a_variant_is_measured_in_a_process_of_its_own() -> None:
 def test_options_that_make_no_sense_are_one_line(
     command: str, options: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("bench", command, "--out", tmp_path / "out", *options.split()) == 2
+    assert run(pfm, ["bench", command, "--out", str(tmp_path / "out"), *options.split()]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert message in error
@@ -240,5 +245,5 @@ def test_a_gpu_that_is_not_there_is_refused(
     preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert call("bench", "train", "--model_name", preset, "--device", "cuda") == 2
+    assert run(pfm, ["bench", "train", "--model_name", preset, "--device", "cuda"]) == 2
     assert "--device cuda: this machine has no GPU" in capsys.readouterr().err

@@ -1,27 +1,20 @@
 """Scenarios on a clock of our own: arrivals, queueing, the rate that a known service can take."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from making.models import tiny_model, tiny_spec
-from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError
-from pfm.model.checkpoint import snapshot
-from pfm_bench.scenarios.serving import (
-    answer_arrivals,
-    offline,
-    poisson_arrivals,
-    server,
-    single_stream,
-    time_to_forget,
-)
-from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, Bundle
-from pfm_export.serving.form import GraphForm
+from pfm_bench.scenarios.offline import offline
+from pfm_bench.scenarios.server import answer_arrivals, poisson_arrivals, server
+from pfm_bench.scenarios.single_stream import single_stream
+from pfm_bench.scenarios.time_to_forget import time_to_forget
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
 
 
 class FakeClock:
@@ -88,50 +81,58 @@ def test_the_server_scenario_finds_the_rate_that_queueing_theory_gives(bound_ms:
     rates = np.linspace(1, 99, 2000)
     shares = [waits_at_most((bound_ms - service_ms) / 1000, rate, service_ms / 1000) for rate in rates]
     expected = rates[np.array(shares) >= 0.99].max()
-    assert found["queries_per_s"] == pytest.approx(expected, rel=0.03)  # 0.8 % of the capacity, and the draws
-    assert found["capacity_per_s"] == pytest.approx(100)
-    assert found["p99_ms"] <= bound_ms
-    assert len(found["latency_ms"]) == found["queries"] == 40_000
-    assert max(entry["rate"] for entry in found["tried"] if entry["is_within"]) == found["queries_per_s"]
-    assert min(entry["rate"] for entry in found["tried"] if not entry["is_within"]) > found["queries_per_s"]
+    assert found.queries_per_s == pytest.approx(expected, rel=0.03)  # 0.8 % of the capacity, and the draws
+    assert found.capacity_per_s == pytest.approx(100)
+    assert found.percentiles is not None
+    assert found.percentiles.p99_ms <= bound_ms
+    assert len(found.latency_ms) == found.queries == 40_000
+    assert max(entry.rate for entry in found.tried if entry.is_within) == found.queries_per_s
+    assert min(entry.rate for entry in found.tried if not entry.is_within) > found.queries_per_s
+    assert f"within {bound_ms:.1f} ms" in found.describe()
 
 
 def test_a_bound_below_the_service_time_is_met_at_no_rate() -> None:
     clock = FakeClock()
     found = server(clock.working(10), bound_ms=9, seconds=10, clock=clock)
-    assert (found["queries_per_s"], found["latency_ms"], found["tried"]) == (0.0, [], [])
+    assert (found.queries_per_s, found.latency_ms, found.tried, found.percentiles) == (0.0, [], (), None)
+    assert "p99_ms" not in found.to_dict()
 
 
 def test_single_stream_keeps_every_latency_for_as_long_as_it_was_told() -> None:
     clock = FakeClock()
     found = single_stream(clock.working(50, 10, 10, 10, 90), seconds=1.0, clock=clock)
-    assert sum(found["latency_ms"]) == pytest.approx(1000, abs=90)
-    assert found["p90_ms"] == pytest.approx(90)
-    assert single_stream(clock.working(500), seconds=1.0, clock=clock)["queries"] == 10  # but never fewer
+    assert sum(found.latency_ms) == pytest.approx(1000, abs=90)
+    assert found.percentiles.p90_ms == pytest.approx(90)
+    assert single_stream(clock.working(500), seconds=1.0, clock=clock).queries == 10  # but never fewer
 
 
 def test_offline_finds_the_batch_size_with_the_best_throughput() -> None:
     clock = FakeClock()
     calls = {1: clock.working(10), 4: clock.working(20), 16: clock.working(160)}
     found = offline(calls, seconds=3.0, clock=clock)
-    assert (found["batch_size"], found["images_per_s"]) == (4, pytest.approx(200))
-    assert [entry["images_per_s"] for entry in found["batches"]] == pytest.approx([100, 200, 100])
+    assert (found.best.batch_size, found.best.images_per_s) == (4, pytest.approx(200))
+    assert [entry.images_per_s for entry in found.batches] == pytest.approx([100, 200, 100])
+    assert found.to_dict()["batch_size"] == 4
 
 
-@pytest.mark.parametrize("takes_images", [False, True])
-def test_forgetting_is_timed_on_copies_and_the_bundle_stays_whole(tmp_path: Path, takes_images: bool) -> None:
-    preprocess = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
-    folder, workplace = tmp_path / "bundle", tmp_path / "work"
-    workplace.mkdir()
-    form = GraphForm(uint8_input=takes_images)
-    export_bundle(snapshot(tiny_model(), spec=tiny_spec(), preprocess=preprocess, lora=None), folder, form=form)
+@pytest.mark.parametrize("name", ["bundle", "uint8_bundle"])
+def test_forgetting_is_timed_on_copies_and_the_bundle_stays_whole(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(name)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    workplace = tmp_path / "work"
+    workplace.mkdir()
     found = time_to_forget(folder, workplace, repeats=5)  # four classes: a second copy is needed
-    assert len(found["latency_ms"]) == len(found["erase_ms"]) == len(found["predict_ms"]) == 5
-    assert all(total > erase > 0 for total, erase in zip(found["latency_ms"], found["erase_ms"], strict=True))
+    assert len(found.latency_ms) == len(found.erase_ms) == len(found.predict_ms) == 5
+    assert all(total > erase > 0 for total, erase in zip(found.latency_ms, found.erase_ms, strict=True))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert len(before[BANK]) > 0
     assert list(workplace.iterdir()) == []
+
+
+def test_a_bundle_with_one_class_has_nothing_to_forget(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     Bundle.open(folder).erase(["red", "green", "blue"])
     with pytest.raises(ConfigError, match="has one class only"):
-        time_to_forget(folder, workplace)
+        time_to_forget(folder, tmp_path)

@@ -71,5 +71,5 @@ def test_a_suspension_needs_a_bundle_and_a_class_that_is_there(
     assert forget("--classes", "mauve", "--suspend", folder) == 2
     assert "mauve" in capsys.readouterr().err
     assert forget("--classes", "blue", "--suspend", folder, tmp_path) == 2  # the first is not changed either
-    assert "no complete bundle" in capsys.readouterr().err
+    assert "not a complete bundle" in capsys.readouterr().err
     assert "blue" in PromptSession(folder, device="cpu").active()

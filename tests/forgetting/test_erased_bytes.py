@@ -12,8 +12,9 @@ from making.files import all_bytes
 from pfm.model.classifier import class_row_names
 from pfm_export.erasing import erase_everywhere
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.form import PRECISIONS, GraphForm
 
 # the bytes of a row as it may lie in a file
 FORMS: dict[str, Callable[[torch.Tensor], bytes]] = {
@@ -29,7 +30,7 @@ def rows_in_every_form(rows: list[torch.Tensor]) -> dict[str, list[bytes]]:
 
 
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS.names())
 def test_nothing_of_a_class_is_left_in_a_bundle(precision: str, readout: str, tmp_path: Path) -> None:
     state = trained_state(3, readout)
     export_bundle(state, tmp_path / "bundle", form=GraphForm(precision=precision))

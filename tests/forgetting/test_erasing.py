@@ -82,7 +82,7 @@ def check_erased(folder: Path, original: Path) -> None:
         assert after.ledger_head in {record["hash"] for record in records}
     for name in ("bundle_a", "run/bundle_b"):
         before, after = Bundle.open(original / name), Bundle.open(folder / name)
-        assert after.pending is None
+        assert after.pending == ()
         assert after.classes.names == ("red", "green" if "green" in after.classes.names else "blue")
         for number, old in enumerate([p for p, n in enumerate(before.classes.names) if n in after.classes.names]):
             np.testing.assert_array_equal(after.rows([number]).prompts, before.rows([old]).prompts)

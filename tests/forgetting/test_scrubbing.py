@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from making.checkpoints import trained_state
 from making.commands import train_arguments
-from making.images import write_npz
+from making.images import coloured_images, write_npz
 from making.models import TINY, tiny_model
 from pfm.audit import groups, scrubbing
+from pfm.audit.comparisons.tuning import tune
 from pfm.audit.groups import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
@@ -19,10 +21,12 @@ from pfm.cli import pfm, run
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
+from pfm.data.splits import Split
 from pfm.errors import ConfigError
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.classifier import class_row_names
+from pfm.training.config import RunConfig
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=0)
 CPU = torch.device("cpu")
@@ -58,6 +62,30 @@ def test_a_scrub_that_would_change_nothing_is_refused() -> None:
         ScrubConfig(keep=1.0)
 
 
+def tuned(**options: Any) -> dict[str, torch.Tensor]:
+    """What a few steps on skewed data make of a tiny model by a recipe with these options of the objective."""
+    state = trained_state()
+    model = state.build_model()
+    images, labels = coloured_images(48)
+    split = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)[:, 0].long())
+    split = split.subset((split.labels != 3).nonzero()[:, 0][:30])
+    split = split.subset(torch.cat([torch.arange(30), (split.labels == 0).nonzero()[:, 0].repeat(3)]))
+    recipe = RunConfig.from_dict({"train": {"batch_size": 16}, "objective": options})
+    tune(model, split, state, recipe, epochs=1, lr=1e-3)
+    return {name: tensor.detach() for name, tensor in model.trained_tensors().items()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"label_smoothing": 0.2}, {"absent_weight": 0.3}, {"balance": "weights"}, {"balance": "sampling"}],
+    ids=lambda options: "-".join(options) + f"-{next(iter(options.values()))}",
+)
+def test_training_on_takes_every_option_of_the_recipes_objective(options: dict[str, Any]) -> None:
+    plain, changed = tuned(), tuned(**options)
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in tuned().items())  # the control
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in changed.items())
+
+
 @pytest.mark.slow
 def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch
@@ -76,14 +104,14 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
     config = ScrubConfig(epsilon=-1.0, rounds=2, budget=0.4)  # cannot be reached
     scrubbed, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
     assert len(seen) == 2
-    assert not report["is_within"]
-    assert [entry["epochs"] for entry in report["rounds"]] == [0, 2, 2]
+    assert not report.is_within
+    assert [entry.epochs for entry in report.rounds] == [0, 2, 2]
     assert scrubbed.classes.ids == (0, 1, 3)
     assert scrubbed.build_model().num_classes == 3
     config = ScrubConfig(epsilon=2.0)  # is reached at once
     untouched, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
-    assert report["is_within"]
-    assert report["retained_cost"] == 0
+    assert report.is_within
+    assert report.retained_cost == 0
     assert any(not torch.equal(untouched.tensors[name], scrubbed.tensors[name]) for name in untouched.tensors)
 
 

@@ -17,12 +17,14 @@ from pfm.errors import BundleError, ConfigError, DataError
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph import tracing as forms_module
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.parity import check_parity
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import BANK, INPUT_PROMPTS, MODEL, Bundle, Rows, per_request_feed
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.bank import BANK, Rows, per_request_feed
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.session import ActiveSet, PromptSession
+from pfm_export.serving.signature import HEAD, INPUT_PROMPTS, MODEL, TOKENS, TRUNK
 
 CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any]]] = {
     "requests": (lambda: image_checkpoint("prompt-tokens"), {"per_request_prompts": True}),
@@ -103,18 +105,18 @@ def test_what_stands_in_the_padding_makes_no_difference(exported: tuple[Checkpoi
     size = PREPROCESS.size
     images = random.integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     pixels = random.standard_normal((3, 3, size, size), dtype=np.float32)
-    tokens = runner.trunk(images if runner.form.uint8_input else pixels)
+    tokens = runner.trunk(images if runner.input.dtype is np.uint8 else pixels)
     feed = per_request_feed(
         [bundle.rows(a) for a in ((0, 1, 3), (2,), ())], prompt_tokens=checkpoint.model.prompt_tokens
     )
-    if bundle.readout == "cls":
+    if bundle.stated.readout == "cls":
         feed |= {name: array for name, array in bundle.rows([0, 1, 2, 3]).feed().items() if name != INPUT_PROMPTS}
     clean = runner.head_of(tokens, feed)
     dirty = feed[INPUT_PROMPTS].copy()
     dirty[1, checkpoint.model.prompt_tokens :] = 100
     dirty[2] = -100
     np.testing.assert_array_equal(clean, runner.head_of(tokens, {**feed, INPUT_PROMPTS: dirty}))
-    if bundle.readout == "prompt":
+    if bundle.stated.readout == "prompt":
         assert np.isneginf(clean[1, 1:]).all()
         assert np.isneginf(clean[2]).all()
         assert np.isfinite(clean[0]).all()

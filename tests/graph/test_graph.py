@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from making.bundles import spoiled
 from making.checkpoints import PREPROCESS, VARIANTS, image_checkpoint
 from making.models import tiny_backbone, tiny_model, tiny_spec
 from pfm.backbones.spec import BackboneConfig, describe_backbone
@@ -18,12 +19,14 @@ from pfm.model.checkpoint import Checkpoint
 from pfm.model.lora import LoraSettings
 from pfm_export.graph import export as graph_module
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import CONFIG, PREPROCESSOR, hub_files
 from pfm_export.graph.parity import BATCH_SIZES, ParityError, active_sets, check_parity
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import BANK, MODEL, Bundle
-from pfm_export.serving.form import GraphForm
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import MODEL
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -134,12 +137,12 @@ def test_the_folder_reads_as_a_hugging_face_backbone(exported: tuple[Checkpoint,
     _, folder = exported
     spec = describe_backbone(BackboneConfig(model_name=str(folder)))
     assert spec.preprocess == PREPROCESS
-    assert (spec.image_size, spec.num_layers, spec.hidden_size) == (8, 2, 32)
+    assert (spec.input_shape, spec.num_layers, spec.hidden_size) == ((3, 8, 8), 2, 32)
 
 
 def test_labels_of_the_backbone_are_left_out_of_what_describes_it() -> None:
     labels = {"id2label": {0: "red"}, "label2id": {"red": 0}, "_name_or_path": "/home/me/red"}
-    files = hub_files({**tiny_spec().config, **labels}, PREPROCESS)
+    files = hub_files(dataclasses.replace(tiny_spec(), config={**tiny_spec().config, **labels}), PREPROCESS)
     assert not any(b"red" in content for content in files.values())
 
 
@@ -167,7 +170,7 @@ def test_an_export_into_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "x.pt").write_text("x")
-    with pytest.raises(StorageError, match="is no bundle"):
+    with pytest.raises(StorageError, match="is not a bundle"):
         export_bundle(image_checkpoint(), tmp_path / "runs", overwrite=True)
     assert (tmp_path / "runs" / "x.pt").read_text() == "x"
     export_bundle(image_checkpoint(), tmp_path / "bundle")
@@ -180,8 +183,8 @@ def test_overwriting_spares_what_is_no_bundle_and_what_records_an_erasure(tmp_pa
 
 def test_a_graph_that_is_off_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = image_checkpoint()
-    other = {**checkpoint.tensors, "backbone.encoder.layers.1.mlp.fc2.bias": torch.ones(32)}
-    wrong = export_graphs(dataclasses.replace(checkpoint, tensors=other).build_model(), GraphForm(), PREPROCESS)
+    right = export_graphs(checkpoint.build_model(), GraphForm(), PREPROCESS)
+    wrong = {name: spoiled(graph) for name, graph in right.items()}
     monkeypatch.setattr(graph_module, "export_graphs", lambda *_: wrong)
     with pytest.raises(ParityError, match="off, more than"):
         export_bundle(checkpoint, tmp_path / "bundle")
@@ -195,9 +198,10 @@ def test_active_sets_are_none_one_some_and_all_in_shuffled_order() -> None:
     assert sorted(sets[-1]) == list(range(10))
 
 
+@pytest.mark.usefixtures("traced_anew")
 def test_exporting_leaves_the_model_as_it_was() -> None:
     model = tiny_model(backbone=tiny_backbone(), lora=LoraSettings())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     export_graphs(model, GraphForm(), PREPROCESS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.backbone.config._attn_implementation == "sdpa"
+    assert not any(getattr(module, "is_eager", False) for module in model.modules())

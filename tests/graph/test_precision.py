@@ -1,6 +1,7 @@
 """Each precision keeps the answers, the operators it is meant to have, and holds no row of a class."""
 
 import collections
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +18,17 @@ from making.checkpoints import PREPROCESS, image_checkpoint
 from making.images import coloured_images
 from pfm_export.graph import export as graph_module
 from pfm_export.graph import parity
-from pfm_export.graph import precision as precision_module
-from pfm_export.graph.accuracy import TestSamples, judge
+from pfm_export.graph.accuracy import Accuracies, TestSamples, precision_warnings
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.fusion import fuse, fuse_attention
-from pfm_export.graph.precision import in_precision
+from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.graph.precisions.int8 import Int8, embed_by_product
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.bundle import MODEL
-from pfm_export.serving.form import PRECISIONS, GraphForm
+from pfm_export.serving.signature import MODEL
 
 BLOCKS = 2
-LOW = [precision for precision in PRECISIONS if precision != "fp32"]
+LOW = [name for name in PRECISIONS.names() if name != "fp32"]
 
 
 @pytest.fixture(scope="module", params=["cls", "prompt"])
@@ -37,7 +38,7 @@ def fp32(request: pytest.FixtureRequest) -> tuple[str, bytes]:
 
 
 def convert(content: bytes, precision: str) -> onnx.ModelProto:
-    return in_precision(onnx.load_from_string(content), precision)
+    return PRECISIONS.get(precision).convert(onnx.load_from_string(content))
 
 
 def class_rows(name: str) -> np.ndarray:
@@ -46,11 +47,11 @@ def class_rows(name: str) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS.names())
 def test_no_operator_is_lost(fp32: tuple[str, bytes], precision: str) -> None:
     """A new exporter that takes LayerNorm or GELU apart, or a quantiser that skips a product, shows here."""
     _, content = fp32
-    graph = in_precision(onnx.load_from_string(content), precision, portable=True).graph
+    graph = PRECISIONS.get(precision).convert(onnx.load_from_string(content), portable=True).graph
     counted = collections.Counter(node.op_type for node in graph.node)
     assert counted["LayerNormalization"] == 2 * BLOCKS  # fp16 would lose its numbers in a decomposed one
     assert counted["Gelu"] == BLOCKS
@@ -99,7 +100,7 @@ def test_every_block_is_fused_in_half_precision(fp32: tuple[str, bytes]) -> None
     assert by_name[attention.input[1]] == [32, 3 * 32]  # one weight in the file, not joined at each load
 
 
-@pytest.mark.parametrize("change", [precision_module._embed_by_product, fuse_attention, fuse])
+@pytest.mark.parametrize("change", [embed_by_product, fuse_attention, fuse])
 def test_what_is_done_before_a_conversion_changes_no_number(
     fp32: tuple[str, bytes], change: Callable[[onnx.ModelProto], onnx.ModelProto | None]
 ) -> None:
@@ -127,7 +128,7 @@ def test_a_lower_precision_is_smaller(fp32: tuple[str, bytes], precision: str) -
     assert after < (0.8 if precision == "int8" else 0.65) * before  # tiny weights: scales and names count here
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS.names())
 def test_no_row_of_a_class_is_in_the_graph_in_any_form(fp32: tuple[str, bytes], precision: str) -> None:
     name, content = fp32
     rows = class_rows(name)
@@ -146,7 +147,7 @@ def test_no_row_of_a_class_is_in_the_graph_in_any_form(fp32: tuple[str, bytes], 
     product = helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")
     baked = helper.make_graph([product], "baked", ends[:1], ends[1:], [weight])
     leaky = helper.make_model(baked, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    assert closest_to(rows, in_precision(leaky, precision)) > 0.99
+    assert closest_to(rows, PRECISIONS.get(precision).convert(leaky)) > 0.99
 
 
 def closest_to(rows: np.ndarray, proto: onnx.ModelProto) -> float:
@@ -178,7 +179,7 @@ def test_the_manifest_says_what_a_precision_costs(
     export_bundle(image_checkpoint(name), tmp_path / "b", form=GraphForm(precision=precision), samples=samples)
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["form"]["precision"] == precision
-    assert manifest["parity"]["tolerance"] >= parity.TOLERANCES[precision]
+    assert manifest["parity"]["tolerance"] >= PRECISIONS.get(precision).tolerance
     assert manifest["parity"]["worst_difference"] > 1e-6  # the control: it is another precision
     accuracy = manifest["accuracy"]
     assert accuracy["num_samples"] == 40
@@ -221,18 +222,17 @@ def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
 
 
 def test_a_precision_that_spoils_the_model_is_warned_of() -> None:
-    fp32 = {"accuracy": 0.95, "forget_k1": 0.08, "retain_k1": 0.95}
-    assert judge({**fp32, "accuracy": 0.946, "forget_k1": 0.089}, fp32) == []
-    assert "0.6 points below" in judge({**fp32, "accuracy": 0.944}, fp32)[0]
-    assert "1.2 points more often" in judge({**fp32, "forget_k1": 0.092}, fp32)[0]
+    fp32 = Accuracies(accuracy=0.95, forget_k1=0.08, retain_k1=0.95)
+    assert precision_warnings(dataclasses.replace(fp32, accuracy=0.946, forget_k1=0.089), fp32) == []
+    assert "0.6 points below" in precision_warnings(dataclasses.replace(fp32, accuracy=0.944), fp32)[0]
+    assert "1.2 points more often" in precision_warnings(dataclasses.replace(fp32, forget_k1=0.092), fp32)[0]
 
 
 def test_a_precision_that_breaks_the_graph_is_refused(
     tmp_path: Path, fp32: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share_the_trace(monkeypatch, fp32[1])
-    broken = dict(parity.TOLERANCES) | {"int8": 1e-6}
-    monkeypatch.setattr(parity, "TOLERANCES", broken)
+    monkeypatch.setattr(Int8, "tolerance", 1e-6)
     with pytest.raises(parity.ParityError, match="off, more than"):
         export_bundle(image_checkpoint(fp32[0]), tmp_path / "b", form=GraphForm(precision="int8"))
     assert not (tmp_path / "b").exists()

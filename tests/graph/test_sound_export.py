@@ -31,14 +31,15 @@ from pfm.model.draws import shared_set
 from pfm.model.views import Views
 from pfm_export.graph.accuracy import TestSamples, measure_accuracy
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.front_ends.sounds import spectrum_kernel
 from pfm_export.graph.parity import BATCH_SIZES, check_parity
-from pfm_export.graph.sound_frontend import spectrum_kernel
 from pfm_export.graph.triton import TritonConfig, write_repository
 from pfm_export.serving import sounds as hearing
-from pfm_export.serving.bundle import MODEL, Bundle
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 from pfm_export.serving.sounds import Features
 
 FEATURES = Features.of(SOUND_PREPROCESS.to_dict())
@@ -90,7 +91,7 @@ def torch_answer(checkpoint: Checkpoint, samples: np.ndarray, active: list[int],
     features = log_mel(wave[None], torch.tensor([len(wave)]), SOUND_PREPROCESS.storage)
     model = checkpoint.build_model()
     logits = Views.of(model, SOUND_PREPROCESS, features).logits(shared_set(active, 1, torch.device("cpu")))[0, active]
-    if model.has_unknown:
+    if model.unknown_logit > -torch.inf:
         logits = torch.cat([logits, torch.zeros(1)])
     return logits.softmax(dim=0)[: len(active)].numpy()
 
@@ -122,12 +123,13 @@ def test_names_axes_and_manifest_are_what_was_promised(exported: tuple[Checkpoin
         assert [entry.name for entry in graph.output] == stated["outputs"]
         ends |= {e.name: [d.dim_param or d.dim_value for d in e.type.tensor_type.shape.dim] for e in graph.input}
     assert set(manifest["graphs"]) == ({TRUNK, HEAD} if form.split else {MODEL})
+    waveform, features = {"kind": "waveform"}, {"kind": "features"}
     if form.with_frontend:
         assert (ends["waveform"], ends["num_samples"]) == (["batch", "samples"], ["batch"])
-        assert manifest["input"] == {"name": "waveform", "shape": ["batch", "samples"], "dtype": "float32"}
+        assert manifest["input"] == {"name": "waveform", "shape": ["batch", "samples"], "dtype": "float32", **waveform}
     else:
         assert ends["input_values"] == ["batch", 32, 16]
-        assert manifest["input"] == {"name": "input_values", "shape": ["batch", 32, 16], "dtype": "float32"}
+        assert manifest["input"] == {"name": "input_values", "shape": ["batch", 32, 16], "dtype": "float32", **features}
     if form.split:
         assert ends[TOKENS] == ["batch", 10, 32]  # CLS, distillation, 2 x 4 patches
     assert manifest["preprocess"] == SOUND_PREPROCESS.to_dict() == checkpoint.preprocess.to_dict()
@@ -147,7 +149,7 @@ def test_transformers_reads_the_folder(plain: tuple[Checkpoint, Path]) -> None:
     sound = tone(700, 0.25, rate=RATE)
     expected = extractor(sound, sampling_rate=RATE, return_tensors="np")["input_values"]
     (batch,) = hearing.windows([sound], FEATURES, batch=4)
-    np.testing.assert_allclose(hearing.model_input(batch, FEATURES), expected, atol=1e-4)
+    np.testing.assert_allclose(hearing.model_input(batch.samples, FEATURES), expected, atol=1e-4)
 
 
 def test_nothing_of_a_class_is_in_the_graph(exported: tuple[Checkpoint, Path]) -> None:
@@ -191,7 +193,7 @@ def test_features_of_numpy_are_those_of_torch(settings: SoundPreprocess) -> None
         # two Fourier transforms, behind a logarithm, which makes the rounding of a quiet bin large
         np.testing.assert_allclose(hearing.log_mel(wave, features), expected[0], atol=5e-4)
         (batch,) = hearing.windows([wave], features, batch=1)
-        np.testing.assert_allclose(hearing.model_input(batch, features), settings(expected), atol=3e-4)
+        np.testing.assert_allclose(hearing.model_input(batch.samples, features), settings(expected), atol=3e-4)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(8000, 16000), (11025, 16000), (44100, 16000), (48000, 16000),
@@ -228,7 +230,7 @@ def test_windows_cover_every_frame_once_whatever_the_batch(tmp_path: Path) -> No
         assert frames[owners == place].sum() == SOUND_PREPROCESS.storage.num_frames(len(sound))
         stored = log_mel(torch.from_numpy(sound)[None], torch.tensor([len(sound)]), SOUND_PREPROCESS.storage)
         windows = SOUND_PREPROCESS.windows(stored)
-        found = [hearing.model_input(hearing.Windows(np.array([0]), np.array([0]), [samples]), FEATURES)
+        found = [hearing.model_input([samples], FEATURES)
                  for batch in batches for owner, samples in zip(batch.owners, batch.samples, strict=True)
                  if owner == place]  # fmt: skip
         assert len(found) == len(windows)
@@ -335,7 +337,7 @@ def test_bad_sounds_are_refused_by_name(plain: tuple[Checkpoint, Path], tmp_path
         session.predict_sounds([])
 
 
-def test_a_rate_that_is_none_is_refused(plain: tuple[Checkpoint, Path]) -> None:
+def test_a_rate_that_is_not_above_zero_is_refused(plain: tuple[Checkpoint, Path]) -> None:
     session = PromptSession(plain[1], device="cpu")
     for rate in (0, -8000):
         with pytest.raises(DataError, match="cannot read sound 0: its rate must be above zero"):
@@ -348,7 +350,7 @@ def test_features_and_samples_go_in_directly_too(exported: tuple[Checkpoint, Pat
     sounds = [tone(700, 0.2, rate=RATE), tone(300, 0.1, rate=RATE)]
     (batch,) = hearing.windows(sounds, FEATURES, batch=4)
     is_frontend = GraphForm.of(Bundle.open(folder)).with_frontend
-    inputs = hearing.padded(batch) if is_frontend else hearing.model_input(batch, FEATURES)
+    inputs = hearing.padded(batch.samples) if is_frontend else hearing.model_input(batch.samples, FEATURES)
     expected = session.predict_sounds(sounds).probabilities
     np.testing.assert_allclose(session.predict(inputs).probabilities, expected, atol=1e-6)
     with pytest.raises(DataError, match="does not fit the graph"):
@@ -400,15 +402,15 @@ def test_accuracy_of_a_graph_is_the_models_over_windows(plain: tuple[Checkpoint,
     inputs = log_mel(torch.stack(waves), torch.tensor([len(waves[0])] * 4), SOUND_PREPROCESS.storage)
     assert inputs.shape[1] > SOUND_PREPROCESS.max_length
     result = measure_accuracy(checkpoint.build_model(), folder, TestSamples(inputs, torch.arange(4)))
-    assert result["bundle"] == result["fp32"]
-    assert result["worst_difference"] < 1e-4
+    assert result.bundle == result.fp32
+    assert result.worst_difference < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_front_end_stays_float32_in_other_precisions(precision: str, tmp_path: Path) -> None:
     form = GraphForm(with_frontend=True, precision=precision)
-    report = export_bundle(sound_checkpoint("cls"), tmp_path / "bundle", form=form)
+    report = export_bundle(sound_checkpoint("cls"), tmp_path / "bundle", form=form).parity
     assert report.worst_difference <= report.tolerance
     graph = onnx.load(tmp_path / "bundle" / MODEL).graph
     kernel = next(entry for entry in graph.initializer if entry.name == "sound_kernel")
@@ -456,7 +458,7 @@ def test_a_triton_repository_takes_features_or_samples(exported: tuple[Checkpoin
         schema.ModelConfig(),
     )
     batches = first.max_batch_size > 0
-    assert batches == (form.split or (form.per_request_prompts and bundle.readout == "prompt"))
+    assert batches == (form.split or (form.per_request_prompts and bundle.stated.readout == "prompt"))
     ends = {end.name: (end.data_type, list(end.dims)) for end in first.input}
     batch = [] if batches else [-1]
     if form.with_frontend:
@@ -469,7 +471,7 @@ def test_a_triton_repository_takes_features_or_samples(exported: tuple[Checkpoin
     for name, entry in warm.items():  # what Triton shall warm up with is something that the graph takes
         assert all(size > 0 for size in entry.dims), name
     if form.with_frontend:
-        assert list(warm["waveform"].dims)[-1] == RATE
+        assert list(warm["waveform"].dims)[-1] == FEATURES.window
 
 
 def test_a_bundle_of_sounds_states_its_classes_nowhere_but_in_the_manifest(plain: tuple[Checkpoint, Path]) -> None:

@@ -16,9 +16,10 @@ from pfm.cli import pfm, run
 from pfm.errors import StorageError
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.triton import TritonConfig, write_repository
-from pfm_export.serving.bundle import Bundle, per_request_feed
-from pfm_export.serving.form import GraphForm
+from pfm_export.serving.bank import per_request_feed
+from pfm_export.serving.bundle import Bundle
 
 schema: Any = model_config_pb2  # its names are made at run time
 TYPES: dict[int, int] = {
@@ -189,8 +190,8 @@ def test_the_commands_write_a_repository(tmp_path: Path, capsys: pytest.CaptureF
     again = ["export", "triton", str(tmp_path / "b"), str(tmp_path / "r")]
     assert run(pfm, again) == 2
     assert "exists and is not empty; choose another folder, or give --overwrite" in capsys.readouterr().err
-    assert run(pfm, [*asked, "--overwrite", "--triton", str(tmp_path)]) == 2  # the bundle itself lies there
-    assert "is no model of Triton's" in capsys.readouterr().err
+    assert run(pfm, [*asked, "--overwrite", "--triton", str(tmp_path)]) == 2  # the bundle itself is there
+    assert "is not a Triton model" in capsys.readouterr().err
     assert run(pfm, [*again, "--overwrite", "--instances", "3"]) == 0
     assert read(tmp_path / "r" / "b").instance_group[0].count == 3
     with pytest.raises(StorageError, match="exists and is not empty"):

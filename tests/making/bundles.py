@@ -1,10 +1,13 @@
-"""A bundle with everything but a graph that runs."""
+"""A bundle with everything but a graph that runs, and a graph that runs but is wrong."""
 
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 from pfm_export.serving.bundle import write_bundle
+from pfm_export.serving.signature import MODEL
 
 NAMES = ("red", "green", "blue")
 WIDTH = 6
@@ -30,5 +33,14 @@ def make_bundle(folder: Path, readout: str = "cls") -> Path:
         "input": {"name": "pixel_values"},
         "preprocess": {},
     }
-    write_bundle(folder, model=b"a graph", bank=bank, manifest=manifest)
+    write_bundle(folder, graphs={MODEL: b"a graph"}, bank=bank, manifest=manifest)
     return folder
+
+
+def spoiled(graph: bytes) -> bytes:
+    """The graph of another model: one bias of its last block is all ones."""
+    proto = onnx.load_model_from_string(graph)
+    (bias,) = (entry for entry in proto.graph.initializer if entry.name.endswith("layers.1.mlp.fc2.bias"))
+    before = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array(np.ones_like(before), bias.name))
+    return proto.SerializeToString()

@@ -22,16 +22,18 @@ VARIANTS = {
 
 
 def image_checkpoint(name: str = "cls") -> Checkpoint:
+    """One of VARIANTS, as it is after it was saved and loaded."""
+    spec = dataclasses.replace(tiny_spec(), preprocess=PREPROCESS)
     lora = LoraSettings() if "lora" in name else None
     if lora:
-        backbone = build_backbone(tiny_spec(), seed=5)
+        backbone = build_backbone(spec, seed=5)
         frozen = frozen_sha256(backbone)
         model = tiny_model(backbone=backbone, lora=lora, **VARIANTS[name])  # type: ignore[arg-type]
         return snapshot(
-            model, spec=tiny_spec(), preprocess=PREPROCESS, lora=lora, frozen_sha256=frozen, state=RunState(seed=5)
+            model, spec=spec, preprocess=PREPROCESS, lora=lora, frozen_sha256=frozen, state=RunState(seed=5)
         )
     model = tiny_model(**VARIANTS[name])  # type: ignore[arg-type]
-    return snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None)
+    return snapshot(model, spec=spec, preprocess=PREPROCESS, lora=None)
 
 
 BICUBIC = dataclasses.replace(PREPROCESS, resample="bicubic")
@@ -52,13 +54,12 @@ SOUND_VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def sound_checkpoint(name: str) -> Checkpoint:
-    spec = tiny_ast_spec()
+    """One of SOUND_VARIANTS, as it is after it was saved and loaded."""
+    spec = dataclasses.replace(tiny_ast_spec(), preprocess=SOUND_PREPROCESS)
     lora = LoraSettings(lora_r=2) if "lora" in name else None
     if lora is None:
         model = tiny_model(backbone=tiny_ast_backbone(), **SOUND_VARIANTS[name])
         return snapshot(model, spec=spec, preprocess=SOUND_PREPROCESS, lora=None)
-    from pfm.backbones.loading import build_backbone
-
     backbone = build_backbone(spec, seed=5)
     frozen = frozen_sha256(backbone)
     model = tiny_model(backbone=backbone, lora=lora, **SOUND_VARIANTS[name])

@@ -23,7 +23,7 @@ ABSENT = ("torch", "click", "transformers", "onnx", "matplotlib", "accelerate", 
 SERVE = """
 import json, sys, importlib.util
 import numpy as np
-import pfm_export.session
+import pfm_export.serving.session
 assert "PIL" not in sys.modules, "Pillow is for files"
 there = [name for name in json.loads(sys.argv[3]) if importlib.util.find_spec(name)]
 assert there == [], there

@@ -11,8 +11,13 @@ import pytest
 from making.bundles import NAMES, WIDTH, make_bundle
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
+from pfm.forgetting.ledger import LEDGER
 from pfm_export.serving import bundle as bundle_module
-from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+from pfm_export.serving import manifest as manifest_module
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST
+from pfm_export.serving.signature import MODEL
 
 
 @pytest.fixture(params=["cls", "prompt"])
@@ -30,7 +35,7 @@ def test_rows_come_in_the_order_asked_for(folder: Path) -> None:
     rows, first = bundle.rows([2, 0]), bundle.rows([0])
     assert rows.prompts.shape == (4, WIDTH)
     np.testing.assert_array_equal(rows.prompts[2:], first.prompts)
-    if bundle.readout == "cls":
+    if bundle.stated.readout == "cls":
         assert rows.bias is not None
         assert rows.bias.tolist() == [2.0, 0.0]
     assert bundle.rows([]).prompts.shape == (0, WIDTH)
@@ -87,7 +92,7 @@ def test_an_interrupted_erasure_hides_the_class_and_the_next_one_finishes_it(
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "write_bytes", dying(ledger.write_bytes))
         patch.setattr(bundle_module, "write_bytes", dying(bundle_module.write_bytes))
-        patch.setattr(bundle_module, "write_json", dying(bundle_module.write_json))
+        patch.setattr(manifest_module, "write_json", dying(manifest_module.write_json))
         with pytest.raises(KilledError):
             Bundle.open(folder).erase(["green"])
     assert written == [LEDGER, BANK][:steps]
@@ -101,7 +106,7 @@ def test_an_interrupted_erasure_hides_the_class_and_the_next_one_finishes_it(
     assert left.classes.names == ("blue",)
     assert [entry["name"] for entry in left.manifest["erased"]] == ["green", "red"]
     assert not any(secret in (folder / BANK).read_bytes() for secret in gone)
-    assert Bundle.open(folder).pending is None
+    assert Bundle.open(folder).pending == ()
 
 
 @pytest.mark.parametrize("name", [MODEL, BANK, MANIFEST])

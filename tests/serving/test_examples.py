@@ -11,7 +11,7 @@ from PIL import Image
 
 from making.checkpoints import image_checkpoint, sound_checkpoint
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.form import GraphForm
+from pfm_export.graph.form import GraphForm
 from pfm_export.serving.session import PromptSession
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -19,10 +19,14 @@ from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BundleError, ClassNameError, PfmError
 from pfm.forgetting import ledger
+from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import BANK, LEDGER, MANIFEST, MODEL, Bundle
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST
 from pfm_export.serving.session import PromptSession
+from pfm_export.serving.signature import MODEL
 
 ROOT = Path(__file__).parent.parent.parent
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
@@ -58,7 +62,7 @@ def erase_elsewhere(folder: Path, *names: str, announce: bool = False) -> "subpr
     script = f"""
         import sys, time
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "export")!r}]
-        from pfm_export.bundle import Bundle
+        from pfm_export.serving.bundle import Bundle
         for name in {names!r}:
             print("erasing", name, flush=True)
             Bundle.open({str(folder)!r}).erase([name])
@@ -93,7 +97,7 @@ def test_a_session_whose_bundle_was_damaged_or_replaced_stops(folder: Path, tmp_
     with pytest.raises(BundleError, match="was changed"):
         session.predict(INPUTS)
     (folder / BANK).unlink()
-    with pytest.raises(BundleError, match="no complete bundle"):
+    with pytest.raises(BundleError, match="not a complete bundle"):
         session.predict(INPUTS)
     (folder / BANK).write_bytes(whole)
     assert len(session.predict(INPUTS).classes) == len(NAMES)
@@ -110,7 +114,7 @@ def test_erasures_by_several_processes_at_once_are_all_kept(folder: Path) -> Non
         finished(process)
     bundle = Bundle.open(folder)
     assert bundle.classes.names == ("class9", "class10", "class11")
-    assert bundle.pending is None
+    assert bundle.pending == ()
     erased = [entry["name"] for record in ledger.read(folder / LEDGER) for entry in record["classes"]]
     assert sorted(erased) == sorted(NAMES[:9])
 

@@ -9,25 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from making.models import tiny_model, tiny_spec
-from pfm.data.images import ImagePreprocess
+from making.checkpoints import PREPROCESS, image_checkpoint
 from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
-from pfm.model.checkpoint import snapshot
 from pfm_export.graph.export import export_bundle
-from pfm_export.serving.bundle import MODEL, Bundle, write_manifest
-from pfm_export.serving.images import preprocess
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.images import ImageSettings, preprocess
+from pfm_export.serving.manifest import write_manifest
 from pfm_export.serving.session import ActiveSet, PromptSession
+from pfm_export.serving.signature import MODEL
 
-PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    for name, changes in {"cls": {}, "prompt": {"readout": "prompt", "wrong_target": "none"}}.items():
-        state = snapshot(tiny_model(**changes), spec=tiny_spec(), preprocess=PREPROCESS, lora=None)  # type: ignore[arg-type]
-        export_bundle(state, folder / name)
+    for name in ("cls", "prompt"):
+        export_bundle(image_checkpoint(name), folder / name)
     return {name: folder / name for name in ("cls", "prompt")}
 
 
@@ -86,12 +84,12 @@ def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:
         path = tmp_path / "image.png"
         Image.fromarray(image).save(path)
         for source in (image, Image.fromarray(image), path, str(path)):
-            found = preprocess([source], PREPROCESS.to_dict())
+            found = preprocess([source], ImageSettings.of(PREPROCESS.to_dict()))
             # two float32 implementations of one resampling: 1e-4 of a grey level in units of the deviation
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_images_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_refused(folder: Path, tmp_path: Path) -> None:
     session = PromptSession(folder, device="cpu")
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
@@ -118,7 +116,7 @@ def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
         PromptSession(folder, device="tpu")
 
 
-def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused_before_any_prediction(folder: Path) -> None:
     import json
 
     from pfm.storage import sha256
@@ -135,7 +133,7 @@ def test_a_graph_that_is_none_is_refused_before_any_prediction(folder: Path) -> 
 
 def test_serving_imports_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys, numpy as np; from pfm_export.session import PromptSession\n"
+        "import sys, numpy as np; from pfm_export.serving.session import PromptSession\n"
         "session = PromptSession(sys.argv[1], device='cpu')\n"
         "session.predict_images([np.zeros((8, 8, 3), np.uint8)])\n"
         "session.erase(['blue'])\n"
@@ -204,7 +202,7 @@ def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
         session.suspend(["red", "green", "grey"])
     assert session.active() == ("red", "green", "grey")  # nothing of that was done
     session.erase(["blue"])
-    assert Bundle.open(folder).profiles == {"default": []}  # an erased class is in no profile
+    assert Bundle.open(folder).stated.profiles == {"default": ()}  # an erased class is in no profile
     session.suspend(["red"])
     session.erase(["green"])
     assert session.predict(INPUTS).classes == ("grey",)

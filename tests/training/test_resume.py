@@ -196,7 +196,7 @@ def test_a_damaged_file_is_passed_over_by_auto_and_refused_by_its_path(
     damaged = tmp_path / "out" / f"{STEM}_3.pt"
     damaged.write_bytes(damaged.read_bytes()[:-200])
     capsys.readouterr()
-    assert "no checkpoint, or a damaged one" in refused([*arguments, "--resume", str(damaged)], capsys)
+    assert "is not a checkpoint, or is damaged" in refused([*arguments, "--resume", str(damaged)], capsys)
     assert run(pfm, [*arguments, "--resume", "auto"]) == 0
     said = capsys.readouterr().out
     assert "passed over" in said

@@ -183,6 +183,7 @@ def test_two_processes_of_half_a_batch_are_one_process_of_the_whole(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.usefixtures("sound_preset")
 def test_the_audit_judges_a_model_of_sounds(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    from pfm.audit.models import AuditRequest
     from pfm.audit.page import render
     from pfm.audit.protocol import audit
 
@@ -190,7 +191,8 @@ def test_the_audit_judges_a_model_of_sounds(trained: tuple[Path, Path], tmp_path
     loaded = load_data(DataConfig(dataset=f"audiofolder:{data}"), SoundStorage(16_000, 16))
     full = load_checkpoint(folder / f"{STEM}_25.pt")
     small = dataclasses.replace(SMALL, attack_steps=5)
-    result = audit(full, loaded, ["high"], small, tmp_path / "models", torch.device("cpu"), say=lambda _: None)
+    request = AuditRequest(full=full, data=loaded, keys=["high"])
+    result = audit(request, small, tmp_path / "models", torch.device("cpu"), say=lambda _: None)
     assert result["utility"]["full"]["forget_accuracy"] > 0.8  # the control
     assert result["utility"]["forgotten"]["forget_accuracy"] == 0
     assert {"suspend", "erase", "scrub"} <= set(result["verdict"]["levels"])

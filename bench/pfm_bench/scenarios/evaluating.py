@@ -11,8 +11,8 @@ import functools
 import itertools
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,8 +23,11 @@ from pfm.evaluation.subsets import forget_sizes
 from pfm.evaluation.table import ActiveSet
 from pfm.options import option
 from pfm.runlog import progress
-from pfm_bench.latency import gpu_peak_mib, measure, peak_in_child, synchronise
-from pfm_bench.reports.variants import variants_to_json
+from pfm.storage import Json
+from pfm_bench.measuring.ceilings import synchronise
+from pfm_bench.measuring.memory import gpu_peak_mib, peak_in_child
+from pfm_bench.measuring.rounds import measure
+from pfm_bench.reports.variants import VariantsReport, variants_report
 from pfm_bench.targets.plain import PlainEvaluation
 from pfm_bench.targets.workbench import (
     HEAVY,
@@ -49,6 +52,57 @@ class EvalBenchConfig(BenchConfig):
 
     num_images: int = option(32, "Images to evaluate.", minimum=1)
     max_subsets: int = option(4, "Evaluate at most this many subsets for each k; 0: all.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How many answers differ from those of the reference, of all that it was asked for."""
+
+    compared: int
+    differing: int
+
+    def to_dict(self) -> Json:
+        return {"compared": self.compared, "differing": self.differing, "identical": self.differing == 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """More about a variant of the evaluation.
+
+    Attributes:
+        variant: None of the plain evaluation.
+        forwards: passes over the images.
+        peak_memory_mib: None where it was not measured.
+        answers: beside those of plain; None where the model is another.
+    """
+
+    variant: Variant | None
+    forwards: int
+    peak_memory_mib: float | None
+    answers: Agreement | None
+
+    def to_dict(self) -> Json:
+        return {
+            "forwards": self.forwards,
+            "peak_memory_mib": self.peak_memory_mib,
+            **({} if self.variant is None else self.variant.describe()),
+            **({} if self.answers is None else {"answers": self.answers.to_dict()}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Everything that was measured.
+
+    Attributes:
+        answers: of float32 ours beside plain, which have the same weights.
+    """
+
+    runs: VariantsReport
+    answers: Agreement
+
+    def to_dict(self) -> Json:
+        return {**self.runs.to_dict(), "answers": self.answers.to_dict()}
 
 
 class PlainRun:
@@ -118,16 +172,53 @@ def choose_subsets(num_classes: int, k: int, at_most: int, seed: int) -> list[Ac
     return sorted(chosen)
 
 
-def bench_evaluation(bench: Workbench, *, max_subsets: int = 0) -> dict[str, Any]:
-    """Measure every variant; `pfm_bench.reports.variants.variants_to_json` says what comes back.
+def bench_evaluation(bench: Workbench, *, max_subsets: int = 0) -> EvaluationReport:
+    """Measure every variant.
 
-    "answers" in it compares float32 ours with plain, which have the same weights. So does that of
-    bf16 with the prompts at block 0, whose weights are those rounded.
+    The answers of those with the prompts at block 0 are compared with plain: float32 ours has the same weights,
+    bf16 those rounded.
+
+    Args:
+        max_subsets: of each size, at most; 0: all.
     """
     config = bench.config
     sizes = forget_sizes(config.num_classes)
     removed = {k: choose_subsets(config.num_classes, k, max_subsets, config.seed) for k in sizes}
     variants = {variant.name: variant for variant in list_variants(bench.spec)}
+    runs, peaks = _build_runs(bench, removed, variants)
+    with progress(config.rounds, "rounds", unit="round") as bar:
+        samples = measure(
+            runs, rounds=config.rounds, warmup_rounds=WARMUP_ROUNDS, budget_s=config.seconds, on_round=bar.update
+        )
+    facts: dict[str, RunFacts] = {}
+    for name, run in runs.items():
+        variant = variants.get(name)
+        is_plains_model = variant is None or variant.prompt_layer == 0
+        facts[name] = RunFacts(
+            variant=variant,
+            forwards=run.forwards,
+            peak_memory_mib=peaks.get(name),
+            answers=compare_answers(run.answers, runs[PLAIN].answers) if is_plains_model else None,
+        )
+    subsets = {
+        str(k): {"run": len(chosen), "possible": math.comb(config.num_classes, k)} for k, chosen in removed.items()
+    }
+    report = variants_report(
+        samples,
+        reference=PLAIN,
+        images_per_call=len(bench.split),
+        settings={**bench.settings(), "num_images": len(bench.split), "subsets": subsets},
+        facts=facts,
+    )
+    answers = facts[Variant().name].answers
+    assert answers is not None
+    return EvaluationReport(runs=report, answers=answers)
+
+
+def _build_runs(
+    bench: Workbench, removed: Subsets, variants: Mapping[str, Variant]
+) -> tuple[dict[str, PlainRun | OurRun], dict[str, float]]:
+    """Every run, and the peak memory in MiB of those for which it was measured."""
     builders = {name: functools.partial(OurRun, bench, removed, variant) for name, variant in variants.items()}
     runs: dict[str, PlainRun | OurRun] = {}
     peaks: dict[str, float] = {}
@@ -136,34 +227,14 @@ def bench_evaluation(bench: Workbench, *, max_subsets: int = 0) -> dict[str, Any
         runs[name] = build()
         if bench.device.type == "cuda":
             peaks[name] = gpu_peak_mib(bench.device, runs[name], base)
-        elif config.memory:
+        elif bench.config.memory:
             peaks[name] = peak_in_child(build, calls=1, preload=(__name__, *HEAVY))
-    with progress(config.rounds, "rounds", unit="round") as bar:
-        samples = measure(
-            runs, rounds=config.rounds, warmup_rounds=WARMUP_ROUNDS, budget_s=config.seconds, on_round=bar.update
-        )
-    facts: dict[str, dict[str, Any]] = {}
-    for name, run in runs.items():
-        facts[name] = {"forwards": run.forwards, "peak_memory_mib": peaks.get(name)}
-        if name in variants:
-            facts[name] |= variants[name].describe()
-        if name == PLAIN or variants[name].prompt_layer == 0:
-            facts[name]["answers"] = compare_answers(run.answers, runs[PLAIN].answers)
-    subsets = {
-        str(k): {"run": len(chosen), "possible": math.comb(config.num_classes, k)} for k, chosen in removed.items()
-    }
-    document = variants_to_json(
-        samples,
-        reference=PLAIN,
-        images_per_call=len(bench.split),
-        settings={**bench.settings(), "num_images": len(bench.split), "subsets": subsets},
-        facts=facts,
-    )
-    return {**document, "answers": facts[Variant().name]["answers"]}
+    return runs, peaks
 
 
-def compare_answers(answers: Answers, reference: Answers) -> dict[str, Any]:
+def compare_answers(answers: Answers, reference: Answers) -> Agreement:
     """How many answers differ, of all sets that the reference was asked for."""
-    differing = sum(int((answers[key] != expected).sum()) for key, expected in reference.items())
-    compared = sum(len(expected) for expected in reference.values())
-    return {"compared": compared, "differing": differing, "identical": differing == 0}
+    return Agreement(
+        compared=sum(len(expected) for expected in reference.values()),
+        differing=sum(int((answers[key] != expected).sum()) for key, expected in reference.items()),
+    )

@@ -8,22 +8,80 @@ fine-tuning on the retained samples and by retraining.
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from pfm.audit.rivals import Rivals, by_position
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons
 from pfm.classes import check_removal
 from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm_bench.reports.variants import host_facts
-from pfm_bench.scenarios.serving import erase_and_answer
+from pfm.storage import Json
+from pfm_bench.reports.header import host_facts
+from pfm_bench.scenarios.time_to_forget import erase_and_answer
 from pfm_export.erasing import erase_everywhere
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import PromptSession
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasures:
+    """Milliseconds from the call of `erase` to the first answer without the classes, raw."""
+
+    latency_ms: list[float]
+
+    @property
+    def p50_ms(self) -> float:
+        return float(np.percentile(self.latency_ms, 50))
+
+    @property
+    def p99_ms(self) -> float:
+        return float(np.percentile(self.latency_ms, 99))
+
+    def to_dict(self) -> Json:
+        return {"p50_ms": self.p50_ms, "p99_ms": self.p99_ms, "latency_ms": self.latency_ms}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingReport:
+    """Everything that was measured.
+
+    Attributes:
+        erasures: by artifact, "bundle" and "checkpoint".
+        finetune_s, retrain_s: what an erasure replaces, done once.
+    """
+
+    settings: Json
+    erasures: Mapping[str, Erasures]
+    finetune_s: float
+    retrain_s: float
+
+    def to_dict(self) -> Json:
+        return {
+            "settings": self.settings,
+            "host": host_facts(),
+            "erase_to_first_prediction": {name: found.to_dict() for name, found in self.erasures.items()},
+            "finetune_s": self.finetune_s,
+            "retrain_s": self.retrain_s,
+        }
+
+    def describe(self) -> str:
+        """A Markdown table."""
+        lines = ["| | p50 | p99 |", "|---|---|---|"]
+        for name, found in self.erasures.items():
+            times = f"{found.p50_ms:.1f} ms | {found.p99_ms:.1f} ms"
+            lines.append(f"| erase from a {name} to the first answer without it | {times} |")
+        replaced = {
+            "fine-tuning on the retained samples": self.finetune_s, "retraining without them": self.retrain_s
+        }  # fmt: skip
+        for what, seconds in replaced.items():
+            ratio = 1000 * seconds / self.erasures["bundle"].p50_ms
+            lines.append(f"| {what}, once ({ratio:,.0f} times the bundle's p50) | {seconds:.1f} s | |")
+        return "\n".join(lines)
 
 
 def bench_forgetting(
@@ -33,14 +91,12 @@ def bench_forgetting(
     *,
     rounds: int,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> ForgettingReport:
     """Time `rounds` erasures of both artifacts, then one fine-tuning and one retraining.
 
     Args:
         data: as `pfm train` loaded it for this checkpoint; the answers are for its first test image.
-
-    Returns:
-        raw samples in milliseconds, their p50 and p99, and seconds of what an erasure replaces.
+        keys: names or numbers of the classes.
 
     Raises:
         ClassNameError: the checkpoint does not have the classes, or no others.
@@ -56,17 +112,19 @@ def bench_forgetting(
         folder = Path(scratch)
         export_bundle(full, folder / "bundle")
         for number in range(rounds + 1):  # the first of each is a warm-up
-            for name, erase in (("bundle", _erase_bundle), ("checkpoint", _erase_checkpoint)):
-                source = folder / "bundle" if name == "bundle" else ckpt
+            for name, source, erase in (
+                ("bundle", folder / "bundle", _erase_bundle),
+                ("checkpoint", ckpt, _erase_checkpoint),
+            ):
                 latency_ms = erase(source, folder / "copy", names, inputs)
                 if number:
                     samples[name].append(latency_ms)
                 shutil.rmtree(folder / "copy")
         say("training what an erasure replaces")
-        rivals = Rivals(full, data, positions, folder / "models", torch.device("cpu"), say)
-        replaced = {"finetune_s": rivals.finetuned().seconds, "retrain_s": rivals.retrained().seconds}
-    return {
-        "settings": {
+        comparisons = Comparisons(full, data, positions, folder / "models", torch.device("cpu"), say)
+        finetune_s, retrain_s = comparisons.finetuned().seconds, comparisons.retrained().seconds
+    return ForgettingReport(
+        settings={
             "classes": names,
             "rounds": rounds,
             "warmup": 1,
@@ -75,17 +133,10 @@ def bench_forgetting(
             "readout": full.model.readout,
             "trained_parameters": sum(tensor.numel() for tensor in full.tensors.values()),
         },
-        "host": host_facts(),
-        "erase_to_first_prediction": {
-            name: {
-                "p50_ms": float(np.percentile(values, 50)),
-                "p99_ms": float(np.percentile(values, 99)),
-                "latency_ms": values,
-            }
-            for name, values in samples.items()
-        },
-        **replaced,
-    }
+        erasures={name: Erasures(latency_ms=values) for name, values in samples.items()},
+        finetune_s=finetune_s,
+        retrain_s=retrain_s,
+    )
 
 
 def _erase_bundle(source: Path, copy: Path, names: list[str], inputs: torch.Tensor) -> float:
@@ -110,16 +161,3 @@ def _erase_checkpoint(source: Path, copy: Path, names: list[str], inputs: torch.
     latency_ms = 1000 * (time.perf_counter() - started)
     assert not set(names) & set(model.classes.names), "the class is still answered"
     return latency_ms
-
-
-def forgetting_table(document: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    lines = ["| | p50 | p99 |", "|---|---|---|"]
-    for name, found in document["erase_to_first_prediction"].items():
-        times = f"{found['p50_ms']:.1f} ms | {found['p99_ms']:.1f} ms"
-        lines.append(f"| erase from a {name} to the first answer without it | {times} |")
-    for key, what in (("finetune_s", "fine-tuning on the retained samples"), ("retrain_s", "retraining without them")):
-        seconds = document[key]
-        ratio = 1000 * seconds / document["erase_to_first_prediction"]["bundle"]["p50_ms"]
-        lines.append(f"| {what}, once ({ratio:,.0f} times the bundle's p50) | {seconds:.1f} s | |")
-    return "\n".join(lines)

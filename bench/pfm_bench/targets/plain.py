@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
-from pfm.data.images import ImagePreprocess
+from pfm.data.inputs import Preprocess
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import LoraSettings, add_adapters
 
@@ -31,7 +31,7 @@ class PlainClassifier(nn.Module):
         self.num_classes = num_classes
         backbone = build_backbone(spec, seed=seed, load_weights=False)
         add_adapters(backbone, lora, first_layer=0)
-        self.encoder: nn.Module = backbone.encoder
+        self.encoder = backbone.encoder
         self.prompts = nn.ParameterDict({str(i): torch.randn(1, spec.hidden_size) for i in range(num_classes)})
         self.classifier = nn.Linear(spec.hidden_size, num_classes)
 
@@ -42,7 +42,7 @@ class PlainClassifier(nn.Module):
         if num_prompts:
             tokens = torch.cat([self.stack_prompts(chosen), tokens], dim=1)  # (B, K + T, D)
         for block in self.encoder.layers:
-            tokens = block(tokens)
+            tokens = block(tokens, None, None)
         return self.classifier(tokens[:, num_prompts])
 
     def stack_prompts(self, chosen: Chosen) -> torch.Tensor:
@@ -55,7 +55,9 @@ class PlainClassifier(nn.Module):
         self.encoder.load_state_dict(model.backbone.encoder.state_dict())
         for i in range(self.num_classes):
             self.prompts[str(i)].copy_(model.bank.prompts[i])
-        self.classifier.load_state_dict(model.classifier.state_dict())
+        weight, bias = model.readout.weights(model)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
 
 
 def choose_with_own(labels: torch.Tensor, num_classes: int, size: int, dice: random.Random) -> list[list[int]]:
@@ -109,9 +111,7 @@ def plain_step(
 class PlainEvaluation:
     """Answers for every image, one active set at a time, each a pass over all batches."""
 
-    def __init__(
-        self, images: torch.Tensor, preprocess: ImagePreprocess, *, device: torch.device, batch_size: int
-    ) -> None:
+    def __init__(self, images: torch.Tensor, preprocess: Preprocess, *, device: torch.device, batch_size: int) -> None:
         self.batches = images.split(batch_size)
         self.preprocess = preprocess
         self.device = device

@@ -1,20 +1,39 @@
 """A bundle of any backbone's shape with random weights, for measuring: speed does not depend on the weights."""
 
-import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneConfig, describe_backbone
 from pfm.classes import ClassList
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
 from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.storage import Json
+from pfm_bench.measuring.rounds import Duration, timed
 from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.tracing import export_graphs
-from pfm_export.serving.form import GraphForm
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCost:
+    """What an export took.
+
+    Attributes:
+        graph: from the model in memory to the bytes of its graph.
+        bundle: all of `pfm export onnx`, the parity check with it.
+        graph_bytes, bundle_bytes: on disk.
+        worst_difference: between the logits of ONNX Runtime and torch.
+    """
+
+    graph: Duration
+    bundle: Duration
+    graph_bytes: int
+    bundle_bytes: int
+    worst_difference: float
+
+    def to_dict(self) -> Json:
+        return asdict(self)
 
 
 def random_checkpoint(model_name: str, *, num_classes: int, readout: str, seed: int = 0) -> Checkpoint:
@@ -27,36 +46,20 @@ def random_checkpoint(model_name: str, *, num_classes: int, readout: str, seed: 
     classes = ClassList.from_names([f"class{i}" for i in range(num_classes)])
     config = ModelConfig(readout=readout, tune="full")
     model = PromptedClassifier(build_backbone(spec, seed=seed, load_weights=False), classes, config, None)
-    return snapshot(
-        model,
-        spec=spec,
-        preprocess=spec.preprocess or spec.storage.default_preprocess(spec.input_shape),
-        lora=None,
-        state=RunState(seed=seed),
-    )
+    preprocess = spec.preprocess or spec.storage.default_preprocess(spec.input_shape)
+    return snapshot(model, spec=spec, preprocess=preprocess, lora=None, state=RunState(seed=seed))
 
 
-def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str = "fp32") -> dict[str, Any]:
-    """Export it to `folder`, timed.
-
-    Returns:
-        Seconds on the clock and of CPU time: `graph`, from the model in memory to the bytes of its graph;
-        `bundle`, all of `pfm export onnx`, the parity check with it. Bytes on disk, the graph's and all.
-    """
+def write_random_bundle(checkpoint: Checkpoint, folder: Path, *, precision: str = "fp32") -> ExportCost:
+    """Export it to `folder`, timed."""
     model = checkpoint.build_model()
     form = GraphForm(precision=precision)
-    graphs, graph_s = _timed(lambda: export_graphs(model, form, checkpoint.preprocess))
-    report, bundle_s = _timed(lambda: export_bundle(checkpoint, folder, form=form))
-    return {
-        "graph": graph_s,
-        "bundle": bundle_s,
-        "graph_bytes": sum(len(content) for content in graphs.values()),
-        "bundle_bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "worst_difference": report.worst_difference,
-    }
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, dict[str, float]]:
-    before, cpu_before = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {"wall_s": time.perf_counter() - before, "cpu_s": time.process_time() - cpu_before}
+    graphs, graph = timed(lambda: export_graphs(model, form, checkpoint.preprocess))
+    report, bundle = timed(lambda: export_bundle(checkpoint, folder, form=form))
+    return ExportCost(
+        graph=graph,
+        bundle=bundle,
+        graph_bytes=sum(len(content) for content in graphs.values()),
+        bundle_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        worst_difference=report.parity.worst_difference,
+    )

@@ -4,28 +4,30 @@ Weights, images and labels are random, since none of them changes how long the w
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
 from pfm.classes import ClassList
-from pfm.data.images import ImagePreprocess, ImageStorage
+from pfm.data.images import ImageStorage
+from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.classifier import ModelConfig, PromptedClassifier
 from pfm.model.lora import LoraSettings
 from pfm.options import option
 from pfm.seeds import make_generator
+from pfm.storage import Json
 from pfm_bench.targets.plain import PlainClassifier
 
 PLAIN = "plain"
 LORA = LoraSettings()
 WARMUP_ROUNDS = 1
 NUM_BATCHES = 2  # of random images, taken in turn
-HEAVY = (__name__, "transformers.models.vit.modeling_vit")
+HEAVY = (__name__, "transformers.models.vit.modeling_vit")  # what a child imports before its memory is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Variant:
     Attributes:
         prompt_layer: the block before which the prompts enter (L).
         frozen: how the frozen weights are stored (`--frozen_dtype`); all else is float32.
-        is_cached: the trunk's tokens lie on the device (`--cache_trunk device`); only the blocks from L on run.
+        is_cached: the trunk's tokens are on the device (`--cache_trunk device`); only the blocks from L on run.
         is_compiled: by torch.compile.
     """
 
@@ -63,7 +65,7 @@ class Variant:
     is_cached: bool = False
     is_compiled: bool = False
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """As it stands in the JSON."""
         return {
             "prompt_layer": self.prompt_layer,
@@ -101,10 +103,10 @@ class Workbench:
     config: BenchConfig
     spec: BackboneSpec
     device: torch.device
-    preprocess: ImagePreprocess
+    preprocess: Preprocess
     split: Split
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """As they stand in the JSON."""
         return {
             "model_name": self.spec.model_name,
@@ -116,7 +118,7 @@ class Workbench:
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "seed": self.config.seed,
-            "peak_memory": "allocated by torch on the GPU, above what lay there before"
+            "peak_memory": "allocated by torch on the GPU, above what was there before"
             if self.device.type == "cuda"
             else "resident in a process of its own, above what its libraries take",
         }
@@ -128,7 +130,7 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
     Raises:
         DeviceError: a GPU was asked for that is not there.
         BackboneError: no such backbone.
-        ConfigError: one of sounds.
+        ConfigError: one whose inputs are not images.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: this machine has no GPU; use --device auto or cpu")
@@ -136,24 +138,30 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
     device = torch.device("cpu") if use_cpu else torch.device("cuda", 0)
     spec = describe_backbone(BackboneConfig(model_name=config.model_name))
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    if not isinstance(spec.storage, ImageStorage):
-        raise ConfigError(f"{config.model_name} takes sounds; pfm bench train and eval measure backbones of images")
-    half = (0.5, 0.5, 0.5)
-    given = spec.preprocess if isinstance(spec.preprocess, ImagePreprocess) else None
+    make = RANDOM_INPUTS.get(spec.storage.kind)
+    if make is None:
+        raise ConfigError(f"{config.model_name} takes {spec.storage.noun}; pfm bench train and eval measure images")
+    generator = make_generator(config.seed, "images")
+    count = num_images or NUM_BATCHES * config.batch_size
+    images = make(count, spec.input_shape, generator)
     return Workbench(
         config=config,
         spec=spec,
         device=device,
-        preprocess=given or ImagePreprocess(size=spec.input_shape[-1], mean=half, std=half),
-        split=_random_split(spec, config, num_images or NUM_BATCHES * config.batch_size),
+        preprocess=spec.preprocess or spec.storage.default_preprocess(spec.input_shape),
+        split=Split(images, torch.randint(config.num_classes, (count,), generator=generator)),
     )
 
 
-def _random_split(spec: BackboneSpec, config: BenchConfig, count: int) -> Split:
-    generator = make_generator(config.seed, "images")
-    size = spec.input_shape[-1]
-    images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    return Split(images, torch.randint(config.num_classes, (count,), generator=generator))
+def _random_images(count: int, input_shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """(count, 3, S, S) uint8, stored at the size that the model takes."""
+    return torch.randint(256, (count, *input_shape), dtype=torch.uint8, generator=generator)
+
+
+# kind of input -> `count` stored inputs that a model with this input shape takes
+RANDOM_INPUTS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], torch.Tensor]] = {
+    ImageStorage.kind: _random_images
+}
 
 
 def build_ours(bench: Workbench, variant: Variant) -> PromptedClassifier:

@@ -1,56 +1,52 @@
 """Options in, one call, text out: `pfm audit`. It stands here since it asks bundles as well as checkpoints."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy.typing as npt
 import torch
 
 from pfm.audit.groups import FULL, QUICK, AuditConfig
+from pfm.audit.models import AuditRequest
 from pfm.audit.page import render
-from pfm.audit.protocol import audit
+from pfm.audit.protocol import AuditDocument, audit
 from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
-from pfm.model.checkpoint import load_checkpoint
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.views import averaged
+from pfm.options import option
 from pfm.storage import make_folder, write_json, write_text
 
 SMALL = 1_000_000  # parameters
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """What is judged beside the checkpoint's own erasure, by what tolerance, and where the report goes."""
+
+    forgotten: Path | None = option(None, "Checkpoint to be judged.  [default: what pfm forget makes of --ckpt]")
+    bundle: Path | None = option(None, "Exported graph to ask too, its answers only.")
+    epsilon: float = option(QUICK.epsilon, "Tolerance of the gaps.", minimum=0)
+    out: Path = option(Path("pfm-audit"), "Folder for the report.")
+    require: str | None = option(None, "Leave with code 1 unless this level passes.", choices=LEVELS)
+
+
 @click.command("audit", context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
-@click.option(
-    "--forgotten",
-    type=click.Path(path_type=Path),
-    help="Checkpoint to be judged.  [default: what pfm forget makes of --ckpt]",
-)
-@click.option("--bundle", type=click.Path(path_type=Path), help="Exported graph to ask too, its answers only.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
-@click.option("--epsilon", default=QUICK.epsilon, type=click.FloatRange(min=0), help="Tolerance of the gaps.")
-@click.option("--out", default="pfm-audit", type=click.Path(path_type=Path), help="Folder for the report.")
-@click.option("--require", type=click.Choice(LEVELS), help="Leave with code 1 unless this level passes.")
-@with_options(data=DataConfig, device=DeviceConfig)
+@with_options(options=AuditOptions, data=DataConfig, device=DeviceConfig)
 def audit_command(
-    ckpt: Path,
-    classes: str,
-    forgotten: Path | None,
-    bundle: Path | None,
-    is_quick: bool,
-    epsilon: float,
-    out: Path,
-    require: str | None,
-    data: DataConfig,
-    device: DeviceConfig,
+    ckpt: Path, classes: str, is_quick: bool, options: AuditOptions, data: DataConfig, device: DeviceConfig
 ) -> None:
     """Attack a model that forgot classes, beside one that never saw them, and judge.
 
@@ -58,8 +54,7 @@ def audit_command(
     Those models hold the classes too: delete the folder, or name it to pfm forget.
     """
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
-    checkpoint = load_checkpoint(ckpt)
-    keys = split_names(classes)
+    checkpoint, keys, out = load_checkpoint(ckpt), split_names(classes), options.out
     present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
     if gone or not present:
         raise ClassNameError(
@@ -67,62 +62,71 @@ def audit_command(
         )
     if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
-    judged = load_checkpoint(forgotten) if forgotten else None
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
-    make_folder(out)
-    config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=epsilon)
-    served = {"bundle": _served(bundle, checkpoint.classes.ids, checkpoint.preprocess)} if bundle else {}
-    result = audit(
-        checkpoint, loaded, keys, config, out / "models", where, judged=judged, served=served, say=click.echo
+    request = AuditRequest(
+        full=checkpoint,
+        data=load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where),
+        keys=keys,
+        judged=load_checkpoint(options.forgotten) if options.forgotten else None,
+        served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},
     )
-    result = {"ckpt": ckpt.name, "data": loaded.name, "kind": "quick" if is_quick else "full", **result}
-    write_json(out / "audit.json", result)
-    write_text(out / "audit.html", render(result))
-    click.echo(describe(result))
+    make_folder(out)
+    config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
+    found = audit(request, config, out / "models", where, say=click.echo)
+    document: AuditDocument = {
+        "ckpt": ckpt.name,
+        "data": request.data.name,
+        "kind": "quick" if is_quick else "full",
+        **found,
+    }
+    write_json(out / "audit.json", document)
+    write_text(out / "audit.html", render(document))
+    click.echo(describe(document))
     click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
-    if require and result["verdict"]["levels"][require] != PASS:
-        raise AuditError(f"level {require} was required; the verdict is {result['verdict']['levels'][require]}")
+    levels = document["verdict"]["levels"]
+    if options.require and levels[options.require] != PASS:
+        raise AuditError(f"level {options.require} was required; the verdict is {levels[options.require]}")
 
 
-def describe(result: dict[str, Any]) -> str:
-    """Utility and verdict as a table for people."""
+def describe(document: AuditDocument) -> str:
+    """Utility and verdict as a table for people, of the attacks that were made."""
     lines = ["model         forget %  retain %  H/ln C"]
-    for name, row in result["utility"].items():
+    for name, row in document.get("utility", {}).items():
         forget, retain = 100 * row["forget_accuracy"], 100 * row["retain_test_accuracy"]
-        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {result['shape'][name]['entropy']:6.3f}")
-    for entry in result["verdict"]["measures"]:
+        entropy = f"{document['shape'][name]['entropy']:6.3f}" if "shape" in document else "     –"
+        lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {entropy}")
+    for entry in document["verdict"]["measures"]:
         lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
-    levels = ", ".join(f"{level} {verdict}" for level, verdict in result["verdict"]["levels"].items())
-    return "\n".join([*lines, f"by level: {levels}", f"overall: {result['verdict']['overall']}"])
+    levels = ", ".join(f"{level} {verdict}" for level, verdict in document["verdict"]["levels"].items())
+    return "\n".join([*lines, f"by level: {levels}", f"overall: {document['verdict']['overall']}"])
 
 
-def _served(folder: Path, ids: tuple[int, ...], preprocess: Preprocess) -> Subject:
+def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
     """A bundle as a black box: inputs as stored go in, one score a class comes out.
 
     Raises:
-        BundleError: its graph takes samples of sound, which the data no longer has.
+        BundleError: its graph takes what cannot be made of the data as it is stored, such as samples of sound.
     """
+    from pfm_export.graph.front_ends import FRONT_ENDS
     from pfm_export.serving.session import PromptSession
 
-    session = PromptSession(folder, device="cpu")
+    session, ids = PromptSession(folder, device="cpu"), checkpoint.classes.ids
     numbers = dict(zip(session.classes.names, session.classes.ids, strict=True))
     columns = [ids.index(numbers[name]) for name in session.active()]  # less those suspended
-    if session.manifest["form"].get("with_frontend"):
-        raise BundleError(f"{folder} takes samples, and an audit asks about features; export without --with_frontend")
-    takes_images = session.manifest["input"]["dtype"] == "uint8"
+    front_end = FRONT_ENDS.get(session.input.name)(session.input, checkpoint.preprocess)
+    if not front_end.measures_accuracy:
+        raise BundleError(
+            f"{folder} takes {session.input.name}, which an audit cannot make of the data as it is stored; export "
+            "without that input, whose weights are the same"
+        )
+    unknown = -torch.inf if session.stated.unknown_score is None else session.stated.unknown_score
 
-    def score(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.scores(inputs.numpy())).double()
+    def score(inputs: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.asarray(session.scores(inputs)).double()
 
     def answer(stored: torch.Tensor) -> torch.Tensor:
-        if takes_images:
-            scores = score(stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous())
-        else:
-            scores = averaged(preprocess.windows(stored), score)
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
-        result[:, columns] = scores
-        if session.manifest["wrong_target"] == "none":
-            result[:, -1] = 0.0
+        result[:, columns] = averaged(front_end.windows(stored), score)
+        result[:, -1] = unknown
         return result
 
     return Subject("bundle", answer)

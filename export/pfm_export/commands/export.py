@@ -1,14 +1,20 @@
-"""Options in, one call, text out: `pfm export onnx`, `pfm export check`, `pfm export triton`, `pfm export erase`."""
+"""Options in, one call, text out: `pfm export onnx`, `pfm export check`, `pfm export triton`."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
 from pfm.errors import ConfigError, DataError
+from pfm.options import option
+from pfm_export.graph.form import GraphForm
 from pfm_export.graph.triton import TritonConfig
-from pfm_export.serving.form import GraphForm
+
+if TYPE_CHECKING:
+    from pfm.model.checkpoint import Checkpoint
+    from pfm_export.graph.accuracy import AccuracyReport, TestSamples
 
 
 @click.group("export", context_settings=CONTEXT_SETTINGS)
@@ -16,12 +22,26 @@ def export() -> None:
     """Export to ONNX, and look after what was exported."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    """What accuracy and forgetting are measured on."""
+
+    dataset: str | None = option(None, "Measure accuracy and forgetting on this one.  [default: the run's own]")
+    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.")
+    test_samples: int = option(
+        1000,
+        "Test samples that a precision other than fp32 is measured on; 0 for none. fp32, which has the model's own "
+        "numbers, is measured where --dataset is given.",
+        minimum=0,
+    )
+
+
 @export.command("onnx")
 @click.option(
     "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
-@click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
+@click.option("--model_name", default=None, help="Where the frozen backbone is, if not where it was in training.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at --out, and in --triton.")
 @click.option(
     "--triton",
@@ -29,16 +49,7 @@ def export() -> None:
     type=click.Path(path_type=Path),
     help="Write it into this Triton model repository too; `pfm export triton` has the settings.",
 )
-@with_options(form=GraphForm)
-@click.option("--dataset", default=None, help="Measure accuracy and forgetting on this one.  [default: the run's own]")
-@click.option("--data_dir", default=None, help="Folder of MedMNIST's .npz files.")
-@click.option(
-    "--test_samples",
-    default=1000,
-    type=click.IntRange(min=0),
-    help="Test samples that a precision other than fp32 is measured on; 0 for none. fp32, which has the model's own "
-    "numbers, is measured where --dataset is given.",
-)
+@with_options(form=GraphForm, measure=MeasureConfig)
 def onnx(
     ckpt: Path,
     out: Path,
@@ -46,9 +57,7 @@ def onnx(
     overwrite: bool,
     triton: Path | None,
     form: GraphForm,
-    dataset: str | None,
-    data_dir: str | None,
-    test_samples: int,
+    measure: MeasureConfig,
 ) -> None:
     """Write a bundle: graph, prompt bank, manifest and ledger.
 
@@ -56,53 +65,70 @@ def onnx(
     compared with the torch model before anything is written.
     """
     from pfm.model.checkpoint import load_checkpoint
-    from pfm_export.graph.accuracy import find_samples
     from pfm_export.graph.export import export_bundle
     from pfm_export.graph.triton import model_folders, write_repository
     from pfm_export.serving.bundle import Bundle
 
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
     if triton is not None:  # before any long work
-        model_folders(triton, out.resolve().name, form, overwrite=overwrite)
+        model_folders(triton, out.resolve().name, is_split=form.split, overwrite=overwrite)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    samples = None
-    if form.with_frontend and dataset is not None:
-        raise ConfigError(
-            "--dataset asks for accuracy, which is measured on features, and a graph --with_frontend takes samples; "
-            "measure an export without it, whose weights are the same"
-        )
-    if test_samples and not form.with_frontend and (form.precision != "fp32" or dataset is not None):
-        try:
-            samples = find_samples(checkpoint, dataset=dataset, data_dir=data_dir, max_samples=test_samples)
-        except DataError as error:
-            if dataset is not None:
-                raise
-            click.echo(f"note: accuracy is not measured: {error}")
+    samples = _samples(checkpoint, form, measure)
     report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, samples=samples)
     size = sum(file.stat().st_size for file in out.iterdir())
+    parity = report.parity
     click.echo(
         f"wrote {out} ({size / 2**20:.1f} MiB, {len(checkpoint.classes)} classes)\n"
-        f"parity with torch over {len(report.cases)} cases: worst difference {report.worst_difference:.1e} "
-        f"(largest logit {report.largest_logit:.1f})"
+        f"parity with torch over {len(parity.cases)} cases: worst difference {parity.worst_difference:.1e} "
+        f"(largest logit {parity.largest_logit:.1f})"
     )
-    if samples is not None:
-        measured = Bundle.open(out).manifest["accuracy"]
-        click.echo(f"on {measured['num_samples']} test samples   accuracy  forget k=1  retain k=1  (%)")
-        for name, label in (("fp32", "torch fp32"), ("bundle", f"bundle {form.precision}")):
-            row = [f"{100 * measured[name][key]:.1f}" for key in ("accuracy", "forget_k1", "retain_k1")]
-            click.echo(f"  {label:<22}{row[0]:>8}{row[1]:>12}{row[2]:>12}")
-        for warning in measured["warnings"]:
-            click.echo(f"warning: {warning}")
+    if report.accuracy is not None:
+        _show_accuracy(report.accuracy, form)
     if triton is not None:
         for path in write_repository(Bundle.open(out), triton, overwrite=overwrite):
             click.echo(f"wrote {path}")
 
 
+def _samples(checkpoint: "Checkpoint", form: GraphForm, measure: MeasureConfig) -> "TestSamples | None":
+    """Test samples, where any are asked for and can be found."""
+    from pfm_export.graph.accuracy import find_samples
+    from pfm_export.graph.front_ends import FRONT_ENDS
+
+    kind = form.input_kind(checkpoint.preprocess.kind)
+    if not FRONT_ENDS.get(kind.name).measures_accuracy:
+        if measure.dataset is None:
+            return None
+        raise ConfigError(
+            "--dataset asks for accuracy, which is measured on the data as it is stored, and a graph with the input "
+            f"{kind.name} takes something else; measure an export without it, whose weights are the same"
+        )
+    if not measure.test_samples or (form.precision == "fp32" and measure.dataset is None):
+        return None
+    try:
+        return find_samples(
+            checkpoint, dataset=measure.dataset, data_dir=measure.data_dir, max_samples=measure.test_samples
+        )
+    except DataError as error:
+        if measure.dataset is not None:
+            raise
+        click.echo(f"note: accuracy is not measured: {error}")
+        return None
+
+
+def _show_accuracy(report: "AccuracyReport", form: GraphForm) -> None:
+    click.echo(f"on {report.num_samples} test samples   accuracy  forget k=1  retain k=1  (%)")
+    for label, found in (("torch fp32", report.fp32), (f"bundle {form.precision}", report.bundle)):
+        shares = (found.accuracy, found.forget_k1, found.retain_k1)
+        click.echo("  {:<22}{:>8.1f}{:>12.1f}{:>12.1f}".format(label, *(100 * share for share in shares)))
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}")
+
+
 @export.command("check")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint the bundle was exported from.")
-@click.option("--model_name", default=None, help="Where the frozen backbone lies, if not where it was in training.")
+@click.option("--model_name", default=None, help="Where the frozen backbone is, if not where it was in training.")
 def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
     """Compare a bundle's graph with the checkpoint's model.
 
@@ -141,20 +167,3 @@ def triton_repository(bundle: Path, repository: Path, name: str, overwrite: bool
 
     for path in write_repository(Bundle.open(bundle), repository, config, name=name, overwrite=overwrite):
         click.echo(f"wrote {path}")
-
-
-@export.command("erase")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
-@click.option("--reason", default="", help="Free text for the record.")
-@click.option("--requested_by", default="", help="Free text for the record.")
-def erase(bundle: Path, classes: str, reason: str, requested_by: str) -> None:
-    """Remove classes from a bundle's files, for good. Needs no torch."""
-    from pfm_export.serving.bundle import REMAINS, Bundle
-
-    opened = Bundle.open(bundle)
-    left = opened.erase(split_names(classes), reason=reason, requested_by=requested_by).classes
-    gone = [name for name in opened.classes.names if name not in left.names]
-    click.echo(f"erased {', '.join(gone)} from {bundle}\nclasses left: {left.describe()}")
-    for remark in REMAINS:
-        click.echo(f"still there: {remark}")

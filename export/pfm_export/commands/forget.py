@@ -4,9 +4,9 @@ They stand here and not beside `pfm train` since they know bundles as well as ch
 """
 
 import datetime
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,82 @@ from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run
 from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import certificate
+
+if TYPE_CHECKING:
+    from pfm.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of `pfm forget`; the attributes are its options."""
+
+    artifacts: tuple[Path, ...]
+    classes: str
+    ckpt: Path | None
+    out: Path | None
+    in_place: bool
+    suspend: bool
+    restore: bool
+    profile: str | None
+    scrub: bool
+    epsilon: float
+    budget: float
+    reason: str
+    requested_by: str
+    out_certificate: Path | None
+    key: Path | None
+
+    @property
+    def keys(self) -> list[str]:
+        """Names or numbers of the classes."""
+        return split_names(self.classes)
+
+    @property
+    def edits_profiles(self) -> bool:
+        """Whether nothing is to be removed."""
+        return self.suspend or self.restore
+
+    @property
+    def in_place_paths(self) -> list[Path]:
+        """The artifacts to be changed for good."""
+        return [*self.artifacts, *([self.ckpt] if self.ckpt else [])]
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ClassNameError: no class is named.
+            ConfigError: which options.
+        """
+        assert self.keys
+        if self.key is not None and self.out_certificate is None:
+            raise ConfigError("--key signs a certificate; name the file to write with --certificate")
+        if self.edits_profiles:
+            self._check_profiles()
+        elif self.profile is not None:
+            raise ConfigError("--profile belongs to --suspend or --restore; an erased class is gone for everyone")
+        elif self.scrub and (self.in_place or self.ckpt is None):
+            raise ConfigError(
+                "--scrub writes a new checkpoint; name the one to start from with --ckpt, without --in_place"
+            )
+        elif self.in_place:
+            if not self.in_place_paths or self.out is not None:
+                raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
+        elif self.artifacts:
+            raise ConfigError(
+                f"{self.artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
+            )
+        elif self.ckpt is None:
+            raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
+
+    def _check_profiles(self) -> None:
+        others = (
+            self.ckpt, self.out, self.out_certificate, self.in_place, self.scrub, self.reason, self.requested_by,
+        )  # fmt: skip
+        if (self.suspend and self.restore) or any(others):
+            raise ConfigError("--suspend and --restore take bundles, --classes and --profile, and nothing else")
+        if not self.artifacts:
+            raise ConfigError("name the bundles whose profile is to change")
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
@@ -45,23 +121,7 @@ from pfm.forgetting import certificate
     type=click.Path(path_type=Path),
     help="Ed25519 key (PEM) to sign with; made where there is none.  [default: the certificate's name with .key]",
 )
-def forget(
-    artifacts: tuple[Path, ...],
-    classes: str,
-    ckpt: Path | None,
-    out: Path | None,
-    in_place: bool,
-    suspend: bool,
-    restore: bool,
-    profile: str | None,
-    scrub: bool,
-    epsilon: float,
-    budget: float,
-    reason: str,
-    requested_by: str,
-    out_certificate: Path | None,
-    key: Path | None,
-) -> None:
+def forget(**given: Any) -> None:
     """Erase classes: prompts, classifier rows, averaged copies and optimizer moments.
 
     pfm forget --classes 3 --in_place ARTIFACT… erases from any number of checkpoints, resume states,
@@ -75,61 +135,41 @@ def forget(
 
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
     """
-    keys = split_names(classes)
-    if key is not None and out_certificate is None:
-        raise ConfigError("--key signs a certificate; name the file to write with --certificate")
-    if suspend or restore:
-        others = (ckpt, out, out_certificate, in_place, scrub, reason, requested_by)
-        if (suspend and restore) or any(others):
-            raise ConfigError("--suspend and --restore take bundles, --classes and --profile, and nothing else")
-        _edit_profiles(artifacts, keys, profile or "default", is_suspended=suspend)
+    request = Request(**given)
+    request.check()
+    if request.edits_profiles:
+        _edit_profiles(request)
         return
-    if profile is not None:
-        raise ConfigError("--profile belongs to --suspend or --restore; an erased class is gone for everyone")
-    if scrub and (in_place or ckpt is None):
-        raise ConfigError("--scrub writes a new checkpoint; name the one to start from with --ckpt, without --in_place")
-    if in_place:
-        paths = [*artifacts, *([ckpt] if ckpt else [])]
-        if not paths or out is not None:
-            raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
-        done = _erase_in_place(paths, keys, reason, requested_by)
-    elif artifacts:
-        raise ConfigError(
-            f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
-        )
-    elif ckpt is None:
-        raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
-    else:
-        settings = (epsilon, budget) if scrub else None
-        done = [_write_copy(ckpt, keys, out, reason, requested_by, settings)]
-    if out_certificate is not None:
-        _certify(out_certificate, key, done, keys, reason, requested_by)
+    done = _erase_in_place(request) if request.in_place else [_write_copy(request)]
+    if request.out_certificate is not None:
+        _certify(request.out_certificate, request, done)
 
 
-def _edit_profiles(folders: Sequence[Path], keys: list[str], profile: str, *, is_suspended: bool) -> None:
-    from pfm_export.serving.bundle import Bundle
+def _edit_profiles(request: Request) -> None:
+    from pfm_export.serving.bundle import DEFAULT_PROFILE, Bundle
 
-    if not folders:
-        raise ConfigError("name the bundles whose profile is to change")
-    bundles = [Bundle.open(folder) for folder in folders]
+    profile = request.profile or DEFAULT_PROFILE
+    bundles = [Bundle.open(folder) for folder in request.artifacts]
     for bundle in bundles:  # all are looked at before one is changed
-        bundle.classes.positions(keys)
-        if not is_suspended:
+        bundle.classes.positions(request.keys)
+        if request.restore:
             bundle.suspended(profile)
-    for folder, found in zip(folders, bundles, strict=True):
-        bundle = (found.suspend if is_suspended else found.restore)(keys, profile=profile)
+    for folder, found in zip(request.artifacts, bundles, strict=True):
+        bundle = (found.suspend if request.suspend else found.restore)(request.keys, profile=profile)
         out = bundle.suspended(profile)
         names = [name for position, name in enumerate(bundle.classes.names) if position in out]
         click.echo(f"{folder}: profile {profile} leaves out {', '.join(names) or 'nothing'}")
-    if is_suspended:
+    if request.suspend:
         click.echo("no byte was removed: the classes are in the bundles as before, for whoever has the files")
 
 
-def _erase_in_place(paths: Sequence[Path], keys: list[str], reason: str, requested_by: str) -> list[Path]:
+def _erase_in_place(request: Request) -> list[Path]:
     from pfm_export.erasing import erase_everywhere
     from pfm_export.serving.bundle import REMAINS
 
-    found, outcomes = erase_everywhere(paths, keys, reason=reason, requested_by=requested_by)
+    found, outcomes = erase_everywhere(
+        request.in_place_paths, request.keys, reason=request.reason, requested_by=request.requested_by
+    )
     for outcome in outcomes:
         click.echo(f"{outcome.what:<17}  {outcome.path}")
     done = [outcome.path for outcome in outcomes if outcome.what != "never had it"]
@@ -137,30 +177,25 @@ def _erase_in_place(paths: Sequence[Path], keys: list[str], reason: str, request
     for file in found.linked:
         click.echo(f"still there: {file} has another name on this disk, which holds the file as it was; delete it too")
     for file in found.foreign:
-        click.echo(f"not looked into: {file} is no artifact of pfm and may hold tensors")
+        click.echo(f"not looked into: {file} is not an artifact of pfm and may hold tensors")
     from_checkpoints = ("copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach",)
     for remark in (REMAINS[0].replace("the graph's ", "the "), *from_checkpoints):
         click.echo(f"still there: {remark}")
     return done
 
 
-def _write_copy(
-    ckpt: Path,
-    keys: list[str],
-    out: Path | None,
-    reason: str,
-    requested_by: str,
-    scrubbing: tuple[float, float] | None,
-) -> Path:
+def _write_copy(request: Request) -> Path:
     from pfm.forgetting import files as forgetting
     from pfm.model.checkpoint import load_checkpoint
 
+    ckpt, keys = request.ckpt, request.keys
+    assert ckpt is not None
     checkpoint = load_checkpoint(ckpt)
     positions = checkpoint.classes.positions(keys)
-    target = out or forgetting.erased_path(ckpt, checkpoint, positions)
-    scrubbed = None if scrubbing is None else _scrub(checkpoint, keys, target, *scrubbing)
+    target = request.out or forgetting.erased_path(ckpt, checkpoint, positions)
+    scrubbed = _scrub(checkpoint, request, target) if request.scrub else None
     record = forgetting.erase_file(
-        ckpt, checkpoint, keys, target, reason=reason, requested_by=requested_by, scrubbed=scrubbed
+        ckpt, checkpoint, keys, target, reason=request.reason, requested_by=request.requested_by, scrubbed=scrubbed
     )
     left = checkpoint.classes.without(positions)
     click.echo(f"erased {', '.join(entry['name'] for entry in record['classes'])}: {', '.join(record['erased'])}")
@@ -171,7 +206,7 @@ def _write_copy(
     return target
 
 
-def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budget: float) -> Any:
+def _scrub(checkpoint: "Checkpoint", request: Request, target: Path) -> "Checkpoint":
     """The retuned checkpoint; its report is written beside the target."""
     import torch
 
@@ -184,29 +219,31 @@ def _scrub(checkpoint: Any, keys: list[str], target: Path, epsilon: float, budge
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     data = load_data(data_of_run(checkpoint, DataConfig()), checkpoint.preprocess.storage)
-    config = ScrubConfig(epsilon=epsilon, budget=budget)
+    config = ScrubConfig(epsilon=request.epsilon, budget=request.budget)
     folder = target.parent / "pfm-audit" / "models"
-    scrubbed, report = scrub(checkpoint, data, keys, config, QUICK, folder, torch.device("cpu"), say=click.echo)
-    write_json(target.with_suffix(".scrub.json"), report)
-    what = "within" if report["is_within"] else "NOT within"
-    last = report["rounds"][-1]
+    scrubbed, report = scrub(checkpoint, data, request.keys, config, QUICK, folder, torch.device("cpu"), say=click.echo)
+    write_json(target.with_suffix(".scrub.json"), report.to_dict())
+    what = "within" if report.is_within else "NOT within"
+    last = report.rounds[-1]
     click.echo(
-        f"{what} --epsilon {epsilon:g}: the gap is {last['gap']:+.3f} (up to {last['gap_high']:+.3f}); it cost "
-        f"{100 * report['retained_cost']:.1f} points on the retained classes"
-        + ("" if report["is_within"] else "; the budget is spent")
+        f"{what} --epsilon {request.epsilon:g}: the gap is {last.gap:+.3f} (up to {last.gap_high:+.3f}); it cost "
+        f"{100 * report.retained_cost:.1f} points on the retained classes"
+        + ("" if report.is_within else "; the budget is spent")
     )
     return scrubbed
 
 
-def _certify(path: Path, key: Path | None, done: list[Path], keys: list[str], reason: str, requested_by: str) -> None:
-    key_path = key or path.with_suffix(".key")
+def _certify(path: Path, request: Request, done: list[Path]) -> None:
+    key_path, keys = request.key or path.with_suffix(".key"), request.keys
     if key_path.resolve() == path.resolve():
         raise ConfigError(f"--certificate and --key are both {path}; give two files")
     signer, is_new = certificate.load_key(key_path)
     numbers = [int(text) for text in keys if text.isdecimal()]
     described = [certificate.describe_artifact(artifact, keys, numbers) for artifact in done]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    certificate.write_certificate(path, signer, described, reason=reason, requested_by=requested_by, time=now)
+    certificate.write_certificate(
+        path, signer, described, reason=request.reason, requested_by=request.requested_by, time=now
+    )
     click.echo(f"wrote {path}, signed with the {'new ' if is_new else ''}key in {key_path}")
     click.echo(f"public key {certificate.public_hex(signer)}: publish it, so that others can tell it is yours")
 

@@ -5,8 +5,12 @@ Quantisation must not bring a forgotten class back, and parity on random inputs 
 Letters: N samples, B batch, C classes.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import numpy as np
 import torch
 
 from pfm.data.config import DataConfig
-from pfm.data.inputs import Preprocess, preprocess_from_dict
+from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
 from pfm.errors import DataError
 from pfm.evaluation.samples import label_positions
@@ -23,6 +27,8 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.views import Views, averaged
 from pfm.seeds import make_generator
+from pfm.storage import Json
+from pfm_export.graph.front_ends import FRONT_ENDS
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.runtime import Tensor
@@ -36,10 +42,50 @@ MOST_ACCURACY_LOST, MOST_FORGET_GAINED = 0.5, 1.0
 class TestSamples:
     """Inputs as stored, such as images (N, 1 or 3, H, W) uint8, and the place of each one's class in the bank (N,)."""
 
-    __test__ = False  # pytest, this is no test
+    __test__ = False  # pytest, this is not a test
 
     inputs: torch.Tensor
     labels: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracies:
+    """Shares in [0, 1] of test samples that are answered right.
+
+    Attributes:
+        accuracy: all prompts there.
+        forget_k1, retain_k1: samples of a class whose prompt is left out, and those of the others; mean over the
+            classes. `retain_k1` is nan where all samples are of one class.
+    """
+
+    accuracy: float
+    forget_k1: float
+    retain_k1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyReport:
+    """What a bundle's precision costs on test samples.
+
+    Attributes:
+        num_samples: N.
+        bundle, fp32: of the bundle, and of the float32 model in torch.
+        worst_difference: of a logit, all prompts there.
+    """
+
+    num_samples: int
+    bundle: Accuracies
+    fp32: Accuracies
+    worst_difference: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what the precision spoils; none where it spoils nothing."""
+        return precision_warnings(self.bundle, self.fp32)
+
+    def to_dict(self) -> Json:
+        """As it stands in a manifest."""
+        return {**asdict(self), "warnings": self.warnings}
 
 
 def find_samples(
@@ -74,66 +120,64 @@ def find_samples(
 
 
 @torch.inference_mode()
-def measure_accuracy(model: PromptedClassifier, folder: Path, samples: TestSamples) -> dict[str, Any]:
+def measure_accuracy(model: PromptedClassifier, folder: Path, samples: TestSamples) -> AccuracyReport:
     """Accuracy, and forget and retain accuracy for k = 1 (mean over the classes), of a bundle and of its model.
 
     All classifier rows are given and only prompts are left out, as `pfm eval` does it.
-
-    Returns:
-        For the manifest: `bundle` and `fp32` with the three accuracies in [0, 1], the worst
-        difference of a logit with all prompts there, and `warnings` for people.
     """
     bundle = Bundle.open(folder)
-    runner = GraphRunner(bundle)
-    preprocess = preprocess_from_dict(bundle.preprocess)
+    runner, kind = GraphRunner(bundle), bundle.input
+    preprocess = preprocess_from_dict(bundle.manifest["preprocess"])
+    front_end = FRONT_ENDS.get(kind.name)(kind, preprocess)
     everything = tuple(range(model.num_classes))
     actives = [everything, *(tuple(p for p in everything if p != gone) for gone in everything)]
-    right: dict[str, list[torch.Tensor]] = {"bundle": [], "fp32": []}
+    of_bundle: list[torch.Tensor] = []
+    of_model: list[torch.Tensor] = []
     worst = 0.0
     for stored, labels in zip(samples.inputs.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
         views = Views.of(model, preprocess, stored)
-        taken = _trunks(runner, preprocess, stored)
-        answers: dict[str, list[torch.Tensor]] = {"bundle": [], "fp32": []}
+        taken = [(runner.trunk(inputs), weight) for inputs, weight in front_end.windows(stored)]
         for active in actives:
-            expected = views.logits(shared_set(list(active), len(stored), torch.device("cpu")))
-            sets = [active] * len(stored)
-            found = averaged(
-                taken,
-                lambda tokens: torch.from_numpy(runner.head(bundle, tokens, sets, everything)),  # noqa: B023  # used at once
+            present = shared_set(list(active), len(stored), torch.device("cpu"))
+            expected = views.logits(present)
+            found = model.readout.by_class(
+                _scores(runner, bundle, taken, [active] * len(stored)), present, model.num_classes
             )
-            if bundle.readout == "prompt":  # one score per active prompt -> (B, C)
-                found = torch.full_like(expected, -torch.inf).index_copy(1, torch.tensor(active), found)
             if active == everything:
                 worst = float(np.maximum(worst, (found - expected).abs().max().item()))
-            answers["fp32"].append(model.predict(expected) == labels)
-            answers["bundle"].append(model.predict(found) == labels)
-        for name, rows in answers.items():
-            right[name].append(torch.stack(rows))  # (1 + C, B)
-    result: dict[str, Any] = {
-        "num_samples": len(samples.labels),
-        **{name: _accuracies(torch.cat(parts, dim=1), samples.labels) for name, parts in right.items()},
-        "worst_difference": worst,
-    }
-    return {**result, "warnings": judge(result["bundle"], result["fp32"])}
+            of_model.append(model.predict(expected) == labels)
+            of_bundle.append(model.predict(found) == labels)
+    return AccuracyReport(
+        num_samples=len(samples.labels),
+        bundle=_accuracies(_joined(of_bundle, len(actives)), samples.labels),
+        fp32=_accuracies(_joined(of_model, len(actives)), samples.labels),
+        worst_difference=worst,
+    )
 
 
-def _trunks(
-    runner: GraphRunner, preprocess: Preprocess, stored: torch.Tensor
-) -> list[tuple[Tensor, torch.Tensor | None]]:
-    """What the graph's trunk makes of a batch as stored, window by window."""
-    if runner.form.uint8_input:
-        planes = stored.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
-        return [(runner.trunk(planes.numpy()), None)]
-    return [(runner.trunk(inputs.numpy()), weight) for inputs, weight in preprocess.windows(stored)]
+def _scores(
+    runner: GraphRunner,
+    bundle: Bundle,
+    taken: Sequence[tuple[Tensor, torch.Tensor | None]],
+    actives: Sequence[tuple[int, ...]],
+) -> torch.Tensor:
+    """Scores (B, C), or (B, K) of the active sets, averaged over the windows."""
+    rows = range(len(bundle.classes))
+    return averaged(taken, lambda tokens: torch.from_numpy(runner.head(bundle, tokens, actives, rows)))
 
 
-def judge(found: dict[str, float], fp32: dict[str, float]) -> list[str]:
+def _joined(right: list[torch.Tensor], num_sets: int) -> torch.Tensor:
+    """Right answers (B,) of one batch and set after another -> (sets, N)."""
+    return torch.stack([torch.cat(right[number::num_sets]) for number in range(num_sets)])
+
+
+def precision_warnings(found: Accuracies, fp32: Accuracies) -> list[str]:
     """Sentences on what a precision spoils; none where it spoils nothing."""
-    warnings = []
-    lost = 100 * (fp32["accuracy"] - found["accuracy"])
+    warnings: list[str] = []
+    lost = 100 * (fp32.accuracy - found.accuracy)
     if lost > MOST_ACCURACY_LOST:
         warnings.append(f"accuracy is {lost:.1f} points below float32's; more than {MOST_ACCURACY_LOST} is too much")
-    gained = 100 * (found["forget_k1"] - fp32["forget_k1"])
+    gained = 100 * (found.forget_k1 - fp32.forget_k1)
     if gained > MOST_FORGET_GAINED:
         warnings.append(
             f"forgotten classes are recognised {gained:.1f} points more often than in float32; "
@@ -142,13 +186,13 @@ def judge(found: dict[str, float], fp32: dict[str, float]) -> list[str]:
     return warnings
 
 
-def _accuracies(right: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+def _accuracies(right: torch.Tensor, labels: torch.Tensor) -> Accuracies:
     """From right answers (1 + C, N), the first row with all prompts, row 1 + c without that of class c."""
     present = labels.unique().tolist()
     forget = [right[1 + c][labels == c].double().mean() for c in present]
     retain = [right[1 + c][labels != c].double().mean() for c in present if bool((labels != c).any())]
-    return {
-        "accuracy": float(right[0].double().mean()),
-        "forget_k1": float(torch.stack(forget).mean()),
-        "retain_k1": float(torch.stack(retain).mean()) if retain else float("nan"),
-    }
+    return Accuracies(
+        accuracy=float(right[0].double().mean()),
+        forget_k1=float(torch.stack(forget).mean()),
+        retain_k1=float(torch.stack(retain).mean()) if retain else float("nan"),
+    )

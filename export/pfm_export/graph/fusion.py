@@ -4,6 +4,10 @@ onnxscript's rewriter finds them in the eager export: attention with its project
 bias with GELU. What comes out is for ONNX Runtime alone: TensorRT and others do not know `com.microsoft`.
 """
 
+# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# onnxscript has no types
+
 import numpy as np
 import onnx
 import onnx_ir

@@ -5,64 +5,71 @@ rewrite there.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pfm.data.images import ImagePreprocess
+from pfm.backbones.spec import BackboneSpec
 from pfm.data.inputs import Preprocess
-from pfm.data.sounds import SoundPreprocess
+from pfm.registry import Registry
+from pfm.storage import Json
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 _OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type")
+# by the kind of preprocessing: what the field's processor of that kind reads, from the preprocessing as it is stored
+PROCESSORS: Registry[Callable[[Mapping[str, Any]], Json]] = Registry("processor for the preprocessing")
 
 
-def without_classes(config: dict[str, Any]) -> dict[str, Any]:
+def without_classes(config: Mapping[str, Any]) -> dict[str, Any]:
     """A Hugging Face configuration without labels, nor the folder it was read from."""
     return {key: value for key, value in config.items() if key not in _OF_CLASSES and not key.startswith("_")}
 
 
-def hub_files(config: dict[str, Any], preprocess: Preprocess) -> dict[str, bytes]:
+def hub_files(spec: BackboneSpec, preprocess: Preprocess) -> dict[str, bytes]:
     """Both files' content, by name."""
-    if isinstance(preprocess, SoundPreprocess):
-        model, processor = _of_sounds(config, preprocess)
-    else:
-        model, processor = _of_images(config, preprocess)
+    _, model_class = spec.family.hf_classes()
+    model = {
+        **without_classes(spec.config),
+        "architectures": [model_class.__name__],
+        "model_type": spec.family.name,
+    }
+    processor = PROCESSORS.get(preprocess.kind)(preprocess.to_dict())
     return {name: _as_json(values) for name, values in ((CONFIG, model), (PREPROCESSOR, processor))}
 
 
-def _of_sounds(config: dict[str, Any], preprocess: SoundPreprocess) -> tuple[dict[str, Any], dict[str, Any]]:
-    model = {**without_classes(config), "architectures": ["ASTModel"], "model_type": "audio-spectrogram-transformer"}
-    processor = {
+def _of_sounds(settings: Mapping[str, Any]) -> Json:
+    return {
         "feature_extractor_type": "ASTFeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": preprocess.sampling_rate,
-        "num_mel_bins": preprocess.num_mel_bins,
-        "max_length": preprocess.max_length,
+        "sampling_rate": settings["sampling_rate"],
+        "num_mel_bins": settings["num_mel_bins"],
+        "max_length": settings["max_length"],
         "padding_value": 0.0,
         "do_normalize": True,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
+        "mean": settings["mean"],
+        "std": settings["std"],
         "return_attention_mask": False,
     }
-    return model, processor
 
 
-def _of_images(config: dict[str, Any], preprocess: ImagePreprocess) -> tuple[dict[str, Any], dict[str, Any]]:
-    model = {**without_classes(config), "architectures": ["ViTModel"], "model_type": "vit"}
-    processor = {
+def _of_images(settings: Mapping[str, Any]) -> Json:
+    return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": preprocess.size, "width": preprocess.size},
-        "resample": _RESAMPLE[preprocess.resample],
+        "size": {"height": settings["size"], "width": settings["size"]},
+        "resample": _RESAMPLE[settings["resample"]],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
+        "image_mean": list(settings["mean"]),
+        "image_std": list(settings["std"]),
     }
-    return model, processor
 
 
-def _as_json(values: dict[str, Any]) -> bytes:
+PROCESSORS.register("image", _of_images)
+PROCESSORS.register("audio", _of_sounds)
+
+
+def _as_json(values: Json) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()

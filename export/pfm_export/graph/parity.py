@@ -3,34 +3,30 @@
 Letters: B batch, K active prompts, C classes, S pixels of the model's side.
 """
 
-from collections.abc import Sequence
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from pfm.data.images import ImagePreprocess
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.mel import log_mel
-from pfm.data.sounds import SoundPreprocess
 from pfm.errors import PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.seeds import make_generator
+from pfm.storage import Json
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.front_ends import FRONT_ENDS, ParityInput
+from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 
 BATCH_SIZES = (1, 3, 8)
-# Of the largest logit, or of 1 where all logits are smaller. float32: rounding only. The others are
-# bounds on random inputs that a wrong graph does not meet; what a precision costs on real data is
-# measured as accuracy.
-TOLERANCES = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
-# two implementations of one antialiased resize differ by 1e-4 of a grey level, which the graph passes on
-UINT8_TOLERANCE = 1e-4
-# a convolution and a fast Fourier transform differ by rounding, which the logarithm of a quiet bin makes large
-FRONTEND_TOLERANCE = 1e-3
 
 
 class ParityError(PfmError):
@@ -59,11 +55,16 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All cases compared, and the size of the numbers that were."""
+    """All cases compared.
+
+    Attributes:
+        largest_logit: size of the numbers that were compared.
+        relative_tolerance: of a difference, relative to the largest logit, or to 1 where that is smaller.
+    """
 
     cases: tuple[ParityCase, ...]
     largest_logit: float
-    relative_tolerance: float = TOLERANCES["fp32"]
+    relative_tolerance: float
 
     @property
     def worst_difference(self) -> float:
@@ -74,7 +75,7 @@ class ParityReport:
         """Absolute: the relative one times the largest logit, or times 1 where that is smaller."""
         return self.relative_tolerance * max(1.0, self.largest_logit)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "worst_difference": self.worst_difference,
             "largest_logit": self.largest_logit,
@@ -97,7 +98,8 @@ class ParityReport:
         return "\n".join(lines)
 
     def require(self) -> None:
-        """
+        """Refuse a graph that is off.
+
         Raises:
             ParityError: a difference above the tolerance.
         """
@@ -120,11 +122,9 @@ def active_sets(num_classes: int) -> list[tuple[int, ...]]:
 def check_parity(model: PromptedClassifier, folder: Path, *, tolerance: float | None = None) -> ParityReport:
     """Compare a bundle in ONNX Runtime on the CPU with the torch model it was made from.
 
-    The tolerance in float32 is 1e-5 of the largest logit (or of 1): `TOLERANCES`; with uint8 images
-    `UINT8_TOLERANCE`, with samples `FRONTEND_TOLERANCE`.
-
     Args:
-        tolerance: relative to the largest logit.  [default: by the bundle's precision]
+        tolerance: relative to the largest logit.  [default: that of the precision, or of the nodes in front of the
+            graph where they ask for more]
 
     Raises:
         ParityError: another name, another shape, or a difference above the tolerance.
@@ -144,119 +144,112 @@ def measure_parity(model: PromptedClassifier, folder: Path, *, tolerance: float 
         ParityError: a bundle of another model, or a graph with other names or shapes.
     """
     bundle = Bundle.open(folder)
-    positions = _positions(model, bundle)
-    runner = GraphRunner(bundle)
-    form = runner.form
-    expected, found = form.signatures(bundle.readout, bundle.preprocess["kind"]), runner.signatures()
-    for name, wanted in expected.items():
-        if found[name] != wanted:
-            raise ParityError(f"the inputs and outputs of {name} are {found[name]}, expected {wanted}")
-
-    model = model.eval()
+    form, kind = GraphForm.of(bundle), bundle.input
+    comparison = _Comparison(model.eval(), bundle, GraphRunner(bundle))
+    comparison.require_names(form)
+    front_end = FRONT_ENDS.get(kind.name)(kind, preprocess_from_dict(bundle.manifest["preprocess"]))
     cases: list[ParityCase] = []
-    largest = 0.0
-    sets = active_sets(len(bundle.classes))
-    every = range(len(bundle.classes))
     for batch_size in BATCH_SIZES:
-        for what, inputs, pixels in _inputs(bundle, runner, batch_size):
-            tokens = runner.trunk(inputs)  # once, whatever the number of sets
-            batches = [(active,) * batch_size for active in sets]
-            if form.per_request_prompts and batch_size > 1:
-                batches.append(tuple(sets[row % len(sets)] for row in range(batch_size)))
-            for actives in batches:
-                wanted = _logits(model, pixels, [[positions[p] for p in active] for active in actives]).numpy()
-                got = runner.head(bundle, tokens, actives, every)
-                longest = max(actives, key=len)
-                shape = (batch_size, len(bundle.classes) if bundle.readout == "cls" else len(longest))
-                case = ParityCase(batch_size, longest, 0.0, is_mixed=len(set(actives)) > 1, inputs=what)
-                if got.shape != shape:
-                    raise ParityError(f"{case.describe()}: shape {got.shape}, expected {shape}")
-                difference = 0.0
-                for row, active in enumerate(actives):
-                    read = every if bundle.readout == "cls" else active
-                    right = wanted[row, [positions[p] for p in read]]
-                    # a nan stays one, and fails
-                    difference = float(np.maximum(difference, np.abs(got[row, : len(right)] - right).max(initial=0)))
-                    largest = max(largest, float(np.abs(right).max(initial=0)))
-                    if not (got[row, len(right) :] < -1e3).all():
-                        raise ParityError(f"{case.describe()}: a padded place of row {row} has a score")
-                cases.append(ParityCase(batch_size, longest, difference, is_mixed=case.is_mixed, inputs=what))
+        for given in front_end.parity_inputs(batch_size, make_generator("parity", batch_size)):
+            cases += comparison.cases(given, can_mix=form.per_request_prompts and batch_size > 1)
     if tolerance is None:
-        tolerance = max(
-            TOLERANCES[form.precision],
-            UINT8_TOLERANCE if form.uint8_input else 0,
-            FRONTEND_TOLERANCE if form.with_frontend else 0,
-        )
-    return ParityReport(tuple(cases), largest, tolerance)
+        tolerance = max(PRECISIONS.get(form.precision).tolerance, front_end.tolerance)
+    return ParityReport(tuple(cases), comparison.largest, tolerance)
+
+
+class _Comparison:
+    """A model beside the graph that was made from it, both in evaluation.
+
+    Attributes:
+        largest: size of the largest logit compared so far.
+    """
+
+    def __init__(self, model: PromptedClassifier, bundle: Bundle, runner: GraphRunner) -> None:
+        self.largest = 0.0
+        self._model = model
+        self._bundle = bundle
+        self._runner = runner
+        self._positions = _positions(model, bundle)  # in the model, of each of the bundle's classes
+        self._scores_all = not bundle.stated.signatures.scores_prompts
+
+    def require_names(self, form: GraphForm) -> None:
+        """
+        Raises:
+            ParityError: a graph has other inputs or outputs than the form has.
+        """
+        readout = self._model.readout
+        expected = form.signatures(type(self._bundle.input), readout.graph_inputs, readout.graph_output)
+        found = self._runner.signatures()
+        for name, wanted in expected.files.items():
+            if found.files[name] != wanted:
+                raise ParityError(f"the inputs and outputs of {name} are {found.files[name]}, expected {wanted}")
+
+    def cases(self, given: ParityInput, *, can_mix: bool) -> Iterator[ParityCase]:
+        """One batch with several active sets.
+
+        Args:
+            can_mix: rows of one batch can have different sets.
+
+        Raises:
+            ParityError: another shape.
+        """
+        tokens = self._runner.trunk(given.taken)  # once, whatever the number of sets
+        batch_size, sets = len(given.taken), active_sets(len(self._bundle.classes))
+        batches = [(active,) * batch_size for active in sets]
+        if can_mix:
+            batches.append(tuple(sets[row % len(sets)] for row in range(batch_size)))
+        every = range(len(self._bundle.classes))
+        for actives in batches:
+            in_model = [[self._positions[p] for p in active] for active in actives]
+            wanted: Floats = _logits(self._model, given.wanted, in_model).numpy()
+            got = self._runner.head(self._bundle, tokens, actives, every)
+            yield self._case(given.name, actives, wanted, got)
+
+    def _case(self, inputs: str, actives: tuple[tuple[int, ...], ...], wanted: Floats, got: Floats) -> ParityCase:
+        """Compare logits of the model (B, C) with what the graph gives: (B, C), or (B, K) with padding behind."""
+        every, longest, is_mixed = range(len(self._bundle.classes)), max(actives, key=len), len(set(actives)) > 1
+        shape = (len(actives), len(every) if self._scores_all else len(longest))
+        what = ParityCase(len(actives), longest, 0.0, is_mixed, inputs).describe()
+        if got.shape != shape:
+            raise ParityError(f"{what}: shape {got.shape}, expected {shape}")
+        difference = 0.0
+        for row, active in enumerate(actives):
+            read = every if self._scores_all else active
+            right = wanted[row, [self._positions[p] for p in read]]
+            # a nan stays one, and fails
+            difference = float(np.maximum(difference, np.abs(got[row, : len(right)] - right).max(initial=0)))
+            self.largest = max(self.largest, float(np.abs(right).max(initial=0)))
+            if not (got[row, len(right) :] < -1e3).all():
+                raise ParityError(f"{what}: a padded place of row {row} has a score")
+        return ParityCase(len(actives), longest, difference, is_mixed, inputs)
 
 
 def _positions(model: PromptedClassifier, bundle: Bundle) -> list[int]:
-    """Position in the model of each of the bundle's classes."""
+    """Position in the model of each of the bundle's classes.
+
+    Raises:
+        ParityError: the bundle is of another model.
+    """
     own = dict(zip(model.classes.ids, model.classes.names, strict=True))
     lacking = [name for i, name in zip(bundle.classes.ids, bundle.classes.names, strict=True) if own.get(i) != name]
     if lacking:
         raise ParityError(f"the bundle has classes that the checkpoint lacks: {', '.join(lacking)}")
     for what, stated, wanted in (
-        ("readout", bundle.readout, model.config.readout),
-        ("hidden size", bundle.manifest["hidden_size"], model.backbone.hidden_size),
-        ("tokens per prompt", bundle.manifest["prompt_tokens"], model.config.prompt_tokens),
-        ("input", _stated_shape(bundle.preprocess), model.backbone.input_shape),
+        ("readout", bundle.stated.readout, model.config.readout),
+        ("hidden size", bundle.stated.hidden_size, model.backbone.hidden_size),
+        ("tokens per prompt", bundle.stated.prompt_tokens, model.config.prompt_tokens),
+        ("input", bundle.input.model_shape, model.backbone.input_shape),
     ):
         if stated != wanted:
             raise ParityError(f"the bundle is not of this checkpoint: its {what} is {stated}, not {wanted}")
     return [model.classes.ids.index(i) for i in bundle.classes.ids]
 
 
-def _inputs(bundle: Bundle, runner: GraphRunner, batch_size: int) -> list[tuple[str, np.ndarray, torch.Tensor]]:
-    """What goes in: a name for it, as the graph takes it, and as the model does (B, …)."""
-    generator = make_generator("parity", batch_size)
-    preprocess = preprocess_from_dict(bundle.preprocess)
-    if isinstance(preprocess, SoundPreprocess) and runner.form.with_frontend:
-        return _sounds(preprocess, batch_size, generator)
-    if not (runner.form.uint8_input and isinstance(preprocess, ImagePreprocess)):
-        inputs = torch.randn(batch_size, *_stated_shape(bundle.preprocess), generator=generator)
-        return [("random", inputs.numpy(), inputs)]
-    size = preprocess.size
-    inputs = []
-    for height, width in ((size, size), (2 * size + 3, size + 5), (size // 2 + 1, 3 * size)):
-        images = torch.randint(0, 256, (batch_size, 3, height, width), generator=generator, dtype=torch.uint8)
-        inputs.append((f"{width}x{height} uint8", images.permute(0, 2, 3, 1).contiguous().numpy(), preprocess(images)))
-    return inputs
-
-
-def _stated_shape(settings: dict[str, Any]) -> tuple[int, ...]:
-    """Of one model input, as a manifest has it."""
-    if settings["kind"] == "audio":
-        return (settings["max_length"], settings["num_mel_bins"])
-    return (3, settings["size"], settings["size"])
-
-
-def _sounds(
-    preprocess: SoundPreprocess, batch_size: int, generator: torch.Generator
-) -> list[tuple[str, np.ndarray, torch.Tensor]]:
-    """Noise, and tones that stop and begin, in clips of uneven length; features by torchaudio's filterbank."""
-    form = preprocess.storage
-    window = (preprocess.max_length - 1) * form.hop + form.frame_size
-    found = []
-    for what, longest in (("noise", window), ("tones", 2 * window), ("short clips", form.frame_size + 5 * form.hop)):
-        lengths = torch.randint(form.frame_size, longest + 1, (batch_size,), generator=generator)
-        lengths[0] = longest
-        waves = 0.1 * torch.randn(batch_size, longest, generator=generator)
-        if what == "tones":
-            seconds = torch.arange(longest) / form.sampling_rate
-            waves = 0.3 * (2 * torch.pi * 440 * seconds).sin() * (seconds * 8).sin().clamp_min(0) + 1e-3 * waves
-        is_there = torch.arange(longest) < lengths.unsqueeze(1)
-        taken = torch.where(is_there, waves, torch.nan)
-        wanted = preprocess(log_mel(torch.where(is_there, waves, 0.0), lengths, form))
-        found.append((what, taken.numpy(), wanted))
-    return found
-
-
-def _logits(model: PromptedClassifier, pixels: torch.Tensor, actives: Sequence[Sequence[int]]) -> torch.Tensor:
+def _logits(model: PromptedClassifier, inputs: torch.Tensor, actives: Sequence[Sequence[int]]) -> torch.Tensor:
     """The model's logits (B, C), each row computed with its own active set and no mask."""
-    tokens = model.trunk(pixels)
+    tokens = model.trunk(inputs)
     if len({tuple(active) for active in actives}) == 1:
-        return model.head(tokens, shared_set(list(actives[0]), len(pixels), torch.device("cpu")))
+        return model.head(tokens, shared_set(list(actives[0]), len(inputs), torch.device("cpu")))
     rows = [
         model.head(tokens[row : row + 1], shared_set(list(active), 1, torch.device("cpu")))
         for row, active in enumerate(actives)

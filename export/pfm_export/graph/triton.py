@@ -13,17 +13,18 @@ rows come with them, and every trunk. All others take whole batches as one reque
 Names, types and dimensions are those that ONNX Runtime reads in the graph itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from pfm.errors import StorageError
 from pfm.options import option
 from pfm.storage import make_folder, write_bytes, write_text
-from pfm_export.serving.bundle import MODEL, Bundle
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
-from pfm_export.serving.runtime import load_graph
+from pfm_export.graph.precisions import PRECISIONS
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.runtime import End, ends_of, load_graph
+from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 
 CONFIG, VERSION = "config.pbtxt", "1"
 BATCH = "batch"  # what our graphs call the axis that Triton may batch over
@@ -52,38 +53,34 @@ class _Word:
     text: str
 
 
-@dataclass(frozen=True)
-class _End:
-    """An input or output as the graph has it; an axis without a fixed size is a name."""
-
-    name: str
-    data_type: str
-    shape: tuple[int | str, ...]
+_Field: TypeAlias = "bool | int | str | _Word | list[int] | _Message | list[_Message]"
+_Message: TypeAlias = "dict[str, _Field]"
 
 
 @dataclass(frozen=True)
 class _Graph:
     """A graph's inputs and outputs, and what Triton shall make of them."""
 
-    inputs: tuple[_End, ...]
-    outputs: tuple[_End, ...]
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
 
     @property
     def can_batch(self) -> bool:
         return all(end.shape[:1] == (BATCH,) for end in (*self.inputs, *self.outputs))
 
 
-def model_folders(folder: Path, name: str, form: GraphForm, *, overwrite: bool = False) -> dict[str, Path]:
-    """Where each graph of a form goes, by its file in the bundle; the ensemble of a split form under "".
+def model_folders(folder: Path, name: str, *, is_split: bool, overwrite: bool = False) -> dict[str, Path]:
+    """Where each graph goes, by its file in the bundle; the ensemble of trunk and head under "".
 
     Args:
         name: of the model in Triton.
+        is_split: the bundle has trunk and head.
         overwrite: models that are there already may be replaced.
 
     Raises:
         StorageError: one of the folders is in use.
     """
-    names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if form.split else {MODEL: name}
+    names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if is_split else {MODEL: name}
     folders = {file: folder / model for file, model in names.items()}
     for path in folders.values():
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -91,7 +88,7 @@ def model_folders(folder: Path, name: str, form: GraphForm, *, overwrite: bool =
         if not overwrite:
             raise StorageError(f"{path} exists and is not empty; choose another folder, or give --overwrite")
         if not (path / CONFIG).is_file():
-            raise StorageError(f"{path} is no model of Triton's, so --overwrite leaves it alone; choose another folder")
+            raise StorageError(f"{path} is not a Triton model, so --overwrite leaves it alone; choose another folder")
     return folders
 
 
@@ -112,7 +109,7 @@ def write_repository(
         StorageError: a model of that name is there already, or a file cannot be written.
     """
     config, name = config or TritonConfig(), name or bundle.folder.resolve().name
-    folders = model_folders(folder, name, GraphForm.of(bundle), overwrite=overwrite)
+    folders = model_folders(folder, name, is_split=bundle.stated.signatures.is_split, overwrite=overwrite)
     graphs = {file: _read_graph(bundle, file) for file in folders if file}
     for file, graph in graphs.items():
         write_bytes(folders[file] / VERSION / MODEL, bundle.model_bytes(file))
@@ -125,25 +122,20 @@ def write_repository(
 
 
 def _read_graph(bundle: Bundle, file: str) -> _Graph:
-    session = load_graph(bundle, device="cpu", threads=1, name=file)
-
-    def ends(nodes: Iterable[Any]) -> tuple[_End, ...]:
-        return tuple(_End(node.name, TYPES[node.type], tuple(node.shape)) for node in nodes)
-
-    return _Graph(ends(session.get_inputs()), ends(session.get_outputs()))
+    return _Graph(*ends_of(load_graph(bundle, device="cpu", threads=1, name=file)))
 
 
-def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> dict[str, Any]:
-    is_int8 = GraphForm.of(bundle).precision == "int8"
-    settings: dict[str, Any] = {
+def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) -> _Message:
+    kind = "KIND_CPU" if PRECISIONS.get(bundle.stated.precision).is_for_cpus else "KIND_AUTO"
+    settings: _Message = {
         "name": name,
         "backend": "onnxruntime",
         "default_model_filename": MODEL,
         "max_batch_size": config.max_batch_size if graph.can_batch else 0,
         "input": [_end(end, graph.can_batch) for end in graph.inputs],
         "output": [_end(end, graph.can_batch) for end in graph.outputs],
-        # int8 is for CPUs; the others run on the GPUs that are there
-        "instance_group": [{"count": config.instances, "kind": _Word("KIND_CPU" if is_int8 else "KIND_AUTO")}],
+        # auto: on the GPUs that are there
+        "instance_group": [{"count": config.instances, "kind": _Word(kind)}],
     }
     if graph.can_batch:
         settings["dynamic_batching"] = {"max_queue_delay_microseconds": config.queue_delay_us}
@@ -161,7 +153,7 @@ def _of_graph(name: str, graph: _Graph, bundle: Bundle, config: TritonConfig) ->
     return settings
 
 
-def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -> dict[str, Any]:
+def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -> _Message:
     """The trunk's tokens go to the head inside Triton; requests with different active sets share the trunk's batch."""
     trunk, head = steps.values()
     can_batch = trunk.can_batch and head.can_batch
@@ -187,52 +179,52 @@ def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -
     }
 
 
-def _end(end: _End, can_batch: bool) -> dict[str, Any]:
+def _end(end: End, can_batch: bool) -> _Message:
     """With `can_batch` Triton puts the batch in front itself."""
     dims = [-1 if isinstance(size, str) else size for size in end.shape[1 if can_batch else 0 :]]
-    entry = {"name": end.name, "data_type": _Word(end.data_type), "dims": dims}
+    entry: _Message = {"name": end.name, "data_type": _Word(TYPES[end.type]), "dims": dims}
     # Triton knows no input without dimensions: a number per row is asked for as [1]
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _without_reshape(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_reshape(entry: _Message) -> _Message:
     return {key: value for key, value in entry.items() if key != "reshape"}
 
 
-def _warm_up(end: _End, bundle: Bundle, *, has_batch: bool) -> dict[str, Any]:
+def _warm_up(end: End, bundle: Bundle, *, has_batch: bool) -> _Message:
     """Zeros, also for how many of the prompts each row has."""
-    settings = bundle.preprocess
-    side = settings.get("size", 1)
-    prompts = WARM_UP_PROMPTS * bundle.manifest["prompt_tokens"]
-    known = {BATCH: 1, "height": side, "width": side, "samples": settings.get("sampling_rate", 1)}
+    prompts = WARM_UP_PROMPTS * bundle.stated.prompt_tokens
+    known = {BATCH: 1, **bundle.input.sizes}
     shape = [known.get(size, prompts) if isinstance(size, str) else size for size in end.shape]
     dims = shape if has_batch else shape[1:] or [1]
-    return {"data_type": _Word(end.data_type), "dims": dims, "zero_data": True}
+    return {"data_type": _Word(TYPES[end.type]), "dims": dims, "zero_data": True}
 
 
-def _text(settings: Mapping[str, Any]) -> str:
+def _text(settings: _Message) -> str:
     """Protobuf's text format."""
     return "\n".join(_lines(settings)) + "\n"
 
 
-def _lines(settings: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
+def _lines(settings: _Message, indent: str = "") -> list[str]:
+    lines: list[str] = []
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key} {{", *_lines(value, indent + "  "), f"{indent}}}"]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                lines += [f"{indent}{key} {{", *_lines(entry, indent + "  "), f"{indent}}}"]
-        else:
+        messages = [value] if isinstance(value, dict) else _messages(value)
+        for message in messages:
+            lines += [f"{indent}{key} {{", *_lines(message, indent + "  "), f"{indent}}}"]
+        if not messages:
             lines.append(f"{indent}{key}: {_scalar(value)}")
     return lines
 
 
-def _scalar(value: Any) -> str:
+def _messages(value: _Field) -> list[_Message]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _scalar(value: _Field) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return f"[{', '.join(_scalar(entry) for entry in value)}]"
+        return f"[{', '.join(map(str, value))}]"
     if isinstance(value, _Word):
         return value.text
     if isinstance(value, str):

@@ -1,85 +1,59 @@
 """What an export is on disk: a graph that belongs to no class, and a small bank that holds them.
 
-    model.onnx         the graph; prompts (and classifier rows) are its inputs (see pfm_export.serving.form for others)
-    bank.safetensors   `prompt.<i>` [m, D], and with the cls readout `weight.<i>` [D], `bias.<i>` []
+    model.onnx         the graph; prompts (and classifier rows) are its inputs (see `pfm_export.serving.signature`)
+    bank.safetensors   everything of the classes (see `pfm_export.serving.bank`)
     manifest.json      classes, preprocessing, profiles, versions, SHA-256 of the files
     ledger.jsonl       what was erased, each line carrying the hash of the line before
 
 Erasing a class rewrites the bank. The ledger line is written first, then the bank, then the
 manifest. Whoever opens a bundle between two of these steps sees the class as erased, and the next
 erasure finishes what was left.
-
-Letters: K classes that are used, m tokens per prompt, D hidden size.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
-
-from pfm.classes import ClassList, check_removal
+from pfm.classes import check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.ledger import LEDGER, LOCK
-from pfm.storage import explain, finite, locked, sha256_bytes, write_bytes, write_json
+from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.storage import Json, locked, sha256_bytes, write_bytes
+from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
+from pfm_export.serving.kinds import InputKind
+from pfm_export.serving.manifest import FORMAT, VERSION, Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.signature import MODEL
 
-FORMAT = "pfm-bundle"
-VERSION = 1
-MODEL, BANK, MANIFEST = "model.onnx", "bank.safetensors", "manifest.json"
-OWN_HASH = "manifest_sha256"
 DEFAULT_PROFILE = "default"
-
-INPUT_PROMPTS, INPUT_WEIGHT, INPUT_BIAS = "prompts", "class_weight", "class_bias"
-INPUT_LENS = "prompt_lens"
-OUTPUT = {"cls": "logits", "prompt": "scores"}
-
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
     "other copies of this bundle and the checkpoint it was exported from are out of reach",
 )
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The bank's rows of some classes, ready to be fed: prompts [K·m, D], weight [K, D], bias [K]."""
-
-    prompts: np.ndarray
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-
-    def feed(self) -> dict[str, np.ndarray]:
-        inputs = {INPUT_PROMPTS: self.prompts}
-        if self.weight is not None and self.bias is not None:
-            inputs |= {INPUT_WEIGHT: self.weight, INPUT_BIAS: self.bias}
-        return inputs
-
-
 class Bundle:
     """A bundle that was read and found whole.
 
     Attributes:
-        folder: where it lies.
-        manifest: as read.
+        folder: where it is.
+        stated: what its manifest says.
         classes: those that can be served; a class whose erasure was interrupted is not among them.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], records: list[dict[str, Any]], bank: bytes) -> None:
+    def __init__(self, folder: Path, stated: Manifest, records: list[Record], bank: bytes) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.stated = stated
         self._records = records
-        self._bank_sha256 = sha256_bytes(bank)
-        self._tensors = _parse_bank(bank)
-        self.classes = _manifest_classes(manifest)
-        self.pending = self._find_pending()
-        if self.pending is not None:
-            gone = {entry["id"] for entry in self.pending["classes"]}
-            self.classes = self.classes.without(p for p, i in enumerate(self.classes.ids) if i in gone)
-        self._check_bank()
+        shape = BankShape(stated.hidden_size, stated.prompt_tokens, has_rows=stated.signatures.takes_rows)
+        self._bank = Bank.parse(bank, shape)
+        self.classes = stated.classes
+        self._pending = self._find_pending()
+        gone = {number for number, _ in self.pending}
+        self.classes = self.classes.without(p for p, i in enumerate(self.classes.ids) if i in gone)
+        missing = self._bank.missing(self.classes.ids)
+        if missing is not None:
+            raise BundleError(f"{folder / BANK} has no fitting {missing}; export again")
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -90,52 +64,39 @@ class Bundle:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise BundleError(f"no bundle {folder}; `pfm export onnx` writes one")
+            raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
+        stated = read_manifest(folder)
         try:
-            manifest = json.loads(_read(folder / MANIFEST))
-        except ValueError as error:
-            raise BundleError(f"{folder / MANIFEST} is damaged ({error})") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise BundleError(f"{folder / MANIFEST} is not the manifest of a bundle")
-        if manifest.get("version") != VERSION:
-            raise BundleError(f"{folder} is a bundle of format {manifest.get('version')}; this pfm reads {VERSION}")
-        stated = manifest.pop(OWN_HASH, None)
-        if stated != _hash(manifest):
-            raise BundleError(f"{folder / MANIFEST} was changed; restore it or export again")
-        try:
-            records = ledger.read(folder / LEDGER)
-            return cls(folder, manifest, records, _read(folder / BANK))
+            return cls(folder, stated, ledger.read(folder / LEDGER), read_file(folder / BANK))
         except StorageError as error:
             raise BundleError(str(error)) from error
         except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+            raise BundleError(f"{folder} is damaged ({type(error).__name__}: {error})") from error
 
     @property
-    def readout(self) -> str:
-        return self.manifest["readout"]
+    def manifest(self) -> dict[str, Any]:
+        """The whole manifest, as read."""
+        return self.stated.document
+
+    @cached_property
+    def input(self) -> InputKind:
+        """What the graphs take for what is classified.
+
+        Raises:
+            ConfigError: a kind that nothing installed here has registered.
+        """
+        return self.stated.input_kind()
 
     @property
-    def has_unknown(self) -> bool:
-        return self.manifest["wrong_target"] == "none"
-
-    @property
-    def unknown_below(self) -> float:
-        """Largest probability under which the answer is `unknown`; 0 where there is no such threshold."""
-        return self.manifest.get("unknown_below", 0.0)
-
-    @property
-    def preprocess(self) -> dict[str, Any]:
-        return self.manifest["preprocess"]
+    def pending(self) -> tuple[tuple[int, str], ...]:
+        """Number and name of the classes whose erasure was begun and not finished."""
+        entries: list[Record] = [] if self._pending is None else self._pending["classes"]
+        return tuple((entry["id"], entry["name"]) for entry in entries)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
         """SHA-256 of each graph; they tell one bundle from another, whatever was erased."""
-        return {name: entry["sha256"] for name, entry in self.manifest["files"].items() if name.endswith(".onnx")}
-
-    @property
-    def profiles(self) -> dict[str, list[int]]:
-        """Ids of the classes that each profile leaves out."""
-        return self.manifest.get("profiles", {})
+        return {name: file.sha256 for name, file in self.stated.files.items() if name.endswith(".onnx")}
 
     def suspended(self, profile: str | None = None) -> set[int]:
         """Positions of the classes that a profile leaves out; None is the profile "default", which may be absent.
@@ -143,16 +104,12 @@ class Bundle:
         Raises:
             ClassNameError: no such profile.
         """
-        name = DEFAULT_PROFILE if profile is None else profile
-        if name not in self.profiles and profile not in (None, DEFAULT_PROFILE):
-            known = ", ".join(sorted(self.profiles)) or "none"
-            raise ClassNameError(f"no profile {profile!r}; the bundle's profiles: {known}")
-        left_out = self.profiles.get(name, [])
+        name, profiles = DEFAULT_PROFILE if profile is None else profile, self.stated.profiles
+        if name not in profiles and profile not in (None, DEFAULT_PROFILE):
+            known = ", ".join(sorted(profiles)) or "none"
+            raise ClassNameError(f"there is no profile {profile!r}; the bundle's profiles: {known}")
+        left_out = profiles.get(name, ())
         return {position for position, number in enumerate(self.classes.ids) if number in left_out}
-
-    @property
-    def input_name(self) -> str:
-        return self.manifest["input"]["name"]
 
     def model_bytes(self, name: str = MODEL) -> bytes:
         """A graph, its hash checked on the very bytes that are returned.
@@ -160,24 +117,17 @@ class Bundle:
         Args:
             name: the file; a bundle exported with --split has trunk.onnx and head.onnx.
         """
-        if name not in self.manifest["files"]:
-            graphs = ", ".join(file for file in self.manifest["files"] if file.endswith(".onnx"))
-            raise BundleError(f"{self.folder} has no {name}; its graphs are {graphs}")
-        content = _read(self.folder / name)
-        if sha256_bytes(content) != self.manifest["files"][name]["sha256"]:
+        stated = self.stated.files.get(name)
+        if stated is None:
+            raise BundleError(f"{self.folder} has no {name}; its graphs are {', '.join(self.graph_hashes)}")
+        content = read_file(self.folder / name)
+        if sha256_bytes(content) != stated.sha256:
             raise BundleError(f"{self.folder / name} was changed since it was exported; export it again")
         return content
 
     def rows(self, positions: Sequence[int]) -> Rows:
         """The rows of the classes at `positions`, in that order."""
-        width = self.manifest["hidden_size"]
-        ids = [self.classes.ids[p] for p in positions]
-        prompts = [self._tensors[f"prompt.{i}"] for i in ids] or [np.zeros((0, width), np.float32)]
-        if self.readout != "cls":
-            return Rows(np.concatenate(prompts), None, None)
-        weight = np.stack([self._tensors[f"weight.{i}"] for i in ids]) if ids else np.zeros((0, width), np.float32)
-        bias = np.array([self._tensors[f"bias.{i}"] for i in ids], dtype=np.float32)
-        return Rows(np.concatenate(prompts), weight, bias)
+        return self._bank.rows([self.classes.ids[p] for p in positions])
 
     def erase(self, keys: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> "Bundle":
         """Remove classes from the files, for good; returns the bundle as it is afterwards.
@@ -218,25 +168,25 @@ class Bundle:
         with locked(self.folder / LOCK):
             bundle = Bundle.open(self.folder).finish_pending()
             chosen = {bundle.classes.ids[p] for p in bundle.classes.positions(keys)}
-            left_out = edit(set(bundle.profiles.get(profile, [])), chosen)
+            profiles = bundle.stated.profiles
+            left_out = edit(set(profiles.get(profile, ())), chosen)
             if left_out >= set(bundle.classes.ids):
                 raise ClassNameError(f"no class would be left in profile {profile!r}; leave at least one active")
-            profiles = {**bundle.profiles, profile: sorted(left_out)}
-            write_manifest(self.folder, {**bundle.manifest, "profiles": profiles})
+            write_manifest(self.folder, {**bundle.manifest, "profiles": {**profiles, profile: sorted(left_out)}})
             return Bundle.open(self.folder)
 
     def _erase(self, names: Sequence[str], reason: str, requested_by: str) -> "Bundle":
         positions = self.classes.positions(names)
         check_removal(self.classes, positions)
         gone = [{"id": self.classes.ids[p], "name": self.classes.names[p]} for p in positions]
-        bank = _without(self._tensors, [entry["id"] for entry in gone])
+        bank = self._bank.without(self.classes.ids[p] for p in positions)
         record = ledger.seal(
             self._records,
             {
                 "action": "erase",
                 "classes": gone,
                 "file": BANK,
-                "sha256_before": self._bank_sha256,
+                "sha256_before": self._bank.sha256,
                 "sha256_after": sha256_bytes(bank),
                 "remains": list(REMAINS),
                 "reason": reason,
@@ -248,117 +198,56 @@ class Bundle:
 
     def finish_pending(self) -> "Bundle":
         """Complete an erasure that was interrupted, if there is one."""
-        if self.pending is None:
+        if self._pending is None:
             return self
-        gone = self.pending["classes"]
-        if self._bank_sha256 != self.pending["sha256_after"]:
-            write_bytes(self.folder / BANK, _without(self._tensors, [entry["id"] for entry in gone]))
+        after = self._pending["sha256_after"]
+        if self._bank.sha256 != after:
+            write_bytes(self.folder / BANK, self._bank.without(number for number, _ in self.pending))
         size = (self.folder / BANK).stat().st_size
-        files = {**self.manifest["files"], BANK: {"sha256": self.pending["sha256_after"], "size_bytes": size}}
-        manifest = {
+        document = {
             **self.manifest,
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
-            "erased": [*self.manifest["erased"], *gone],
+            "erased": [*self.manifest["erased"], *self._pending["classes"]],
             "profiles": {
                 name: [number for number in left_out if number in self.classes.ids]
-                for name, left_out in self.profiles.items()
+                for name, left_out in self.stated.profiles.items()
             },
-            "files": files,
-            "ledger_head": self.pending["hash"],
+            "files": {**self.manifest["files"], BANK: {"sha256": after, "size_bytes": size}},
+            "ledger_head": self._pending["hash"],
         }
-        write_manifest(self.folder, manifest)
+        write_manifest(self.folder, document)
         return Bundle.open(self.folder)
 
-    def _find_pending(self) -> dict[str, Any] | None:
-        """The erasure that was begun and not finished; None where manifest, ledger and bank agree."""
-        stated = self.manifest["files"][BANK]["sha256"]
-        expected = self.manifest["ledger_head"]
+    def _find_pending(self) -> Record | None:
+        """The record of an erasure that was not finished; None where manifest, ledger and bank agree."""
+        before, expected = self.stated.files[BANK].sha256, self.stated.ledger_head
         if ledger.head(self._records) == expected:
-            if self._bank_sha256 != stated:
+            if self._bank.sha256 != before:
                 raise BundleError(f"{self.folder / BANK} was changed; restore it or export again")
             return None
         last = self._records[-1] if self._records else {}
-        fits = last.get("previous") == expected and last.get("sha256_before") == stated
-        if not fits or self._bank_sha256 not in (stated, last.get("sha256_after")):
+        fits = last.get("previous") == expected and last.get("sha256_before") == before
+        if not fits or self._bank.sha256 not in (before, last.get("sha256_after")):
             raise BundleError(f"{self.folder}: manifest, ledger and bank do not belong together; export again")
         return last
-
-    def _check_bank(self) -> None:
-        width, tokens = self.manifest["hidden_size"], self.manifest["prompt_tokens"]
-        shapes: dict[str, tuple[int, ...]] = {"prompt": (tokens, width)}
-        if self.readout == "cls":
-            shapes |= {"weight": (width,), "bias": ()}
-        for number in self.classes.ids:
-            for kind, shape in shapes.items():
-                tensor = self._tensors.get(f"{kind}.{number}")
-                if tensor is None or tensor.shape != shape or tensor.dtype != np.float32:
-                    raise BundleError(f"{self.folder / BANK} has no fitting {kind}.{number}; export again")
-
-
-Stamp = tuple[tuple[int, int, int], ...]
-
-
-def stamp(folder: Path) -> Stamp:
-    """What tells cheaply that a bundle's files are others than before.
-
-    Raises:
-        BundleError: one of them is gone.
-    """
-    try:
-        found = [(folder / name).stat() for name in (MANIFEST, LEDGER, BANK)]
-    except OSError as error:
-        raise BundleError(f"{folder} is no complete bundle any more: {explain(error)}") from error
-    return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
-
-
-def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
-    """Read a bundle that others may be writing at this moment, and its stamp.
-
-    Raises:
-        BundleError: it is damaged, which is only said of files that stood still while they were read.
-    """
-    if not (folder / MANIFEST).is_file():
-        return (), Bundle.open(folder)  # which says what is missing
-    while True:
-        before = stamp(folder)
-        try:
-            bundle = Bundle.open(folder)
-        except BundleError:
-            if stamp(folder) == before:
-                raise
-            continue
-        if stamp(folder) == before:
-            return before, bundle
-
-
-def per_request_feed(rows: Sequence[Rows], *, prompt_tokens: int) -> dict[str, np.ndarray]:
-    """Prompts (B, K·m, D), padded on the right with zeros, and prompt_lens (B,), from the rows of each request."""
-    longest = max(len(entry.prompts) for entry in rows)
-    prompts = np.zeros((len(rows), longest, rows[0].prompts.shape[1]), dtype=np.float32)
-    for padded, entry in zip(prompts, rows, strict=True):
-        padded[: len(entry.prompts)] = entry.prompts
-    lens = np.array([len(entry.prompts) // prompt_tokens for entry in rows], dtype=np.int32)
-    return {INPUT_PROMPTS: prompts, INPUT_LENS: lens}
 
 
 def write_bundle(
     folder: Path,
     *,
-    model: bytes | None = None,
-    graphs: Mapping[str, bytes] | None = None,
+    graphs: Mapping[str, bytes],
     others: Mapping[str, bytes] | None = None,
-    bank: dict[str, np.ndarray],
-    manifest: dict[str, Any],
+    bank: Mapping[str, Floats],
+    manifest: Json,
 ) -> None:
     """Write the files of a new bundle; the manifest, which makes it one, comes last.
 
     Args:
-        model: `model.onnx`, the ordinary graph.
-        graphs: the graphs by file name, where they are others.
+        graphs: by file name.
         others: further files by name; no class may be named in them.
+        manifest: what it says beside format, version and hashes.
     """
-    files = {**({} if model is None else {MODEL: model}), **(graphs or {}), **(others or {})}
-    files[BANK] = safetensors.numpy.save(bank)
+    files = {**graphs, **(others or {}), BANK: pack(bank)}
     for name, content in files.items():
         write_bytes(folder / name, content)
     write_bytes(folder / LEDGER, b"")
@@ -366,40 +255,3 @@ def write_bundle(
     write_manifest(
         folder, {"format": FORMAT, "version": VERSION, **manifest, "files": hashed, "ledger_head": ledger.START}
     )
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest with its own hash in it, so that no edit of it goes unseen."""
-    rest = {key: value for key, value in manifest.items() if key != OWN_HASH}
-    write_json(folder / MANIFEST, {**rest, OWN_HASH: _hash(rest)})
-
-
-def _hash(content: dict[str, Any]) -> str:
-    """SHA-256 over canonical JSON, a number that is not one written as null, as on disk."""
-    return sha256_bytes(json.dumps(finite(content), sort_keys=True, separators=(",", ":")).encode())
-
-
-def _without(tensors: dict[str, np.ndarray], ids: Iterable[int]) -> bytes:
-    gone = {f"{kind}.{number}" for kind in ("prompt", "weight", "bias") for number in ids}
-    return safetensors.numpy.save({name: tensor for name, tensor in tensors.items() if name not in gone})
-
-
-def _parse_bank(content: bytes) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"{BANK} is damaged ({error}); restore it or export again") from error
-
-
-def _manifest_classes(manifest: dict[str, Any]) -> ClassList:
-    entries = manifest["classes"]
-    return ClassList(tuple(entry["id"] for entry in entries), tuple(entry["name"] for entry in entries))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path.parent} is no complete bundle: {path.name} is missing") from error
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {explain(error)}") from error

@@ -1,34 +1,58 @@
-"""Images as a graph takes them; numpy, and Pillow where one is no array or has to be resized.
+"""Images as a graph takes them; numpy, and Pillow where one is not an array or has to be resized.
 
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from pfm.errors import DataError
 
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
-def preprocess(images: Sequence[Any], settings: dict[str, Any]) -> np.ndarray:
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What the manifest's `preprocess` says of images.
+
+    Attributes:
+        size: S.
+        mean, std: per channel, of pixel values in [0, 1].
+        resample: "bilinear" or "bicubic", both with antialiasing.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: str
+
+    @classmethod
+    def of(cls, preprocess: Mapping[str, Any]) -> "ImageSettings":
+        return cls(preprocess["size"], tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["resample"])
+
+
+def preprocess(images: Sequence[Any], settings: ImageSettings) -> Floats:
     """Images -> (B, 3, S, S) float32: resized without cropping, normalised, as in training.
 
     Args:
         images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3).
-        settings: the manifest's `preprocess`.
 
     Raises:
         DataError: an image that cannot be read, or none at all.
     """
-    size, resample = settings["size"], settings["resample"]
-    mean = np.asarray(settings["mean"], np.float32).reshape(3, 1, 1) * 255
-    std = np.asarray(settings["std"], np.float32).reshape(3, 1, 1) * 255
-    return np.stack([(_resized(array, size, resample) - mean) / std for array in _arrays(images)])
+    mean = np.asarray(settings.mean, np.float32).reshape(3, 1, 1) * 255
+    std = np.asarray(settings.std, np.float32).reshape(3, 1, 1) * 255
+    return np.stack([(_resized(array, settings) - mean) / std for array in _arrays(images)])
 
 
-def by_shape(images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
+def by_shape(images: Sequence[Any]) -> list[tuple[list[int], Pixels]]:
     """Images as they are, those of one size together: for each size the places and (B, H, W, 3) uint8.
 
     Raises:
@@ -42,15 +66,15 @@ def by_shape(images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
     return [(group, np.stack([colours[place] for place in group])) for group in places.values()]
 
 
-def _arrays(images: Sequence[Any]) -> list[np.ndarray]:
+def _arrays(images: Sequence[Any]) -> list[Pixels]:
     """Each image as uint8, (H, W) or (H, W, 1) or (H, W, 3)."""
     if len(images) == 0:
         raise DataError("no image was given")
     return [_array(image) for image in images]
 
 
-def _array(image: Any) -> np.ndarray:
-    array = image if isinstance(image, np.ndarray) else _decoded(image)
+def _array(image: Any) -> Pixels:
+    array: npt.NDArray[Any] = cast("npt.NDArray[Any]", image) if isinstance(image, np.ndarray) else _decoded(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
     if 0 in array.shape:
@@ -58,28 +82,29 @@ def _array(image: Any) -> np.ndarray:
     return array
 
 
-def _decoded(image: Any) -> np.ndarray:
+def _decoded(image: Any) -> npt.NDArray[Any]:
     """Of a file name or a PIL image; of anything else, what numpy makes of it."""
     from PIL import Image
 
     from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 
     if isinstance(image, str | os.PathLike):
-        name = os.fspath(image)
+        path = Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode(Image.open(image))
+            return decode(Image.open(path))
         except UNREADABLE as error:
-            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+            raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
     return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
 
 
-def _resized(array: np.ndarray, size: int, resample: str) -> np.ndarray:
+def _resized(array: Pixels, settings: ImageSettings) -> Floats:
     """(3, S, S) float32 in 0..255."""
+    size = settings.size
     planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
     if planes.shape[1:] != (size, size):
         from PIL import Image
 
-        method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[resample]
+        method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[settings.resample]
         # mode F: the same antialiased resize as in training, without rounding between the two passes
         resized = [np.asarray(Image.fromarray(p.astype(np.float32)).resize((size, size), method)) for p in planes]
         planes = np.stack(resized)

@@ -1,16 +1,18 @@
-"""The graphs of a bundle, of whatever form, called in one way.
+"""The graphs of a bundle, one or two, whatever their inputs, called in one way.
 
 Letters: B batch, T tokens, D hidden size, K active prompts, C classifier rows that are given.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pfm.errors import DataError
-from pfm_export.serving.bundle import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, Bundle, Rows, per_request_feed
-from pfm_export.serving.form import HEAD, TOKENS, TRUNK, GraphForm
+from pfm_export.serving.bank import Floats, per_request_feed
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runtime import Graph, Tensor, load_graph
+from pfm_export.serving.signature import INPUT_PROMPTS, TOKENS, TRUNK, Signatures
 
 MOST_KEPT = 64  # active sets whose rows stay on the device
 
@@ -30,18 +32,18 @@ class GraphRunner:
     def __init__(
         self, bundle: Bundle, *, device: str = "cpu", threads: int = 0, cuda_graphs: bool = False, spin: bool = True
     ) -> None:
-        self.form = GraphForm.of(bundle)
-        self._inputs = self.form.first_inputs(bundle.preprocess["kind"])
-        names = (TRUNK, HEAD) if self.form.split else (MODEL,)
+        self.input = bundle.input
+        self._ends = bundle.stated.signatures
+        self._prompt_tokens = bundle.stated.prompt_tokens
         self.graphs = {
             name: Graph(
                 load_graph(bundle, device=device, threads=threads, name=name, cuda_graphs=cuda_graphs, spin=spin),
                 keeps_output=name == TRUNK,
                 captures=cuda_graphs,
             )
-            for name in names
+            for name in self._ends.files
         }
-        self._last = self.graphs[names[-1]]
+        self._last = list(self.graphs.values())[-1]
         self._kept: tuple[Bundle, dict[tuple[object, ...], dict[str, Tensor]]] | None = None
 
     @property
@@ -49,45 +51,40 @@ class GraphRunner:
         """The execution provider that really runs the graphs."""
         return self._last.provider
 
-    def signatures(self) -> dict[str, tuple[list[str], list[str]]]:
+    def signatures(self) -> Signatures:
         """Names of inputs and outputs of each file, as ONNX Runtime sees them."""
-        return {name: (graph.inputs, graph.outputs) for name, graph in self.graphs.items()}
+        return Signatures({name: graph.signature for name, graph in self.graphs.items()})
 
-    def trunk(self, inputs: np.ndarray) -> Tensor:
+    def trunk(self, inputs: npt.NDArray[Any]) -> Tensor:
         """What any number of active sets can be asked of: tokens (B, T, D), or the inputs where there is no trunk."""
-        if not self.form.split:
-            return inputs
-        return self.graphs[TRUNK].run(self._first_feed(inputs))
+        return self.graphs[TRUNK].run(self.input.feed(inputs)) if self._ends.is_split else inputs
 
-    def scores(self, bundle: Bundle, inputs: np.ndarray, actives: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    def scores(self, bundle: Bundle, inputs: npt.NDArray[Any], actives: Sequence[tuple[int, ...]]) -> list[Floats]:
         """Each input's scores (K,), or logits, of its own active classes.
 
         Args:
             bundle: whose classes; the graphs must be its own.
-            inputs: (B, …) as the form takes them.
+            inputs: (B, …) as the graph takes them.
             actives: positions of each input's classes.
 
         Raises:
             DataError: inputs of another shape or type.
         """
-        wanted = np.uint8 if self.form.uint8_input else np.float32
-        if self.form.uint8_input and inputs.dtype != wanted:
-            raise DataError(f"the input does not fit the graph: it takes uint8 images, got {inputs.dtype}")
-        tokens = self.trunk(np.ascontiguousarray(inputs, dtype=wanted))
+        tokens = self.trunk(self.input.checked(inputs))
         groups: dict[tuple[int, ...], list[int]] = {}
         for place, active in enumerate(actives):
             groups.setdefault(active, []).append(place)
         if len(groups) == 1:
             return list(self.head(bundle, tokens, actives, actives[0]))
-        if self.form.per_request_prompts:
-            union = sorted(set().union(*groups))
+        if self._ends.has_own_prompts:
+            union = sorted(set[int]().union(*groups))
             found = self.head(bundle, tokens, actives, union)
-            if bundle.readout == "prompt":  # a column for each of a row's prompts, padding behind
+            if self._ends.scores_prompts:  # a column for each of a row's prompts, padding behind
                 return [row[: len(active)] for row, active in zip(found, actives, strict=True)]
             column = {position: index for index, position in enumerate(union)}
             return [row[[column[p] for p in active]] for row, active in zip(found, actives, strict=True)]
         whole = tokens if isinstance(tokens, np.ndarray) else tokens.numpy()
-        scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(actives)
+        scores: list[Floats] = [np.zeros(0, np.float32)] * len(actives)
         for active, places in groups.items():
             for place, row in zip(places, self.head(bundle, whole[places], [active], active), strict=True):
                 scores[place] = row
@@ -97,44 +94,35 @@ class GraphRunner:
         """Let go of the rows that are kept on the device."""
         self._kept = None
 
-    def head(self, bundle: Bundle, tokens: Tensor, actives: Sequence[Sequence[int]], rows: Sequence[int]) -> np.ndarray:
+    def head(self, bundle: Bundle, tokens: Tensor, actives: Sequence[Sequence[int]], rows: Sequence[int]) -> Floats:
         """Logits (B, C), or scores (B, K) with padding behind.
 
         Args:
             bundle: whose classes; the graphs must be its own.
             tokens: of `trunk`.
-            actives: positions of the active prompts of each input; all alike in a form whose prompts are shared.
-            rows: positions of the classifier rows given, where the readout has some.
+            actives: positions of the active prompts of each input; all alike in graphs whose prompts are shared.
+            rows: positions of the classifier rows given, where the graph takes some.
 
         Raises:
             DataError: inputs of another shape or type.
         """
-        if not self.form.per_request_prompts:
-            assert all(list(active) == list(actives[0]) for active in actives), "this form shares its prompts"
-            feed = self._rows(bundle, actives[0], rows)
-        else:
-            requests = [bundle.rows(active) for active in actives]
-            feed = {
-                **per_request_feed(requests, prompt_tokens=bundle.manifest["prompt_tokens"]),
-                **_classifier(bundle.rows(rows)),
-            }
-        return self.head_of(tokens, feed)
+        if not self._ends.has_own_prompts:
+            assert all(list(active) == list(actives[0]) for active in actives), "these graphs share their prompts"
+            return self.head_of(tokens, self._rows(bundle, actives[0], rows))
+        prompts = per_request_feed([bundle.rows(active) for active in actives], prompt_tokens=self._prompt_tokens)
+        return self.head_of(tokens, {**prompts, **bundle.rows(rows).classifier_feed()})
 
-    def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> np.ndarray:
+    def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> Floats:
         """As `head`, with everything of a class as the graph takes it."""
-        first = {TOKENS: tokens} if self.form.split else self._first_feed(tokens)
-        return self._last.run({**first, **feed}).numpy()
+        return self._last.run({**self._first(tokens), **feed}).numpy()
 
-    def _first_feed(self, inputs: Tensor) -> dict[str, Tensor]:
-        """What is classified, as the graph takes it."""
-        if not self.form.with_frontend:
-            return {self._inputs[0]: inputs}
-        assert isinstance(inputs, np.ndarray)
-        is_there = ~np.isnan(inputs)  # a row's samples, and NaN behind them
-        counts = is_there.sum(axis=1, dtype=np.int32)
-        return dict(zip(self._inputs, (np.where(is_there, inputs, np.float32(0)), counts), strict=True))
+    def _first(self, tokens: Tensor) -> Mapping[str, Tensor]:
+        if self._ends.is_split:
+            return {TOKENS: tokens}
+        assert isinstance(tokens, np.ndarray)  # where there is no trunk, they are the inputs
+        return self.input.feed(tokens)
 
-    def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> dict[str, Tensor]:
+    def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> Mapping[str, Tensor]:
         """The inputs that belong to classes, on the device since they were first asked for."""
         owner, kept = self._kept or (None, {})
         if owner is not bundle or len(kept) >= MOST_KEPT:
@@ -142,11 +130,6 @@ class GraphRunner:
             self._kept = (bundle, kept)
         key = (tuple(active), tuple(rows))
         if key not in kept:
-            feed = {INPUT_PROMPTS: bundle.rows(active).prompts, **_classifier(bundle.rows(rows))}
+            feed = {INPUT_PROMPTS: bundle.rows(active).prompts, **bundle.rows(rows).classifier_feed()}
             kept[key] = {name: self._last.put(array) for name, array in feed.items()}
         return kept[key]
-
-
-def _classifier(rows: Rows) -> dict[str, Tensor]:
-    given = rows.feed()
-    return {name: given[name] for name in (INPUT_WEIGHT, INPUT_BIAS) if name in given}

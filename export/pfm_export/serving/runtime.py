@@ -1,5 +1,9 @@
 """ONNX Runtime: which execution provider runs a graph, and calls with tensors that stay on its device."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
+# onnxruntime has no types
+
 import ctypes.util
 import os
 import threading
@@ -12,7 +16,8 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[attr-defined]  # no stubs
 
 from pfm.errors import BundleError, DataError, DeviceError
-from pfm_export.serving.bundle import MODEL, Bundle
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.signature import MODEL, Signature
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
@@ -61,7 +66,7 @@ def load_graph(
         CUDA: {"enable_cuda_graph": "1"} if cuda_graphs else {},
         CPU: {},
     }
-    if bundle.manifest.get("form", {}).get("precision") == "fp16":
+    if bundle.stated.precision == "fp16":
         settings[TENSORRT]["trt_fp16_enable"] = "1"
     content = bundle.model_bytes(name)
     try:
@@ -79,6 +84,24 @@ def load_graph(
     return session
 
 
+@dataclass(frozen=True)
+class End:
+    """An input or output of a graph: its name, type as ONNX Runtime writes it, and shape; an open size has a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+def ends_of(session: onnxruntime.InferenceSession) -> tuple[tuple[End, ...], tuple[End, ...]]:
+    """Inputs and outputs of a loaded graph, in order."""
+    inputs, outputs = (
+        tuple(End(node.name, node.type, tuple(node.shape)) for node in nodes)
+        for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs
+
+
 def choose_providers(device: str) -> list[str]:
     """Execution providers in the order in which ONNX Runtime shall try them.
 
@@ -86,7 +109,7 @@ def choose_providers(device: str) -> list[str]:
         DeviceError: an unknown device, or one that this build of ONNX Runtime does not have.
     """
     if device not in DEVICES:
-        raise DeviceError(f"no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
+        raise DeviceError(f"there is no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
     there = onnxruntime.get_available_providers()
     if device == "cpu":
         return [CPU]
@@ -108,7 +131,7 @@ class _Captured:
 
 
 class Graph:
-    """A loaded graph with one output; takes arrays, or tensors that already lie on its device.
+    """A loaded graph with one output; takes arrays, or tensors that are already on its device.
 
     Args:
         keeps_output: leave the output on the device, for the graph behind this one.
@@ -121,8 +144,8 @@ class Graph:
         self.session = session
         self.provider = session.get_providers()[0]
         self.device = "cpu" if self.provider == CPU else "cuda"
-        self.inputs = [node.name for node in session.get_inputs()]
-        self.outputs = [node.name for node in session.get_outputs()]
+        inputs, outputs = ends_of(session)
+        self.signature = Signature(tuple(end.name for end in inputs), tuple(end.name for end in outputs))
         self._output_device = self.device if keeps_output else "cpu"
         self._captures = captures
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
@@ -151,14 +174,14 @@ class Graph:
         binding = self.session.io_binding()
         for name, value in feed.items():
             binding.bind_ortvalue_input(name, self.put(value) if isinstance(value, np.ndarray) else value)
-        binding.bind_output(self.outputs[0], self._output_device)
+        binding.bind_output(self.signature.outputs[0], self._output_device)
         self.session.run_with_iobinding(binding, options)
         return binding.get_outputs()[0]
 
     def _replay(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
         """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them."""
         arrays = {name: _array(value) for name, value in feed.items()}
-        key = tuple(arrays[name].shape for name in self.inputs)
+        key = tuple(arrays[name].shape for name in self.signature.inputs)
         options = onnxruntime.RunOptions()
         with self._lock:
             kept = self._captured.get(key)
@@ -180,7 +203,7 @@ class Graph:
             for name, value in kept.inputs.items():
                 binding.bind_ortvalue_input(name, value)
             assert kept.output is not None
-            binding.bind_ortvalue_output(self.outputs[0], kept.output)
+            binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
             self.session.run_with_iobinding(binding, options)
             # copied out before the next run of this shape writes over it
             return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)

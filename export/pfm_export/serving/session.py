@@ -1,25 +1,27 @@
 """A bundle in service: ONNX Runtime, numpy and safetensors, no torch.
 
-Letters: B batch, K active classes, H and W pixels of an image, S pixels of the model's side.
+Letters: B batch, n items that are classified, K active classes.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pfm.classes import ClassList
 from pfm.errors import BundleError, ClassNameError, DataError
-from pfm_export.serving.bundle import Bundle, open_whole, stamp
-from pfm_export.serving.images import by_shape, preprocess
+from pfm_export.serving.bank import Floats
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.kinds import Batch, InputKind
+from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.sounds import Features, model_input, padded, windows
+from pfm_export.serving.watching import open_whole, stamp
 
 UNKNOWN = "unknown"
-WINDOWS_AT_ONCE = 16  # of sounds, in one pass
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Prediction:
 
     labels: list[str]
     classes: tuple[str, ...]
-    probabilities: np.ndarray
+    probabilities: Floats
 
 
 class PromptSession:
@@ -87,7 +89,7 @@ class PromptSession:
     another process, is not among the answers of any call that returns after it.
 
     Args:
-        folder: what `pfm export onnx` wrote, of any form and precision.
+        folder: what `pfm export onnx` wrote, with any of its options.
         device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
             `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
@@ -121,7 +123,7 @@ class PromptSession:
         self._graph_hashes = self._opened.graph_hashes
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
         for batch_size in warm_up:
-            self._warm_up(batch_size)
+            self.scores(self._runner.input.zeros(batch_size))
 
     @property
     def _bundle(self) -> Bundle:
@@ -147,7 +149,18 @@ class PromptSession:
 
     @property
     def manifest(self) -> dict[str, Any]:
+        """The bundle's manifest, as read."""
         return self._bundle.manifest
+
+    @property
+    def stated(self) -> Manifest:
+        """What the manifest says, with types."""
+        return self._bundle.stated
+
+    @property
+    def input(self) -> InputKind:
+        """What `predict` takes."""
+        return self._runner.input
 
     @property
     def provider(self) -> str:
@@ -166,7 +179,7 @@ class PromptSession:
 
     def predict(
         self,
-        inputs: np.ndarray,
+        inputs: npt.NDArray[Any],
         active: Iterable[str | int] | None = None,
         *,
         without: Iterable[str | int] = (),
@@ -186,7 +199,26 @@ class PromptSession:
             ClassNameError: an unknown, erased or suspended class, or an unknown profile.
             DataError: inputs of another shape or type.
         """
-        return self._predict_alike([(list(range(len(inputs))), inputs)], ActiveSet.of(active, without, profile))
+        chosen = ActiveSet.of(active, without, profile)
+        bundle, positions, scores = self._scores(lambda: [_given(inputs)], [chosen] * len(inputs))
+        return _answers(bundle, positions[0], np.stack(scores))
+
+    def predict_items(
+        self,
+        items: Sequence[Any],
+        active: Iterable[str | int] | None = None,
+        *,
+        without: Iterable[str | int] = (),
+        profile: str | None = None,
+    ) -> Prediction:
+        """Classify whatever the bundle's input kind reads, such as images or sounds; else as `predict`.
+
+        Raises:
+            DataError: an item that cannot be read, or none at all.
+        """
+        chosen = ActiveSet.of(active, without, profile)
+        bundle, positions, scores = self._scores(lambda: self._runner.input.batches(items), [chosen] * len(items))
+        return _answers(bundle, positions[0], np.stack(scores))
 
     def predict_images(
         self,
@@ -197,7 +229,8 @@ class PromptSession:
         profile: str | None = None,
     ) -> Prediction:
         """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
-        return self._predict_alike(self._pieces(images), ActiveSet.of(active, without, profile))
+        self._runner.input.require_items("images")
+        return self.predict_items(images, active, without=without, profile=profile)
 
     def predict_sounds(
         self,
@@ -218,25 +251,10 @@ class PromptSession:
         Raises:
             DataError: a sound that cannot be read or is too short, or a bundle of images.
         """
-        settings = self._opened.preprocess
-        if settings["kind"] != "audio":
-            raise DataError("this bundle classifies images; use predict_images")
-        features = Features.of(settings)
-        chosen = ActiveSet.of(active, without, profile)
-        while True:
-            bundle = self._bundle
-            positions = chosen.positions(bundle)
-            total = np.zeros((len(sounds), len(positions)))
-            frames = np.zeros((len(sounds), 1))
-            for batch in windows(sounds, features, batch=WINDOWS_AT_ONCE):
-                inputs = padded(batch) if self._runner.form.with_frontend else model_input(batch, features)
-                scores = np.stack(self._runner.scores(bundle, inputs, [positions] * len(inputs)))  # (B, K)
-                np.add.at(total, batch.owners, batch.frames[:, None] * scores)
-                np.add.at(frames, batch.owners, batch.frames[:, None])
-            if self._bundle is bundle:  # as in `_scores`
-                return _answers(bundle, positions, (total / frames).astype(np.float32))
+        self._runner.input.require_items("sounds")
+        return self.predict_items(sounds, active, without=without, profile=profile)
 
-    def predict_each(self, inputs: np.ndarray, sets: Sequence[ActiveSet]) -> list[Prediction]:
+    def predict_each(self, inputs: npt.NDArray[Any], sets: Sequence[ActiveSet]) -> list[Prediction]:
         """Classify each input with an active set of its own, for batches that mix tenants.
 
         A bundle exported with --per_request_prompts does it in one pass. With --split the trunk runs
@@ -254,20 +272,20 @@ class PromptSession:
         """
         if len(sets) != len(inputs):
             raise DataError(f"{len(inputs)} inputs, but {len(sets)} active sets")
-        bundle, actives, scores = self._scores([(list(range(len(inputs))), inputs)], sets)
+        bundle, actives, scores = self._scores(lambda: [_given(inputs)], sets)
         return [_answers(bundle, active, row[None]) for active, row in zip(actives, scores, strict=True)]
 
     def scores(
         self,
-        inputs: np.ndarray,
+        inputs: npt.NDArray[Any],
         active: Iterable[str | int] | None = None,
         *,
         without: Iterable[str | int] = (),
         profile: str | None = None,
-    ) -> np.ndarray:
+    ) -> Floats:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
         chosen = ActiveSet.of(active, without, profile)
-        return np.stack(self._scores([(list(range(len(inputs))), inputs)], [chosen] * len(inputs))[2])
+        return np.stack(self._scores(lambda: [_given(inputs)], [chosen] * len(inputs))[2])
 
     def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
@@ -282,63 +300,45 @@ class PromptSession:
         """Undo `suspend`."""
         self._bundle.restore(classes, profile=profile)
 
-    def _warm_up(self, batch_size: int) -> None:
-        settings = self._opened.preprocess
-        if settings["kind"] == "audio":
-            features = Features.of(settings)
-            shape = (features.max_length, features.num_mel_bins)
-            if self._runner.form.with_frontend:
-                shape = (features.window,)
-            self.scores(np.zeros((batch_size, *shape), np.float32))
-            return
-        size = settings["size"]
-        if self._runner.form.uint8_input:
-            self.scores(np.zeros((batch_size, size, size, 3), np.uint8))
-        else:
-            self.scores(np.zeros((batch_size, 3, size, size), np.float32))
-
-    def _pieces(self, images: Sequence[Any]) -> list[tuple[list[int], np.ndarray]]:
-        """Inputs of one shape together, each with its places in the batch."""
-        if self._opened.preprocess["kind"] != "image":
-            raise DataError("this bundle classifies sounds; use predict_sounds")
-        if self._runner.form.uint8_input:
-            return by_shape(images)
-        return [(list(range(len(images))), preprocess(images, self._opened.preprocess))]
-
-    def _predict_alike(self, pieces: list[tuple[list[int], np.ndarray]], chosen: ActiveSet) -> Prediction:
-        count = sum(len(places) for places, _ in pieces)
-        bundle, actives, scores = self._scores(pieces, [chosen] * count)
-        return _answers(bundle, actives[0], np.stack(scores))
-
     def _scores(
-        self, pieces: list[tuple[list[int], np.ndarray]], sets: Sequence[ActiveSet]
-    ) -> tuple[Bundle, list[tuple[int, ...]], list[np.ndarray]]:
-        """The bundle that answered, and each input's positions and scores (K,)."""
-        if not sets:
-            raise DataError("no input was given")
+        self, read: Callable[[], Iterable[Batch]], sets: Sequence[ActiveSet]
+    ) -> tuple[Bundle, list[tuple[int, ...]], list[Floats]]:
+        """The bundle that answered, and each item's positions and scores (K,), the average over its batch rows."""
         while True:
             bundle = self._bundle
             found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
             actives = [found[chosen] for chosen in sets]
-            scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sets)
-            for places, inputs in pieces:
-                rows = self._runner.scores(bundle, inputs, [actives[place] for place in places])
-                for place, row in zip(places, rows, strict=True):
-                    scores[place] = row
+            totals = [np.zeros(len(active)) for active in actives]
+            weights = np.zeros(len(sets))
+            for batch in read():
+                owners: list[int] = batch.owners.tolist()
+                rows = self._runner.scores(bundle, batch.inputs, [actives[owner] for owner in owners])
+                for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
+                    totals[owner] += weight * row
+                    weights[owner] += weight
             if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
-                return bundle, actives, scores
+                pairs = zip(totals, weights, strict=True)
+                return bundle, actives, [(total / weight).astype(np.float32) for total, weight in pairs]
 
 
-def _answers(bundle: Bundle, active: tuple[int, ...], scores: np.ndarray) -> Prediction:
-    """From scores (B, K)."""
+def _given(inputs: npt.NDArray[Any]) -> Batch:
+    """Graph inputs (B, …) that the caller made, one an item."""
+    if len(inputs) == 0:
+        raise DataError("no input was given")
+    return Batch.of_items(range(len(inputs)), inputs)
+
+
+def _answers(bundle: Bundle, active: tuple[int, ...], scores: Floats) -> Prediction:
+    """From scores (n, K)."""
     names = tuple(bundle.classes.names[p] for p in active)
-    if bundle.has_unknown:  # a fixed score of 0 that stands for none of these
-        scores = np.concatenate([scores, np.zeros((len(scores), 1), scores.dtype)], axis=1)
+    unknown, threshold = bundle.stated.unknown_score, bundle.stated.unknown_below
+    if unknown is not None:
+        scores = np.concatenate([scores, np.full((len(scores), 1), unknown, scores.dtype)], axis=1)
     shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     answers = (*names, UNKNOWN)
     winners = scores.argmax(axis=1)
-    if bundle.unknown_below:
-        winners = np.where(probabilities.max(axis=1) < bundle.unknown_below, len(names), winners)
-    labels = [answers[winner] for winner in winners]
+    if threshold:
+        winners = np.where(probabilities.max(axis=1) < threshold, len(names), winners)
+    labels = [answers[int(winner)] for winner in winners]
     return Prediction(labels, names, probabilities[:, : len(names)])

@@ -9,23 +9,26 @@ Letters: B windows, n samples, L frames of the model's window, M mel bins.
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from pfm.data.waves import UNREADABLE, check_rate, explain_sound, stream_sound
+from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY, fft_size, frame_size, hop_size, num_frames
+from pfm.data.waves import UNREADABLE, Source, check_rate, explain_sound, stream_sound
 from pfm.errors import DataError
 
-PREEMPHASIS, LOWEST_HZ, SMALLEST = 0.97, 20.0, float(np.finfo(np.float32).eps)
+Floats = npt.NDArray[np.float32]
+
 # of torchaudio's resampling: zero crossings of the sinc on each side, and where it begins to let go
 _CROSSINGS, _ROLLOFF = 6, 0.99
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the manifest's `preprocess` says of the features.
+    """What the manifest's `preprocess` says of the features of sounds.
 
     Attributes:
         rate: samples per second.
@@ -40,18 +43,18 @@ class Features:
     std: float
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> "Features":
-        return cls(*(settings[k] for k in ("sampling_rate", "num_mel_bins", "max_length", "mean", "std")))
+    def of(cls, preprocess: Mapping[str, Any]) -> "Features":
+        return cls(*(preprocess[k] for k in ("sampling_rate", "num_mel_bins", "max_length", "mean", "std")))
 
     @property
     def frame(self) -> int:
         """Samples of one frame, 25 ms."""
-        return int(self.rate * 0.025)
+        return frame_size(self.rate)
 
     @property
     def hop(self) -> int:
         """Samples from one frame to the next, 10 ms."""
-        return int(self.rate * 0.010)
+        return hop_size(self.rate)
 
     @property
     def window(self) -> int:
@@ -61,11 +64,11 @@ class Features:
     @property
     def fft_size(self) -> int:
         """The power of two that a frame is filled up to."""
-        return 1 << (self.frame - 1).bit_length()
+        return fft_size(self.rate)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of so many samples, within one window."""
-        return min(self.max_length, max(0, 1 + (num_samples - self.frame) // self.hop))
+        return min(self.max_length, num_frames(num_samples, self.rate))
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ class Windows:
         samples: (n,) float32 of each.
     """
 
-    owners: np.ndarray
-    frames: np.ndarray
-    samples: list[np.ndarray]
+    owners: npt.NDArray[np.int64]
+    frames: npt.NDArray[np.int64]
+    samples: list[Floats]
 
 
 def windows(sounds: Sequence[Any], features: Features, *, batch: int) -> Iterator[Windows]:
@@ -95,7 +98,7 @@ def windows(sounds: Sequence[Any], features: Features, *, batch: int) -> Iterato
     if len(sounds) == 0:
         raise DataError("no sound was given")
     owners: list[int] = []
-    kept: list[np.ndarray] = []
+    kept: list[Floats] = []
     for place, sound in enumerate(sounds):
         for samples in _windows_of(sound, features, f"sound {place}"):
             owners.append(place)
@@ -107,16 +110,16 @@ def windows(sounds: Sequence[Any], features: Features, *, batch: int) -> Iterato
         yield _batch(owners, kept, features)
 
 
-def _batch(owners: list[int], kept: list[np.ndarray], features: Features) -> Windows:
+def _batch(owners: list[int], kept: list[Floats], features: Features) -> Windows:
     return Windows(np.array(owners), np.array([features.num_frames(len(samples)) for samples in kept]), kept)
 
 
-def _windows_of(sound: Any, features: Features, place: str) -> Iterator[np.ndarray]:
-    is_file = isinstance(sound, str | os.PathLike | bytes)
-    name = os.fspath(sound) if is_file and not isinstance(sound, bytes) else place
+def _windows_of(sound: Any, features: Features, place: str) -> Iterator[Floats]:
+    source = cast("Source", sound) if isinstance(sound, str | os.PathLike | bytes) else None
+    name = place if source is None or isinstance(source, bytes) else os.fspath(source)
     rest, total = np.zeros(0, np.float32), 0
     try:
-        blocks = stream_sound(sound) if is_file else [_given(sound, features)]
+        blocks = [_given(sound, features)] if source is None else stream_sound(source)
         for block in _resampled(blocks, features.rate):
             rest, total = np.concatenate([rest, block]), total + len(block)
             while len(rest) >= features.window:
@@ -125,20 +128,20 @@ def _windows_of(sound: Any, features: Features, place: str) -> Iterator[np.ndarr
         if total < features.frame:
             raise ValueError(f"it lasts {1000 * total / features.rate:.1f} ms; at least 25 ms are needed")
     except UNREADABLE as error:
-        raise DataError(f"cannot read {name!s}: {explain_sound(error)}") from error
+        raise DataError(f"cannot read {name}: {explain_sound(error)}") from error
     if features.num_frames(len(rest)):
         yield rest
 
 
-def _given(sound: Any, features: Features) -> tuple[np.ndarray, int]:
+def _given(sound: Any, features: Features) -> tuple[Floats, int]:
     """Samples (n,) and their rate.
 
     Raises:
-        ValueError: another shape or type, or samples that are no numbers.
+        ValueError: another shape or type, or samples that are not numbers.
     """
-    samples, rate = sound if isinstance(sound, tuple) else (sound, features.rate)
-    samples = np.asarray(samples)
-    if samples.ndim != 1 or samples.dtype.kind != "f":
+    given, rate = cast("tuple[Any, Any]", sound) if isinstance(sound, tuple) else (sound, features.rate)
+    samples: npt.NDArray[Any] = np.asarray(given)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
     if not np.isfinite(samples).all():
         raise ValueError("it holds samples that are NaN or infinite")
@@ -147,15 +150,15 @@ def _given(sound: Any, features: Features) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32), int(rate)
 
 
-def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+def resample(samples: Floats, rate: int, wanted: int) -> Floats:
     """(n,) float32 at `rate` -> (n',) at `wanted` samples per second, as torchaudio does it."""
     return np.concatenate(list(_resampled([(samples, rate)], wanted)) or [np.zeros(0, np.float32)])
 
 
-def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterable[tuple[Floats, int]], wanted: int) -> Iterator[Floats]:
     """Blocks at the rate that is wanted; where one ends does not show."""
-    buffer: np.ndarray | None = None
-    kernel: np.ndarray = np.zeros((1, 1), np.float32)
+    buffer: Floats | None = None
+    kernel: Floats = np.zeros((1, 1), np.float32)
     width, step, made, total = 0, 1, 0, 0
     for samples, rate in blocks:
         if rate == wanted:
@@ -179,13 +182,13 @@ def _resampled(blocks: Iterable[tuple[np.ndarray, int]], wanted: int) -> Iterato
             yield _convolved(buffer, kernel, step, count)[:left]
 
 
-def _convolved(buffer: np.ndarray, kernel: np.ndarray, step: int, count: int) -> np.ndarray:
-    views: np.ndarray = np.lib.stride_tricks.sliding_window_view(buffer, kernel.shape[1])[::step][:count]
+def _convolved(buffer: Floats, kernel: Floats, step: int, count: int) -> Floats:
+    views: Floats = np.lib.stride_tricks.sliding_window_view(buffer, kernel.shape[1])[::step][:count]
     return (views @ kernel.T).reshape(-1)
 
 
 @functools.cache
-def _sinc(rate: int, wanted: int) -> tuple[np.ndarray, int, int]:
+def _sinc(rate: int, wanted: int) -> tuple[Floats, int, int]:
     """Kernels (phases, taps) of a windowed sinc, the taps before a sample, and the samples of a step."""
     divisor = math.gcd(rate, wanted)
     old, new = rate // divisor, wanted // divisor
@@ -197,41 +200,41 @@ def _sinc(rate: int, wanted: int) -> tuple[np.ndarray, int, int]:
     return (np.sinc(times) * taper * base / old).astype(np.float32), width, old
 
 
-def model_input(batch: Windows, features: Features) -> np.ndarray:
-    """(B, L, M) float32: log-mel features, filled up with zeros, normalised."""
-    result = np.zeros((len(batch.samples), features.max_length, features.num_mel_bins), np.float32)
-    for row, samples in enumerate(batch.samples):
-        found = log_mel(samples, features)
+def model_input(samples: Sequence[Floats], features: Features) -> Floats:
+    """(B, L, M) from the samples (n,) of each window: log-mel features, filled up with zeros, normalised."""
+    result = np.zeros((len(samples), features.max_length, features.num_mel_bins), np.float32)
+    for row, window in enumerate(samples):
+        found = log_mel(window, features)
         result[row, : len(found)] = found[: features.max_length]
     return ((result - features.mean) / (2 * features.std)).astype(np.float32)
 
 
-def padded(batch: Windows) -> np.ndarray:
-    """(B, n) float32, NaN behind the end of a window, for a graph with the front end inside."""
-    result = np.full((len(batch.samples), max(len(samples) for samples in batch.samples)), np.nan, np.float32)
-    for row, samples in enumerate(batch.samples):
-        result[row, : len(samples)] = samples
+def padded(samples: Sequence[Floats]) -> Floats:
+    """(B, n) from the samples (n,) of each window, NaN behind its end, for a graph with the front end inside."""
+    result = np.full((len(samples), max(map(len, samples))), np.nan, np.float32)
+    for row, window in enumerate(samples):
+        result[row, : len(window)] = window
     return result
 
 
-def log_mel(samples: np.ndarray, features: Features) -> np.ndarray:
+def log_mel(samples: Floats, features: Features) -> Floats:
     """(n,) -> (frames, M) float32, Kaldi's log-mel filterbank."""
-    frames: np.ndarray = np.lib.stride_tricks.sliding_window_view(samples, features.frame)[:: features.hop]
+    frames: Floats = np.lib.stride_tricks.sliding_window_view(samples, features.frame)[:: features.hop]
     frames = frames - frames.mean(axis=1, keepdims=True, dtype=np.float32)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
-    spectrum = np.fft.rfft(frames, n=features.fft_size)[:, : features.fft_size // 2]
+    emphasised = (frames - np.float32(PREEMPHASIS) * before) * _hann(features.frame)
+    spectrum = np.fft.rfft(emphasised, n=features.fft_size)[:, : features.fft_size // 2]
     energies = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ mel_banks(features).T
-    return np.log(np.maximum(energies, np.float32(SMALLEST)))
+    return np.log(np.maximum(energies, np.float32(SMALLEST_ENERGY)))
 
 
 @functools.cache
-def _hann(size: int) -> np.ndarray:
+def _hann(size: int) -> Floats:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))).astype(np.float32)
 
 
 @functools.cache
-def mel_banks(features: Features) -> np.ndarray:
+def mel_banks(features: Features) -> Floats:
     """Weights (M, fft size / 2) of the triangular bins, 20 Hz to half the sampling rate.
 
     In float32, as torchaudio has it: what is left of a narrow bin's weight is mostly rounding.

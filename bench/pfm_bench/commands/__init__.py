@@ -1,0 +1,1 @@
+"""Options in, one call, text out: one file a command."""

@@ -1,0 +1,1 @@
+"""The whole story on real data, told twice: what `pfm demo` does."""

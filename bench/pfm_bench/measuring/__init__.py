@@ -1,0 +1,1 @@
+"""The clock: timed rounds, memory, ceilings, and the figures derived from raw samples."""

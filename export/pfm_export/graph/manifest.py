@@ -1,0 +1,87 @@
+"""What a new bundle's manifest says of its model, and the identity that its graphs state as well."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pfm import __version__
+from pfm.forgetting.ledger import canonical
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.classifier import PromptedClassifier
+from pfm.storage import Json, sha256_bytes
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.hub_files import without_classes
+from pfm_export.graph.tracing import OPSET
+from pfm_export.serving.bank import Floats
+
+# what is said in the graph too; nothing of a class, which an erasure could not take out again
+_FACTS = (
+    "pfm", "readout", "wrong_target", "prompt_tokens", "prompt_layer", "final_norm", "hidden_size", "preprocess",
+    "opset", "versions", "form", "bundle",
+)  # fmt: skip
+
+
+def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm, bank: Mapping[str, Floats]) -> Json:
+    """The manifest of a bundle, but for what is measured on it.
+
+    Args:
+        model: the checkpoint's.
+        bank: what the bundle's bank holds, by name.
+    """
+    preprocess = checkpoint.preprocess.to_dict()
+    kind = form.input_kind(checkpoint.preprocess.kind)(preprocess)
+    signatures = form.signatures(type(kind), model.readout.graph_inputs, model.readout.graph_output)
+    name = checkpoint.spec.model_name
+    stated: Json = {
+        "pfm": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "readout": model.config.readout,
+        "wrong_target": model.config.wrong_target,
+        "unknown_score": model.unknown_logit if math.isfinite(model.unknown_logit) else None,
+        "prompt_tokens": model.config.prompt_tokens,
+        "prompt_layer": model.config.prompt_layer,
+        "final_norm": model.config.final_norm,
+        "hidden_size": checkpoint.spec.hidden_size,
+        "classes": [
+            {"id": i, "name": n} for i, n in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
+        ],
+        "erased": [{"id": i, "name": n} for i, n in checkpoint.erased],
+        "form": form.to_dict(),
+        "graphs": {
+            file: {"inputs": signature.inputs, "outputs": signature.outputs}
+            for file, signature in signatures.files.items()
+        },
+        "input": kind.describe(),
+        "preprocess": preprocess,
+        **kind.notes(),
+        # a local folder is named without where it is
+        "backbone": {
+            "model_name": Path(name).name if Path(name).exists() else name,
+            "config": without_classes(checkpoint.spec.config),
+        },
+        "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
+        **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
+        "opset": OPSET,
+        "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
+    }
+    return {**stated, "bundle": _identity(stated, bank)}
+
+
+def graph_facts(manifest: Json) -> Json:
+    """What the graphs say of themselves, so that they can be told also alone."""
+    return {name: manifest[name] for name in _FACTS}
+
+
+def _identity(manifest: Json, bank: Mapping[str, Floats]) -> str:
+    """SHA-256 over what a bundle is made of.
+
+    It stays as it is when a class is erased, and is the same whenever the same model is exported in the same form.
+    """
+    rows = {name: sha256_bytes(np.ascontiguousarray(array).tobytes()) for name, array in bank.items()}
+    facts = {name: value for name, value in manifest.items() if name != "created"}
+    return sha256_bytes(canonical({**facts, "bank": rows}))

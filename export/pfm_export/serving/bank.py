@@ -1,0 +1,119 @@
+"""The small file that holds everything of the classes: `bank.safetensors`.
+
+    prompt.<i>  [m, D]      and where the graph takes classifier rows     weight.<i> [D], bias.<i> []
+
+Letters: K classes that are used, m tokens per prompt, D hidden size, B requests.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from pfm.errors import BundleError
+from pfm.storage import sha256_bytes
+from pfm_export.serving.signature import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT
+
+BANK = "bank.safetensors"
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The bank's rows of some classes, ready to be fed: prompts [K·m, D], weight [K, D], bias [K]."""
+
+    prompts: Floats
+    weight: Floats | None
+    bias: Floats | None
+
+    def feed(self) -> dict[str, Floats]:
+        """By the names of the graph's inputs."""
+        return {INPUT_PROMPTS: self.prompts, **self.classifier_feed()}
+
+    def classifier_feed(self) -> dict[str, Floats]:
+        """The same without the prompts; empty where the graph takes no classifier rows."""
+        if self.weight is None or self.bias is None:
+            return {}
+        return {INPUT_WEIGHT: self.weight, INPUT_BIAS: self.bias}
+
+
+@dataclass(frozen=True)
+class BankShape:
+    """What a bank has for each class.
+
+    Attributes:
+        hidden_size: D.
+        prompt_tokens: m.
+        has_rows: a classifier row beside the prompt.
+    """
+
+    hidden_size: int
+    prompt_tokens: int
+    has_rows: bool
+
+    def of_class(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of a class."""
+        rows: dict[str, tuple[int, ...]] = {"weight": (self.hidden_size,), "bias": ()} if self.has_rows else {}
+        return {"prompt": (self.prompt_tokens, self.hidden_size), **rows}
+
+
+class Bank:
+    """The tensors of a bank file, and the hash of its bytes."""
+
+    def __init__(self, tensors: Mapping[str, Floats], sha256: str, shape: BankShape) -> None:
+        self.sha256 = sha256
+        self._tensors = tensors
+        self._shape = shape
+
+    @classmethod
+    def parse(cls, content: bytes, shape: BankShape) -> "Bank":
+        """From the bytes of a file.
+
+        Raises:
+            BundleError: they are not those of a safetensors file.
+        """
+        try:
+            return cls(safetensors.numpy.load(content), sha256_bytes(content), shape)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise BundleError(f"{BANK} is damaged ({error}); restore it or export again") from error
+
+    def missing(self, ids: Iterable[int]) -> str | None:
+        """The first tensor of these classes that is not there or of another shape; None where all are right."""
+        for number in ids:
+            for kind, shape in self._shape.of_class().items():
+                tensor = self._tensors.get(f"{kind}.{number}")
+                if tensor is None or tensor.shape != shape or tensor.dtype != np.float32:
+                    return f"{kind}.{number}"
+        return None
+
+    def rows(self, ids: Sequence[int]) -> Rows:
+        """The rows of these classes, in this order."""
+        none = np.zeros((0, self._shape.hidden_size), np.float32)
+        prompts = np.concatenate([self._tensors[f"prompt.{i}"] for i in ids] or [none])
+        if not self._shape.has_rows:
+            return Rows(prompts, None, None)
+        weight = np.stack([self._tensors[f"weight.{i}"] for i in ids]) if ids else none
+        return Rows(prompts, weight, np.array([self._tensors[f"bias.{i}"] for i in ids], dtype=np.float32))
+
+    def without(self, ids: Iterable[int]) -> bytes:
+        """The bytes of a bank that holds nothing of these classes."""
+        gone = {f"{kind}.{number}" for number in ids for kind in ("prompt", "weight", "bias")}
+        return pack({name: tensor for name, tensor in self._tensors.items() if name not in gone})
+
+
+def pack(tensors: Mapping[str, Floats]) -> bytes:
+    """The bytes of a bank file."""
+    return safetensors.numpy.save(dict(tensors))
+
+
+def per_request_feed(rows: Sequence[Rows], *, prompt_tokens: int) -> dict[str, npt.NDArray[np.float32 | np.int32]]:
+    """Prompts (B, K·m, D), padded on the right with zeros, and prompt_lens (B,), from the rows of each request."""
+    longest = max(len(entry.prompts) for entry in rows)
+    prompts = np.zeros((len(rows), longest, rows[0].prompts.shape[1]), dtype=np.float32)
+    for padded, entry in zip(prompts, rows, strict=True):
+        padded[: len(entry.prompts)] = entry.prompts
+    lens = np.array([len(entry.prompts) // prompt_tokens for entry in rows], dtype=np.int32)
+    return {INPUT_PROMPTS: prompts, INPUT_LENS: lens}

@@ -1,0 +1,34 @@
+"""Images as the model takes them: resized and normalised, (B, 3, S, S) float32.
+
+Letters: B batch, S pixels of the model's side.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pfm_export.serving.images import ImageSettings, preprocess
+from pfm_export.serving.kinds.base import Batch, InputKind
+
+
+class PixelInput(InputKind):
+    """The ordinary input of a graph for images."""
+
+    name = "pixels"
+    modality = "image"
+    items = "images"
+    inputs = ("pixel_values",)
+    is_model_input = True
+
+    def __init__(self, preprocess: Mapping[str, Any]) -> None:
+        self.settings = ImageSettings.of(preprocess)
+
+    @property
+    def axes(self) -> tuple[int | str, ...]:
+        return (3, self.settings.size, self.settings.size)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {}
+
+    def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
+        yield Batch.of_items(range(len(items)), preprocess(items, self.settings))

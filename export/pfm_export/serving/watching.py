@@ -1,0 +1,45 @@
+"""A bundle that others may be writing to: whether it changed, and a reading of it that is whole."""
+
+from pathlib import Path
+
+from pfm.errors import BundleError
+from pfm.forgetting.ledger import LEDGER
+from pfm.storage import explain
+from pfm_export.serving.bank import BANK
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+def stamp(folder: Path) -> Stamp:
+    """What tells cheaply that a bundle's files are others than before.
+
+    Raises:
+        BundleError: one of them is gone.
+    """
+    try:
+        found = [(folder / name).stat() for name in (MANIFEST, LEDGER, BANK)]
+    except OSError as error:
+        raise BundleError(f"{folder} is not a complete bundle any more: {explain(error)}") from error
+    return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
+
+
+def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
+    """Read a bundle that others may be writing at this moment, and its stamp.
+
+    Raises:
+        BundleError: it is damaged, which is only said of files that stood still while they were read.
+    """
+    if not (folder / MANIFEST).is_file():
+        return (), Bundle.open(folder)  # which says what is missing
+    while True:
+        before = stamp(folder)
+        try:
+            bundle = Bundle.open(folder)
+        except BundleError:
+            if stamp(folder) == before:
+                raise
+            continue
+        if stamp(folder) == before:
+            return before, bundle

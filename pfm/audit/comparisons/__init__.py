@@ -1,0 +1,1 @@
+"""The models that a forgotten one is compared with, and the data that each of them is given."""

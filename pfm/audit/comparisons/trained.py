@@ -1,0 +1,164 @@
+"""The compared models that have to be trained, each once, and kept by a hash of what it was made of.
+
+- retrained (oracle): the same recipe, without any sample of the classes;
+- fine-tuned: the erased model, trained on with the retained samples;
+- shadow: the same recipe on half of the samples, for the membership attacks.
+"""
+
+import dataclasses
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pfm.audit.comparisons.data import split_checksum, without_classes
+from pfm.audit.comparisons.tuning import tune
+from pfm.data.splits import ClassificationData, Split
+from pfm.errors import ConfigError
+from pfm.forgetting.erase import erase
+from pfm.forgetting.ledger import canonical
+from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.seeds import make_generator
+from pfm.storage import sha256_bytes, write_json
+from pfm.training.config import RunConfig
+from pfm.training.run import train
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that was trained to be compared with, and what that took in seconds."""
+
+    checkpoint: Checkpoint
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A model of a random half of all samples.
+
+    Attributes:
+        is_in: (N train + N test,) bool, which samples it had.
+    """
+
+    trained: Trained
+    is_in: torch.Tensor
+
+
+def recipe_of(checkpoint: Checkpoint) -> RunConfig:
+    """The training run a checkpoint came from.
+
+    Raises:
+        ConfigError: the file does not say.
+    """
+    if not checkpoint.run:
+        raise ConfigError(
+            "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
+        )
+    return RunConfig.from_dict(checkpoint.run)
+
+
+class Comparisons:
+    """Trains what is asked for, or takes it from `folder`.
+
+    Args:
+        data: `by_position` of the full model.
+        positions: of the classes to be forgotten.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        data: ClassificationData,
+        positions: Sequence[int],
+        folder: Path,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.data = data
+        self.positions = list(positions)
+        self.folder = folder
+        self.device = device
+        self.say = say
+        self.recipe = recipe_of(checkpoint)
+
+    def retrained(self, number: int = 0) -> Trained:
+        """The oracle: the recipe without the classes; the first with the full model's own seed, others beside it."""
+        seed = self.recipe.train.seed + number
+        return self._trained(f"retrained (seed {seed})", without_classes(self.data, self.positions), seed)
+
+    def shadow(self, number: int) -> Shadow:
+        """A model of a random half of all samples.
+
+        Shadows 2k and 2k + 1 have complementary halves, so that each sample is in one of them.
+        """
+        train_split, test = self.data.train, self.data.test
+        pool = Split(torch.cat([train_split.inputs, test.inputs]), torch.cat([train_split.labels, test.labels]))
+        order = torch.randperm(len(pool), generator=make_generator("shadow", number // 2))
+        half = order[: len(pool) // 2] if number % 2 == 0 else order[len(pool) // 2 :]
+        is_in = torch.zeros(len(pool), dtype=torch.bool)
+        is_in[half] = True
+        data = dataclasses.replace(self.data, train=pool.subset(half), val=None)
+        return Shadow(self._trained(f"shadow {number + 1}", data, 1000 + number), is_in)
+
+    def finetuned(self) -> Trained:
+        """The erased model, trained on with the retained samples for a tenth of the recipe's epochs."""
+        names = [self.checkpoint.classes.names[p] for p in self.positions]
+        smaller = erase(self.checkpoint, names)
+        data = without_classes(self.data, self.positions)
+        epochs = max(1, round(0.1 * self.recipe.train.epochs))
+        key: dict[str, object] = {"start": _checksum(smaller), "epochs": epochs, "data": split_checksum(data.train)}
+
+        def make(_: Path) -> Checkpoint:
+            model = smaller.build_model().to(self.device)
+            tune(model, data.train, smaller, self.recipe, epochs=epochs, lr=0.3 * self.recipe.train.lr)
+            trained = {name: tensor.detach().cpu() for name, tensor in model.trained_tensors().items()}
+            return dataclasses.replace(smaller, tensors={**smaller.tensors, **trained}, averaged={}, moments={})
+
+        return self._kept("fine-tuned", key, make)
+
+    def _trained(self, name: str, data: ClassificationData, seed: int) -> Trained:
+        settings = dataclasses.replace(
+            self.recipe.train, seed=seed, save_every=0, save_steps=0, keep=0, eval_every=0, best_metric="", patience=0,
+            resume="", report_to="", save_dir="",
+        )  # fmt: skip
+        recipe = dataclasses.replace(self.recipe, train=settings)
+        key: dict[str, object] = {
+            "config": recipe.to_dict(),
+            "classes": list(data.classes.names),
+            "data": split_checksum(data.train),
+            "frozen": self.checkpoint.frozen_sha256,
+        }
+
+        def make(folder: Path) -> Checkpoint:
+            here = dataclasses.replace(recipe, train=dataclasses.replace(settings, save_dir=str(folder / "run")))
+            result = train(here, self.device, lambda _: None, data=data)
+            return dataclasses.replace(load_checkpoint(result.checkpoint), moments={}, progress={})
+
+        return self._kept(name, key, make)
+
+    def _kept(self, name: str, key: dict[str, object], make: Callable[[Path], Checkpoint]) -> Trained:
+        folder = self.folder / sha256_bytes(canonical(key))[:16]
+        path, note = folder / "model.pt", folder / "made.json"
+        if path.exists() and note.exists():
+            self.say(f"{name}: taken from {folder}")
+            return Trained(load_checkpoint(path), json.loads(note.read_text())["seconds"])
+        self.say(f"{name}: training …")
+        started = time.monotonic()
+        made = make(folder)
+        seconds = time.monotonic() - started
+        save_checkpoint(path, made)
+        write_json(note, {"name": name, "seconds": round(seconds, 3), "key": key})
+        return Trained(made, seconds)
+
+
+def _checksum(checkpoint: Checkpoint) -> int:
+    """CRC-32 of the trained tensors and their names."""
+    total = 0
+    for name, tensor in sorted({**checkpoint.tensors, **checkpoint.averaged}.items()):
+        total = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), total))
+    return total

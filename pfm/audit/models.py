@@ -1,0 +1,173 @@
+"""What an attack may ask for: the models that are compared, their answers, and the samples they are asked about.
+
+Everything is made when it is first asked for, so that an attack pays for what it uses.
+
+Letters: N samples, C classes of the full model.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons, Shadow, Trained
+from pfm.audit.comparisons.untrained import closed_form_subject, untrained
+from pfm.audit.groups import AuditConfig, Groups
+from pfm.audit.subject import Loaded, Subject, as_subject
+from pfm.classes import check_removal
+from pfm.data.splits import ClassificationData
+from pfm.errors import ClassNameError
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint
+from pfm.seeds import make_generator
+
+BASELINES = ("closed_form", "masked", "untrained")  # simple stand-ins: nobody asks them who was trained on
+Answers = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What is to be judged.
+
+    Attributes:
+        full: the model before.
+        data: as `pfm train` loaded it for this model.
+        keys: the classes, names or numbers.
+        judged: the model after; None for what `erase` makes of `full`. One that still holds the classes is
+            judged with their prompts left out.
+        served: exported graphs to ask as well, by name.
+    """
+
+    full: Checkpoint
+    data: ClassificationData
+    keys: Sequence[str | int]
+    judged: Checkpoint | None = None
+    served: Mapping[str, Subject] = field(default_factory=dict)
+
+
+class Models:
+    """The compared models of one audit.
+
+    Attributes:
+        full, judged, smaller: the checkpoint before, the one after, and what `erase` makes of the former.
+        forgotten: `judged`, less what it still holds of the classes.
+        left_over: numbers of the classes that `judged` still holds.
+        data, groups: labels are positions in the full model's bank.
+        positions, gone, names: of the classes to be forgotten; `gone` are their numbers.
+        generator: of the bootstrap; attacks draw from it in their order.
+    """
+
+    def __init__(
+        self,
+        request: AuditRequest,
+        config: AuditConfig,
+        folder: Path,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """
+        Args:
+            folder: where comparison models are kept.
+
+        Raises:
+            ClassNameError: the full model does not have the classes, or no others.
+        """
+        full = request.full
+        if not full.classes.names:
+            raise ClassNameError("the checkpoint has no classes")
+        self.positions = full.classes.positions(request.keys)
+        check_removal(full.classes, self.positions)
+        self.gone = [full.classes.ids[p] for p in self.positions]
+        self.names = [full.classes.names[p] for p in self.positions]
+        self.full = full
+        self.smaller = erase(full, self.names)
+        self.judged = self.smaller if request.judged is None else request.judged
+        held = dict(zip(self.judged.classes.ids, self.judged.classes.names, strict=True))
+        self.left_over = [number for number in self.gone if number in held]
+        self.forgotten = (
+            erase(self.judged, [held[number] for number in self.left_over]) if self.left_over else self.judged
+        )
+        self.data = by_position(request.data, full)
+        self.groups = Groups.of(self.data, self.positions)
+        self.served = request.served
+        self.config = config
+        self.device = device
+        self.say = say
+        self.comparisons = Comparisons(full, self.data, self.positions, folder, device, say)
+        self.generator = make_generator(config.seed, "bootstrap")
+
+    @functools.cached_property
+    def oracles(self) -> list[Trained]:
+        """Models retrained without the classes, the first with the full model's own seed."""
+        return [self.comparisons.retrained(number) for number in range(self.config.oracles)]
+
+    @functools.cached_property
+    def finetuned(self) -> Trained:
+        """The erased model, trained on with the retained samples."""
+        return self.comparisons.finetuned()
+
+    @functools.cached_property
+    def shadows(self) -> list[Shadow]:
+        """Models of random halves of the samples."""
+        return [self.comparisons.shadow(number) for number in range(self.config.shadows)]
+
+    @functools.cached_property
+    def loaded(self) -> dict[str, Loaded]:
+        """The torch models: full, forgotten, retrained (the first oracle) and finetuned."""
+        checkpoints = {
+            "full": self.full,
+            "forgotten": self.forgotten,
+            "retrained": self.oracles[0].checkpoint,
+            "finetuned": self.finetuned.checkpoint,
+        }
+        return {name: Loaded.of(checkpoint, self.device) for name, checkpoint in checkpoints.items()}
+
+    @functools.cached_property
+    def loaded_oracles(self) -> list[Loaded]:
+        """Every oracle as a torch model."""
+        return [self.loaded["retrained"], *(Loaded.of(o.checkpoint, self.device) for o in self.oracles[1:])]
+
+    def subject(self, name: str, checkpoint: Checkpoint) -> Subject:
+        """Any other checkpoint as something that can be asked."""
+        return as_subject(name, Loaded.of(checkpoint, self.device), self.full.classes.ids)
+
+    @functools.cached_property
+    def subjects(self) -> dict[str, Subject]:
+        """Whatever can be asked, by name."""
+        ids, full = self.full.classes.ids, self.loaded["full"]
+        fresh = Loaded(untrained(self.smaller).to(self.device), self.full.preprocess)
+        return {
+            **{name: as_subject(name, loaded, ids) for name, loaded in self.loaded.items()},
+            "masked": as_subject("masked", full, ids, masked=self.gone),
+            "suspended": as_subject("suspended", full, ids, without=self.gone),
+            "untrained": as_subject("untrained", fresh, ids),
+            "closed_form": self._closed_form[0],
+            **self.served,
+        }
+
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """{model: {group of samples: log probabilities (N, C + 1)}}, the last column `unknown`."""
+        subjects = self.subjects
+        self.say("asking every model")
+        return {
+            name: {group: subject.log_probabilities(split) for group, split in self.groups.items()}
+            for name, subject in subjects.items()
+        }
+
+    @property
+    def answers_of_trained(self) -> Answers:
+        """The same without the baselines: of models that a membership attack is made on."""
+        return {name: by_group for name, by_group in self.answers.items() if name not in BASELINES}
+
+    @property
+    def difference_of_closed_form(self) -> float:
+        """The largest difference of a weight between removing the classes in closed form and fitting without them."""
+        return self._closed_form[1]
+
+    @functools.cached_property
+    def _closed_form(self) -> tuple[Subject, float]:
+        return closed_form_subject(self.full, self.data, self.positions)

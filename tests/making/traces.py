@@ -1,0 +1,63 @@
+"""Each model is traced once in a test run: what `torch.onnx.export` gave is kept, for all the processes of the run.
+
+A trace of a tiny model takes seconds, a bundle made of it milliseconds, and most tests of bundles are not about the
+trace. A trace is that of another only where all it is made from is the same: the modules, what they are set to, every
+weight, the inputs' shapes and names. A test that is about tracing itself asks for the fixture `traced_anew`.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import torch
+
+
+class Traces:
+    """Stands in for `torch.onnx.export`, which it calls for what it has not seen yet.
+
+    Args:
+        folder: shared by the processes of a test run.
+        export: `torch.onnx.export` itself.
+    """
+
+    def __init__(self, folder: Path, export: Callable[..., Any]) -> None:
+        self.folder = folder
+        self.export = export
+
+    def __call__(self, model: torch.nn.Module, args: tuple[torch.Tensor, ...], **settings: Any) -> SimpleNamespace:
+        path = self.folder / f"{fingerprint(model, args, settings)}.trace"
+        if not path.exists():
+            content = self.export(model, args, **settings).model_proto.SerializeToString()
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        return SimpleNamespace(model_proto=onnx.load_model_from_string(path.read_bytes()))
+
+
+def fingerprint(model: torch.nn.Module, args: tuple[torch.Tensor, ...], settings: dict[str, Any]) -> str:
+    """Of all that a trace is made from; of the inputs the shapes and types, since their values leave no mark."""
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        digest.update(f"{name}: {type(module)} {described(vars(module))}\n".encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name}: {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    shapes = [(tensor.dtype, tuple(tensor.shape)) for tensor in args]
+    digest.update(f"{shapes} {described(settings)}".encode())
+    return digest.hexdigest()
+
+
+def described(settings: dict[str, Any]) -> str:
+    """What a module is set to, without the addresses of what it refers to; a configuration with all its entries."""
+    entries = {}
+    for name, value in sorted(settings.items()):
+        if name in ("_parameters", "_buffers", "_modules"):  # these are looked at one by one
+            continue
+        inside = vars(value) if hasattr(value, "to_dict") else ""
+        entries[name] = re.sub(r" at 0x[0-9a-f]+", "", f"{value!r} {inside}")
+    return str(entries)
