@@ -23,7 +23,7 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from pfm.model.checkpoint import load_checkpoint
-from pfm.storage import sha256, write_json
+from pfm.storage import Json, sha256, write_json
 from pfm_bench.measuring.stats import paired_ratio
 from pfm_bench.reports.header import host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
@@ -127,7 +127,7 @@ def time_variants(batch_size: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def static_accuracy(path: Path) -> dict[str, Any]:
+def static_accuracy(path: Path) -> Json:
     """Accuracy and forgetting of a checkpoint in static int8, calibrated on a few test images, on all of them."""
     checkpoint = load_checkpoint(path)
     samples = find_samples(checkpoint, max_samples=10**9)
@@ -141,7 +141,7 @@ def static_accuracy(path: Path) -> dict[str, Any]:
         onnx.save(static_int8(onnx.load(folder / MODEL), feeds), folder / MODEL)
         files = {**bundle.manifest["files"], MODEL: {"sha256": sha256(folder / MODEL), "size_bytes": 0}}
         write_manifest(folder, {**bundle.manifest, "files": files})
-        return measure_accuracy(checkpoint.build_model(), folder, samples)
+        return measure_accuracy(checkpoint.build_model(), folder, samples).to_dict()
 
 
 def main() -> None:

@@ -88,7 +88,12 @@ def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pyte
 
     torch.manual_seed(0)
     folder = tmp_path / "deit"
-    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
     reference = DeiTModel(DeiTConfig(image_size=8, patch_size=4, **shape), add_pooling_layer=False).eval()
     reference.save_pretrained(folder)
     backbone = build_backbone(describe_backbone(BackboneConfig(model_name=str(folder))), seed=0).eval()

@@ -60,7 +60,7 @@ def test_the_processors_settings_are_taken_over(local_vit: Path) -> None:
 def test_without_a_processor_mean_and_std_are_those_of_google_vit(local_vit: Path) -> None:
     (local_vit / "preprocessor_config.json").unlink()
     preprocess = describe(local_vit).preprocess
-    assert preprocess is not None
+    assert isinstance(preprocess, ImagePreprocess)
     assert preprocess.mean == preprocess.std == (0.5, 0.5, 0.5)
 
 

@@ -1,6 +1,8 @@
 """`pfm bench serve`: targets side by side, their arithmetic, options that make no sense."""
 
+import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pfm.cli import pfm, run
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.checkpoint import Checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
+from pfm.storage import Json
 from pfm_bench.commands import serve as serve_command
 from pfm_bench.commands.bench import bench
 from pfm_bench.measuring import ceilings
@@ -23,14 +26,15 @@ from pfm_bench.measuring.roofline import Roofline, forward_gflop, roofline
 from pfm_bench.measuring.rounds import Samples
 from pfm_bench.reports.header import Header
 from pfm_bench.reports.serving_pictures import draw_prompts
-from pfm_bench.reports.serving_report import Case, ServingReport, Work, case_results
-from pfm_bench.reports.serving_tables import table
+from pfm_bench.reports.serving_report import Case, ScenarioResult, ServingReport, Work, case_results
+from pfm_bench.reports.serving_tables import scenario_table, table
+from pfm_bench.scenarios import SCENARIOS, Served, time_to_forget
 from pfm_bench.scenarios import clock as clocks
-from pfm_bench.scenarios import time_to_forget
 from pfm_bench.scenarios.serving import bench_bundle
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
-from pfm_bench.targets import onnx_runtime, torch_model
+from pfm_bench.targets import TARGETS, onnx_runtime, torch_model
 from pfm_bench.targets.choosing import choose_targets, plan_targets
+from pfm_bench.targets.plan import Call, Plan
 from pfm_bench.targets.random_bundle import ExportCost
 from pfm_export.serving.bank import BANK
 
@@ -51,6 +55,7 @@ def out(exported: tuple[Path, ExportCost], tmp_path_factory: pytest.TempPathFact
     with tiny_preset() as patch:
         patch.setattr(serve_command, "write_random_bundle", write)
         patch.setattr(clocks, "MAX_QUERIES", FEW)
+        patch.setattr(ceilings, "matmul_ceiling", functools.partial(ceilings.matmul_ceiling, sizes=(128,)))
         patch.setattr(time_to_forget, "REPEATS", FEW)
         said = run_bench(
             *"--random_weights scratch:tiny --num_classes 4 --precisions fp32,bf16 "
@@ -271,6 +276,66 @@ def test_the_default_targets_are_those_of_the_machine(monkeypatch: pytest.Monkey
     assert choose_targets([], "cpu") == ["torch", "ort-cpu"]
     with pytest.raises(DeviceError, match="--targets ort-cuda: --device cpu was given"):
         choose_targets(["ort-cuda"], "cpu")
+
+
+class Idle:
+    """A target that does nothing."""
+
+    reads_bundle = True
+    where = "cpu"
+
+    def check(self, device: str) -> None: ...
+
+    def is_default(self, device: str) -> bool:
+        return False
+
+    def precision(self, of_bundle: str) -> str:
+        return of_bundle
+
+    def arithmetic(self, precision: str) -> str:
+        return precision
+
+    def build(self, plan: Plan) -> "Idle":
+        return self
+
+    def prepare(self, batch_size: int, num_prompts: int) -> Call:
+        return lambda: None
+
+
+@dataclass
+class Counted:
+    """How many prompts a query has."""
+
+    count: int
+
+    def to_dict(self) -> Json:
+        return {"count": self.count}
+
+    def describe(self) -> str:
+        return f"{self.count} prompts"
+
+
+def count_prompts(served: Served) -> list[ScenarioResult]:
+    return [
+        ScenarioResult(scenario="counting", target=plan.name, figures=Counted(served.num_prompts))
+        for plan in served.plans
+    ]
+
+
+def test_a_target_and_a_scenario_from_elsewhere_are_measured_like_ours(bundle: Path, tmp_path: Path) -> None:
+    TARGETS.register("idle", Idle())
+    SCENARIOS.register("counting", count_prompts)
+    try:
+        config = ServeBenchConfig(
+            targets="idle", scenarios="counting", threads="1", batch_sizes="1", active_sizes="2", rounds=5
+        )
+        report = bench_bundle([bundle], None, config, workplace=tmp_path)
+    finally:
+        TARGETS.remove("idle")
+        SCENARIOS.remove("counting")
+    assert [result.case.target for result in report.cases] == ["idle"]
+    assert "| counting | idle | 1 | 2 prompts |" in scenario_table(report)
+    assert report.to_dict()["scenarios"] == [{"threads": 1, "scenario": "counting", "target": "idle", "count": 2}]
 
 
 def test_torch_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pfm.model.flops import StepWork, step_flops
 from pfm.training.objective import Objective, ObjectiveConfig
 from pfm_bench.measuring.ceilings import matmul_ceiling
 from pfm_bench.measuring.memory import peak_in_child
+from pfm_bench.scenarios import training
 from pfm_bench.scenarios.training import TrainBenchConfig
 from pfm_bench.scenarios.training_steps import OurStep, PlainStep, list_training_variants, prompts_drawn
 from pfm_bench.targets.plain import PlainClassifier
@@ -30,7 +31,8 @@ VARIANTS = ["plain", "ours", "ours bf16", "ours L=1", "ours L=1 bf16", "ours L=1
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command wrote, and said in `said.txt`."""
     folder = tmp_path_factory.mktemp("bench") / "out"
-    with tiny_preset():
+    with tiny_preset() as patch:
+        patch.setattr(training, "matmul_ceiling", functools.partial(matmul_ceiling, sizes=(128,)))
         said = run_bench(
             "train", "--model_name", "scratch:tiny", "--num-classes", 4, "--batch_size", 4,
             "--rounds", 5, "--threads", 1, "--device", "cpu", "--out", folder,

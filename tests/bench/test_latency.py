@@ -26,7 +26,7 @@ def test_every_call_runs_once_a_round_after_its_warm_up() -> None:
     assert all(len(samples.latency_ms[name]) == len(samples.cpu_ms[name]) == 6 for name in "abc")
 
 
-def test_time_asleep_is_no_cpu_time() -> None:
+def test_time_asleep_is_not_cpu_time() -> None:
     samples = measure({"a": lambda: time.sleep(0.05)}, rounds=2, warmup_rounds=0, pause_ms=0)
     assert min(samples.latency_ms["a"]) >= 50
     assert max(samples.cpu_ms["a"]) < 50

@@ -150,6 +150,7 @@ def test_a_paper_file_takes_preprocessing_from_the_backbone_named(tmp_path: Path
     )
     checkpoint = load_checkpoint(path, model_name=str(tmp_path / "vit"))
     assert checkpoint.notes == ()
+    assert isinstance(checkpoint.preprocess, ImagePreprocess)
     assert checkpoint.preprocess.mean == (0.1, 0.1, 0.1)
     checkpoint.build_model()
 

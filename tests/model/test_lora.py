@@ -13,11 +13,11 @@ PRESENT = torch.tensor([[0, 2]] * 3)
 
 def test_an_adapter_adds_alpha_over_r_times_b_a() -> None:
     backbone = tiny_backbone()
-    projection = backbone.encoder.get_submodule("layers.0.attention.q_proj")
-    weight, bias = projection.weight.clone(), projection.bias.clone()
+    name = "layers.0.attention.q_proj"
+    weight, bias = (backbone.encoder.get_parameter(f"{name}.{part}").clone() for part in ("weight", "bias"))
     add_adapters(backbone, LoraSettings(lora_r=2, lora_alpha=6), first_layer=0)
-    adapted = backbone.encoder.get_submodule("layers.0.attention.q_proj").eval()
-    a, b = adapted.lora_A["default"].weight, adapted.lora_B["default"].weight
+    adapted = backbone.encoder.get_submodule(name).eval()
+    a, b = (adapted.get_parameter(f"lora_{part}.default.weight") for part in "AB")
     torch.nn.init.normal_(b)
     x = torch.randn(5, 32)
     expected = x @ weight.T + bias + (6 / 2) * (x @ a.T @ b.T)

@@ -43,11 +43,11 @@ def reference_logits(model: PromptedClassifier, image: torch.Tensor, seen: list[
     if model.config.final_norm:
         tokens = encoder.layernorm(tokens)
     if model.config.readout == "cls":
-        return model.classifier(tokens[0, len(prompts)])
+        return model.get_submodule("classifier")(tokens[0, len(prompts)])
     logits = torch.full((C,), -torch.inf)
     m = model.config.prompt_tokens
     for place, c in enumerate(seen):
-        logits[c] = model.scorer(tokens[0, place * m : (place + 1) * m].mean(dim=0)).squeeze()
+        logits[c] = model.get_submodule("scorer")(tokens[0, place * m : (place + 1) * m].mean(dim=0)).squeeze()
     return logits
 
 
@@ -101,9 +101,11 @@ def test_the_readout_is_cls_and_no_other_token() -> None:
     present = torch.tensor([[0, 2]] * 6)
     tokens = torch.cat([model.trunk(INPUTS), model.bank.gather(present)], dim=1)
     whole = model.backbone.run_blocks(tokens, 0, model.backbone.num_layers)  # every token, every block
-    assert_same(model.logits(INPUTS, present), model.classifier(whole[:, 0]))
+    assert_same(model.logits(INPUTS, present), model.get_submodule("classifier")(whole[:, 0]))
     for other in range(1, whole.shape[1]):
-        assert not torch.allclose(model.logits(INPUTS, present), model.classifier(whole[:, other]), atol=1e-2)
+        assert not torch.allclose(
+            model.logits(INPUTS, present), model.get_submodule("classifier")(whole[:, other]), atol=1e-2
+        )
 
 
 @torch.no_grad()

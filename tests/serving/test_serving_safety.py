@@ -41,7 +41,7 @@ def export(folder: Path, *, changed: bool = False) -> None:
     if changed:
         with torch.no_grad():
             model.bank.prompts.add_(1.0)
-            model.scorer.weight.add_(1.0)
+            model.get_parameter("scorer.weight").add_(1.0)
     export_bundle(snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None), folder)
 
 
