@@ -1,11 +1,11 @@
-"""Audit each class in turn, over seeds and both readouts, and write one JSON and the README's table.
+"""Audit each class in turn, over seeds and both readouts, and write one JSON and the tables of docs/results.md.
 
     python bench/audit_table.py --data digits --out bench/pfm_bench/results/audit_digits.json
     python bench/audit_table.py --data mednist --mednist PATH/mednist_64.npz --classes Hand \
         --out bench/pfm_bench/results/audit_mednist.json
 
 Resumable: what is in the file is not run again, and models are kept in `--work` (they hold the classes, so
-delete the folder afterwards). The recipes are those of the README with fewer epochs, without shadow models.
+delete the folder afterwards). The recipes are those of `recipes.py` with fewer epochs, without shadow models.
 """
 
 import argparse

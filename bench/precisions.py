@@ -1,4 +1,4 @@
-"""What each precision costs on real data: the README's MedNIST recipes trained, exported and measured.
+"""What each precision costs on real data: the MedNIST recipes of docs/results.md trained, exported and measured.
 
     python bench/precisions.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/precisions_mednist.json
 
@@ -48,7 +48,7 @@ MEASURES = ("accuracy", "forget_k1", "retain_k1")
 
 
 def train_options(readout: str, seed: int, dataset: str) -> list[str]:
-    """The options of `pfm train`, as the README has them."""
+    """The options of `pfm train`, as docs/results.md has them."""
     parts = [RECIPE, *([PROMPT] if readout == "prompt" else []), f"--seed {seed}"]
     return ["--dataset", dataset, *" ".join(parts).split()]
 

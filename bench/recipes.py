@@ -1,4 +1,4 @@
-"""The README's recipes, trained and evaluated.
+"""The recipes of docs/results.md, trained and evaluated.
 
     python bench/recipes.py --mednist PATH/mednist_64.npz --out bench/pfm_bench/results/recipes.json
     python bench/recipes.py --fsdd PATH/fsdd --only fsdd --out bench/pfm_bench/results/recipes_fsdd.json

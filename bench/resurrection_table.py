@@ -1,4 +1,4 @@
-"""How easy a removed class is to bring back, by what of the model was trained: one JSON and the README's table.
+"""How easy a removed class is to bring back, by what of the model was trained: JSON and table of docs/results.md.
 
     python bench/resurrection_table.py --out bench/pfm_bench/results/resurrection_digits.json
 

@@ -168,7 +168,7 @@ def test_the_repository_holds_no_row_of_a_class(written: tuple[Path, Path, str])
 
 @pytest.mark.parametrize("written", ["requests"], indirect=True)
 def test_requests_padded_to_one_length_get_their_own_answers(written: tuple[Path, Path, str]) -> None:
-    """What the README asks of a client whose requests are to be batched."""
+    """What docs/serving.md asks of a client whose requests are to be batched."""
     bundle = Bundle.open(written[0])
     path = written[1] / "model" / "1" / "model.onnx"
     graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

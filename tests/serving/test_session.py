@@ -146,7 +146,7 @@ def test_serving_imports_neither_torch_nor_transformers(folder: Path) -> None:
 
 
 def test_plain_onnxruntime_and_safetensors_serve_a_bundle(folder: Path) -> None:
-    """What the README shows, with nothing of ours."""
+    """What docs/serving.md shows, with nothing of ours."""
     import json
 
     import onnxruntime
