@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # commands that need no torch take their options from here to
     from pfm.data.config import DataConfig
     from pfm.model.checkpoint import Checkpoint
 
+from pfm.errors import ConfigError
 from pfm.registry import load_plugins
 
 CONTEXT_SETTINGS: dict[str, Any] = {
@@ -26,24 +27,53 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 }
 
 
-def with_options(**configs: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Those fields of a config that are options of a command; the others keep their defaults.
+
+    Attributes:
+        is_of_run: the data of a checkpoint's run, see `data_of_run`; its options are printed with that default.
+    """
+
+    config: type
+    names: tuple[str, ...]
+    is_of_run: bool = False
+
+
+def only(config: type, *names: str) -> Part:
+    """The fields of these names."""
+    return Part(config, names)
+
+
+def all_but(config: type, *names: str) -> Part:
+    """The fields but those of these names."""
+    return Part(config, tuple(field.name for field in dataclasses.fields(config) if field.name not in names))
+
+
+def of_run(config: type) -> Part:
+    """All fields, for a command that takes the data of a checkpoint's run where --dataset names no other."""
+    return dataclasses.replace(all_but(config), is_of_run=True)
+
+
+def with_options(**configs: type | Part) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a click command one option per field; the command receives built configs by these keywords."""
+    parts = {name: config if isinstance(config, Part) else all_but(config) for name, config in configs.items()}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def command(**values: Any) -> Any:
             built = {}
-            for name, config in configs.items():
-                own = {field.name: values.pop(field.name) for field in dataclasses.fields(config)}
-                built[name] = config(**own)
+            for name, part in parts.items():
+                built[name] = part.config(**{field: values.pop(field) for field in part.names})
             return function(**built, **values)
 
         # click keeps parameters on the function it decorates, last decorator first
         command.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
-        for config in reversed(configs.values()):
-            hints = typing.get_type_hints(config)
-            for field in reversed(dataclasses.fields(config)):
-                _as_click_option(field, hints[field.name])(command)
+        for part in reversed(parts.values()):
+            hints = typing.get_type_hints(part.config)
+            for field in reversed(dataclasses.fields(part.config)):
+                if field.name in part.names:
+                    _as_click_option(field, hints[field.name], help=_help(field, part))(command)
         return command
 
     return decorate
@@ -74,12 +104,23 @@ class _OpenChoice(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
+def _help(field: "dataclasses.Field[Any]", part: Part) -> str:
+    text = field.metadata["help"]
+    if not part.is_of_run:
+        return text
+    text, _, own = text.partition("  [default: ")
+    if field.name == "dataset":
+        return f"{text}  [default: the run's own]"
+    own = own.rstrip("]") or {False: "no", "": "none"}.get(field.default, str(field.default))
+    return f"{text}  [default: the run's own; with --dataset: {own}]"
+
+
+def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, *, help: str) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     name = f"--{field.name}"
-    shared: dict[str, Any] = {"default": field.default, "help": field.metadata["help"]}
-    if field.default is None or field.default == "":
+    shared: dict[str, Any] = {"default": field.default, "help": help}
+    if field.default is None or field.default == "" or "[default: " in help:
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
@@ -102,10 +143,16 @@ def was_given(name: str) -> bool:
 
 
 def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
-    """The data set of the training run, each option overridden where the user typed it."""
+    """The data set of the training run, each option overridden where the user typed it.
+
+    Raises:
+        ConfigError: the checkpoint does not say what it was trained on, and the user did not either.
+    """
     stored = checkpoint.run.get("data", {})
     typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(given) if was_given(field.name)}
     if "dataset" in typed:
         return given
+    if "dataset" not in stored:
+        raise ConfigError("the checkpoint does not say which data it was trained on; name the data with --dataset")
     known = {field.name: stored[field.name] for field in dataclasses.fields(given) if field.name in stored}
     return dataclasses.replace(given, **{**known, **typed})

@@ -49,6 +49,7 @@ class Checkpoint:
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
+        written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
     """
 
     classes: ClassList
@@ -69,6 +70,7 @@ class Checkpoint:
     progress: Record = field(default_factory=dict)
     ledger_head: str = ""
     unknown_below: float = 0.0
+    written_by: str = ""
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -263,6 +265,7 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             progress=content.get("progress", {}),
             ledger_head=content.get("ledger_head", ""),
             unknown_below=float(content.get("unknown_below", 0.0)),
+            written_by=content["pfm"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

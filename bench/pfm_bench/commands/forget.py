@@ -6,7 +6,7 @@ import click
 import torch
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import load_checkpoint
@@ -20,7 +20,7 @@ from pfm_bench.scenarios.forgetting import bench_forgetting
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
 @click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")
-@with_options(data=DataConfig)
+@with_options(data=of_run(DataConfig))
 @out_option("forget.json")
 def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
     """Time from erase to the first answer without the class, beside fine-tuning and retraining.

@@ -16,7 +16,7 @@ from pfm.audit.protocol import AuditDocument, audit
 from pfm.audit.subject import Subject
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
@@ -44,7 +44,7 @@ class AuditOptions:
 @click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
-@with_options(options=AuditOptions, data=DataConfig, device=DeviceConfig)
+@with_options(options=AuditOptions, data=of_run(DataConfig), device=only(DeviceConfig, "gpu_id", "cpu"))
 def audit_command(
     ckpt: Path, classes: str, is_quick: bool, options: AuditOptions, data: DataConfig, device: DeviceConfig
 ) -> None:
@@ -53,7 +53,7 @@ def audit_command(
     Writes audit.json and audit.html; trains what it compares with and keeps that under --out/models.
     Those models hold the classes too: delete the folder, or name it to pfm forget.
     """
-    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
+    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint, keys, out = load_checkpoint(ckpt), split_names(classes), options.out
     present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
     if gone or not present:
