@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
 )
-@click.option(
-    "--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]"
-)
+@click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
 @with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)
 @click.option(
     "--batch_size",

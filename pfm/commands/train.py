@@ -6,12 +6,11 @@ from typing import Any
 import click
 
 from pfm.backbones.spec import BackboneConfig, default_model
-from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
 from pfm.data.augmentation import AugmentConfig
 from pfm.data.config import DataConfig
 from pfm.data.feed import FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
-from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import EvalConfig
 from pfm.model.classifier import ModelConfig
 from pfm.model.lora import LoraSettings
@@ -30,7 +29,7 @@ from pfm.training.run import train as run_training
     model=ModelConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=EvalConfig,
+    evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval
     device=DeviceConfig,
 )
 def train(**configs: Any) -> None:
@@ -44,7 +43,5 @@ def train(**configs: Any) -> None:
     if not was_given("model_name"):
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
     config = RunConfig(**configs)
-    if config.evaluation.max_subsets is not None:
-        raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     run_training(config, device, say=click.echo)

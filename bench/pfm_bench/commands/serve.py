@@ -42,8 +42,12 @@ from pfm_export.serving.bundle import Bundle
     help="Instead of --bundle: export a backbone of this shape (scratch:NAME, a hub id, a folder) with random weights.",
 )
 @click.option("--num_classes", default=10, type=click.IntRange(min=1), help="With --random_weights: its classes.")
-@click.option("--readout", default="cls", type=click.Choice(READOUTS.names()), help="With --random_weights: its readout.")
-@click.option("--precisions", default="fp32", help="With --random_weights: the precisions it is exported in, separated by commas.")
+@click.option(
+    "--readout", default="cls", type=click.Choice(READOUTS.names()), help="With --random_weights: its readout."
+)
+@click.option(
+    "--precisions", default="fp32", help="With --random_weights: the precisions it is exported in, separated by commas."
+)
 @with_options(config=ServeBenchConfig)
 @out_option("latency.json, latency.md, latency.png and prompts.png")
 def bench_serve(
