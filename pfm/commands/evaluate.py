@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--batch_size",
     default=None,
     type=click.IntRange(min=1),
-    help="The same as --eval_batch_size, under the name that the paper's tool has for it.  [default: --eval_batch_size]",
+    help="The same as --eval_batch_size, by the name that the paper's tool has.  [default: --eval_batch_size]",
 )
 @click.option(
     "--suspend",
@@ -105,7 +105,8 @@ def _in_batches(evaluation: EvalConfig, batch_size: int | None) -> EvalConfig:
         return evaluation
     if was_given("eval_batch_size") and evaluation.eval_batch_size != batch_size:
         raise ConfigError(
-            f"--batch_size {batch_size} and --eval_batch_size {evaluation.eval_batch_size} are the same option; give one"
+            f"--batch_size {batch_size} and --eval_batch_size {evaluation.eval_batch_size} are the same option; "
+            "give one"
         )
     return dataclasses.replace(evaluation, eval_batch_size=batch_size)
 

@@ -32,7 +32,8 @@ def forget(
     pfm forget --classes 3 --ckpt X writes a checkpoint without the class and leaves X as it is.
 
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
-    `pfm suspend` leaves classes out of a bundle's answers and can be undone; `pfm scrub` retunes the shared weights too.
+    `pfm suspend` leaves classes out of a bundle's answers and can be undone; `pfm scrub` retunes the
+    shared weights too.
     """
     from pfm.classes import split_names
 
