@@ -4,22 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import click
-import torch
 
-from pfm.backbones.spec import BackboneConfig
+from pfm.backbones.config import BackboneConfig
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
-from pfm.evaluation.evaluator import EvalConfig, make_evaluator
-from pfm.evaluation.results import describe_evaluation, percent, write_evaluation
-from pfm.evaluation.samples import label_positions
-from pfm.evaluation.subsets import forget_sizes
-from pfm.forgetting.suspend import active_positions
-from pfm.model.checkpoint import load_checkpoint
+from pfm.evaluation.config import EvalConfig
 from pfm.storage import make_folder, write_json
-from pfm.training.launch import leave, processes_of, start_accelerator
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)
@@ -44,6 +36,17 @@ def evaluate(
 
     The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
     """
+    import torch
+
+    from pfm.data.loading import load_data
+    from pfm.evaluation.evaluator import make_evaluator
+    from pfm.evaluation.results import describe_evaluation, percent, write_evaluation
+    from pfm.evaluation.samples import label_positions
+    from pfm.evaluation.subsets import forget_sizes
+    from pfm.forgetting.suspend import active_positions
+    from pfm.model.checkpoint import load_checkpoint
+    from pfm.training.launch import leave, processes_of, start_accelerator
+
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
     checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
     for note in checkpoint.notes:

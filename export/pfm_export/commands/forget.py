@@ -210,7 +210,7 @@ def _scrub(checkpoint: "Checkpoint", request: Request, target: Path) -> "Checkpo
     """The retuned checkpoint; its report is written beside the target."""
     import torch
 
-    from pfm.audit.groups import QUICK
+    from pfm.audit.config import QUICK
     from pfm.audit.scrubbing import ScrubConfig, scrub
     from pfm.data.config import DataConfig
     from pfm.data.loading import load_data
