@@ -4,12 +4,13 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pfm.errors import ConfigError, DeviceError
 from pfm.options import option
+
+if TYPE_CHECKING:  # the options are listed without it
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ def launched_precision() -> str | None:
 
 def resolve_device(
     config: DeviceConfig, *, gpu_was_asked_for: bool, say: Callable[[str], None] = print
-) -> torch.device:
+) -> "torch.device":
     """The device of a single-process run.
 
     Args:
@@ -53,6 +54,8 @@ def resolve_device(
         ConfigError: a GPU number under a multi-process launch, or fp16 without a GPU.
         DeviceError: a GPU other than 0 was asked for that is not there.
     """
+    import torch
+
     count = torch.cuda.device_count()
     if gpu_was_asked_for:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -72,7 +75,7 @@ def resolve_device(
     return device
 
 
-def _alone(tensor: torch.Tensor) -> torch.Tensor:
+def _alone(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor
 
 
@@ -88,10 +91,10 @@ class Processes:
         autocast: the precision that a model runs in, as a context.
     """
 
-    device: torch.device
+    device: "torch.device"
     rank: int = 0
     world_size: int = 1
-    reduce: Callable[[torch.Tensor], torch.Tensor] = _alone
+    reduce: "Callable[[torch.Tensor], torch.Tensor]" = _alone
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property

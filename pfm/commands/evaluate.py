@@ -8,9 +8,9 @@ import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.device import DeviceConfig
+from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
-from pfm.evaluation.evaluator import EvalConfig
+from pfm.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
     from pfm.evaluation.evaluator import Evaluator
@@ -59,7 +59,6 @@ def evaluate(
     import torch
 
     from pfm.data.loading import load_data
-    from pfm.device import resolve_device
     from pfm.evaluation.evaluator import make_evaluator
     from pfm.evaluation.results import describe_evaluation, write_evaluation
     from pfm.evaluation.samples import label_positions

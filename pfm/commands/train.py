@@ -5,18 +5,13 @@ from typing import Any
 
 import click
 
-from pfm.backbones.spec import BackboneConfig, default_model
+from pfm.backbones.config import BackboneConfig
 from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
-from pfm.data.feed import FeedConfig
+from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
-from pfm.evaluation.evaluator import EvalConfig
-from pfm.model.classifier import ModelConfig
-from pfm.model.lora import LoraSettings
-from pfm.training.config import RunConfig, TrainConfig
-from pfm.training.objective import ObjectiveConfig
-from pfm.training.run import train as run_training
+from pfm.evaluation.config import EvalConfig
+from pfm.model.config import LoraSettings, ModelConfig
+from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 
 
 @click.command("train", context_settings=CONTEXT_SETTINGS)
@@ -37,6 +32,9 @@ def train(**configs: Any) -> None:
 
     The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
     """
+    from pfm.backbones.spec import default_model
+    from pfm.training.run import train as run_training
+
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)

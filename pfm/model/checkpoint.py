@@ -20,8 +20,8 @@ from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess, preprocess_from_dict
 from pfm.errors import BackboneError, CheckpointError
-from pfm.model.classifier import ModelConfig, PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
 from pfm.storage import explain, write_bytes

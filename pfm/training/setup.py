@@ -18,7 +18,7 @@ from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.evaluation.samples import label_positions
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import processes_of

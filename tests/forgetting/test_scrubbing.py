@@ -14,7 +14,7 @@ from making.images import coloured_images, write_npz
 from making.models import TINY, tiny_model
 from pfm.audit import groups, scrubbing
 from pfm.audit.comparisons.tuning import tune
-from pfm.audit.groups import QUICK
+from pfm.audit.config import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run

@@ -3,16 +3,12 @@
 from pathlib import Path
 
 import click
-import torch
 
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
-from pfm.data.loading import load_data
-from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option
-from pfm_bench.scenarios.forgetting import bench_forgetting
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
@@ -27,6 +23,12 @@ def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: Data
 
     On the CPU. Retraining repeats the run that the checkpoint came from, without the classes.
     """
+    import torch
+
+    from pfm.data.loading import load_data
+    from pfm.model.checkpoint import load_checkpoint
+    from pfm_bench.scenarios.forgetting import bench_forgetting
+
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,15 +12,11 @@ from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
 from pfm.storage import make_folder, write_json, write_text
 from pfm_bench.commands.out import out_option
-from pfm_bench.reports.serving_pictures import draw, draw_prompts
-from pfm_bench.reports.serving_report import ServingReport
-from pfm_bench.reports.serving_tables import show_report
-from pfm_bench.scenarios.serving import bench_bundle
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
-from pfm_bench.targets.choosing import choose_targets
-from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
 from pfm_export.graph.precisions import PRECISIONS
-from pfm_export.serving.bundle import Bundle
+
+if TYPE_CHECKING:
+    from pfm_bench.reports.serving_report import ServingReport
 
 
 @click.command("serve", context_settings=CONTEXT_SETTINGS)
@@ -61,6 +58,11 @@ def bench_serve(
     out: Path,
 ) -> None:
     """Latency and throughput of torch and ONNX Runtime, interleaved in one run; scenarios after it."""
+    from pfm_bench.scenarios.serving import bench_bundle
+    from pfm_bench.targets.choosing import choose_targets
+    from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
+    from pfm_export.serving.bundle import Bundle
+
     if bool(bundles) == bool(random_weights):
         raise ConfigError("give either --bundle, or --random_weights for a model of some shape")
     if random_weights and ckpt is not None:
@@ -89,7 +91,10 @@ def bench_serve(
     _write(report, folder)
 
 
-def _write(report: ServingReport, folder: Path) -> None:
+def _write(report: "ServingReport", folder: Path) -> None:
+    from pfm_bench.reports.serving_pictures import draw, draw_prompts
+    from pfm_bench.reports.serving_tables import show_report
+
     text = show_report(report)
     click.echo(text)
     write_json(folder / "latency.json", report.to_dict())

@@ -8,7 +8,7 @@ import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.device import DeviceConfig
+from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import StorageError
 from pfm.options import option
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
@@ -50,7 +50,6 @@ def scrub(
     """
     from pfm.classes import split_names
     from pfm.data.loading import load_data
-    from pfm.device import resolve_device
     from pfm.model.checkpoint import load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
@@ -75,7 +74,7 @@ def _retuned(
     where: "torch.device",
 ) -> "Checkpoint":
     """The retuned checkpoint; its report is written beside the target."""
-    from pfm.audit.groups import QUICK
+    from pfm.audit.config import QUICK
     from pfm.audit.scrubbing import ScrubConfig
     from pfm.audit.scrubbing import scrub as retune
     from pfm.storage import write_json
