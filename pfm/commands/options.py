@@ -67,6 +67,7 @@ def with_options(**configs: type | Part) -> Callable[[Callable[..., Any]], Calla
                 built[name] = part.config(**{field: values.pop(field) for field in part.names})
             return function(**built, **values)
 
+        command.option_parts = parts  # type: ignore[attr-defined]  # for whoever asks a command what it takes
         # click keeps parameters on the function it decorates, last decorator first
         command.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
         for part in reversed(parts.values()):

@@ -12,7 +12,8 @@ from making.checkpoints import trained_state
 from making.commands import train_arguments
 from making.images import coloured_images, write_npz
 from making.models import TINY, tiny_model
-from pfm.audit import groups, scrubbing
+from pfm.audit import config as audit_config
+from pfm.audit import scrubbing
 from pfm.audit.comparisons.tuning import tune
 from pfm.audit.config import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
@@ -119,7 +120,7 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
 def test_the_command_writes_a_scrubbed_checkpoint_and_says_so_in_the_record(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(groups, "QUICK", SMALL)
+    monkeypatch.setattr(audit_config, "QUICK", SMALL)
     ckpt, out = folder / "colours_seed_42_10.pt", folder / "out" / "less.pt"
     common = ["scrub", "--classes", "2", "--ckpt", str(ckpt)]
     assert run(pfm, [*common, "--epsilon", "0.01", "--budget", "0.4", "--out", str(out)]) == 0

@@ -153,7 +153,7 @@ def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
 @export.command("triton")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--name", default="", help="Name of the model.  [default: the bundle folder's]")
+@click.option("--name", default="", show_default=False, help="Name of the model.  [default: the bundle folder's]")
 @click.option("--overwrite", is_flag=True, help="Replace a model of that name.")
 @with_options(config=TritonConfig)
 def triton_repository(bundle: Path, repository: Path, name: str, overwrite: bool, config: TritonConfig) -> None:
