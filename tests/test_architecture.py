@@ -35,8 +35,8 @@ ROOMS = (
     "pfm_export.commands",
     "pfm_bench",
 )
-# the doors: they name every command, and so stand above all rooms
-DOORS = {"pfm.cli", "pfm.train"}
+# the doors: they name every command, or what a notebook needs, and so stand above all rooms
+DOORS = {"pfm", "pfm.cli", "pfm.train"}
 # the rooms or modules that may import a heavy library; everyone else goes through them
 OWNERS = {
     "transformers": ("pfm.backbones",),

@@ -293,7 +293,8 @@ def _show_bundle(document: Any) -> list[str]:
     profiles = [
         f"{name} leaves out {', '.join(left_out) or 'nothing'}" for name, left_out in document["profiles"].items()
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in (document["versions"] or {}).items())
+    stated: Mapping[str, Any] = document["versions"] or {}
+    versions = ", ".join(f"{name} {version}" for name, version in stated.items())
     return [
         *_heading(document),
         _row("written by", f"pfm {document['pfm'] or '?'}" + (f" ({versions})" if versions else "")),
@@ -334,7 +335,7 @@ def _recipe(recipe: Any) -> list[str]:
 
 
 def _ledger_rows(lines: Any) -> list[str]:
-    shown = []
+    shown: list[str] = []
     for line in lines:
         names = ", ".join(item["name"] for item in line["classes"])
         why = "".join(f", {label} {line[key]!r}" for key, label in (("reason", "reason"), ("requested_by", "by"))

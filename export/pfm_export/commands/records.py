@@ -12,8 +12,6 @@ from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from pfm.forgetting.ledger import Record
     from pfm.model.checkpoint import Checkpoint
 
@@ -84,7 +82,6 @@ class RecordOptions:
         from pfm.forgetting import certificate
 
         assert self.certificate is not None
-        signer: Ed25519PrivateKey
         signer, is_new = certificate.load_key(self.key_path)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         certificate.write_certificate(
