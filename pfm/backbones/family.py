@@ -153,7 +153,15 @@ class Family(ABC):
     def initial_weights(self, config: HfConfig) -> Tensors:
         """Weights from torch's generator, as the library initialises them, under its names."""
         config_class, model_class = self.hf_classes()
-        dropped = ("model_type", "transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
+        dropped = (
+            "model_type",
+            "transformers_version",
+            "architectures",
+            "torch_dtype",
+            "dtype",
+            "id2label",
+            "label2id",
+        )
         given = {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
         return model_class(config_class(**given), **self.model_settings).state_dict()
 

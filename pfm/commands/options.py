@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # commands that need no torch take their options from here to
     from pfm.data.config import DataConfig
     from pfm.model.checkpoint import Checkpoint
 
+from pfm.commands.sections import SectionedOption, section_of
+from pfm.options import LARGEST_SEED, Section, expanded
 from pfm.registry import load_plugins
 
 CONTEXT_SETTINGS: dict[str, Any] = {
@@ -43,10 +46,24 @@ def with_options(**configs: type) -> Callable[[Callable[..., Any]], Callable[...
         for config in reversed(configs.values()):
             hints = typing.get_type_hints(config)
             for field in reversed(dataclasses.fields(config)):
-                _as_click_option(field, hints[field.name])(command)
+                _as_click_option(field, hints[field.name], section_of(config, field))(command)
         return command
 
     return decorate
+
+
+class _Path(click.Path):
+    """A path in which `~` is the user's home, also where no shell saw it, as behind `--out=`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+PATH = _Path()
+SEED = click.IntRange(0, LARGEST_SEED)
 
 
 class _FiniteFloat(click.FloatRange):
@@ -74,11 +91,12 @@ class _OpenChoice(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
+def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, section: Section | None) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     name = f"--{field.name}"
     shared: dict[str, Any] = {"default": field.default, "help": field.metadata["help"]}
+    shared |= {"cls": SectionedOption, "section": section}
     if field.default is None or field.default == "":
         shared["show_default"] = False
     if hint is bool:
@@ -87,18 +105,20 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[An
     if choices:
         kind = click.Choice(choices) if isinstance(choices, tuple) else _OpenChoice(choices)
         return click.option(name, type=kind, **shared)
-    minimum = field.metadata["minimum"]
+    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     if hint is int and minimum is not None:
-        return click.option(name, type=click.IntRange(min=int(minimum)), **shared)
+        return click.option(name, type=click.IntRange(int(minimum), maximum), **shared)
+    if hint is Path:
+        return click.option(name, type=PATH, **shared)
     if hint is float:
         return click.option(name, type=_FiniteFloat(min=minimum), **shared)
     return click.option(name, type=hint, **shared)
 
 
 def was_given(name: str) -> bool:
-    """Whether the user typed this option of the running command."""
+    """Whether the user gave this option of the running command, in the command line or in a file of `--config`."""
     source = click.get_current_context().get_parameter_source(name)
-    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+    return source not in (ParameterSource.DEFAULT, None)
 
 
 def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
