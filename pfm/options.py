@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 Choices = tuple[str, ...] | Callable[[], tuple[str, ...]]
 LARGEST_SEED = 2**63 - 1  # what torch's generators take
-_HOME = re.compile(r"([a-z_]+:)?~(?=$|[/\\])")  # `~/data`, and `imagefolder:~/data`
+_HOME = re.compile(r"^([a-z_]+:)?~(?=$|[/\\])")  # `~/data`, and `imagefolder:~/data`
 T = TypeVar("T", str, Path)
 
 

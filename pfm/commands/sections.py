@@ -40,8 +40,10 @@ class SectionedCommand(click.Command):
         for parameter in ordered:
             record = parameter.get_help_record(ctx)
             section = getattr(parameter, "section", None) or OTHER
+            if parameter.name in self.first or (self.first and section == OTHER):
+                section = FIRST
             if record is not None:
-                parts[FIRST if parameter.name in self.first else section].append(record)
+                parts[section].append(record)
         for title, records in parts.items():
             if records:
                 with formatter.section(title):

@@ -7,11 +7,10 @@ import click
 
 from pfm.backbones.config import BackboneConfig
 from pfm.commands.config_file import config_option
-from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
 from pfm.commands.sections import SectionedCommand
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
-from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
@@ -30,7 +29,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     model=ModelConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=EvalConfig,
+    evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval
     device=DeviceConfig,
 )
 def train(**configs: Any) -> None:
@@ -47,7 +46,5 @@ def train(**configs: Any) -> None:
     if not was_given("model_name"):
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
     config = RunConfig(**configs)
-    if config.evaluation.max_subsets is not None:
-        raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     run_training(config, device, say=click.echo)

@@ -88,8 +88,8 @@ class Evaluator:
         )
 
     def _total(self, counts: torch.Tensor) -> torch.Tensor:
-        """Counts summed over the processes."""
-        return self.processes.reduce(counts.to(self.processes.device)).cpu()
+        """Counts summed over the processes, as float64: a share of them is exact to its last printed digit."""
+        return self.processes.reduce(counts.to(self.processes.device)).cpu().double()
 
     def _accuracies(self, answers: list[torch.Tensor]) -> list[float]:
         """Share of right answers, on samples of classes that are there, for each row of answers (N,)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
 from pfm.storage import make_folder, write_json, write_text
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     "--bundle",
     "bundles",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="What pfm export onnx wrote; give it again for another precision of the same model.",
 )
 @click.option(
     "--ckpt",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Its checkpoint, for torch.  [default: random weights of that shape]",
 )
 @click.option(
@@ -38,9 +38,13 @@ if TYPE_CHECKING:
     show_default=False,
     help="Instead of --bundle: export a backbone of this shape (scratch:NAME, a hub id, a folder) with random weights.",
 )
-@click.option("--num_classes", default=10, type=click.IntRange(min=1), help="Its classes.")
-@click.option("--readout", default="cls", type=click.Choice(READOUTS.names()), help="Its readout.")
-@click.option("--precisions", default="fp32", help="The precisions that it is exported in, separated by commas.")
+@click.option("--num_classes", default=10, type=click.IntRange(min=1), help="With --random_weights: its classes.")
+@click.option(
+    "--readout", default="cls", type=click.Choice(READOUTS.names()), help="With --random_weights: its readout."
+)
+@click.option(
+    "--precisions", default="fp32", help="With --random_weights: the precisions it is exported in, separated by commas."
+)
 @with_options(config=ServeBenchConfig)
 @out_option("latency.json, latency.md, latency.png and prompts.png")
 def bench_serve(
@@ -67,8 +71,9 @@ def bench_serve(
     wrong = next((name for name in wanted if name not in PRECISIONS), None)
     if wrong is not None:
         raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS.names())}")
-    if bundles and precisions != "fp32":
-        raise ConfigError("--precisions belongs to --random_weights; a bundle has its own")
+    for name in ("num_classes", "readout", "precisions"):
+        if bundles and was_given(name):
+            raise ConfigError(f"--{name} belongs to --random_weights; a bundle has its own")
     choose_targets(config.target_list, config.device)
     if bundles:
         for bundle in bundles:
