@@ -1,6 +1,8 @@
 """`pfm`: a table of command -> "module:attribute", loaded when named, so that `pfm --help` answers at once."""
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -55,6 +57,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
     _use_utf8()
     try:
         result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()  # where it fails here, it does not fail at exit
     except click.exceptions.NoArgsIsHelpError as error:  # `pfm` alone: its message is the help
         error.show()
         return 2
@@ -67,14 +70,46 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; files written so far are whole", 130)
-    except BrokenPipeError:  # `pfm … | head`
-        sys.stderr.close()
-        return 0
+    except SystemExit as end:  # what click makes of a broken pipe
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return _leave_pipe()
+    except BrokenPipeError:
+        return _leave_pipe()
+    except OSError as error:
+        if _can_print():
+            raise  # it came from elsewhere
+        _mute()
+        return _fail(f"standard output cannot be written: {error.strerror}", 2)
     return result if isinstance(result, int) else 0
 
 
+def _leave_pipe() -> int:
+    """`pfm … | head`: who reads has seen enough."""
+    _mute()
+    return 0
+
+
+def _can_print() -> bool:
+    """Whether standard output takes what is still to be written to it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _mute() -> None:
+    """Let standard output take anything from now on, so that Python can close it without a word."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # a stream of a notebook or test has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]  # None raises, and is suppressed
+        os.close(nowhere)
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # standard error may be full as well; the code says enough
+        print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -4,10 +4,10 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.errors import ConfigError, DeviceError
-from pfm.options import option
+from pfm.options import Section, option
 
 if TYPE_CHECKING:  # the options are listed without it
     import torch
@@ -17,14 +17,18 @@ if TYPE_CHECKING:  # the options are listed without it
 class DeviceConfig:
     """Where a single-process run computes; a launcher decides for several processes."""
 
+    section: ClassVar = Section.DEVICE
     gpu_id: int = option(0, "GPU of a single-process run; where there is none, GPU 0 is the CPU.", minimum=0)
     cpu: bool = option(False, "Use the CPU even where there is a GPU.")
-    mixed_precision: str = option("no", "Autocast to this precision.", choices=("no", "bf16", "fp16"))
+    mixed_precision: str = option(
+        "no", "Autocast to this precision.", choices=("no", "bf16", "fp16"), section=Section.SPEED
+    )
     frozen_dtype: str = option(
         "auto",
         "How frozen weights are stored: auto is bf16 where --mixed_precision is, since autocast would cast them at "
         "every call.",
         choices=("auto", "fp32", "bf16"),
+        section=Section.SPEED,
     )
 
     @property

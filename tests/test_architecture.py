@@ -56,6 +56,7 @@ OWNERS = {
     "safetensors": ("pfm_export.serving.bank",),
     "cryptography": ("pfm.forgetting.certificate",),
     "tqdm": ("pfm.runlog",),
+    "yaml": ("pfm.commands.config_file",),
     "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
 # what no module imports while it is itself imported
@@ -64,7 +65,7 @@ LATE = {"transformers", "peft", "datasets", "medmnist", "sklearn", "torchaudio",
 SHADOWING = {
     *sys.stdlib_module_names, "accelerate", "click", "cryptography", "datasets", "evaluate", "matplotlib", "medmnist",
     "numpy", "onnx", "onnxruntime", "packaging", "peft", "PIL", "safetensors", "sklearn", "soundfile", "torch",
-    "torchaudio", "tqdm", "transformers",
+    "torchaudio", "tqdm", "transformers", "yaml",
 }  # fmt: skip
 
 

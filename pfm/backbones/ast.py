@@ -102,6 +102,13 @@ class Ast(Family):
     def patch_values(self, config: HfConfig) -> int:
         return config["patch_size"] ** 2
 
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        if type(self) is not Ast:  # a family like this one, which the library may initialise in another way
+            return super().initial_weights(config)
+        from pfm.backbones.initial import drawn_weights
+
+        return drawn_weights(self, config, draws_tokens=False)
+
     def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" not in weights:
             return None

@@ -150,6 +150,21 @@ class Family(ABC):
         blocks = [self.block(config, number, keys) for number in range(config["num_hidden_layers"])]
         return Encoder(self.embeddings(config, keys), blocks, self.block_shape(config), keys)
 
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        """Weights from torch's generator, as the library initialises them, under its names."""
+        config_class, model_class = self.hf_classes()
+        dropped = (
+            "model_type",
+            "transformers_version",
+            "architectures",
+            "torch_dtype",
+            "dtype",
+            "id2label",
+            "label2id",
+        )
+        given = {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
+        return model_class(config_class(**given), **self.model_settings).state_dict()
+
     def names(self, weights: Tensors) -> Tensors:
         """The library's weights under our names; the same names in most families."""
         return weights

@@ -110,7 +110,10 @@ def default_model(kind: str) -> str:
 
 def full_config(family: Family, values: HfConfig) -> HfConfig:
     """Values with the library's defaults for all that they leave out."""
-    config_class, _ = family.hf_classes()
+    from transformers import CONFIG_MAPPING
+
+    # the library's model, which takes seconds more to import, is not needed for that
+    config_class = CONFIG_MAPPING[family.name] if family.name in CONFIG_MAPPING else family.hf_classes()[0]
     given = {key: value for key, value in values.items() if key != "model_type"}
     return config_class(**given).to_dict()
 

@@ -90,6 +90,13 @@ class Vit(Family):
     def patch_values(self, config: HfConfig) -> int:
         return config.get("num_channels", 3) * config["patch_size"] ** 2
 
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        if type(self) is not Vit:  # a family like this one, which the library may initialise in another way
+            return super().initial_weights(config)
+        from pfm.backbones.initial import drawn_weights
+
+        return drawn_weights(self, config, draws_tokens=True)
+
     def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" in weights:
             return None

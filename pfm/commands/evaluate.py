@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)
-@click.option(
-    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
-)
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
 @with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)
 @click.option(
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
     show_default=False,
     help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
 )
-@click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the random modes and of sampled subsets.")
-@click.option("--save_dir", default="checkpoints", help="Folder for the JSON files and the picture.")
+@click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
+@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
 def evaluate(
     ckpt: Path,
     model_name: str | None,
@@ -45,7 +43,7 @@ def evaluate(
     device: DeviceConfig,
     batch_size: int | None,
     suspend: str,
-    save_dir: str,
+    save_dir: Path,
     seed: int,
 ) -> None:
     """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
@@ -82,7 +80,7 @@ def evaluate(
     evaluator = make_evaluator(
         loaded.test, positions, checkpoint.preprocess, processes_of(accelerator), evaluation, seed=seed
     )
-    stem = make_folder(Path(save_dir)) / f"{loaded.name}_seed_{seed}"
+    stem = make_folder(save_dir) / f"{loaded.name}_seed_{seed}"
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:

@@ -5,7 +5,8 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,9 @@ if TYPE_CHECKING:  # commands that need no torch take their options from here to
     from pfm.data.config import DataConfig
     from pfm.model.checkpoint import Checkpoint
 
+from pfm.commands.sections import SectionedOption, section_of
 from pfm.errors import ConfigError
+from pfm.options import LARGEST_SEED, expanded
 from pfm.registry import load_plugins
 
 CONTEXT_SETTINGS: dict[str, Any] = {
@@ -74,10 +77,41 @@ def with_options(**configs: type | Part) -> Callable[[Callable[..., Any]], Calla
             hints = typing.get_type_hints(part.config)
             for field in reversed(dataclasses.fields(part.config)):
                 if field.name in part.names:
-                    _as_click_option(field, hints[field.name], help=_help(field, part))(command)
+                    shown = {"help": _help(field, part), "section": section_of(part.config, field)}
+                    _as_click_option(field, hints[field.name], shown)(command)
         return command
 
     return decorate
+
+
+class _Path(click.Path):
+    """A path in which `~` is the user's home, also where no shell saw it, as behind `--out=`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+PATH = _Path()
+
+
+class _WholeNumber(click.IntRange):
+    """Numbers from `minimum` up; a largest one that nobody reaches by counting is told only to who is above it."""
+
+    def __init__(self, minimum: int, maximum: int | None) -> None:
+        super().__init__(minimum)
+        self._maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if self._maximum is not None and number > self._maximum:
+            self.fail(f"{number} is larger than {self._maximum}", param, ctx)
+        return number
+
+
+SEED = _WholeNumber(0, LARGEST_SEED)
 
 
 class _FiniteFloat(click.FloatRange):
@@ -116,12 +150,12 @@ def _help(field: "dataclasses.Field[Any]", part: Part) -> str:
     return f"{text}  [default: the run's own; with --dataset: {own}]"
 
 
-def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, *, help: str) -> Callable[[Any], Any]:
+def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[str, Any]) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     name = f"--{field.name}"
-    shared: dict[str, Any] = {"default": field.default, "help": help}
-    if field.default is None or field.default == "" or "[default: " in help:
+    shared: dict[str, Any] = {"default": field.default, "cls": SectionedOption, **shown}
+    if field.default is None or field.default == "" or "[default: " in shown["help"]:
         shared["show_default"] = False
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
@@ -129,18 +163,20 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, *, help: str) -
     if choices:
         kind = click.Choice(choices) if isinstance(choices, tuple) else _OpenChoice(choices)
         return click.option(name, type=kind, **shared)
-    minimum = field.metadata["minimum"]
+    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     if hint is int and minimum is not None:
-        return click.option(name, type=click.IntRange(min=int(minimum)), **shared)
+        return click.option(name, type=_WholeNumber(int(minimum), maximum), **shared)
+    if hint is Path:
+        return click.option(name, type=PATH, **shared)
     if hint is float:
         return click.option(name, type=_FiniteFloat(min=minimum), **shared)
     return click.option(name, type=hint, **shared)
 
 
 def was_given(name: str) -> bool:
-    """Whether the user typed this option of the running command."""
+    """Whether the user gave this option of the running command, in the command line or in a file of `--config`."""
     source = click.get_current_context().get_parameter_source(name)
-    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+    return source not in (ParameterSource.DEFAULT, None)
 
 
 def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":

@@ -6,15 +6,20 @@ from typing import Any
 import click
 
 from pfm.backbones.config import BackboneConfig
+from pfm.commands.config_file import config_option
 from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
+from pfm.commands.sections import SectionedCommand
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.evaluation.config import EvalConfig
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 
+FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "config")
 
-@click.command("train", context_settings=CONTEXT_SETTINGS)
+
+@click.command("train", cls=SectionedCommand, first=FIRST, context_settings=CONTEXT_SETTINGS)
+@config_option()
 @with_options(
     data=DataConfig,
     backbone=BackboneConfig,

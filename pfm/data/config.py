@@ -3,12 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.kinds import KINDS
 from pfm.errors import ConfigError
-from pfm.options import option
+from pfm.options import Section, expand_paths, option
 
 if TYPE_CHECKING:
     from pfm.data.inputs import Storage
@@ -21,13 +21,15 @@ DEFAULT_KIND = "image"
 class DataConfig:
     """Which data, and where it is."""
 
+    section: ClassVar = Section.DATA
     dataset: str = option(
         "bloodmnist",
         "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
         "a Hugging Face data set (name or local folder), or digits.",
+        is_path=True,
     )
     data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names)
-    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]")
+    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
     input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
@@ -42,6 +44,7 @@ class DataConfig:
     skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.size not in MEDMNIST_SIZES:
             raise ConfigError(f"--size {self.size} is not a MedMNIST resolution; choose 28, 64, 128 or 224")
         if self.label_from and not self.label_from.startswith(PREFIX):
@@ -115,6 +118,7 @@ def _looks_like_path(name: str) -> bool:
 class ImageAugmentConfig:
     """What is varied in training images."""
 
+    section: ClassVar = Section.AUGMENTATION
     shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
     hflip: bool = option(False, "Mirror half of the training images left to right.")
 
@@ -123,6 +127,7 @@ class ImageAugmentConfig:
 class SoundAugmentConfig:
     """What is varied in training clips."""
 
+    section: ClassVar = Section.AUGMENTATION
     time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
     time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
     mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
@@ -158,6 +163,7 @@ class AugmentConfig(SoundAugmentConfig, ImageAugmentConfig):
 class FeedConfig:
     """Where images, and what a frozen trunk makes of them, are kept."""
 
+    section: ClassVar = Section.SPEED
     data_on: str = option(
         "auto",
         "Where the images are kept: auto is on the device where they fit into a third of its free memory.",

@@ -24,6 +24,7 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
+from pfm.options import expanded
 from pfm.storage import explain, write_bytes
 
 FORMAT = "pfm-checkpoint"
@@ -208,7 +209,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
+def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours, or one of the paper's tool.
 
     Args:
@@ -218,6 +219,7 @@ def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: missing, unreadable, or not a checkpoint.
     """
+    path = expanded(Path(path))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     try:

@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
-from pfm.options import option
+from pfm.options import Section, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What stands around the backbone."""
 
+    section: ClassVar = Section.MODEL
     readout: str = option(
         "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
     )
@@ -59,6 +61,7 @@ class ModelConfig:
 class LoraSettings:
     """Rank, scale and dropout of the adapters."""
 
+    section: ClassVar = Section.LORA
     lora_r: int = option(4, "Rank of the LoRA adapters on the query and value projections.", minimum=1)
     lora_alpha: int = option(4, "Scale of the adapters; their output is multiplied by alpha / r.", minimum=1)
     lora_dropout: float = option(0.1, "Dropout in front of the adapters.", minimum=0.0)

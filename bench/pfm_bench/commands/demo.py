@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED
 from pfm.errors import StorageError
 from pfm.storage import make_folder, write_json, write_text
 from pfm_bench.demo.side_by_side import READOUTS, readout_folder, tell_both
@@ -15,8 +15,8 @@ REPORT = "report.md"
 
 
 @click.command("demo", context_settings=CONTEXT_SETTINGS)
-@click.option("--out", default="pfm-demo", type=click.Path(path_type=Path), help="Folder for everything that is made.")
-@click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the whole run.")
+@click.option("--out", default="pfm-demo", type=PATH, help="Folder for everything that is made.")
+@click.option("--seed", default=42, type=SEED, help="Seed of the whole run.")
 @click.option("--data_type", default="image", type=click.Choice(["image", "audio"]), help="Kind of input.")
 @click.option(
     "--dataset", default="", show_default=False, help="For audio: audiofolder:PATH.  [default: digits, for images]"

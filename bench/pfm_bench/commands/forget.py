@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm train; left as it is.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm train; left as it is.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
 @click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
 from pfm.storage import make_folder, write_json, write_text
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     "--bundle",
     "bundles",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="What pfm export onnx wrote; give it again for another precision of the same model.",
 )
 @click.option(
     "--ckpt",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Its checkpoint, for torch.  [default: random weights of that shape]",
 )
 @click.option(

@@ -10,7 +10,7 @@ import click
 from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, only, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
@@ -40,7 +40,7 @@ class AuditOptions:
 
 
 @click.command("audit", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint that has the classes.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
 @with_options(options=AuditOptions, data=of_run(DataConfig), device=only(DeviceConfig, "gpu_id", "cpu"))

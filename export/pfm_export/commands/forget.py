@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
-@click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("artifacts", nargs=-1, type=PATH)
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
-@click.option("--ckpt", type=click.Path(path_type=Path), help="Checkpoint to copy without the classes.")
-@click.option("--out", type=click.Path(path_type=Path), help="With --ckpt: file to write.  [default: beside it]")
+@click.option("--ckpt", type=PATH, help="Checkpoint to copy without the classes.")
+@click.option("--out", type=PATH, help="With --ckpt: file to write.  [default: beside it]")
 @click.option("--in_place", is_flag=True, help="Erase from the artifacts themselves. Cannot be undone.")
 @with_options(record=RecordOptions)
 def forget(

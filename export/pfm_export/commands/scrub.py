@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, of_run, only, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import StorageError
@@ -30,7 +30,7 @@ class ScrubOptions:
 
 
 @click.command("scrub", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint to start from; left as it is.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint to start from; left as it is.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @with_options(
     options=ScrubOptions,

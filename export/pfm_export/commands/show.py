@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH
 
 
 @click.command("show", context_settings=CONTEXT_SETTINGS)
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table, with everything in it.")
 def show(artifact: Path, as_json: bool) -> None:
     """Say what a checkpoint, a bundle, a ledger or a folder of them is.

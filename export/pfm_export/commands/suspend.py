@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH
 from pfm_export.commands.profiles import edit_profiles, profile_option
 
 
 @click.command("suspend", context_settings=CONTEXT_SETTINGS)
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, required=True, type=PATH)
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @profile_option
 def suspend(bundles: tuple[Path, ...], classes: str, profile: str) -> None:

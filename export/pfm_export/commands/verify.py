@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH
 from pfm.errors import CertificateError, ConfigError
 from pfm.forgetting.ledger import Record
 
 
 @click.command("verify", context_settings=CONTEXT_SETTINGS)
-@click.argument("cert", type=click.Path(path_type=Path))
-@click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("cert", type=PATH)
+@click.argument("artifacts", nargs=-1, type=PATH)
 @click.option(
     "--public_key",
     default="",
