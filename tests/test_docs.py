@@ -166,7 +166,10 @@ def check_script(words: list[str]) -> None:
 
 
 @every_page()
-def test_every_command_in_a_block_can_be_run(page: Path) -> None:
+def test_every_command_in_a_block_can_be_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "yaml"):  # its first line is its name
+        (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
     for words in shell_commands(page):
         if words[:1] == ["pfm"]:
             check_pfm(words)
