@@ -55,6 +55,7 @@ def pfm() -> None:
 def run(command: click.Command, arguments: Sequence[str] | None = None, *, name: str = "pfm") -> int:
     """Run a command; what the user can put right is one line on standard error and exit code 2."""
     _use_utf8()
+    stdout = sys.stdout
     try:
         result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()  # where it fails here, it does not fail at exit
@@ -70,9 +71,10 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; files written so far are whole", 130)
-    except SystemExit as end:  # what click makes of a broken pipe
-        if not isinstance(end.__context__, BrokenPipeError):
+    except SystemExit:
+        if sys.stdout is stdout:
             raise
+        sys.stdout = stdout  # click took it away when the pipe broke
         return _leave_pipe()
     except BrokenPipeError:
         return _leave_pipe()
@@ -91,9 +93,9 @@ def _leave_pipe() -> int:
 
 
 def _can_print() -> bool:
-    """Whether standard output takes what is still to be written to it."""
+    """Whether standard output takes another line."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         return False
     return True

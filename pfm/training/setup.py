@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
@@ -114,7 +113,7 @@ def _build_model(
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
-    set_seed(config.train.seed)
+    torch.manual_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
     model = PromptedClassifier(backbone, data.classes, settings, lora)
     backbone.recompute = config.train.gradient_checkpointing

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pfm.options import option
+from pfm.options import LARGEST_SEED, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class BenchConfig:
     seconds: float = option(60.0, "Stop early after this time (not before 5 rounds).", minimum=1.0)
     threads: int = option(0, "CPU threads.  [0: all cores]", minimum=0)
     device: str = option("auto", "Where everything runs.", choices=("auto", "cpu", "cuda"))
-    seed: int = option(0, "Seed of weights, images and draws.", minimum=0)
+    seed: int = option(0, "Seed of weights, images and draws.", minimum=0, maximum=LARGEST_SEED)
     memory: bool = option(
         False, "On a CPU: measure the peak memory too, in a process of its own for each variant (a GPU's always is)."
     )
