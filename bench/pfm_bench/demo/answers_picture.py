@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE, HEADING, BODY = 15, 12, 10.5
-WIDTH, GAP = 10.0, 0.2
-LABELS = 0.65  # left of the cards: the readouts' names
+WIDTH, GAP = 10.0, 0.1
+LABELS = 0.7  # left of the cards: the readouts' names
 CARD = (WIDTH - LABELS - (SHOWN - 1) * GAP) / SHOWN
 TITLE_ROOM, NAME_ROOM, TALL, ROW = 0.45, 0.28, 1.6, 0.31  # of a group's title, a class's name, an input, its answers
-ARROW, PADDING = 0.22, 0.2
+ARROW, PADDING = 0.2, 0.16
 EM = 0.62 / 72  # inches of a letter and point, about
 LONGEST_NAME = 9
 # an answer's mark, the colours of its letters and of its ground
@@ -47,7 +47,7 @@ def headline(answers: ServedAnswers) -> str:
 
 def describe_group(group: Group) -> str:
     """How many of all its inputs were answered rightly."""
-    shares = (f"{name} {100 * before:.0f} → {100 * after:.0f} %" for name, (before, after) in group.right.items())
+    shares = (f"{name} {100 * before:.1f} → {100 * after:.1f} %" for name, (before, after) in group.right.items())
     return f"right, of all {group.size:,}:  {',  '.join(shares)}"
 
 
