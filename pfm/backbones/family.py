@@ -151,7 +151,9 @@ class Family(ABC):
         grid = patches.reshape(1, *self.grid(old), -1).permute(0, 3, 1, 2)  # (1, D, down, across)
         grid = nn.functional.interpolate(grid, size=self.grid(new), mode="bicubic", align_corners=False)
         patches = grid.permute(0, 2, 3, 1).reshape(1, -1, positions.shape[-1])
-        return {**weights, name: torch.cat([own, patches], dim=1).contiguous()}
+        # memory of its own: products of weights where a file was mapped differ in the last bit from those of a copy
+        copies = {key: tensor.clone() for key, tensor in weights.items()}
+        return {**copies, name: torch.cat([own, patches], dim=1).contiguous()}
 
     def num_special(self, config: HfConfig) -> int:
         """Tokens in front of the patches."""

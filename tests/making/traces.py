@@ -16,6 +16,9 @@ from typing import Any
 import onnx
 import torch
 
+# parameters, buffers and modules are looked at one by one; the threshold is for answers, a graph gives scores
+ELSEWHERE = ("_parameters", "_buffers", "_modules", "unknown_below")
+
 
 class Traces:
     """Stands in for `torch.onnx.export`, which it calls for what it has not seen yet.
@@ -56,7 +59,7 @@ def described(settings: dict[str, Any]) -> str:
     """What a module is set to, without the addresses of what it refers to; a configuration with all its entries."""
     entries = {}
     for name, value in sorted(settings.items()):
-        if name in ("_parameters", "_buffers", "_modules"):  # these are looked at one by one
+        if name in ELSEWHERE:
             continue
         inside = vars(value) if hasattr(value, "to_dict") else ""
         entries[name] = re.sub(r" at 0x[0-9a-f]+", "", f"{value!r} {inside}")

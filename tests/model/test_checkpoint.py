@@ -84,8 +84,13 @@ def test_training_prompts_alone_stores_nothing_but_them_and_the_readout(preset: 
     assert (state.lora, state.model.tune) == (None, "prompts")
     started = build_backbone(state.spec, seed=42)
     assert frozen_sha256(state.build_model().backbone) == frozen_sha256(started) == state.frozen_sha256
-    assert run(pfm, ["export", "onnx", "--ckpt", str(tmp_path / "colours_seed_42_2.pt"), "--out",
-                     str(tmp_path / "bundle")]) == 0  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_model_of_which_prompts_alone_were_trained_is_exported(preset: str, npz: Path, tmp_path: Path) -> None:
+    assert run(pfm, train_arguments(npz, tmp_path, "--tune", "prompts", "--eval_every", "0")) == 0
+    ckpt = tmp_path / "colours_seed_42_2.pt"
+    assert run(pfm, ["export", "onnx", "--ckpt", str(ckpt), "--out", str(tmp_path / "bundle")]) == 0
 
 
 def test_a_backbone_with_other_weights_is_refused(tmp_path: Path) -> None:
