@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 import torch
 
 from pfm.audit.comparisons.trained import recipe_of
-from pfm.audit.groups import QUICK
+from pfm.audit.config import QUICK
 from pfm.audit.models import AuditRequest
 from pfm.audit.protocol import audit
 from pfm.cli import pfm

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone
-from pfm.backbones.spec import BackboneConfig, describe_backbone
+from pfm.backbones.spec import describe_backbone
 from pfm.data.images import ImagePreprocess
 from pfm.seeds import make_generator
 

@@ -1,6 +1,8 @@
 """`pfm`: a table of command -> "module:attribute", loaded when named, so that `pfm --help` answers at once."""
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +16,12 @@ from pfm.errors import PfmError
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
     "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "show": ("pfm_export.commands.show:show", "What a checkpoint, bundle, ledger or run folder is."),
+    "suspend": ("pfm_export.commands.suspend:suspend", "Leave classes out of a bundle's answers; can be undone."),
+    "restore": ("pfm_export.commands.restore:restore", "Undo `pfm suspend`."),
     "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),
-    "verify": ("pfm_export.commands.forget:verify", "Check the certificate of an erasure; needs no torch."),
+    "scrub": ("pfm_export.commands.scrub:scrub", "Erase classes from a copy, and retune its shared weights."),
+    "verify": ("pfm_export.commands.verify:verify", "Check the certificate of an erasure; needs no torch."),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands.export:export", "Export to ONNX."),
     "bench": ("pfm_bench.commands.bench:bench", "Latency of a bundle; speed of training and the rest."),
@@ -49,8 +55,10 @@ def pfm() -> None:
 def run(command: click.Command, arguments: Sequence[str] | None = None, *, name: str = "pfm") -> int:
     """Run a command; what the user can put right is one line on standard error and exit code 2."""
     _use_utf8()
+    stdout = sys.stdout
     try:
         result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()  # where it fails here, it does not fail at exit
     except click.exceptions.NoArgsIsHelpError as error:  # `pfm` alone: its message is the help
         error.show()
         return 2
@@ -63,14 +71,47 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; files written so far are whole", 130)
-    except BrokenPipeError:  # `pfm … | head`
-        sys.stderr.close()
-        return 0
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        sys.stdout = stdout  # click took it away when the pipe broke
+        return _leave_pipe()
+    except BrokenPipeError:
+        return _leave_pipe()
+    except OSError as error:
+        if _can_print():
+            raise  # it came from elsewhere
+        _mute()
+        return _fail(f"standard output cannot be written: {error.strerror}", 2)
     return result if isinstance(result, int) else 0
 
 
+def _leave_pipe() -> int:
+    """`pfm … | head`: who reads has seen enough."""
+    _mute()
+    return 0
+
+
+def _can_print() -> bool:
+    """Whether standard output takes another line."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _mute() -> None:
+    """Let standard output take anything from now on, so that Python can close it without a word."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # a stream of a notebook or test has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]  # None raises, and is suppressed
+        os.close(nowhere)
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # standard error may be full as well; the code says enough
+        print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -4,26 +4,31 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.errors import ConfigError, DeviceError
-from pfm.options import option
+from pfm.options import Section, option
+
+if TYPE_CHECKING:  # the options are listed without it
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
     """Where a single-process run computes; a launcher decides for several processes."""
 
-    gpu_id: int = option(0, "GPU of a single-process run; the CPU is used where there is none.", minimum=0)
+    section: ClassVar = Section.DEVICE
+    gpu_id: int = option(0, "GPU of a single-process run; where there is none, GPU 0 is the CPU.", minimum=0)
     cpu: bool = option(False, "Use the CPU even where there is a GPU.")
-    mixed_precision: str = option("no", "Autocast to this precision.", choices=("no", "bf16", "fp16"))
+    mixed_precision: str = option(
+        "no", "Autocast to this precision.", choices=("no", "bf16", "fp16"), section=Section.SPEED
+    )
     frozen_dtype: str = option(
         "auto",
         "How frozen weights are stored: auto is bf16 where --mixed_precision is, since autocast would cast them at "
         "every call.",
         choices=("auto", "fp32", "bf16"),
+        section=Section.SPEED,
     )
 
     @property
@@ -41,30 +46,40 @@ def launched_precision() -> str | None:
     return os.environ.get("ACCELERATE_MIXED_PRECISION")
 
 
-def resolve_device(config: DeviceConfig, *, gpu_was_asked_for: bool) -> torch.device:
+def resolve_device(
+    config: DeviceConfig, *, gpu_was_asked_for: bool, say: Callable[[str], None] = print
+) -> "torch.device":
     """The device of a single-process run.
+
+    Args:
+        say: told where GPU 0 was asked for and the run is on the CPU.
 
     Raises:
         ConfigError: a GPU number under a multi-process launch, or fp16 without a GPU.
-        DeviceError: a GPU was asked for that is not there.
+        DeviceError: a GPU other than 0 was asked for that is not there.
     """
+    import torch
+
     count = torch.cuda.device_count()
     if gpu_was_asked_for:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("--gpu_id is for single-process runs; under a launcher each process has its own GPU")
         if config.cpu:
             raise ConfigError("--gpu_id and --cpu exclude each other")
-        if config.gpu_id >= count:
+        if config.gpu_id >= max(count, 1):
             found = f"GPUs 0 to {count - 1}" if count else "no GPU"
             raise DeviceError(f"--gpu_id {config.gpu_id}: this machine has {found}; leave it out to use what is there")
     use_cpu = config.cpu or launched_on_cpu() or count == 0
+    if use_cpu and gpu_was_asked_for:
+        reason = "this machine has no GPU" if count == 0 else "the launcher asked for the CPU"
+        say(f"note: --gpu_id {config.gpu_id}: {reason}; running on the CPU")
     device = torch.device("cpu") if use_cpu else torch.device("cuda", min(config.gpu_id, count - 1))
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
     return device
 
 
-def _alone(tensor: torch.Tensor) -> torch.Tensor:
+def _alone(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor
 
 
@@ -80,10 +95,10 @@ class Processes:
         autocast: the precision that a model runs in, as a context.
     """
 
-    device: torch.device
+    device: "torch.device"
     rank: int = 0
     world_size: int = 1
-    reduce: Callable[[torch.Tensor], torch.Tensor] = _alone
+    reduce: "Callable[[torch.Tensor], torch.Tensor]" = _alone
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property

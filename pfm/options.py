@@ -1,10 +1,31 @@
 """A dataclass field that is an option of a command as well; knows no click, so that serving needs none."""
 
 import dataclasses
+import enum
+import os
+import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 Choices = tuple[str, ...] | Callable[[], tuple[str, ...]]
+LARGEST_SEED = 2**63 - 1  # what torch's generators take
+_HOME = re.compile(r"^([a-z_]+:)?~(?=$|[/\\])")  # `~/data`, and `imagefolder:~/data`
+T = TypeVar("T", str, Path)
+
+
+class Section(enum.StrEnum):
+    """Headings of `--help`, in the order in which they are shown."""
+
+    DATA = "Data"
+    MODEL = "Model"
+    LORA = "LoRA"
+    OPTIMISATION = "Optimisation"
+    SAVING = "Saving and resuming"
+    SPEED = "Speed and memory"
+    AUGMENTATION = "Augmentation"
+    EVALUATION = "Evaluation"
+    DEVICE = "Device"
 
 
 def option(
@@ -13,10 +34,30 @@ def option(
     *,
     choices: Choices | None = None,
     minimum: float | None = None,
+    maximum: float | None = None,
+    section: Section | None = None,
+    is_path: bool = False,
 ) -> Any:
     """A dataclass field that is an option as well.
 
     Args:
         choices: the values it takes, or what lists them when the command line is read, such as a registry's `names`.
+        section: of `--help`, where it is not that of the class, its `section`.
+        is_path: it is a path, or may be one; see `expand_paths`.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+    facts = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "section": section}
+    return dataclasses.field(default=default, metadata={**facts, "is_path": is_path})
+
+
+def expanded(path: T) -> T:
+    """A path with the user's home in place of a `~` at its start, also behind a prefix such as `imagefolder:`."""
+    home = os.path.expanduser("~")
+    return type(path)(_HOME.sub(lambda match: f"{match[1] or ''}{home}", str(path), count=1))
+
+
+def expand_paths(config: Any) -> None:
+    """Expand `~` in the fields of a config that are paths; for its `__post_init__`."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("is_path") and value is not None:
+            object.__setattr__(config, field.name, expanded(value))  # frozen for everybody else

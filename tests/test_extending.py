@@ -15,9 +15,10 @@ import torch
 
 from making.images import write_npz
 from pfm.audit.attacks import ATTACKS
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS
 from pfm.backbones.loading import build_backbone
-from pfm.backbones.spec import BackboneConfig, describe_backbone
+from pfm.backbones.spec import describe_backbone
 from pfm.cli import pfm, run
 from pfm.data.readers import READERS
 from pfm.model.readouts import READOUTS

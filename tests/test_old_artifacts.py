@@ -79,7 +79,7 @@ def test_an_old_bundle_still_agrees_with_its_checkpoint(name: str) -> None:
 
 
 def test_an_old_bundle_suspends_and_restores(name: str, copied: Path) -> None:
-    assert run(pfm, ["forget", "--classes", "1", "--suspend", "--profile", "ward", str(copied / name)]) == 0
+    assert run(pfm, ["suspend", "--classes", "1", "--profile", "ward", str(copied / name)]) == 0
     session = PromptSession(copied / name, device="cpu")
     assert session.active(profile="ward") == ("0", "2", "3")
     assert session.active() == ("0", "1", "2", "3")

@@ -16,6 +16,7 @@ from pfm.classes import check_removal
 from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.options import expanded
 from pfm.storage import locked
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
@@ -115,7 +116,7 @@ def erase_everywhere(
         StorageError, BundleError, CheckpointError: an artifact or a ledger that is not whole; where something
             was announced already, the same command completes it.
     """
-    found = find_artifacts(paths)
+    found = find_artifacts([expanded(path) for path in paths])
     request = secrets.token_hex(8)
     groups: dict[Path, list[Path]] = {}
     for file in found.checkpoints:

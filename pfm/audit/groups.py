@@ -1,4 +1,4 @@
-"""How much an audit attacks, and the samples it asks about."""
+"""The samples an audit asks about."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,33 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from pfm.data.splits import ClassificationData, Split
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """How much is attacked, and how long.
-
-    Attributes:
-        sizes: how many samples of the class an attacker has, each in turn.
-        tokens: how many new prompt tokens an attacker learns, each in turn.
-        epsilon: how far the resurrection gap and the other gaps may be from zero.
-    """
-
-    sizes: tuple[int, ...] = (1, 10)
-    tokens: tuple[int, ...] = (1,)
-    attack_seeds: int = 5
-    attack_steps: int = 150
-    attack_lr: float = 0.05
-    shadows: int = 4
-    oracles: int = 1
-    epsilon: float = 0.05
-    seed: int = 0
-
-
-QUICK = AuditConfig()
-FULL = AuditConfig(
-    sizes=(0, 1, 5, 10, 50, 10**9), tokens=(1, 5, 10), attack_seeds=10, attack_steps=400, shadows=16, oracles=3
-)
 
 
 @dataclass(frozen=True)

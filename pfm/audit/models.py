@@ -15,7 +15,8 @@ import torch
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons, Shadow, Trained
 from pfm.audit.comparisons.untrained import closed_form_subject, untrained
-from pfm.audit.groups import AuditConfig, Groups
+from pfm.audit.config import AuditConfig
+from pfm.audit.groups import Groups
 from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.classes import check_removal
 from pfm.data.splits import ClassificationData

@@ -13,7 +13,7 @@ import torch
 
 from pfm import __version__
 from pfm.audit.attacks import ATTACKS
-from pfm.audit.groups import AuditConfig
+from pfm.audit.config import AuditConfig
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.verdict import Judgement, summarise
 from pfm.registry import load_plugins

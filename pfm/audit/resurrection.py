@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from pfm.audit import figures
 from pfm.audit.comparisons.data import renumber
-from pfm.audit.groups import AuditConfig, Groups
+from pfm.audit.config import AuditConfig
+from pfm.audit.groups import Groups
 from pfm.audit.subject import Loaded
 from pfm.data.splits import ClassificationData
 from pfm.model.classifier import PromptedClassifier

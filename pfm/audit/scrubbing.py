@@ -18,7 +18,7 @@ from pfm.audit.comparisons.data import by_position, without_classes
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.comparisons.tuning import tune
 from pfm.audit.comparisons.untrained import untrained
-from pfm.audit.groups import AuditConfig
+from pfm.audit.config import AuditConfig
 from pfm.audit.resurrection import Attacker, Recovery, gap_interval
 from pfm.audit.subject import Loaded, as_subject
 from pfm.classes import check_removal

@@ -1,34 +1,23 @@
-"""AST (Gong et al., 2021, arXiv 2104.01778): log-mel features cut into patches that may overlap, CLS and distillation.
+"""AST (Gong et al., 2021, arXiv 2104.01778): log-mel features in patches that may overlap, CLS and distillation."""
 
-Letters: B batch, L frames of the input, M mel bins, N patches, D hidden size.
-"""
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.backbones.family import Family, HfConfig, Tensors
-from pfm.data.inputs import Preprocess
-from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pfm.data.inputs import Preprocess
+    from pfm.data.sounds import SoundStorage
 
 DEFAULT_MODEL = "MIT/ast-finetuned-audioset-10-10-0.4593"
 # frames for which patches across are AST's own, where several lengths give as many
 _LENGTHS = {101: 1024}
 _BINS, _STRIDE = 128, 10  # of the model that its authors published
-
-
-class SoundPatches(nn.Module):
-    """Features (B, L, M) -> tokens (B, N, D): a linear map of each patch, bins down and frames across."""
-
-    def __init__(self, width: int, patch: int, strides: tuple[int, int]) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(1, width, kernel_size=(patch, patch), stride=strides)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.projection(features.unsqueeze(1).transpose(2, 3)).flatten(2).transpose(1, 2)
 
 
 class Ast(Family):
@@ -64,6 +53,8 @@ class Ast(Family):
         return {**config, "max_length": size}
 
     def preprocess(self, config: HfConfig, processor: HfConfig, model_name: str) -> Preprocess:
+        from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess
+
         bins = processor.get("num_mel_bins", _BINS)
         if bins != config["num_mel_bins"]:
             raise BackboneError(
@@ -84,6 +75,8 @@ class Ast(Family):
         return FeatureExtractionMixin.get_feature_extractor_dict(where)[0]
 
     def storage(self, config: HfConfig, preprocess: Preprocess | None) -> SoundStorage:
+        from pfm.data.sounds import SoundStorage
+
         rate = getattr(preprocess, "sampling_rate", 16_000)
         return SoundStorage(rate, config["num_mel_bins"])
 
@@ -101,11 +94,20 @@ class Ast(Family):
         return f"{config['max_length']} frames"
 
     def patch_embeddings(self, config: HfConfig) -> nn.Module:
+        from pfm.backbones.patches import SoundPatches
+
         strides = (config["frequency_stride"], config["time_stride"])
         return SoundPatches(config["hidden_size"], config["patch_size"], strides)
 
     def patch_values(self, config: HfConfig) -> int:
         return config["patch_size"] ** 2
+
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        if type(self) is not Ast:  # a family like this one, which the library may initialise in another way
+            return super().initial_weights(config)
+        from pfm.backbones.initial import drawn_weights
+
+        return drawn_weights(self, config, draws_tokens=False)
 
     def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" not in weights:

@@ -1,20 +1,24 @@
 """What a family of backbones has to say of itself, and the registry of families."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-import torch
-from torch import nn
-
-from pfm.backbones.dropout import RowKeys
-from pfm.backbones.encoder import Block, BlockShape, Embeddings, Encoder
-from pfm.data.inputs import Preprocess, Storage
 from pfm.errors import BackboneError
 from pfm.registry import Registry, load_plugins
 
-HfConfig = Mapping[str, Any]  # a configuration as Hugging Face's `config.json` has it
-Tensors = dict[str, torch.Tensor]
+if TYPE_CHECKING:  # families are listed by `--help`, which needs no torch
+    import torch
+    from torch import nn
+
+    from pfm.backbones.dropout import RowKeys
+    from pfm.backbones.encoder import Block, BlockShape, Encoder
+    from pfm.data.inputs import Preprocess, Storage
+
+HfConfig: TypeAlias = Mapping[str, Any]  # a configuration as Hugging Face's `config.json` has it
+Tensors: TypeAlias = "dict[str, torch.Tensor]"
 
 
 class Family(ABC):
@@ -110,6 +114,8 @@ class Family(ABC):
 
     def block_shape(self, config: HfConfig) -> BlockShape:
         """What a block is made of."""
+        from pfm.backbones.encoder import BlockShape
+
         return BlockShape(
             hidden_size=config["hidden_size"],
             num_heads=config["num_attention_heads"],
@@ -123,19 +129,41 @@ class Family(ABC):
 
     def embeddings(self, config: HfConfig, keys: RowKeys) -> nn.Module:
         """What makes the backbone's own tokens: (B, …) -> (B, T, D)."""
+        from pfm.backbones.encoder import Embeddings
+
         down, across = self.grid(config)
         patches = self.patch_embeddings(config)
         return Embeddings(self.special_tokens, patches, down * across, self.block_shape(config), keys)
 
     def block(self, config: HfConfig, number: int, keys: RowKeys) -> Block:
         """Block `number`, counted from 0."""
+        from pfm.backbones.encoder import Block
+
         return Block(self.block_shape(config), number, keys)
 
     def encoder(self, config: HfConfig) -> Encoder:
         """The whole encoder, its weights not filled in."""
+        from pfm.backbones.dropout import RowKeys
+        from pfm.backbones.encoder import Encoder
+
         keys = RowKeys()
         blocks = [self.block(config, number, keys) for number in range(config["num_hidden_layers"])]
         return Encoder(self.embeddings(config, keys), blocks, self.block_shape(config), keys)
+
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        """Weights from torch's generator, as the library initialises them, under its names."""
+        config_class, model_class = self.hf_classes()
+        dropped = (
+            "model_type",
+            "transformers_version",
+            "architectures",
+            "torch_dtype",
+            "dtype",
+            "id2label",
+            "label2id",
+        )
+        given = {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
+        return model_class(config_class(**given), **self.model_settings).state_dict()
 
     def names(self, weights: Tensors) -> Tensors:
         """The library's weights under our names; the same names in most families."""
@@ -145,11 +173,13 @@ class Family(ABC):
         """Weights for another input size: position embeddings interpolated (bicubic)."""
         if self.grid(old) == self.grid(new):
             return weights
+        import torch
+
         name = "embeddings.position_embeddings"
         positions, specials = weights[name], len(self.special_tokens)  # (1, specials + patches, D)
         own, patches = positions[:, :specials], positions[:, specials:]
         grid = patches.reshape(1, *self.grid(old), -1).permute(0, 3, 1, 2)  # (1, D, down, across)
-        grid = nn.functional.interpolate(grid, size=self.grid(new), mode="bicubic", align_corners=False)
+        grid = torch.nn.functional.interpolate(grid, size=self.grid(new), mode="bicubic", align_corners=False)
         patches = grid.permute(0, 2, 3, 1).reshape(1, -1, positions.shape[-1])
         # memory of its own: products of weights where a file was mapped differ in the last bit from those of a copy
         copies = {key: tensor.clone() for key, tensor in weights.items()}

@@ -1,13 +1,11 @@
 """A backbone with its weights: pretrained ones read into our encoder, or initial ones from a seed."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from pfm.backbones.backbone import Backbone
-from pfm.backbones.family import HfConfig, Tensors
+from pfm.backbones.family import Tensors
 from pfm.backbones.hub import read_weights
 from pfm.backbones.spec import BackboneSpec
 
@@ -37,15 +35,9 @@ def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) 
 
 def _initial_weights(spec: BackboneSpec, seed: int) -> Tensors:
     """Weights as the library initialises them."""
-    config_class, model_class = spec.family.hf_classes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(config_class(**_loadable(spec.config)), **spec.family.model_settings).state_dict()
-
-
-def _loadable(config: Mapping[str, Any]) -> HfConfig:
-    dropped = ("model_type", "transformers_version", "architectures", "torch_dtype", "dtype", "id2label", "label2id")
-    return {key: value for key, value in config.items() if key not in dropped and not key.startswith("_")}
+        return spec.family.initial_weights(spec.config)
 
 
 def frozen_sha256(backbone: Backbone) -> str:

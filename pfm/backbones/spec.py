@@ -3,35 +3,13 @@
 import math
 from dataclasses import dataclass, field
 
-import pfm.backbones.families  # noqa: F401  # makes the families known
+from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
-from pfm.data.inputs import KINDS, Preprocess, Storage
+from pfm.data.inputs import Preprocess, Storage
+from pfm.data.kinds import KINDS
 from pfm.errors import BackboneError
-from pfm.options import option
 from pfm.registry import load_plugins
-
-SCRATCH = "scratch:"
-IMAGE_DEFAULT, AUDIO_DEFAULT = (family.default_model for family in FAMILIES if family.default_model)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which backbone, at which input size."""
-
-    model_name: str = option(
-        IMAGE_DEFAULT,
-        f"A hub id ({AUDIO_DEFAULT} by default for sounds), a local folder in Hugging Face layout, or scratch:NAME for "
-        "a shape without pretrained weights (" + ", ".join(PRESETS) + ").",
-    )
-    image_size: int | None = option(
-        None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
-    )
-    max_length: int | None = option(
-        None,
-        "Frames (of 10 ms) of the model's input, for sounds; positions are interpolated.  [default: the backbone's]",
-        minimum=16,
-    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +110,10 @@ def default_model(kind: str) -> str:
 
 def full_config(family: Family, values: HfConfig) -> HfConfig:
     """Values with the library's defaults for all that they leave out."""
-    config_class, _ = family.hf_classes()
+    from transformers import CONFIG_MAPPING
+
+    # the library's model, which takes seconds more to import, is not needed for that
+    config_class = CONFIG_MAPPING[family.name] if family.name in CONFIG_MAPPING else family.hf_classes()[0]
     given = {key: value for key, value in values.items() if key != "model_type"}
     return config_class(**given).to_dict()
 

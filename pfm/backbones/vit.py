@@ -1,32 +1,24 @@
 """ViT (Dosovitskiy et al., 2021, arXiv 2010.11929): square images cut into square patches, one CLS token.
 
-Letters: B batch, S pixels of the input's side, N patches, D hidden size.
+What `--help` lists of a family is read without torch, so the parts are imported where they are built.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.backbones.family import Family, HfConfig, Tensors
-from pfm.data.images import ImageStorage, preprocess_from_hf
-from pfm.data.inputs import Preprocess
 from pfm.errors import BackboneError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pfm.data.images import ImageStorage
+    from pfm.data.inputs import Preprocess
+
 PAPER_MODEL = "google/vit-base-patch16-224"
-
-
-class ImagePatches(nn.Module):
-    """Pixels (B, 3, S, S) -> tokens (B, N, D): a linear map of each patch."""
-
-    def __init__(self, channels: int, width: int, patch: int) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.projection(pixels).flatten(2).transpose(1, 2)
 
 
 class Vit(Family):
@@ -66,6 +58,8 @@ class Vit(Family):
         return {**config, "image_size": size}
 
     def preprocess(self, config: HfConfig, processor: HfConfig, model_name: str) -> Preprocess:
+        from pfm.data.images import preprocess_from_hf
+
         return preprocess_from_hf(dict(processor), config["image_size"])
 
     def read_processor(self, where: str) -> HfConfig:
@@ -74,6 +68,8 @@ class Vit(Family):
         return ImageProcessingMixin.get_image_processor_dict(where)[0]
 
     def storage(self, config: HfConfig, preprocess: Preprocess | None) -> ImageStorage:
+        from pfm.data.images import ImageStorage
+
         return ImageStorage(config["image_size"])
 
     def input_shape(self, config: HfConfig) -> tuple[int, ...]:
@@ -87,10 +83,19 @@ class Vit(Family):
         return f"{config['image_size']} px"
 
     def patch_embeddings(self, config: HfConfig) -> nn.Module:
+        from pfm.backbones.patches import ImagePatches
+
         return ImagePatches(config.get("num_channels", 3), config["hidden_size"], config["patch_size"])
 
     def patch_values(self, config: HfConfig) -> int:
         return config.get("num_channels", 3) * config["patch_size"] ** 2
+
+    def initial_weights(self, config: HfConfig) -> Tensors:
+        if type(self) is not Vit:  # a family like this one, which the library may initialise in another way
+            return super().initial_weights(config)
+        from pfm.backbones.initial import drawn_weights
+
+        return drawn_weights(self, config, draws_tokens=True)
 
     def config_of(self, weights: Tensors) -> HfConfig | None:
         if "embeddings.distillation_token" in weights:

@@ -2,50 +2,71 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
-from pfm.backbones.spec import BackboneConfig
-from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
-from pfm.evaluation.evaluator import EvalConfig, make_evaluator
-from pfm.evaluation.results import describe_evaluation, percent, write_evaluation
-from pfm.evaluation.samples import label_positions
-from pfm.evaluation.subsets import forget_sizes
-from pfm.forgetting.suspend import active_positions
-from pfm.model.checkpoint import load_checkpoint
-from pfm.storage import make_folder, write_json
-from pfm.training.launch import leave, processes_of, start_accelerator
+from pfm.errors import ConfigError
+from pfm.evaluation.config import EvalConfig
+
+if TYPE_CHECKING:
+    from pfm.evaluation.evaluator import Evaluator
+    from pfm.model.classifier import PromptedClassifier
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
+@click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
+@with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)
 @click.option(
-    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
+    "--batch_size",
+    default=None,
+    type=click.IntRange(min=1),
+    help="The same as --eval_batch_size, by the name that the paper's tool has.  [default: --eval_batch_size]",
 )
-@with_options(data=DataConfig, backbone=BackboneConfig, evaluation=EvalConfig, device=DeviceConfig)
-@click.option("--suspend", default="", help="Evaluate with these classes' prompts left out (names or numbers).")
-@click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the random modes and of sampled subsets.")
-@click.option("--save_dir", default="checkpoints", help="Folder for the JSON files and the picture.")
+@click.option(
+    "--suspend",
+    default="",
+    show_default=False,
+    help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
+)
+@click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
+@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
 def evaluate(
     ckpt: Path,
+    model_name: str | None,
     data: DataConfig,
-    backbone: BackboneConfig,
     evaluation: EvalConfig,
     device: DeviceConfig,
+    batch_size: int | None,
     suspend: str,
+    save_dir: Path,
     seed: int,
-    save_dir: str,
 ) -> None:
     """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
 
     The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
     """
-    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
-    checkpoint = load_checkpoint(ckpt, model_name=backbone.model_name if was_given("model_name") else None)
+    evaluation = _in_batches(evaluation, batch_size)
+    if suspend and evaluation.max_subsets is not None:
+        raise ConfigError("--max_subsets is about forgetting k classes, which is not measured with --suspend")
+
+    import torch
+
+    from pfm.data.loading import load_data
+    from pfm.evaluation.evaluator import make_evaluator
+    from pfm.evaluation.results import describe_evaluation, write_evaluation
+    from pfm.evaluation.samples import label_positions
+    from pfm.evaluation.subsets import forget_sizes
+    from pfm.model.checkpoint import load_checkpoint
+    from pfm.storage import make_folder
+    from pfm.training.launch import leave, processes_of, start_accelerator
+
+    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
+    checkpoint = load_checkpoint(ckpt, model_name=model_name)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
@@ -59,24 +80,49 @@ def evaluate(
     evaluator = make_evaluator(
         loaded.test, positions, checkpoint.preprocess, processes_of(accelerator), evaluation, seed=seed
     )
-    stem = make_folder(Path(save_dir)) / f"{loaded.name}_seed_{seed}"
+    stem = make_folder(save_dir) / f"{loaded.name}_seed_{seed}"
     if suspend:
-        active = active_positions(model.classes, split_names(suspend))
-        result = evaluator.accuracy_of_set(model, active)
-        names = ", ".join(name for i, name in enumerate(model.classes.names) if i not in active)
-        click.echo(
-            f"suspended (reversible, nothing erased): {names}\n"
-            f"  accuracy on their samples  {percent(result.forget)}\n"
-            f"  accuracy on the others     {percent(result.retain)}"
-        )
+        _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
+    else:
+        measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets)
         if accelerator.is_main_process:
-            write_json(Path(f"{stem}_suspended.json"), {"suspended": names.split(", "), **dataclasses.asdict(result)})
-        leave(accelerator)
-        return
-    ks = forget_sizes(model.num_classes)
-    measured = evaluator.evaluate(model, ks=ks, max_subsets=evaluation.max_subsets)
-    if accelerator.is_main_process:
-        click.echo(describe_evaluation(measured, model))
-        for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):
-            click.echo(f"wrote {path}")
+            click.echo(describe_evaluation(measured, model))
+            for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):
+                click.echo(f"wrote {path}")
     leave(accelerator)
+
+
+def _in_batches(evaluation: EvalConfig, batch_size: int | None) -> EvalConfig:
+    """With what --batch_size, the paper tool's name of it, says.
+
+    Raises:
+        ConfigError: --eval_batch_size says otherwise.
+    """
+    if batch_size is None:
+        return evaluation
+    if was_given("eval_batch_size") and evaluation.eval_batch_size != batch_size:
+        raise ConfigError(
+            f"--batch_size {batch_size} and --eval_batch_size {evaluation.eval_batch_size} are the same option; "
+            "give one"
+        )
+    return dataclasses.replace(evaluation, eval_batch_size=batch_size)
+
+
+def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", suspend: str, path: Path) -> None:
+    from pfm.classes import split_names
+    from pfm.evaluation.results import percent
+    from pfm.forgetting.suspend import active_positions
+    from pfm.storage import write_json
+
+    active = active_positions(model.classes, split_names(suspend))
+    result = evaluator.accuracy_of_set(model, active)
+    names = [name for i, name in enumerate(model.classes.names) if i not in active]
+    if not evaluator.processes.is_main:
+        return
+    click.echo(
+        f"suspended (reversible, nothing erased): {', '.join(names)}\n"
+        f"  accuracy on their samples  {percent(result.forget)}\n"
+        f"  accuracy on the others     {percent(result.retain)}"
+    )
+    write_json(path, {"suspended": names, **dataclasses.asdict(result)})
+    click.echo(f"wrote {path}")

@@ -5,22 +5,21 @@ from typing import Any
 
 import click
 
-from pfm.backbones.spec import BackboneConfig, default_model
-from pfm.commands.options import CONTEXT_SETTINGS, was_given, with_options
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
-from pfm.data.feed import FeedConfig
+from pfm.backbones.config import BackboneConfig
+from pfm.commands.config_file import config_option
+from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
+from pfm.commands.sections import SectionedCommand
+from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
-from pfm.errors import ConfigError
-from pfm.evaluation.evaluator import EvalConfig
-from pfm.model.classifier import ModelConfig
-from pfm.model.lora import LoraSettings
-from pfm.training.config import RunConfig, TrainConfig
-from pfm.training.objective import ObjectiveConfig
-from pfm.training.run import train as run_training
+from pfm.evaluation.config import EvalConfig
+from pfm.model.config import LoraSettings, ModelConfig
+from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
+
+FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "config")
 
 
-@click.command("train", context_settings=CONTEXT_SETTINGS)
+@click.command("train", cls=SectionedCommand, first=FIRST, context_settings=CONTEXT_SETTINGS)
+@config_option()
 @with_options(
     data=DataConfig,
     backbone=BackboneConfig,
@@ -30,7 +29,7 @@ from pfm.training.run import train as run_training
     model=ModelConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=EvalConfig,
+    evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval
     device=DeviceConfig,
 )
 def train(**configs: Any) -> None:
@@ -38,13 +37,14 @@ def train(**configs: Any) -> None:
 
     The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
     """
+    from pfm.backbones.spec import default_model
+    from pfm.training.run import train as run_training
+
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
     if not was_given("model_name"):
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
     config = RunConfig(**configs)
-    if config.evaluation.max_subsets is not None:
-        raise ConfigError("--max_subsets is an option of pfm eval; pfm train evaluates no subsets")
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     run_training(config, device, say=click.echo)

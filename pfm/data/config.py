@@ -1,12 +1,17 @@
-"""Which data: the options that name a data set, and what follows from the name alone."""
+"""Which data, where it is kept and what is varied in it: the options, and what follows from a name alone."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.data.file_names import PREFIX, NamePattern
-from pfm.data.inputs import KINDS, Storage
+from pfm.data.kinds import KINDS
 from pfm.errors import ConfigError
-from pfm.options import option
+from pfm.options import Section, expand_paths, option
+
+if TYPE_CHECKING:
+    from pfm.data.inputs import Storage
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 DEFAULT_KIND = "image"
@@ -16,13 +21,15 @@ DEFAULT_KIND = "image"
 class DataConfig:
     """Which data, and where it is."""
 
+    section: ClassVar = Section.DATA
     dataset: str = option(
         "bloodmnist",
         "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
         "a Hugging Face data set (name or local folder), or digits.",
+        is_path=True,
     )
-    data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names())
-    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]")
+    data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names)
+    data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
     input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
@@ -37,6 +44,7 @@ class DataConfig:
     skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.size not in MEDMNIST_SIZES:
             raise ConfigError(f"--size {self.size} is not a MedMNIST resolution; choose 28, 64, 128 or 224")
         if self.label_from and not self.label_from.startswith(PREFIX):
@@ -56,7 +64,7 @@ class DataConfig:
         of_folder = (kind for kind in KINDS.names() if self.dataset.startswith(KINDS.get(kind).storage.folder_prefix))
         return next(of_folder, self.data_type)
 
-    def check_storage(self, storage: Storage) -> None:
+    def check_storage(self, storage: "Storage") -> None:
         """Refuse a model that takes inputs of another kind.
 
         Raises:
@@ -104,3 +112,67 @@ class DataConfig:
 
 def _looks_like_path(name: str) -> bool:
     return name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAugmentConfig:
+    """What is varied in training images."""
+
+    section: ClassVar = Section.AUGMENTATION
+    shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
+    hflip: bool = option(False, "Mirror half of the training images left to right.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundAugmentConfig:
+    """What is varied in training clips."""
+
+    section: ClassVar = Section.AUGMENTATION
+    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
+    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
+    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
+
+
+# the fields of the last base come first
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(SoundAugmentConfig, ImageAugmentConfig):
+    """What is varied in training inputs; only what is for the kind of input at hand may be given."""
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self._given(type(self)))
+
+    def _given(self, options: type[Any]) -> list[str]:
+        """Those of the options that are on."""
+        return [entry.name for entry in dataclasses.fields(options) if getattr(self, entry.name)]
+
+    def check_kind(self, storage: "Storage") -> None:
+        """Refuse what is for another kind of input.
+
+        Raises:
+            ConfigError: which options.
+        """
+        for kind in KINDS:
+            given = self._given(kind.storage.augment_config)
+            if given and kind.storage.augment_config is not storage.augment_config:
+                flags = ", ".join(f"--{name}" for name in given)
+                raise ConfigError(f"for {kind.storage.noun} only: {flags}; this data has none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedConfig:
+    """Where images, and what a frozen trunk makes of them, are kept."""
+
+    section: ClassVar = Section.SPEED
+    data_on: str = option(
+        "auto",
+        "Where the images are kept: auto is on the device where they fit into a third of its free memory.",
+        choices=("auto", "device", "host"),
+    )
+    num_workers: int = option(2, "Processes that gather batches where the images are kept in host memory.", minimum=0)
+    cache_trunk: str = option(
+        "off",
+        "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
+        "host memory, or in a temporary file that vanishes with the run.",
+        choices=("off", "device", "host", "disk"),
+    )

@@ -7,36 +7,17 @@ Letters: B batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pfm.data.config import FeedConfig
 from pfm.data.splits import Split
-from pfm.options import option
 from pfm.seeds import make_generator
 
 # the share of a GPU's free memory that the data may take
 DEVICE_SHARE = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedConfig:
-    """Where images, and what a frozen trunk makes of them, are kept."""
-
-    data_on: str = option(
-        "auto",
-        "Where the images are kept: auto is on the device where they fit into a third of its free memory.",
-        choices=("auto", "device", "host"),
-    )
-    num_workers: int = option(2, "Processes that gather batches where the images are kept in host memory.", minimum=0)
-    cache_trunk: str = option(
-        "off",
-        "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
-        "host memory, or in a temporary file that vanishes with the run.",
-        choices=("off", "device", "host", "disk"),
-    )
 
 
 class Feed:

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageAugmentConfig:
-    """What is varied in training images."""
-
-    shift: int = option(0, "Shift each training image by up to this many stored pixels each way.", minimum=0)
-    hflip: bool = option(False, "Mirror half of the training images left to right.")
+from pfm.data.config import ImageAugmentConfig
 
 
 @dataclass(frozen=True)

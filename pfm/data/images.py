@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pfm.data.image_augmentation import ImageAugmentation, ImageAugmentConfig
+from pfm.data.config import ImageAugmentConfig
+from pfm.data.image_augmentation import ImageAugmentation
+from pfm.data.kinds import InputKind
 from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
 from pfm.errors import ConfigError, DataError
@@ -219,3 +221,6 @@ def preprocess_from_hf(values: Mapping[str, Any], size: int) -> ImagePreprocess:
     mean: Sequence[float] = values.get("image_mean") or (0.5,) * 3 if normalised else (0.0,) * 3
     std: Sequence[float] = values.get("image_std") or (0.5,) * 3 if normalised else (1.0,) * 3
     return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std), resample=names[resample])  # type: ignore[arg-type]
+
+
+IMAGES = InputKind(ImageStorage, ImagePreprocess)

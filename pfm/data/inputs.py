@@ -1,4 +1,4 @@
-"""Images or sounds: what every kind of input can do, and the kinds there are.
+"""Images or sounds: what every kind of input can do.
 
 Nobody asks which kind it is: a model's `Storage` and `Preprocess` do what differs.
 
@@ -6,19 +6,17 @@ Letters: N stored inputs, B batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
-from pfm.data.images import ImagePreprocess, ImageStorage
+from pfm.data.kinds import KINDS
 from pfm.data.reading import FilesToRead, Stacked
-from pfm.data.sounds import SoundPreprocess, SoundStorage
-from pfm.registry import Registry
 from pfm.storage import Json
 
 if TYPE_CHECKING:
-    from pfm.data.augmentation import Augmentation, AugmentConfig
+    from pfm.data.augmentation import Augmentation
+    from pfm.data.config import AugmentConfig
 
 
 class Storage(Protocol):
@@ -120,19 +118,6 @@ class Preprocess(Protocol):
             KeyError: a value is missing.
         """
         ...
-
-
-@dataclass(frozen=True)
-class InputKind:
-    """A kind of input: the two classes that know all of it."""
-
-    storage: type[Storage]
-    preprocess: type[Preprocess]
-
-
-KINDS: Registry[InputKind] = Registry("kind of input")
-KINDS.register(ImageStorage.kind, InputKind(ImageStorage, ImagePreprocess))
-KINDS.register(SoundStorage.kind, InputKind(SoundStorage, SoundPreprocess))
 
 
 def preprocess_from_dict(values: Mapping[str, Any]) -> Preprocess:

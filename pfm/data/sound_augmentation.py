@@ -11,17 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from pfm.data.config import SoundAugmentConfig
 from pfm.data.mel import clip_lengths
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoundAugmentConfig:
-    """What is varied in training clips."""
-
-    time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
-    time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
-    mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)

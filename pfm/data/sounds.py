@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
+from pfm.data.config import SoundAugmentConfig
 from pfm.data.frames import FRAME_SECONDS
+from pfm.data.kinds import InputKind
 from pfm.data.mapped import mapped_tensor
 from pfm.data.mel import MelSettings, clip_lengths, log_mel, resampled
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked, joined, parted
-from pfm.data.sound_augmentation import SoundAugmentation, SoundAugmentConfig
+from pfm.data.sound_augmentation import SoundAugmentation
 from pfm.data.waves import UNREADABLE, Recording, explain_sound, read_sound
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
@@ -219,3 +221,6 @@ def measure_features(features: torch.Tensor) -> tuple[float, float]:
         squares += float(values.square().sum())
     mean = total / max(count, 1)
     return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
+
+
+SOUNDS = InputKind(SoundStorage, SoundPreprocess)

@@ -7,13 +7,13 @@ Letters: N samples of this process, C classes in the bank.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
 from pfm.device import Processes
+from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.modes import DRAWN, mode_answers, mode_sets
 from pfm.evaluation.results import Evaluation, SetAccuracy, UnknownShares
 from pfm.evaluation.samples import Samples
@@ -21,17 +21,6 @@ from pfm.evaluation.subsets import choose_subsets, complement, subset_accuracies
 from pfm.evaluation.table import ActiveSet, Table, Turns, fill_table
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import Draw
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How much is evaluated, and in what portions."""
-
-    eval_batch_size: int = option(128, "Images or clips per batch in evaluation.", minimum=1)
-    max_subsets: int | None = option(
-        None, "Evaluate at most this many subsets for each k, drawn with the seed.  [default: all]", minimum=1
-    )
 
 
 def _nothing() -> None:
@@ -99,8 +88,8 @@ class Evaluator:
         )
 
     def _total(self, counts: torch.Tensor) -> torch.Tensor:
-        """Counts summed over the processes."""
-        return self.processes.reduce(counts.to(self.processes.device)).cpu()
+        """Counts summed over the processes, as float64: a share of them is exact to its last printed digit."""
+        return self.processes.reduce(counts.to(self.processes.device)).cpu().double()
 
     def _accuracies(self, answers: list[torch.Tensor]) -> list[float]:
         """Share of right answers, on samples of classes that are there, for each row of answers (N,)."""

@@ -10,7 +10,8 @@ from typing import Self
 import torch
 
 from pfm.classes import ClassList
-from pfm.data.feed import Feed, FeedConfig
+from pfm.data.config import FeedConfig
+from pfm.data.feed import Feed
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
 from pfm.errors import DataError

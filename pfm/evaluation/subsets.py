@@ -78,7 +78,7 @@ def subset_accuracies(
         table: of the complement of each subset, at least.
         labels: (N,) of this process's samples; those of erased classes, -1, count on neither side.
         subsets: all of one size.
-        total: sums counts over the processes.
+        total: sums counts over the processes, as float64.
     """
     counts = torch.zeros(len(subsets), 4, dtype=torch.int64)  # forget right, all; retain right, all
     is_there = labels >= 0

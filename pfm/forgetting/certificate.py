@@ -91,14 +91,14 @@ def public_hex(key: Ed25519PrivateKey) -> str:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) -> Record:
-    """What a certificate says of one artifact, read off its bytes and its ledger.
+def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) -> Record | None:
+    """What a certificate says of one artifact, read off its bytes and its ledger; None where that says nothing of it.
 
     Args:
         names, numbers: of the erased classes, either of which finds a record.
 
     Raises:
-        StorageError: its ledger is broken, does not speak of it, or of other bytes.
+        StorageError: its ledger is broken, or speaks of other bytes.
     """
     place = _ledger_of(path)
     records = ledger.read(place)
@@ -111,10 +111,10 @@ def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) 
     spoken = [
         {"line": line, "hash": record["hash"], "time": record["time"], "classes": record["classes"]}
         for line, record, _ in lines
-        if any(item["name"] in names or item["id"] in numbers for item in record["classes"])
+        if any(_is_meant(item, names, numbers) for item in record["classes"])
     ]
     if not spoken:
-        raise StorageError(f"{place} says nothing of an erasure of {', '.join(names)} from {path.name}")
+        return None
     now = _hashes(path)
     if lines[-1][2]["sha256_after"] != now["sha256"]:
         raise StorageError(f"{path} was changed after the last erasure that {place} records; erase from it again")
@@ -250,6 +250,12 @@ def _check_ledger(path: Path, entry: Record) -> Check:
         if records[spoken["line"] - 1]["hash"] != spoken["hash"]:
             return Check(str(place), f"line {spoken['line']} is not the erasure that the certificate names")
     return Check(str(place))
+
+
+def _is_meant(item: Record, names: Sequence[str], numbers: Sequence[int]) -> bool:
+    """Whether a class in a record is one of those named; a name with commas may come in pieces."""
+    pieces = {piece.strip() for piece in item["name"].split(",")}
+    return item["name"] in names or item["id"] in numbers or pieces <= set(names)
 
 
 def _ledger_of(path: Path) -> Path:

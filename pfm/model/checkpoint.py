@@ -20,10 +20,11 @@ from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess, preprocess_from_dict
 from pfm.errors import BackboneError, CheckpointError
-from pfm.model.classifier import ModelConfig, PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
+from pfm.options import expanded
 from pfm.storage import explain, write_bytes
 
 FORMAT = "pfm-checkpoint"
@@ -49,6 +50,7 @@ class Checkpoint:
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
+        written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
     """
 
     classes: ClassList
@@ -69,6 +71,7 @@ class Checkpoint:
     progress: Record = field(default_factory=dict)
     ledger_head: str = ""
     unknown_below: float = 0.0
+    written_by: str = ""
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -206,7 +209,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
+def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours, or one of the paper's tool.
 
     Args:
@@ -216,6 +219,7 @@ def load_checkpoint(path: Path, *, model_name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: missing, unreadable, or not a checkpoint.
     """
+    path = expanded(Path(path))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     try:
@@ -263,6 +267,7 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             progress=content.get("progress", {}),
             ledger_head=content.get("ledger_head", ""),
             unknown_below=float(content.get("unknown_below", 0.0)),
+            written_by=content["pfm"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

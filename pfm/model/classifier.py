@@ -10,7 +10,6 @@ Logits are always (B, C); -inf where the readout has no score for a class.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -20,56 +19,10 @@ from pfm.backbones.backbone import Backbone
 from pfm.classes import ClassList
 from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
-from pfm.model.lora import LoraSettings, add_adapters
+from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.lora import add_adapters
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What stands around the backbone."""
-
-    readout: str = option(
-        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
-    )
-    wrong_target: str = option(
-        "uniform",
-        "Target when the own prompt is absent: uniform; others, what the model says of the other classes "
-        "(--readout cls only); or none, an `unknown` answer (--readout prompt only).",
-        choices=TARGETS.names,
-    )
-    tune: str = option(
-        "auto",
-        "What trains beside prompts and readout: LoRA adapters, the whole backbone, or nothing (prompts). "
-        "auto: lora where weights are pretrained, else full.",
-        choices=("auto", "lora", "full", "prompts"),
-    )
-    prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
-    prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
-    final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
-    abstain: float = option(
-        0.0,
-        "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
-        minimum=0.0,
-    )
-
-    def __post_init__(self) -> None:
-        target = TARGETS.get(self.wrong_target)
-        misfit = target.misfit(READOUTS.get(self.readout))
-        if misfit:
-            raise ConfigError(f"--wrong_target {self.wrong_target} does not go with --readout {self.readout}: {misfit}")
-        if self.abstain >= 1:
-            raise ConfigError(f"--abstain {self.abstain:g} gives up every answer; give a share below 1, such as 0.05")
-        if self.abstain and target.unknown_logit > -torch.inf:
-            raise ConfigError(
-                f"--abstain is for models without an `unknown` output; --wrong_target {self.wrong_target} has one"
-            )
-
-    def resolve_tune(self, *, is_pretrained: bool) -> str:
-        if self.tune == "auto":
-            return "lora" if is_pretrained else "full"
-        return self.tune
 
 
 class PromptedClassifier(nn.Module):

@@ -4,28 +4,13 @@ LoRA: Hu et al., 2021 (arXiv 2106.09685).
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pfm.backbones.backbone import Backbone
 from pfm.backbones.dropout import RowDropout
-from pfm.errors import ConfigError
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Rank, scale and dropout of the adapters."""
-
-    lora_r: int = option(4, "Rank of the LoRA adapters on the query and value projections.", minimum=1)
-    lora_alpha: int = option(4, "Scale of the adapters; their output is multiplied by alpha / r.", minimum=1)
-    lora_dropout: float = option(0.1, "Dropout in front of the adapters.", minimum=0.0)
-
-    def __post_init__(self) -> None:
-        if self.lora_dropout >= 1:
-            raise ConfigError(f"--lora_dropout {self.lora_dropout} drops everything; give a value below 1")
+from pfm.model.config import LoraSettings
 
 
 def add_adapters(backbone: Backbone, settings: LoraSettings, *, first_layer: int) -> None:

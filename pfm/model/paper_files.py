@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors
-from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess
 from pfm.errors import CheckpointError
-from pfm.model.classifier import BANK, ModelConfig
-from pfm.model.lora import LoraSettings
+from pfm.model.classifier import BANK
+from pfm.model.config import LoraSettings, ModelConfig
 
 _PREFIX = re.compile(r"^backbone\.(base_model\.model\.)?")
 # transformers 4 module names -> transformers 5, in this order

@@ -4,28 +4,46 @@ Everything here leaves a model that is not sharded as it is.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> "TypeGuard[FSDPModule]":
     """Whether each process holds only its part of the parameters."""
-    return isinstance(model, FSDPModule)
+    return _is_a(model, "torch.distributed.fsdp", "FSDPModule")
+
+
+def _is_dtensor(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
+    return _is_a(tensor, "torch.distributed.tensor", "DTensor")
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    """Whether a value is of a class whose module takes a second to import; nothing is, while nobody has imported it."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(value, kind)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of a tensor; of a sharded one, every process has to ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_dtensor(tensor) else tensor
 
 
 def shared_out(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A whole tensor, the same on every process, laid out as `like` is and on its device."""
     value = value.to(like.device)
-    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
+    if not _is_dtensor(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, like.device_mesh, like.placements)
 
 
 @contextlib.contextmanager
@@ -35,10 +53,10 @@ def whole(model: nn.Module, *, reshard_after_forward: bool) -> Iterator[None]:
     Args:
         reshard_after_forward: what holds outside of the block.
     """
-    if not isinstance(model, FSDPModule):
+    if not is_sharded(model):
         yield
         return
-    parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    parts = [part for part in model.modules() if is_sharded(part)]
     model.set_reshard_after_forward(False)
     for part in parts:
         part.unshard()

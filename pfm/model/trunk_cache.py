@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from pfm.data.feed import FeedConfig
+from pfm.data.config import FeedConfig
 from pfm.data.mapped import mapped_tensor
 from pfm.device import Processes
 from pfm.errors import ConfigError

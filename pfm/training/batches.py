@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.data.augmentation import Augmentation, AugmentConfig
+from pfm.data.augmentation import Augmentation
+from pfm.data.config import AugmentConfig
 from pfm.device import Processes
 from pfm.model.trunk_cache import TrunkCache
 from pfm.model.views import StoredInputs

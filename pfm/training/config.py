@@ -1,48 +1,140 @@
 """The configuration of a training run: one dataclass for what only training has, one for the whole of it."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pfm.backbones.spec import BackboneConfig
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
-from pfm.data.feed import FeedConfig
+from pfm.backbones.config import BackboneConfig
+from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError
-from pfm.evaluation.evaluator import EvalConfig
-from pfm.model.classifier import ModelConfig
-from pfm.model.lora import LoraSettings
-from pfm.options import option
-from pfm.training.objective import ObjectiveConfig
-from pfm.training.optim import OptimConfig
-from pfm.training.saving import SaveConfig
+from pfm.evaluation.config import EvalConfig
+from pfm.model.config import LoraSettings, ModelConfig
+from pfm.options import LARGEST_SEED, Section, expand_paths, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """How examples and answers are weighted; the defaults are the paper's."""
+
+    section: ClassVar = Section.OPTIMISATION
+    label_smoothing: float = option(
+        0.0, "Share of the target spread evenly over the present classes (and `unknown`).", minimum=0.0
+    )
+    absent_weight: float = option(
+        1.0,
+        "Weight of the branch whose own prompt is absent; 0 trains without it, for a model that does not forget.",
+        minimum=0.0,
+    )
+    balance: str = option(
+        "none",
+        "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
+        choices=("none", "weights", "sampling"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.label_smoothing >= 1:
+            raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the trained tensors move; the defaults are the paper's."""
+
+    section: ClassVar = Section.OPTIMISATION
+    lr: float = option(1e-3, "Learning rate.", minimum=0.0)
+    optimizer: str = option("adam", "Optimizer.", choices=("adam", "adamw"))
+    weight_decay: float = option(0.0, "Weight decay; decoupled with adamw.", minimum=0.0)
+    schedule: str = option("constant", "Learning rate over the run.", choices=("constant", "cosine"))
+    warmup: float = option(0.0, "Part of the run in which the learning rate rises linearly from 0.", minimum=0.0)
+    max_grad_norm: float = option(0.0, "Clip the norm of the gradient to this; 0: never.", minimum=0.0)
+    ema: float = option(
+        0.0,
+        "Keep an exponential moving average of the trained tensors with this decay, and evaluate and export it; 0: no.",
+        minimum=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        if self.warmup > 1:
+            raise ConfigError(f"--warmup {self.warmup:g} is a part of the run; give a value from 0 to 1")
+        if self.ema >= 1:
+            raise ConfigError(f"--ema {self.ema:g} never moves; give a value below 1, such as 0.999")
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the learning rate of a step depends on how many steps there will be."""
+        return self.schedule != "constant" or self.warmup > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """What is written, how often, and what a run goes on from."""
+
+    section: ClassVar = Section.SAVING
+    save_dir: str = option("checkpoints", "Folder for checkpoints, accuracies and the log.", is_path=True)
+    save_every: int = option(
+        1, "Write a checkpoint after every n-th epoch, and after the last; 0: only after the last.", minimum=0
+    )
+    save_steps: int = option(
+        0, "Write the state of the run, to resume from, after every n-th step too; 0: not inside an epoch.", minimum=0
+    )
+    keep: int = option(0, "Keep the checkpoints of the last n epochs; 0: of all.", minimum=0)
+    best_metric: str = option(
+        "", "Keep the epoch that is best in this inference mode (such as full_bank) apart, as <…>_best.pt."
+    )
+    patience: int = option(0, "Stop when --best_metric has not risen for this many evaluations; 0: never.", minimum=0)
+    resume: str = option(
+        "", "Go on from a checkpoint of the same run: its path, or auto for the newest in --save_dir.", is_path=True
+    )
+
+    def __post_init__(self) -> None:
+        from pfm.evaluation.modes import MODE_NAMES  # which need torch
+
+        expand_paths(self)
+        if self.best_metric and self.best_metric not in MODE_NAMES and not re.fullmatch(r"class_\d+", self.best_metric):
+            raise ConfigError(
+                f"--best_metric {self.best_metric!r}: choose one of {', '.join(MODE_NAMES)}, or class_<i>"
+            )
+        if self.patience and not self.best_metric:
+            raise ConfigError("--patience needs --best_metric, to know what is to rise")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(OptimConfig, SaveConfig):
     """One run: how long, in what portions, and what is said of it; the defaults are the paper's."""
 
+    section: ClassVar = Section.OPTIMISATION
     batch_size: int = option(32, "Images or clips per step and process.", minimum=1)
     gradient_accumulation_steps: int = option(
-        1, "Take a step for this many batches at once, one after another; the numbers of one batch as large.", minimum=1
+        1,
+        "Take a step for this many batches at once, one after another; the numbers of one batch as large.",
+        minimum=1,
+        section=Section.SPEED,
     )
     auto_batch_size: bool = option(
-        False, "Where a batch does not fit into memory, compute it in parts; the numbers stay those of the whole."
+        False,
+        "Where a batch does not fit into memory, compute it in parts; the numbers stay those of the whole.",
+        section=Section.SPEED,
     )
     epochs: int = option(10, "Passes over the training split.", minimum=1)
-    seed: int = option(42, "Seed of initial weights, order, draws and dropout.", minimum=0)
+    seed: int = option(42, "Seed of initial weights, order, draws and dropout.", minimum=0, maximum=LARGEST_SEED)
     gradient_checkpointing: bool = option(
-        False, "Keep no activations inside the blocks but compute them again: less memory, about a third more time."
+        False,
+        "Keep no activations inside the blocks but compute them again: less memory, about a third more time.",
+        section=Section.SPEED,
     )
-    compile: bool = option(False, "Compile the training step with torch.compile.")
+    compile: bool = option(False, "Compile the training step with torch.compile.", section=Section.SPEED)
     eval_every: int = option(
-        1, "Evaluate the inference modes after every n-th epoch, and after the last; 0: never.", minimum=0
+        1,
+        "Evaluate the inference modes after every n-th epoch, and after the last; 0: never.",
+        minimum=0,
+        section=Section.EVALUATION,
     )
-    log_every: int = option(10, "Write losses and rates to the log every n steps.", minimum=1)
-    report_to: str = option("", "Trackers, separated by commas: tensorboard, wandb, mlflow, ….")
+    log_every: int = option(10, "Write losses and rates to the log every n steps.", minimum=1, section=Section.SAVING)
+    report_to: str = option("", "Trackers, separated by commas: tensorboard, wandb, mlflow, ….", section=Section.SAVING)
 
     def __post_init__(self) -> None:
         OptimConfig.__post_init__(self)

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    FullyShardedDataParallelPlugin,
-)
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 
 from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError
@@ -79,6 +75,8 @@ def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
         return None
     if os.environ.get("FSDP_VERSION") != "2":
         raise ConfigError("the launch config asks for FSDP1; pfm runs under FSDP2: fsdp_version: 2")
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     # weights travel in float32 and autocast computes in bf16, as under DDP; Accelerate's own policy would hand the
     # classifier bf16 weights, which is to compute in float32
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())

@@ -11,32 +11,8 @@ from typing import Self
 
 import torch
 
-from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """How examples and answers are weighted; the defaults are the paper's."""
-
-    label_smoothing: float = option(
-        0.0, "Share of the target spread evenly over the present classes (and `unknown`).", minimum=0.0
-    )
-    absent_weight: float = option(
-        1.0,
-        "Weight of the branch whose own prompt is absent; 0 trains without it, for a model that does not forget.",
-        minimum=0.0,
-    )
-    balance: str = option(
-        "none",
-        "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
-        choices=("none", "weights", "sampling"),
-    )
-
-    def __post_init__(self) -> None:
-        if self.label_smoothing >= 1:
-            raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+from pfm.training.config import ObjectiveConfig
 
 
 def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -3,43 +3,13 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.sharding import shared_out
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """How the trained tensors move; the defaults are the paper's."""
-
-    lr: float = option(1e-3, "Learning rate.", minimum=0.0)
-    optimizer: str = option("adam", "Optimizer.", choices=("adam", "adamw"))
-    weight_decay: float = option(0.0, "Weight decay; decoupled with adamw.", minimum=0.0)
-    schedule: str = option("constant", "Learning rate over the run.", choices=("constant", "cosine"))
-    warmup: float = option(0.0, "Part of the run in which the learning rate rises linearly from 0.", minimum=0.0)
-    max_grad_norm: float = option(0.0, "Clip the norm of the gradient to this; 0: never.", minimum=0.0)
-    ema: float = option(
-        0.0,
-        "Keep an exponential moving average of the trained tensors with this decay, and evaluate and export it; 0: no.",
-        minimum=0.0,
-    )
-
-    def __post_init__(self) -> None:
-        if self.warmup > 1:
-            raise ConfigError(f"--warmup {self.warmup:g} is a part of the run; give a value from 0 to 1")
-        if self.ema >= 1:
-            raise ConfigError(f"--ema {self.ema:g} never moves; give a value below 1, such as 0.999")
-
-    @property
-    def depends_on_length(self) -> bool:
-        """Whether the learning rate of a step depends on how many steps there will be."""
-        return self.schedule != "constant" or self.warmup > 0
+from pfm.training.config import OptimConfig
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

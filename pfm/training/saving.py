@@ -14,36 +14,7 @@ from typing import Any
 import torch
 
 from pfm.errors import CheckpointError, ConfigError
-from pfm.evaluation.modes import MODE_NAMES
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm.options import option
-
-
-@dataclass(frozen=True, kw_only=True)
-class SaveConfig:
-    """What is written, how often, and what a run goes on from."""
-
-    save_dir: str = option("checkpoints", "Folder for checkpoints, accuracies and the log.")
-    save_every: int = option(
-        1, "Write a checkpoint after every n-th epoch, and after the last; 0: only after the last.", minimum=0
-    )
-    save_steps: int = option(
-        0, "Write the state of the run, to resume from, after every n-th step too; 0: not inside an epoch.", minimum=0
-    )
-    keep: int = option(0, "Keep the checkpoints of the last n epochs; 0: of all.", minimum=0)
-    best_metric: str = option(
-        "", "Keep the epoch that is best in this inference mode (such as full_bank) apart, as <…>_best.pt."
-    )
-    patience: int = option(0, "Stop when --best_metric has not risen for this many evaluations; 0: never.", minimum=0)
-    resume: str = option("", "Go on from a checkpoint of the same run: its path, or auto for the newest in --save_dir.")
-
-    def __post_init__(self) -> None:
-        if self.best_metric and self.best_metric not in MODE_NAMES and not re.fullmatch(r"class_\d+", self.best_metric):
-            raise ConfigError(
-                f"--best_metric {self.best_metric!r}: choose one of {', '.join(MODE_NAMES)}, or class_<i>"
-            )
-        if self.patience and not self.best_metric:
-            raise ConfigError("--patience needs --best_metric, to know what is to rise")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
@@ -18,7 +17,7 @@ from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.evaluation.samples import label_positions
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import processes_of
@@ -114,7 +113,7 @@ def _build_model(
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
-    set_seed(config.train.seed)
+    torch.manual_seed(config.train.seed)
     settings = dataclasses.replace(config.model, tune=tune)
     model = PromptedClassifier(backbone, data.classes, settings, lora)
     backbone.recompute = config.train.gradient_checkpointing

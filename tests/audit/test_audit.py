@@ -20,7 +20,7 @@ from pfm.audit.attacks import ATTACKS, Measurement
 from pfm.audit.attacks.output_shape import ShapeRow, judge_shape
 from pfm.audit.comparisons import trained
 from pfm.audit.comparisons.data import by_position, without_classes
-from pfm.audit.groups import FULL
+from pfm.audit.config import FULL
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.page import render
 from pfm.audit.protocol import audit

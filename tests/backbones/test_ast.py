@@ -11,14 +11,15 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 from making.models import TINY_AST, tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
 from making.paper_tool import paper_file, paper_logits
 from pfm.backbones.ast import AST
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import PRESETS
 from pfm.backbones.loading import build_backbone
-from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from pfm.model.config import LoraSettings
 from pfm.model.flops import StepWork, step_flops
-from pfm.model.lora import LoraSettings
 
 CONFIG: dict[str, Any] = {**TINY_AST, "frequency_stride": 4, "time_stride": 4}  # patches that overlap, as AST's do
 FEATURES = {"num_mel_bins": 16, "max_length": 32, "mean": -3.5, "std": 2.5, "sampling_rate": 8000}

@@ -12,8 +12,9 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from making.models import tiny_backbone
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone, frozen_sha256
-from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError
 
@@ -133,7 +134,8 @@ def test_weights_that_lack_tensors_are_refused_and_not_made_up(local_vit: Path) 
 
 
 def test_the_hash_of_frozen_weights_ignores_adapters_and_sees_every_weight() -> None:
-    from pfm.model.lora import LoraSettings, add_adapters
+    from pfm.model.config import LoraSettings
+    from pfm.model.lora import add_adapters
 
     backbone = tiny_backbone()
     before = frozen_sha256(backbone)

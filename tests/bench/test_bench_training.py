@@ -15,12 +15,13 @@ from making.benches import run_bench, tiny_preset
 from making.models import tiny_backbone, tiny_model, tiny_spec
 from pfm.cli import pfm, run
 from pfm.model.flops import StepWork, step_flops
-from pfm.training.objective import Objective, ObjectiveConfig
+from pfm.training.config import ObjectiveConfig
+from pfm.training.objective import Objective
 from pfm_bench.measuring.ceilings import matmul_ceiling
 from pfm_bench.measuring.memory import peak_in_child
 from pfm_bench.scenarios import training
-from pfm_bench.scenarios.training import TrainBenchConfig
 from pfm_bench.scenarios.training_steps import OurStep, PlainStep, list_training_variants, prompts_drawn
+from pfm_bench.targets.config import TrainBenchConfig
 from pfm_bench.targets.plain import PlainClassifier
 from pfm_bench.targets.workbench import HEAVY, LORA, Variant, set_up
 

@@ -13,10 +13,11 @@ from pfm.device import Processes
 from pfm.evaluation.evaluator import Evaluator
 from pfm.evaluation.samples import Samples
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings
 from pfm.model.draws import MODES
-from pfm.model.lora import LoraSettings
 from pfm.seeds import make_generator
-from pfm.training.objective import Objective, ObjectiveConfig
+from pfm.training.config import ObjectiveConfig
+from pfm.training.objective import Objective
 from pfm_bench.targets.plain import (
     PlainClassifier,
     PlainEvaluation,

@@ -131,7 +131,7 @@ def test_data_that_cannot_be_used_is_refused(
         ("--data_type video", "'video' is not one of 'image', 'audio'"),
         ("--readout tokens", "'tokens' is not one of 'cls', 'prompt'"),
         ("--lora_dropout 1", "--lora_dropout 1.0 drops everything"),
-        ("--max_subsets 3", "--max_subsets is an option of pfm eval"),
+        ("--max_subsets 3", "No such option '--max_subsets'"),
         ("--class_names red,green", "but there are 2 classes"),
         ("--class_names red,red,blue,grey", "'red' occurs twice"),
         ("--colour blue", "No such option"),
@@ -303,6 +303,9 @@ def test_forgetting_into_the_source_or_nowhere_is_refused(refuse: Refuse, ckpt: 
         ("--dataset digits", "(0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not the model's (0 red"),
         ("--data_type audio", "holds sounds, but the model takes images"),
         ("--max_subsets 0", "--max_subsets"),
+        ("--batch_size 8 --eval_batch_size 9", "--batch_size 8 and --eval_batch_size 9 are the same option; give one"),
+        ("--suspend red --max_subsets 2", "is not measured with --suspend"),
+        ("--image_size 12", "No such option '--image_size'"),
     ],
 )
 def test_an_evaluation_that_makes_no_sense_is_refused(

@@ -1,4 +1,4 @@
-"""`pfm forget --suspend`: classes out of a profile's answers, with nothing removed."""
+"""`pfm suspend` and `pfm restore`: classes out of a profile's answers, with nothing removed."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def forget(*arguments: str | Path) -> int:
-    return run(pfm, ["forget", *map(str, arguments)])
+def call(command: str, *arguments: str | Path) -> int:
+    return run(pfm, [command, *map(str, arguments)])
 
 
 def test_a_class_is_suspended_and_restored_under_a_running_session(
@@ -29,36 +29,36 @@ def test_a_class_is_suspended_and_restored_under_a_running_session(
 ) -> None:
     session = PromptSession(folder, device="cpu")
     held = {name: (folder / name).read_bytes() for name in ("bank.safetensors", "ledger.jsonl", "model.onnx")}
-    assert forget("--classes", "blue,red", "--suspend", "--profile", "ward-7", folder) == 0
+    assert call("suspend", folder, "--classes", "blue,red", "--profile", "ward-7") == 0
     said = capsys.readouterr().out
     assert "profile ward-7 leaves out red, blue" in said
     assert "no byte was removed" in said
     assert session.predict(INPUTS, profile="ward-7").classes == ("green", "grey")
     assert len(session.predict(INPUTS).classes) == 4
-    assert forget("--classes", "red,blue", "--restore", "--profile", "ward-7", folder) == 0
+    assert call("restore", folder, "--classes", "red,blue", "--profile", "ward-7") == 0
     assert "leaves out nothing" in capsys.readouterr().out
     assert len(session.predict(INPUTS, profile="ward-7").classes) == 4
     assert held == {name: (folder / name).read_bytes() for name in held}
-    assert forget("--classes", "blue", "--suspend", folder) == 0
+    assert call("suspend", folder, "--classes", "blue") == 0
     assert len(session.predict(INPUTS).classes) == 3  # whoever names no profile
-    assert forget("--classes", "blue", "--restore", folder) == 0
+    assert call("restore", folder, "--classes", "blue") == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "message"),
     [
-        (["--suspend", "--in_place"], "and nothing else"),
-        (["--suspend", "--restore"], "and nothing else"),
-        (["--suspend", "--reason", "request 7"], "and nothing else"),
-        (["--in_place", "--profile", "a"], "--profile belongs to --suspend or --restore"),
-        (["--restore", "--profile", "nobody"], "no profile 'nobody'"),
+        ("suspend --classes blue --in_place", "No such option '--in_place'"),
+        ("forget --classes blue --in_place --profile a", "No such option '--profile'"),
+        ("forget --classes blue --suspend", "No such option '--suspend'"),
+        ("restore --classes blue --profile nobody", "no profile 'nobody'"),
+        ("suspend --classes red,green,blue,grey", "no class would be left"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, command: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (folder / "manifest.json").read_bytes()
-    assert forget("--classes", "blue", *arguments, folder) == 2
+    assert call(*command.split(), folder) == 2
     assert message in capsys.readouterr().err
     assert (folder / "manifest.json").read_bytes() == before
 
@@ -66,10 +66,10 @@ def test_what_does_not_go_together_is_refused(
 def test_a_suspension_needs_a_bundle_and_a_class_that_is_there(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert forget("--classes", "blue", "--suspend") == 2
-    assert "name the bundles" in capsys.readouterr().err
-    assert forget("--classes", "mauve", "--suspend", folder) == 2
+    assert call("suspend", "--classes", "blue") == 2
+    assert "Missing argument 'BUNDLES" in capsys.readouterr().err
+    assert call("suspend", "--classes", "mauve", folder) == 2
     assert "mauve" in capsys.readouterr().err
-    assert forget("--classes", "blue", "--suspend", folder, tmp_path) == 2  # the first is not changed either
+    assert call("suspend", "--classes", "blue", folder, tmp_path) == 2  # the first is not changed either
     assert "not a complete bundle" in capsys.readouterr().err
     assert "blue" in PromptSession(folder, device="cpu").active()

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import AugmentConfig
 from pfm.data.images import ImageStorage
 from pfm.seeds import make_generator
 

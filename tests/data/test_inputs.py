@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import AugmentConfig
 from pfm.data.images import ImagePreprocess, ImageStorage
-from pfm.data.inputs import KINDS, Storage, preprocess_from_dict
+from pfm.data.inputs import Storage, preprocess_from_dict
+from pfm.data.kinds import KINDS
 from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
 from pfm.errors import ConfigError
 from pfm.seeds import make_generator

@@ -12,7 +12,7 @@ from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor
 
 from making.sounds import tone, write_wav
-from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import AugmentConfig
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.mel import clip_lengths, log_mel, resampled

@@ -16,8 +16,10 @@ from pfm.cli import pfm, run
 from pfm.errors import CertificateError, ConfigError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.certificate import load_key, public_hex, read_certificate, verify
+from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+from pfm.storage import sha256
 from pfm_export.erasing import erase_everywhere
 
 
@@ -137,6 +139,7 @@ def test_a_later_erasure_needs_its_own_certificate(folder: Path) -> None:
     erase_everywhere([folder / "run"], ["red"])
     assert problems(folder) == ["model.pt: the file was changed since the certificate was made"]
     described = certificate.describe_artifact(folder / "run" / "model.pt", ["blue"], [])
+    assert described is not None
     assert [spoken["line"] for spoken in described["records"]] == [2]
     assert described["ledger"]["lines"] == 4
 
@@ -146,8 +149,54 @@ def test_a_file_that_changed_after_the_erasure_is_not_certified(folder: Path) ->
     save_checkpoint(path, load_checkpoint(path).__class__(**{**vars(load_checkpoint(path)), "epoch": 7}))
     with pytest.raises(StorageError, match="was changed after the last erasure"):
         certificate.describe_artifact(path, ["blue"], [])
-    with pytest.raises(StorageError, match="says nothing of an erasure of red"):
-        certificate.describe_artifact(path, ["red"], [])
+    assert certificate.describe_artifact(path, ["red"], []) is None  # no line speaks of it
+
+
+def test_what_has_no_record_is_named_and_the_rest_is_certified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison model of an audit: made without the class, by no erasure."""
+    save_checkpoint(tmp_path / "run" / "model.pt", trained_state())
+    save_checkpoint(tmp_path / "pfm-audit" / "fine-tuned.pt", erase(trained_state(), ["blue"]))
+    folders = [str(tmp_path / "run"), str(tmp_path / "pfm-audit")]
+    out = tmp_path / "cert.json"
+    assert run(pfm, ["forget", "--classes", "blue", "--in_place", *folders, "--certificate", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"not certified: {tmp_path / 'pfm-audit' / 'fine-tuned.pt'} lacks the class" in said
+    assert [entry["file"] for entry in read_certificate(out)["artifacts"]] == ["model.pt"]
+    alone = ["forget", "--classes", "blue", "--in_place", folders[1], "--certificate", str(tmp_path / "none.json")]
+    assert run(pfm, alone) == 2
+    assert "no ledger records an erasure of blue" in capsys.readouterr().err
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_erased(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, key = tmp_path / "model.pt", tmp_path / "other.key"
+    save_checkpoint(model, trained_state())
+    before = model.read_bytes()
+    key.write_text("no key")
+    key.chmod(0o600)
+    common = ["forget", "--classes", "blue", "--in_place", str(model), "--key", str(key)]
+    for more, message in (
+        (["--certificate", str(tmp_path / "cert.json")], "no unencrypted private key"),
+        (["--certificate", str(key)], "give two files"),
+        ([], "--key signs a certificate"),
+    ):
+        assert run(pfm, [*common, *more]) == 2
+        assert message in capsys.readouterr().err
+        assert model.read_bytes() == before
+
+
+def test_a_class_whose_name_has_commas_is_certified(folder: Path) -> None:
+    item = {"id": 7, "name": "atypical, small"}
+    ledger.append(folder / "run" / LEDGER, {
+        "action": "erase", "classes": [item],
+        "files": [{"file": "model.pt", "sha256_before": "", "sha256_after": sha256(folder / "run" / "model.pt")}],
+    })  # fmt: skip
+    assert certificate.describe_artifact(folder / "run" / "model.pt", ["atypical", "small"], []) is not None
+    assert certificate.describe_artifact(folder / "run" / "model.pt", ["small"], []) is None
 
 
 def test_none_of_thousands_of_random_mutations_passes(folder: Path) -> None:
@@ -196,7 +245,7 @@ def test_verification_needs_no_torch_and_says_which_link_is_broken(
     arguments = ["verify", str(folder / "cert.json"), str(folder / "run" / "model.pt"), str(folder / "bundle")]
     program = "import sys\nfrom pfm.cli import pfm, run\ncode = run(pfm, sys.argv[1:])\n"
     program += "assert 'torch' not in sys.modules\nsys.exit(code)"
-    root = Path(certificate.__file__).parent.parent
+    root = Path(certificate.__file__).parent.parent.parent
     path = f"{root}:{root / 'export'}"
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, env={"PYTHONPATH": path})
     assert run(pfm, arguments[:-1]) == 0
@@ -209,6 +258,14 @@ def test_verification_needs_no_torch_and_says_which_link_is_broken(
     (folder / "run" / "stranger.pt").write_bytes(b"")
     assert run(pfm, [*arguments[:2], str(folder / "run" / "stranger.pt")]) == 2
     assert "says nothing of it (it names model.pt, bundle)" in capsys.readouterr().err
+
+
+def test_a_folder_of_a_run_is_said_not_to_be_an_artifact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(pfm, ["verify", str(folder / "cert.json"), str(folder / "run")]) == 2
+    told = capsys.readouterr()
+    assert f"{folder / 'run'} is a folder and not an artifact" in told.err
+    assert f"name what is in it: {folder / 'run' / 'model.pt'}" in told.err
+    assert "BROKEN" not in told.out
 
 
 def test_a_certificate_can_be_written_later_or_of_a_copy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,10 @@ from making.checkpoints import trained_state
 from making.commands import train_arguments
 from making.images import coloured_images, write_npz
 from making.models import TINY, tiny_model
-from pfm.audit import groups, scrubbing
+from pfm.audit import config as audit_config
+from pfm.audit import scrubbing
 from pfm.audit.comparisons.tuning import tune
-from pfm.audit.groups import QUICK
+from pfm.audit.config import QUICK
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
@@ -119,14 +120,13 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
 def test_the_command_writes_a_scrubbed_checkpoint_and_says_so_in_the_record(
     folder: Path, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(groups, "QUICK", SMALL)
+    monkeypatch.setattr(audit_config, "QUICK", SMALL)
     ckpt, out = folder / "colours_seed_42_10.pt", folder / "out" / "less.pt"
-    common = ["forget", "--classes", "2", "--ckpt", str(ckpt), "--scrub"]
+    common = ["scrub", "--classes", "2", "--ckpt", str(ckpt)]
     assert run(pfm, [*common, "--epsilon", "0.01", "--budget", "0.4", "--out", str(out)]) == 0
     assert "within --epsilon 0.01" in capsys.readouterr().out
     assert "the shared weights were retuned" in ledger.read(out.parent / "ledger.jsonl")[-1]["remains"][0]
     assert json.loads(out.with_suffix(".scrub.json").read_text())["rounds"]
     assert load_checkpoint(out).classes.ids == (0, 1, 3)
     assert run(pfm, [*common, "--out", str(out)]) == 2
-    assert run(pfm, [*common[:3], "--scrub", "--in_place", str(ckpt)]) == 2
-    assert "--scrub writes a new checkpoint" in capsys.readouterr().err
+    assert "exists; choose another file with --out" in capsys.readouterr().err

@@ -13,10 +13,11 @@ import torch
 from making.bundles import spoiled
 from making.checkpoints import PREPROCESS, VARIANTS, image_checkpoint
 from making.models import tiny_backbone, tiny_model, tiny_spec
-from pfm.backbones.spec import BackboneConfig, describe_backbone
+from pfm.backbones.config import BackboneConfig
+from pfm.backbones.spec import describe_backbone
 from pfm.errors import StorageError
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 from pfm_export.graph import export as graph_module
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm

@@ -195,7 +195,8 @@ def test_the_accuracies_of_the_model_are_those_of_the_evaluator(
 ) -> None:
     from pfm.data.splits import Split
     from pfm.device import Processes
-    from pfm.evaluation.evaluator import EvalConfig, make_evaluator
+    from pfm.evaluation.config import EvalConfig
+    from pfm.evaluation.evaluator import make_evaluator
 
     name, content = fp32
     share_the_trace(monkeypatch, content)

@@ -2,6 +2,6 @@
 
 import dataclasses
 
-from pfm.audit.groups import QUICK
+from pfm.audit.config import QUICK
 
 SMALL = dataclasses.replace(QUICK, sizes=(1,), attack_seeds=2, attack_steps=20, shadows=2)

@@ -2,8 +2,8 @@
 
 import torch
 
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.feed import Feed, FeedConfig
+from pfm.data.config import AugmentConfig, FeedConfig
+from pfm.data.feed import Feed
 from pfm.data.images import ImagePreprocess
 from pfm.data.splits import Split
 from pfm.device import Processes

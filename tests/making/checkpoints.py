@@ -10,7 +10,7 @@ from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.data.images import ImagePreprocess
 from pfm.data.sounds import SoundPreprocess
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 VARIANTS = {

@@ -9,8 +9,8 @@ from pfm.backbones.backbone import Backbone
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
-from pfm.model.classifier import ModelConfig, PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings, ModelConfig
 
 NAMES = ("red", "green", "blue", "grey")
 TINY = {

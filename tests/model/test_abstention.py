@@ -21,7 +21,7 @@ from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.errors import ConfigError, DataError
 from pfm.model.abstention import choose_threshold
 from pfm.model.checkpoint import RunState, load_checkpoint, save_checkpoint, snapshot
-from pfm.model.classifier import ModelConfig
+from pfm.model.config import ModelConfig
 from pfm.model.draws import shared_set
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import PromptSession

@@ -18,7 +18,7 @@ from pfm.data.images import ImagePreprocess
 from pfm.errors import BackboneError, CheckpointError
 from pfm.model.checkpoint import Checkpoint, RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 
 INPUTS = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 PRESENT = torch.tensor([[0, 2]] * 3)

@@ -9,7 +9,7 @@ import torch
 from making.models import tiny_backbone, tiny_model
 from pfm.backbones.dropout import RowDropout, RowKeys, keep_mask
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings
 
 KEYS = torch.randint(-(2**31), 2**31, (64,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
 

@@ -5,7 +5,8 @@ import torch
 
 from making.models import tiny_backbone, tiny_model
 from pfm.errors import ConfigError
-from pfm.model.lora import LoraSettings, add_adapters, has_adapters, merged
+from pfm.model.config import LoraSettings
+from pfm.model.lora import add_adapters, has_adapters, merged
 
 INPUTS = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 PRESENT = torch.tensor([[0, 2]] * 3)

@@ -8,8 +8,8 @@ import torch
 from making.models import tiny_backbone, tiny_model
 from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings
 from pfm.model.draws import MODES
-from pfm.model.lora import LoraSettings
 from pfm.seeds import make_generator
 
 C = 4

@@ -5,7 +5,7 @@ import torch
 
 from making.batches import CPU, IMAGES, LABELS, PREPROCESS, make_loader
 from making.models import tiny_model
-from pfm.data.augmentation import AugmentConfig
+from pfm.data.config import AugmentConfig
 from pfm.data.feed import Feed
 from pfm.device import Processes
 from pfm.model.trunk_cache import cache_trunk

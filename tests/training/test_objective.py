@@ -8,7 +8,8 @@ import torch
 
 from making.models import tiny_model
 from pfm.model.targets import TARGETS
-from pfm.training.objective import Objective, ObjectiveConfig, class_weights
+from pfm.training.config import ObjectiveConfig
+from pfm.training.objective import Objective, class_weights
 
 
 def softmax(row: list[float]) -> list[float]:

@@ -19,8 +19,8 @@ from making.files import files
 from making.launching import ROOT, launch
 from making.models import TINY_AST
 from making.sounds import PITCHES, write_tones
+from pfm.backbones.config import AUDIO_DEFAULT
 from pfm.backbones.family import PRESETS
-from pfm.backbones.spec import AUDIO_DEFAULT
 from pfm.cli import pfm as command
 from pfm.cli import run
 from pfm.data.config import DataConfig

@@ -12,21 +12,19 @@ from accelerate import Accelerator
 
 from making.batches import IMAGES, LABELS, PREPROCESS, make_loader
 from making.models import tiny_model
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import PRESETS
-from pfm.backbones.spec import BackboneConfig
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
+from pfm.data.config import AugmentConfig, DataConfig
 from pfm.device import DeviceConfig, Processes, resolve_device
 from pfm.errors import ConfigError, DeviceError, TrainingError
-from pfm.evaluation.evaluator import EvalConfig
+from pfm.evaluation.config import EvalConfig
 from pfm.model.checkpoint import load_checkpoint
-from pfm.model.classifier import ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.draws import branch_subsets
-from pfm.model.lora import LoraSettings
 from pfm.model.targets import TARGETS
 from pfm.seeds import make_generator
-from pfm.training.config import RunConfig, TrainConfig
-from pfm.training.objective import Objective, ObjectiveConfig
+from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
+from pfm.training.objective import Objective
 from pfm.training.optim import build_optimizer, learning_rate
 from pfm.training.run import train
 from pfm.training.shares import draw_share, epoch_order

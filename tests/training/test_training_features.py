@@ -12,25 +12,23 @@ import torch
 
 from making.images import write_npz
 from making.models import tiny_model
-from pfm.backbones.spec import BackboneConfig
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
-from pfm.data.feed import FeedConfig
+from pfm.backbones.config import BackboneConfig
+from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError, TrainingError
-from pfm.evaluation.evaluator import EvalConfig, make_evaluator
+from pfm.evaluation.config import EvalConfig
+from pfm.evaluation.evaluator import make_evaluator
 from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import load_checkpoint
-from pfm.model.classifier import ModelConfig
-from pfm.model.lora import LoraSettings
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.training import memory
-from pfm.training.config import RunConfig, TrainConfig
+from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import TRACKERS, split_trackers, start_accelerator
 from pfm.training.memory import largest_micro_batch
-from pfm.training.objective import ObjectiveConfig, class_weights
+from pfm.training.objective import class_weights
 from pfm.training.optim import Average
 from pfm.training.run import train
 from pfm.training.setup import check_sharded

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH
 from pfm.storage import write_json
-from pfm_bench.reports.compare import compare, describe_comparison, read_document
 
 
 @click.command("compare", context_settings=CONTEXT_SETTINGS)
-@click.argument("before", metavar="A.json", type=click.Path(path_type=Path))
-@click.argument("after", metavar="B.json", type=click.Path(path_type=Path))
-@click.option("--out", default=None, type=click.Path(path_type=Path), help="Write the comparison there too, as JSON.")
+@click.argument("before", metavar="A.json", type=PATH)
+@click.argument("after", metavar="B.json", type=PATH)
+@click.option("--out", default=None, type=PATH, help="Write the comparison there too, as JSON.")
 def bench_compare(before: Path, after: Path, out: Path | None) -> None:
     """Times of B over those of A, with 95 % intervals, for every case that both measured."""
+    from pfm_bench.reports.compare import compare, describe_comparison, read_document
+
     comparison = compare(read_document(before), read_document(after))
     click.echo(describe_comparison(comparison))
     if out is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED
 from pfm.errors import StorageError
 from pfm.storage import make_folder, write_json, write_text
 from pfm_bench.demo.side_by_side import READOUTS, readout_folder, tell_both
@@ -15,13 +15,20 @@ REPORT = "report.md"
 
 
 @click.command("demo", context_settings=CONTEXT_SETTINGS)
-@click.option("--out", default="pfm-demo", type=click.Path(path_type=Path), help="Folder for everything that is made.")
-@click.option("--seed", default=42, type=click.IntRange(min=0), help="Seed of the whole run.")
+@click.option("--out", default="pfm-demo", type=PATH, help="Folder for everything that is made.")
+@click.option("--seed", default=42, type=SEED, help="Seed of the whole run.")
 @click.option("--data_type", default="image", type=click.Choice(["image", "audio"]), help="Kind of input.")
-@click.option("--dataset", default="", help="For audio: audiofolder:PATH.  [default: digits, for images]")
-@click.option("--label_from", default="", help="For audio: name:PATTERN, see pfm train.")
-@click.option("--label", default="", help="Field of --label_from that is the label.")
-@click.option("--forget", default="", help="The class that goes.  [default: 3 of the digits, else the last class]")
+@click.option(
+    "--dataset", default="", show_default=False, help="For audio: audiofolder:PATH.  [default: digits, for images]"
+)
+@click.option("--label_from", default="", show_default=False, help="For audio: name:PATTERN, see pfm train.")
+@click.option("--label", default="", show_default=False, help="Field of --label_from that is the label.")
+@click.option(
+    "--forget",
+    default="",
+    show_default=False,
+    help="The class that goes.  [default: 3 of the digits, else the last class]",
+)
 def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, label: str, forget: str) -> None:
     """The whole story on 1,797 real images of handwritten digits, in two minutes on two CPU cores.
 

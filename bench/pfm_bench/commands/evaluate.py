@@ -7,9 +7,7 @@ import click
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option
-from pfm_bench.reports.variants import draw_variants, variants_table
-from pfm_bench.scenarios.evaluating import EvalBenchConfig, bench_evaluation
-from pfm_bench.targets.workbench import set_up
+from pfm_bench.targets.config import EvalBenchConfig
 
 
 @click.command("eval", context_settings=CONTEXT_SETTINGS)
@@ -21,6 +19,10 @@ def bench_eval(config: EvalBenchConfig, out: Path) -> None:
     What is evaluated: infer_best, and forgetting k = 1, C/2 and C-1 classes. Plain: one active set at a
     time, each a pass through the whole model, float32. Weights and images are random.
     """
+    from pfm_bench.reports.variants import draw_variants, variants_table
+    from pfm_bench.scenarios.evaluating import bench_evaluation
+    from pfm_bench.targets.workbench import set_up
+
     bench = set_up(config, config.num_images)
     folder = make_folder(out)
     report = bench_evaluation(bench, max_subsets=config.max_subsets)

@@ -3,30 +3,32 @@
 from pathlib import Path
 
 import click
-import torch
 
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
-from pfm.data.loading import load_data
-from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option
-from pfm_bench.scenarios.forgetting import bench_forgetting
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm train; left as it is.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm train; left as it is.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
 @click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")
-@with_options(data=DataConfig)
+@with_options(data=of_run(DataConfig))
 @out_option("forget.json")
 def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
     """Time from erase to the first answer without the class, beside fine-tuning and retraining.
 
     On the CPU. Retraining repeats the run that the checkpoint came from, without the classes.
     """
+    import torch
+
+    from pfm.data.loading import load_data
+    from pfm.model.checkpoint import load_checkpoint
+    from pfm_bench.scenarios.forgetting import bench_forgetting
+
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)

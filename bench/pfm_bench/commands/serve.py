@@ -3,23 +3,20 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
 from pfm.storage import make_folder, write_json, write_text
 from pfm_bench.commands.out import out_option
-from pfm_bench.reports.serving_pictures import draw, draw_prompts
-from pfm_bench.reports.serving_report import ServingReport
-from pfm_bench.reports.serving_tables import show_report
-from pfm_bench.scenarios.serving import bench_bundle
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
-from pfm_bench.targets.choosing import choose_targets
-from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
 from pfm_export.graph.precisions import PRECISIONS
-from pfm_export.serving.bundle import Bundle
+
+if TYPE_CHECKING:
+    from pfm_bench.reports.serving_report import ServingReport
 
 
 @click.command("serve", context_settings=CONTEXT_SETTINGS)
@@ -27,12 +24,12 @@ from pfm_export.serving.bundle import Bundle
     "--bundle",
     "bundles",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="What pfm export onnx wrote; give it again for another precision of the same model.",
 )
 @click.option(
     "--ckpt",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Its checkpoint, for torch.  [default: random weights of that shape]",
 )
 @click.option(
@@ -41,9 +38,13 @@ from pfm_export.serving.bundle import Bundle
     show_default=False,
     help="Instead of --bundle: export a backbone of this shape (scratch:NAME, a hub id, a folder) with random weights.",
 )
-@click.option("--num_classes", default=10, type=click.IntRange(min=1), help="Its classes.")
-@click.option("--readout", default="cls", type=click.Choice(READOUTS.names()), help="Its readout.")
-@click.option("--precisions", default="fp32", help="The precisions that it is exported in, separated by commas.")
+@click.option("--num_classes", default=10, type=click.IntRange(min=1), help="With --random_weights: its classes.")
+@click.option(
+    "--readout", default="cls", type=click.Choice(READOUTS.names()), help="With --random_weights: its readout."
+)
+@click.option(
+    "--precisions", default="fp32", help="With --random_weights: the precisions it is exported in, separated by commas."
+)
 @with_options(config=ServeBenchConfig)
 @out_option("latency.json, latency.md, latency.png and prompts.png")
 def bench_serve(
@@ -57,6 +58,11 @@ def bench_serve(
     out: Path,
 ) -> None:
     """Latency and throughput of torch and ONNX Runtime, interleaved in one run; scenarios after it."""
+    from pfm_bench.scenarios.serving import bench_bundle
+    from pfm_bench.targets.choosing import choose_targets
+    from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
+    from pfm_export.serving.bundle import Bundle
+
     if bool(bundles) == bool(random_weights):
         raise ConfigError("give either --bundle, or --random_weights for a model of some shape")
     if random_weights and ckpt is not None:
@@ -65,8 +71,9 @@ def bench_serve(
     wrong = next((name for name in wanted if name not in PRECISIONS), None)
     if wrong is not None:
         raise ConfigError(f"--precisions {wrong!r}: no such precision; choose from {', '.join(PRECISIONS.names())}")
-    if bundles and precisions != "fp32":
-        raise ConfigError("--precisions belongs to --random_weights; a bundle has its own")
+    for name in ("num_classes", "readout", "precisions"):
+        if bundles and was_given(name):
+            raise ConfigError(f"--{name} belongs to --random_weights; a bundle has its own")
     choose_targets(config.target_list, config.device)
     if bundles:
         for bundle in bundles:
@@ -84,7 +91,10 @@ def bench_serve(
     _write(report, folder)
 
 
-def _write(report: ServingReport, folder: Path) -> None:
+def _write(report: "ServingReport", folder: Path) -> None:
+    from pfm_bench.reports.serving_pictures import draw, draw_prompts
+    from pfm_bench.reports.serving_tables import show_report
+
     text = show_report(report)
     click.echo(text)
     write_json(folder / "latency.json", report.to_dict())

@@ -7,9 +7,7 @@ import click
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
 from pfm.storage import make_folder, write_json
 from pfm_bench.commands.out import out_option
-from pfm_bench.reports.variants import draw_variants, variants_table
-from pfm_bench.scenarios.training import TrainBenchConfig, bench_training
-from pfm_bench.targets.workbench import set_up
+from pfm_bench.targets.config import TrainBenchConfig
 
 
 @click.command("train", context_settings=CONTEXT_SETTINGS)
@@ -20,6 +18,10 @@ def bench_train(config: TrainBenchConfig, out: Path) -> None:
 
     Plain: prompts picked sample by sample, two forwards a step, float32. Weights and images are random.
     """
+    from pfm_bench.reports.variants import draw_variants, variants_table
+    from pfm_bench.scenarios.training import bench_training
+    from pfm_bench.targets.workbench import set_up
+
     bench = set_up(config)
     folder = make_folder(out)
     report = bench_training(bench, compiled=config.compile)

@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from pfm.backbones.spec import BackboneConfig, describe_backbone
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.config import DataConfig
+from pfm.backbones.config import BackboneConfig
+from pfm.backbones.spec import describe_backbone
+from pfm.data.config import AugmentConfig, DataConfig
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
-from pfm.evaluation.evaluator import EvalConfig
-from pfm.model.classifier import ModelConfig
-from pfm.model.lora import LoraSettings
+from pfm.evaluation.config import EvalConfig
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.training.config import RunConfig, TrainConfig
 from pfm_export.serving.session import Prediction, PromptSession
 

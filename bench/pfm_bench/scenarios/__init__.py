@@ -1,11 +1,10 @@
-"""The measurements: scenarios of serving, one file each, registered by a line here; training, evaluation, erasure."""
+"""The measurements: scenarios of serving, one file each, declared by a line here; training, evaluation, erasure."""
 
-from pfm_bench.scenarios import offline, server, single_stream, time_to_forget
 from pfm_bench.scenarios.scenario import SCENARIOS, Scenario, Served
 
-SCENARIOS.register(single_stream.NAME, single_stream.scenario)
-SCENARIOS.register(offline.NAME, offline.scenario)
-SCENARIOS.register(server.NAME, server.scenario)
-SCENARIOS.register(time_to_forget.NAME, time_to_forget.scenario)
-
 __all__ = ["SCENARIOS", "Scenario", "Served"]
+
+SCENARIOS.declare("single_stream", "pfm_bench.scenarios.single_stream:scenario")
+SCENARIOS.declare("offline", "pfm_bench.scenarios.offline:scenario")
+SCENARIOS.declare("server", "pfm_bench.scenarios.server:scenario")
+SCENARIOS.declare("time_to_forget", "pfm_bench.scenarios.time_to_forget:scenario")

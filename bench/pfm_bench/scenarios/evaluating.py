@@ -21,7 +21,6 @@ from pfm.evaluation.evaluator import Evaluator
 from pfm.evaluation.samples import Samples
 from pfm.evaluation.subsets import forget_sizes
 from pfm.evaluation.table import ActiveSet
-from pfm.options import option
 from pfm.runlog import progress
 from pfm.storage import Json
 from pfm_bench.measuring.ceilings import synchronise
@@ -33,7 +32,6 @@ from pfm_bench.targets.workbench import (
     HEAVY,
     PLAIN,
     WARMUP_ROUNDS,
-    BenchConfig,
     Variant,
     Workbench,
     build_ours,
@@ -44,14 +42,6 @@ from pfm_bench.targets.workbench import (
 INFER_BEST = "infer_best"
 Answers = dict[str | ActiveSet, torch.Tensor]
 Subsets = dict[int, list[ActiveSet]]  # classes to forget, by k
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalBenchConfig(BenchConfig):
-    """`pfm bench eval`."""
-
-    num_images: int = option(32, "Images to evaluate.", minimum=1)
-    max_subsets: int = option(4, "Evaluate at most this many subsets for each k; 0: all.", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)

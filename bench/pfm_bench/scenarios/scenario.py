@@ -7,12 +7,14 @@ the interleaved latencies. The rules of MLPerf Inference on run lengths and quer
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pfm.registry import Registry
-from pfm_bench.reports.serving_report import Case, ScenarioResult
 from pfm_bench.scenarios.clock import Call
 from pfm_bench.targets.plan import Plan
+
+if TYPE_CHECKING:  # a report imports torch, which the names of the scenarios need not
+    from pfm_bench.reports.serving_report import Case, ScenarioResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Served:
     """
 
     plans: Sequence[Plan]
-    calls: Mapping[Case, Call]
+    calls: "Mapping[Case, Call]"
     batch_sizes: Sequence[int]
     num_prompts: int
     seconds: float
@@ -45,13 +47,15 @@ class Served:
 
     def call(self, plan: Plan, batch_size: int) -> Call:
         """The call with the most prompts."""
+        from pfm_bench.reports.serving_report import Case
+
         return self.calls[Case(batch_size, self.num_prompts, plan.name, plan.threads)]
 
 
 class Scenario(Protocol):
     """One way to ask."""
 
-    def __call__(self, served: Served) -> Iterable[ScenarioResult]:
+    def __call__(self, served: Served) -> "Iterable[ScenarioResult]":
         """A result for each target, or for each bundle."""
         ...
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from pfm.errors import ConfigError
-from pfm.options import option
+from pfm.options import LARGEST_SEED, option
 from pfm_bench.scenarios import SCENARIOS
 from pfm_bench.targets import TARGETS
 
@@ -33,7 +33,7 @@ class ServeBenchConfig:
     latency_bound_ms: float = option(
         0.0, "The server scenario's bound on p99.  [0: three times the first target's median]", minimum=0.0
     )
-    seed: int = option(0, "Seed of the order in a round and of the arrivals.", minimum=0)
+    seed: int = option(0, "Seed of the order in a round and of the arrivals.", minimum=0, maximum=LARGEST_SEED)
 
     def __post_init__(self) -> None:
         _ = self.batch_list, self.active_list, self.thread_list

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from pfm.model.flops import StepWork, step_flops
-from pfm.options import option
 from pfm.runlog import progress
 from pfm.storage import Json
 from pfm_bench.measuring.ceilings import matmul_ceiling
@@ -25,22 +24,12 @@ from pfm_bench.targets.workbench import (
     LORA,
     PLAIN,
     WARMUP_ROUNDS,
-    BenchConfig,
     Variant,
     Workbench,
     dtype_name,
 )
 
 Ceilings = dict[torch.dtype, float]  # 10⁹ operations a second
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainBenchConfig(BenchConfig):
-    """`pfm bench train`."""
-
-    compile: bool = option(
-        False, "Measure each of our variants compiled by torch.compile as well; minutes pass before the first round."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from pfm.backbones.spec import BackboneSpec
-from pfm.data.augmentation import AugmentConfig
-from pfm.data.feed import Feed, FeedConfig
+from pfm.data.config import AugmentConfig, FeedConfig
+from pfm.data.feed import Feed
 from pfm.device import DeviceConfig, Processes
 from pfm.model.trunk_cache import cache_trunk
 from pfm.model.views import StoredInputs
 from pfm.training.batches import Examples, Loader
+from pfm.training.config import ObjectiveConfig, OptimConfig
 from pfm.training.launch import processes_of, start_accelerator
-from pfm.training.objective import Objective, ObjectiveConfig
-from pfm.training.optim import OptimConfig, build_optimizer
+from pfm.training.objective import Objective
+from pfm.training.optim import build_optimizer
 from pfm.training.shares import draw_share
 from pfm.training.step import training_step
 from pfm_bench.measuring.ceilings import synchronise

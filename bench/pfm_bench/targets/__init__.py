@@ -1,14 +1,12 @@
-"""What can be timed, one file a runtime, each target registered by a line here; and what is built for it to run."""
+"""What can be timed, one file a runtime, each target declared by a line here; and what is built for it to run."""
 
-from pfm_bench.targets.onnx_runtime import OnnxRuntime
 from pfm_bench.targets.plan import TARGETS, Plan, Target, TargetKind
-from pfm_bench.targets.torch_model import TorchModel
-
-TARGETS.register("torch", TorchModel())
-TARGETS.register("torch-bf16", TorchModel(is_bf16=True))
-TARGETS.register("torch.compile", TorchModel(is_compiled=True))
-TARGETS.register("ort-cpu", OnnxRuntime("cpu"))
-TARGETS.register("ort-cuda", OnnxRuntime("cuda"))
-TARGETS.register("ort-tensorrt", OnnxRuntime("tensorrt"))
 
 __all__ = ["TARGETS", "Plan", "Target", "TargetKind"]
+
+TARGETS.declare("torch", "pfm_bench.targets.torch_model:EAGER")
+TARGETS.declare("torch-bf16", "pfm_bench.targets.torch_model:EAGER_BF16")
+TARGETS.declare("torch.compile", "pfm_bench.targets.torch_model:COMPILED")
+TARGETS.declare("ort-cpu", "pfm_bench.targets.onnx_runtime:ON_CPU")
+TARGETS.declare("ort-cuda", "pfm_bench.targets.onnx_runtime:ON_CUDA")
+TARGETS.declare("ort-tensorrt", "pfm_bench.targets.onnx_runtime:ON_TENSORRT")

@@ -82,3 +82,6 @@ class OnnxRuntimeTarget:
             return kept
 
         return call
+
+
+ON_CPU, ON_CUDA, ON_TENSORRT = OnnxRuntime("cpu"), OnnxRuntime("cuda"), OnnxRuntime("tensorrt")

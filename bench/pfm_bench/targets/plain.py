@@ -18,7 +18,8 @@ from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
 from pfm.data.inputs import Preprocess
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.lora import LoraSettings, add_adapters
+from pfm.model.config import LoraSettings
+from pfm.model.lora import add_adapters
 
 Chosen = Sequence[Sequence[int]]  # the classes whose prompts each sample sees
 

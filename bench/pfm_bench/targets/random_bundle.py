@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone
-from pfm.backbones.spec import BackboneConfig, describe_backbone
+from pfm.backbones.spec import describe_backbone
 from pfm.classes import ClassList
 from pfm.model.checkpoint import Checkpoint, RunState, snapshot
-from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import ModelConfig
 from pfm.storage import Json
 from pfm_bench.measuring.rounds import Duration, timed
 from pfm_export.graph.export import export_bundle

@@ -13,7 +13,8 @@ from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
 from pfm.errors import DeviceError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm.model.classifier import ModelConfig, PromptedClassifier
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import ModelConfig
 from pfm.model.draws import shared_set
 from pfm.model.lora import merged
 from pfm_bench.targets.plan import Call, Plan, Target
@@ -97,3 +98,6 @@ def torch_model(bundle: Bundle, checkpoint: Checkpoint | None) -> PromptedClassi
     )
     config = ModelConfig(**manifest["training"]["model"])
     return PromptedClassifier(backbone, bundle.classes, config, None)
+
+
+EAGER, EAGER_BF16, COMPILED = TorchModel(), TorchModel(is_bf16=True), TorchModel(is_compiled=True)

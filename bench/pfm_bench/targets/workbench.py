@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
+from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone
-from pfm.backbones.spec import BackboneConfig, BackboneSpec, describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.classes import ClassList
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
 from pfm.errors import ConfigError, DeviceError
-from pfm.model.classifier import ModelConfig, PromptedClassifier
-from pfm.model.lora import LoraSettings
-from pfm.options import option
+from pfm.model.classifier import PromptedClassifier
+from pfm.model.config import LoraSettings, ModelConfig
 from pfm.seeds import make_generator
 from pfm.storage import Json
+from pfm_bench.targets.config import BenchConfig
 from pfm_bench.targets.plain import PlainClassifier
 
 PLAIN = "plain"
@@ -28,25 +29,6 @@ LORA = LoraSettings()
 WARMUP_ROUNDS = 1
 NUM_BATCHES = 2  # of random images, taken in turn
 HEAVY = (__name__, "transformers.models.vit.modeling_vit")  # what a child imports before its memory is looked at
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """What is measured, for how long and where."""
-
-    model_name: str = option(
-        "scratch:vit_tiny_patch16_224", "Shape of the backbone: scratch:NAME, a hub id or a local folder."
-    )
-    num_classes: int = option(8, "Classes in the bank.", minimum=2)
-    batch_size: int = option(32, "Images per batch.", minimum=1)
-    rounds: int = option(20, "Rounds; in each, every variant runs once.", minimum=5)
-    seconds: float = option(60.0, "Stop early after this time (not before 5 rounds).", minimum=1.0)
-    threads: int = option(0, "CPU threads.  [0: all cores]", minimum=0)
-    device: str = option("auto", "Where everything runs.", choices=("auto", "cpu", "cuda"))
-    seed: int = option(0, "Seed of weights, images and draws.", minimum=0)
-    memory: bool = option(
-        False, "On a CPU: measure the peak memory too, in a process of its own for each variant (a GPU's always is)."
-    )
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,27 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy.typing as npt
-import torch
 
-from pfm.audit.groups import FULL, QUICK, AuditConfig
-from pfm.audit.models import AuditRequest
-from pfm.audit.page import render
-from pfm.audit.protocol import AuditDocument, audit
-from pfm.audit.subject import Subject
+from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
-from pfm.commands.options import CONTEXT_SETTINGS, data_of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
-from pfm.data.loading import load_data
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
-from pfm.model.checkpoint import Checkpoint, load_checkpoint
-from pfm.model.views import averaged
 from pfm.options import option
 from pfm.storage import make_folder, write_json, write_text
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+    from pfm.audit.protocol import AuditDocument
+    from pfm.audit.subject import Subject
+    from pfm.model.checkpoint import Checkpoint
 
 SMALL = 1_000_000  # parameters
 
@@ -41,10 +40,10 @@ class AuditOptions:
 
 
 @click.command("audit", context_settings=CONTEXT_SETTINGS)
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint that has the classes.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint that has the classes.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
-@with_options(options=AuditOptions, data=DataConfig, device=DeviceConfig)
+@with_options(options=AuditOptions, data=of_run(DataConfig), device=only(DeviceConfig, "gpu_id", "cpu"))
 def audit_command(
     ckpt: Path, classes: str, is_quick: bool, options: AuditOptions, data: DataConfig, device: DeviceConfig
 ) -> None:
@@ -53,7 +52,15 @@ def audit_command(
     Writes audit.json and audit.html; trains what it compares with and keeps that under --out/models.
     Those models hold the classes too: delete the folder, or name it to pfm forget.
     """
-    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"))
+    import torch
+
+    from pfm.audit.models import AuditRequest
+    from pfm.audit.page import render
+    from pfm.audit.protocol import audit
+    from pfm.data.loading import load_data
+    from pfm.model.checkpoint import load_checkpoint
+
+    where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint, keys, out = load_checkpoint(ckpt), split_names(classes), options.out
     present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
     if gone or not present:
@@ -87,7 +94,7 @@ def audit_command(
         raise AuditError(f"level {options.require} was required; the verdict is {levels[options.require]}")
 
 
-def describe(document: AuditDocument) -> str:
+def describe(document: "AuditDocument") -> str:
     """Utility and verdict as a table for people, of the attacks that were made."""
     lines = ["model         forget %  retain %  H/ln C"]
     for name, row in document.get("utility", {}).items():
@@ -100,12 +107,16 @@ def describe(document: AuditDocument) -> str:
     return "\n".join([*lines, f"by level: {levels}", f"overall: {document['verdict']['overall']}"])
 
 
-def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
+def _served(folder: Path, checkpoint: "Checkpoint") -> "Subject":
     """A bundle as a black box: inputs as stored go in, one score a class comes out.
 
     Raises:
         BundleError: its graph takes what cannot be made of the data as it is stored, such as samples of sound.
     """
+    import torch
+
+    from pfm.audit.subject import Subject
+    from pfm.model.views import averaged
     from pfm_export.graph.front_ends import FRONT_ENDS
     from pfm_export.serving.session import PromptSession
 
@@ -120,10 +131,10 @@ def _served(folder: Path, checkpoint: Checkpoint) -> Subject:
         )
     unknown = -torch.inf if session.stated.unknown_score is None else session.stated.unknown_score
 
-    def score(inputs: npt.NDArray[Any]) -> torch.Tensor:
+    def score(inputs: "npt.NDArray[Any]") -> "torch.Tensor":
         return torch.asarray(session.scores(inputs)).double()
 
-    def answer(stored: torch.Tensor) -> torch.Tensor:
+    def answer(stored: "torch.Tensor") -> "torch.Tensor":
         result = torch.full((len(stored), len(ids) + 1), -torch.inf, dtype=torch.float64)
         result[:, columns] = averaged(front_end.windows(stored), score)
         result[:, -1] = unknown

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError, DataError
 from pfm.options import option
 from pfm_export.graph.form import GraphForm
@@ -37,16 +37,14 @@ class MeasureConfig:
 
 
 @export.command("onnx")
-@click.option(
-    "--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint of pfm or of the paper's tool."
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
+@click.option("--out", required=True, type=PATH, help="Folder of the bundle.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is, if not where it was in training.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands at --out, and in --triton.")
 @click.option(
     "--triton",
     default=None,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write it into this Triton model repository too; `pfm export triton` has the settings.",
 )
 @with_options(form=GraphForm, measure=MeasureConfig)
@@ -126,8 +124,8 @@ def _show_accuracy(report: "AccuracyReport", form: GraphForm) -> None:
 
 
 @export.command("check")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="Checkpoint the bundle was exported from.")
+@click.argument("bundle", type=PATH)
+@click.option("--ckpt", required=True, type=PATH, help="Checkpoint the bundle was exported from.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is, if not where it was in training.")
 def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
     """Compare a bundle's graph with the checkpoint's model.
@@ -151,9 +149,9 @@ def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
 
 
 @export.command("triton")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--name", default="", help="Name of the model.  [default: the bundle folder's]")
+@click.argument("bundle", type=PATH)
+@click.argument("repository", type=PATH)
+@click.option("--name", default="", show_default=False, help="Name of the model.  [default: the bundle folder's]")
 @click.option("--overwrite", is_flag=True, help="Replace a model of that name.")
 @with_options(config=TritonConfig)
 def triton_repository(bundle: Path, repository: Path, name: str, overwrite: bool, config: TritonConfig) -> None:

@@ -8,6 +8,7 @@ from pfm.errors import StorageError
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.options import expanded
 from pfm.storage import explain, make_folder
 from pfm_export.graph.accuracy import AccuracyReport, TestSamples, measure_accuracy
 from pfm_export.graph.form import GraphForm
@@ -56,6 +57,7 @@ def export_bundle(
         StorageError: `folder` is in use, and is not a bundle that `overwrite` may replace, or cannot be written.
         ParityError: the graph does not give the model's numbers; nothing is written.
     """
+    folder = expanded(folder)
     _check_target(folder, overwrite=overwrite)
     make_folder(folder.absolute().parent)
     model = checkpoint.build_model()

@@ -16,15 +16,17 @@ Names, types and dimensions are those that ONNX Runtime reads in the graph itsel
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pfm.errors import StorageError
 from pfm.options import option
 from pfm.storage import make_folder, write_bytes, write_text
 from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.runtime import End, ends_of, load_graph
 from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
+
+if TYPE_CHECKING:
+    from pfm_export.serving.runtime import End
 
 CONFIG, VERSION = "config.pbtxt", "1"
 BATCH = "batch"  # what our graphs call the axis that Triton may batch over
@@ -61,8 +63,8 @@ _Message: TypeAlias = "dict[str, _Field]"
 class _Graph:
     """A graph's inputs and outputs, and what Triton shall make of them."""
 
-    inputs: tuple[End, ...]
-    outputs: tuple[End, ...]
+    inputs: tuple["End", ...]
+    outputs: tuple["End", ...]
 
     @property
     def can_batch(self) -> bool:
@@ -122,6 +124,8 @@ def write_repository(
 
 
 def _read_graph(bundle: Bundle, file: str) -> _Graph:
+    from pfm_export.serving.runtime import ends_of, load_graph
+
     return _Graph(*ends_of(load_graph(bundle, device="cpu", threads=1, name=file)))
 
 
@@ -179,7 +183,7 @@ def _of_ensemble(name: str, steps: Mapping[str, _Graph], config: TritonConfig) -
     }
 
 
-def _end(end: End, can_batch: bool) -> _Message:
+def _end(end: "End", can_batch: bool) -> _Message:
     """With `can_batch` Triton puts the batch in front itself."""
     dims = [-1 if isinstance(size, str) else size for size in end.shape[1 if can_batch else 0 :]]
     entry: _Message = {"name": end.name, "data_type": _Word(TYPES[end.type]), "dims": dims}
@@ -191,7 +195,7 @@ def _without_reshape(entry: _Message) -> _Message:
     return {key: value for key, value in entry.items() if key != "reshape"}
 
 
-def _warm_up(end: End, bundle: Bundle, *, has_batch: bool) -> _Message:
+def _warm_up(end: "End", bundle: Bundle, *, has_batch: bool) -> _Message:
     """Zeros, also for how many of the prompts each row has."""
     prompts = WARM_UP_PROMPTS * bundle.stated.prompt_tokens
     known = {BATCH: 1, **bundle.input.sizes}

@@ -19,6 +19,7 @@ from pfm.classes import check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving.kinds import InputKind
@@ -62,7 +63,7 @@ class Bundle:
         Raises:
             BundleError: a file is missing, changed or of another version.
         """
-        folder = Path(folder)
+        folder = expanded(Path(folder))
         if not folder.is_dir():
             raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
         stated = read_manifest(folder)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pfm.classes import ClassList
 from pfm.errors import BundleError, ClassNameError, DataError
+from pfm.options import expanded
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import Batch, InputKind
@@ -117,7 +118,7 @@ class PromptSession:
         cuda_graphs: bool = False,
         warm_up: Sequence[int] = (),
     ) -> None:
-        self._folder = Path(folder)
+        self._folder = expanded(Path(folder))
         self._lock = threading.Lock()
         self._seen, self._opened = open_whole(self._folder)
         self._graph_hashes = self._opened.graph_hashes

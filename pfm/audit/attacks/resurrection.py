@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from pfm.audit.attacks.attack import Measurement
-from pfm.audit.groups import AuditConfig
+from pfm.audit.config import AuditConfig
 from pfm.audit.markup import counted, picture
 from pfm.audit.models import Models
 from pfm.audit.resurrection import Attacker, Recovery, gap_interval

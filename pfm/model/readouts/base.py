@@ -10,8 +10,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from pfm.registry import Registry
-
 Weights = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -84,6 +82,3 @@ class Readout(ABC):
     def bank_rows(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """What a bundle's bank holds of the classes beside their prompts: kind -> (C, …)."""
         return {name.rpartition(".")[2]: model.get_parameter(name).detach() for name in self.class_rows}
-
-
-READOUTS: Registry[Readout] = Registry("readout")

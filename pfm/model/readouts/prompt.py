@@ -45,3 +45,6 @@ class Prompt(Readout):
     def by_class(self, scores: torch.Tensor, present: torch.Tensor, num_classes: int) -> torch.Tensor:
         absent = scores.new_full((len(scores), num_classes), -torch.inf)
         return absent.scatter(1, present, scores)
+
+
+PROMPT = Prompt()

@@ -12,8 +12,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from pfm.model.readouts import Readout
-from pfm.registry import Registry
+from pfm.model.readouts.base import Readout
 
 
 class Target(ABC):
@@ -54,6 +53,3 @@ def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smo
     active = logits > -torch.inf  # (B, C)
     log_p = torch.where(active, F.log_softmax(logits, dim=1), 0.0)
     return (1 - label_smoothing) * loss - label_smoothing * log_p.sum(dim=1) / active.sum(dim=1)
-
-
-TARGETS: Registry[Target] = Registry("target without the own prompt")

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.model.readouts import Readout
+from pfm.model.readouts.base import Readout
 from pfm.model.targets.base import Target, smoothed_cross_entropy
 
 
@@ -21,6 +21,9 @@ class NoneOfThese(Target):
 
     def present_loss(self, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         return smoothed_cross_entropy(_with_unknown(logits), labels, label_smoothing)
+
+
+NONE_OF_THESE = NoneOfThese()
 
 
 def _with_unknown(logits: torch.Tensor) -> torch.Tensor:

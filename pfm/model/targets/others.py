@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from pfm.model.readouts import Readout
+from pfm.model.readouts.base import Readout
 from pfm.model.targets.base import Target
 
 
@@ -21,3 +21,6 @@ class Others(Target):
     def absent_loss(self, with_own: torch.Tensor, without_own: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         target = with_own.detach().scatter(1, labels[:, None], -torch.inf).softmax(dim=1)  # (B, C)
         return F.kl_div(F.log_softmax(without_own, dim=1), target, reduction="none").sum(dim=1)
+
+
+OTHERS = Others()

@@ -17,3 +17,6 @@ class Uniform(Target):
         size = count.clamp_min(1)
         mean_log_p = torch.where(active, log_p, 0.0).sum(dim=1) / size
         return torch.where(count > 0, -mean_log_p - size.log(), 0.0)
+
+
+UNIFORM = Uniform()

@@ -1,0 +1,44 @@
+"""What `pfm suspend` and `pfm restore` have in common: one edit of a profile of several bundles."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pfm_export.serving.bundle import Bundle
+
+profile_option = click.option(
+    "--profile", default="default", help="Whose answers; `default` counts wherever no profile is named."
+)
+
+
+def edit_profiles(
+    folders: Sequence[Path],
+    classes: str,
+    profile: str,
+    edit: "Callable[[Bundle, Sequence[str]], Bundle]",
+    *,
+    must_exist: bool = False,
+) -> None:
+    """Edit a profile of every bundle; all are looked at before one is changed.
+
+    Args:
+        edit: of one bundle, by names or numbers of classes.
+        must_exist: refuse a profile that a bundle does not have.
+    """
+    from pfm.classes import split_names
+    from pfm_export.serving.bundle import Bundle
+
+    keys = split_names(classes)
+    bundles = [Bundle.open(folder) for folder in folders]
+    for bundle in bundles:
+        bundle.classes.positions(keys)
+        if must_exist:
+            bundle.suspended(profile)
+    for folder, found in zip(folders, bundles, strict=True):
+        bundle = edit(found, keys)
+        out = bundle.suspended(profile)
+        names = [name for position, name in enumerate(bundle.classes.names) if position in out]
+        click.echo(f"{folder}: profile {profile} leaves out {', '.join(names) or 'nothing'}")

@@ -1,0 +1,125 @@
+"""What the commands that erase have in common: the options of the record, the copy, the certificate."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pfm.errors import ConfigError, StorageError
+from pfm.options import option
+
+if TYPE_CHECKING:
+    from pfm.forgetting.ledger import Record
+    from pfm.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """What is written down of an erasure."""
+
+    reason: str = option("", "Free text for the record.")
+    requested_by: str = option("", "Free text for the record.")
+    certificate: Path | None = option(None, "Write a signed statement here.")
+    key: Path | None = option(
+        None,
+        "With --certificate: Ed25519 key (PEM) to sign with; made where there is none.  "
+        "[default: the certificate's name with .key]",
+    )
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.certificate is None:
+            raise ConfigError("--key signs a certificate; name the file to write with --certificate")
+        if self.certificate is not None and self.key_path.resolve() == self.certificate.resolve():
+            raise ConfigError(f"--certificate and --key are both {self.certificate}; give two files")
+
+    @property
+    def key_path(self) -> Path:
+        """Where the key of the certificate is, or will be."""
+        assert self.certificate is not None
+        return self.key or self.certificate.with_suffix(".key")
+
+    def check_key(self) -> None:
+        """Refuse a key that cannot sign, before anything is erased; a key that is not there yet is made later.
+
+        Raises:
+            ConfigError: the file is not such a key, or others may read it.
+        """
+        from pfm.forgetting import certificate
+
+        if self.certificate is not None and self.key_path.exists():
+            certificate.load_key(self.key_path)
+
+    def certify(self, artifacts: Sequence[Path], keys: Sequence[str]) -> None:
+        """Write the certificate, if one is asked for, of those artifacts whose ledger records the erasure.
+
+        Args:
+            artifacts: that hold none of the classes any more.
+            keys: names or numbers of the classes.
+
+        Raises:
+            StorageError: no ledger records it.
+        """
+        from pfm.forgetting import certificate
+
+        if self.certificate is None:
+            return
+        numbers = [int(text) for text in keys if text.isdecimal()]
+        described: list[Record] = []
+        for artifact in artifacts:
+            found = certificate.describe_artifact(artifact, keys, numbers)
+            if found is None:
+                click.echo(f"not certified: {artifact} lacks the class, and no ledger beside it says since when")
+            else:
+                described.append(found)
+        if not described:
+            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {', '.join(keys)}")
+        self._sign(described)
+
+    def _sign(self, described: "Sequence[Record]") -> None:
+        from pfm.forgetting import certificate
+
+        assert self.certificate is not None
+        signer, is_new = certificate.load_key(self.key_path)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        certificate.write_certificate(
+            self.certificate, signer, described, reason=self.reason, requested_by=self.requested_by, time=now
+        )
+        click.echo(f"wrote {self.certificate}, signed with the {'new ' if is_new else ''}key in {self.key_path}")
+        click.echo(f"public key {certificate.public_hex(signer)}: publish it, so that others can tell it is yours")
+
+
+def copy_path(ckpt: Path, checkpoint: "Checkpoint", keys: Sequence[str], out: Path | None) -> Path:
+    """Where a copy without some classes goes."""
+    from pfm.forgetting import files
+
+    return out or files.erased_path(ckpt, checkpoint, checkpoint.classes.positions(keys))
+
+
+def write_copy(
+    ckpt: Path,
+    checkpoint: "Checkpoint",
+    keys: Sequence[str],
+    target: Path,
+    record: RecordOptions,
+    *,
+    scrubbed: "Checkpoint | None" = None,
+) -> None:
+    """Write a copy of a checkpoint without some classes, and say what was done and what is still there.
+
+    Args:
+        scrubbed: what to write instead of the erased checkpoint: the same with retuned shared weights.
+    """
+    from pfm.forgetting import files
+
+    written = files.erase_file(
+        ckpt, checkpoint, keys, target, reason=record.reason, requested_by=record.requested_by, scrubbed=scrubbed
+    )
+    left = checkpoint.classes.without(checkpoint.classes.positions(keys))
+    click.echo(f"erased {', '.join(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
+    click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
+    click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
+    for remark in written["remains"]:
+        click.echo(f"still there: {remark}")

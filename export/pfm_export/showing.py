@@ -1,0 +1,361 @@
+"""What an artifact is: a checkpoint, a bundle, a ledger, or a folder that holds some; as a document and as a table.
+
+Bundles and ledgers are read without torch.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pfm.classes import ClassList
+from pfm.errors import CheckpointError, PfmError, StorageError
+from pfm.forgetting import certificate, ledger
+from pfm.forgetting.ledger import LEDGER, Record
+from pfm.storage import Json, explain, sha256
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import is_bundle
+
+if TYPE_CHECKING:
+    from pfm.model.checkpoint import Checkpoint
+
+_SHOWN_OF_RECIPE = ("batch_size", "lr", "schedule")  # what of a run's training section is shown beside its epochs
+
+
+def describe(path: Path) -> Json:
+    """What is at a path.
+
+    Raises:
+        PfmError: nothing, or nothing that pfm writes.
+    """
+    try:
+        if is_bundle(path):
+            return _describe_bundle(path)
+        if path.is_dir():
+            return _describe_folder(path)
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint, bundle, ledger or folder {path}")
+        if path.suffix == ".jsonl":
+            return _describe_ledger(path)
+        if path.suffix == ".json":
+            _refuse_json(path)
+        return _describe_checkpoint(path)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+
+
+def _refuse_json(path: Path) -> None:
+    """Say what reads a JSON file of ours, if it is one.
+
+    Raises:
+        CheckpointError: always.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
+    if is_certificate:
+        raise CheckpointError(f"{path} is a certificate; pfm verify {path} reads it")
+    raise CheckpointError(f"{path} is not a checkpoint, bundle, ledger or folder")
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+
+def _describe_checkpoint(path: Path) -> Json:
+    from pfm.model.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    place = path.resolve().parent / LEDGER
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "pfm": checkpoint.written_by or None,
+        **_classes(checkpoint.classes, checkpoint.erased),
+        "readout": checkpoint.model.readout,
+        "target": checkpoint.model.wrong_target,
+        "unknown_below": checkpoint.unknown_below or None,
+        "backbone": {
+            "model_name": checkpoint.spec.model_name,
+            "family": checkpoint.spec.family.name,
+            "input": checkpoint.spec.describe_size(),
+            "layers": checkpoint.spec.num_layers,
+            "hidden_size": checkpoint.spec.hidden_size,
+            "frozen_sha256": checkpoint.frozen_sha256 or None,
+        },
+        "recipe": _recipe_of(checkpoint),
+        "model": dataclasses.asdict(checkpoint.model),
+        "lora": None if checkpoint.lora is None else dataclasses.asdict(checkpoint.lora),
+        "run": checkpoint.run,
+        "numbers_stored": sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        "holds": [
+            name
+            for name, value in (("optimizer moments", checkpoint.moments), ("averaged copies", checkpoint.averaged))
+            if value
+        ],
+        "can_be_resumed": bool(checkpoint.progress),
+        "ledger": _ledger_beside(place, path.resolve().name, checkpoint.ledger_head),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def _recipe_of(checkpoint: "Checkpoint") -> Json:
+    train: Mapping[str, Any] = checkpoint.run.get("train", {})
+    return {
+        "dataset": checkpoint.run.get("data", {}).get("dataset"),
+        "model_name": checkpoint.spec.model_name or None,
+        "epoch": checkpoint.epoch,
+        "epochs": train.get("epochs"),
+        "step": checkpoint.step,
+        "seed": checkpoint.seed,
+        **{name: train[name] for name in _SHOWN_OF_RECIPE if name in train},
+    }
+
+
+def _describe_bundle(folder: Path) -> Json:
+    bundle = Bundle.open(folder)
+    stated, document = bundle.stated, bundle.manifest
+    numbers = dict(zip(bundle.classes.ids, bundle.classes.names, strict=True))
+    training: Mapping[str, Any] = document.get("training", {})
+    backbone: Mapping[str, Any] = document.get("backbone", {})
+    return {
+        "kind": "bundle",
+        "path": str(folder),
+        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "bundle": document.get("bundle"),
+        "pfm": document.get("pfm"),
+        "created": document.get("created"),
+        **_classes(bundle.classes, (*stated.erased, *bundle.pending)),
+        "pending": [name for _, name in bundle.pending],
+        "readout": stated.readout,
+        "target": document.get("wrong_target"),
+        "unknown_below": stated.unknown_below or None,
+        "precision": stated.precision,
+        "form": document.get("form"),
+        "input": document.get("input"),
+        "backbone": {"model_name": backbone.get("model_name"), "hidden_size": stated.hidden_size},
+        "recipe": {
+            "model_name": backbone.get("model_name"), "epoch": training.get("epoch"), "seed": training.get("seed"),
+        },
+        "profiles": {
+            name: [numbers[number] for number in left_out if number in numbers]
+            for name, left_out in stated.profiles.items()
+        },
+        "files": {name: _file(folder / name, file.sha256) for name, file in stated.files.items()},
+        "opset": document.get("opset"),
+        "versions": document.get("versions"),
+        "ledger": _lines(ledger.read(folder / LEDGER)),
+    }  # fmt: skip
+
+
+def _describe_ledger(path: Path) -> Json:
+    content = path.read_bytes().partition(b"\n")[0]
+    try:
+        is_ledger = not content or "previous" in json.loads(content)
+    except (ValueError, TypeError):
+        is_ledger = path.name == LEDGER  # its first line is broken; `ledger.read` says so
+    if not is_ledger:
+        raise CheckpointError(f"{path} is not a ledger; the ledger of a folder is {LEDGER}")
+    records = ledger.read(path)
+    return {
+        "kind": "ledger",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "head": ledger.head(records),
+        "lines": _lines(records),
+    }
+
+
+def _describe_folder(folder: Path) -> Json:
+    artifacts: list[Json] = []
+    for root, names, files in os.walk(folder):
+        here = Path(root)
+        for name in sorted(names):
+            if is_bundle(here / name):
+                artifacts.append(_described_or_broken(here / name))
+                names.remove(name)
+        names.sort()
+        found = sorted(name for name in files if name == LEDGER or (name.endswith(".pt") and not name.startswith(".")))
+        artifacts += [_described_or_broken(here / name) for name in found]
+    if not artifacts:
+        raise CheckpointError(f"{folder} holds no checkpoint, bundle or ledger")
+    return {"kind": "folder", "path": str(folder), "artifacts": artifacts}
+
+
+def _described_or_broken(path: Path) -> Json:
+    """Of an artifact in a folder: one that cannot be read is listed with the reason."""
+    try:
+        return describe(path)
+    except PfmError as error:
+        return {"kind": "cannot be read", "path": str(path), "problem": str(error)}
+
+
+def _file(path: Path, stated: str) -> Json:
+    """A file of a bundle as it is now, and whether that is what the manifest states."""
+    if not path.is_file():
+        return {"sha256": None, "size_bytes": 0, "is_as_stated": False}
+    found = sha256(path)
+    return {"sha256": found, "size_bytes": path.stat().st_size, "is_as_stated": found == stated}
+
+
+def _classes(classes: ClassList, erased: Iterable[tuple[int, str]]) -> Json:
+    return {
+        "classes": [
+            {"position": position, "number": number, "name": name}
+            for position, (number, name) in enumerate(zip(classes.ids, classes.names, strict=True))
+        ],
+        "erased": [{"number": number, "name": name} for number, name in erased],
+    }
+
+
+def _ledger_beside(place: Path, file: str, head: str) -> Sequence[Json]:
+    """The lines of the ledger beside a checkpoint that speak of it.
+
+    Raises:
+        StorageError: the ledger is broken, or lacks the line that the checkpoint names.
+    """
+    records = ledger.read(place)
+    ledger.require(place, records, head, by=file)
+    return [line for line in _lines(records) if file in cast("Sequence[str]", line["files"])]
+
+
+def _lines(records: Sequence[Record]) -> list[Json]:
+    return [
+        {
+            "line": number,
+            "time": record["time"],
+            "action": record.get("action"),
+            "classes": record.get("classes", []),
+            "files": [entry["file"] for entry in record.get("files", [record]) if "file" in entry],
+            "reason": record.get("reason", ""),
+            "requested_by": record.get("requested_by", ""),
+            "hash": record["hash"],
+        }
+        for number, record in enumerate(records, start=1)
+    ]
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def as_text(document: Any) -> str:
+    """A document of `describe` as a table."""
+    return "\n".join(_SHOWN[document["kind"]](document))
+
+
+def _show_folder(document: Any) -> list[str]:
+    lines = [f"folder  {document['path']}"]
+    for entry in document["artifacts"]:
+        lines.append(f"  {entry['kind']:<10}  {Path(entry['path']).relative_to(document['path'])}: {_in_short(entry)}")
+    return lines
+
+
+def _in_short(entry: Any) -> str:
+    if entry["kind"] == "ledger":
+        return f"{len(entry['lines'])} lines"
+    if "classes" not in entry:
+        return entry["problem"]
+    erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
+    return f"{len(entry['classes'])} classes, readout {entry['readout']}, {_size(entry['size_bytes'])}{erased}"
+
+
+def _show_checkpoint(document: Any) -> list[str]:
+    backbone = document["backbone"]
+    stored = [f"{document['numbers_stored']:,} numbers", *document["holds"]]
+    return [
+        *_heading(document),
+        _row("written by", f"pfm {document['pfm']}" if document["pfm"] else "the paper's tool"),
+        *_about_model(document),
+        _row("backbone", f"{backbone['model_name'] or '?'}, {backbone['layers']} blocks of width "
+                         f"{backbone['hidden_size']}, input {backbone['input']}"),
+        _row("frozen", f"SHA-256 {backbone['frozen_sha256']}" if backbone["frozen_sha256"] else "nothing: all stored"),
+        *_recipe(document["recipe"]),
+        _row("stored", ", ".join(stored)),
+        _row("resume", "possible" if document["can_be_resumed"] else "not possible"),
+        *_ledger_rows(document["ledger"]),
+        *[_row("note", note) for note in document["notes"]],
+    ]  # fmt: skip
+
+
+def _show_bundle(document: Any) -> list[str]:
+    width = max(map(len, document["files"]))
+    files = [
+        f"{name:<{width}}  {_size(file['size_bytes']):>10}  SHA-256 {file['sha256']}"
+        + ("" if file["is_as_stated"] else "  (NOT what the manifest states)")
+        for name, file in document["files"].items()
+    ]
+    profiles = [
+        f"{name} leaves out {', '.join(left_out) or 'nothing'}" for name, left_out in document["profiles"].items()
+    ]
+    stated: Mapping[str, Any] = document["versions"] or {}
+    versions = ", ".join(f"{name} {version}" for name, version in stated.items())
+    return [
+        *_heading(document),
+        _row("written by", f"pfm {document['pfm'] or '?'}" + (f" ({versions})" if versions else "")),
+        *_about_model(document),
+        _row("precision", document["precision"]),
+        _row("input", f"{document['input']['name']}, {' x '.join(map(str, document['input'].get('shape', [])))}"),
+        *_recipe(document["recipe"]),
+        *_rows("files", files),
+        *_rows("profiles", profiles or ["none: nothing is suspended"]),
+        *_ledger_rows(document["ledger"]),
+    ]
+
+
+def _show_ledger(document: Any) -> list[str]:
+    return [*_heading(document), *_ledger_rows(document["lines"])]
+
+
+def _heading(document: Any) -> list[str]:
+    lines = [f"{document['kind']}  {document['path']}", _row("size", _size(document["size_bytes"]))]
+    return [*lines, _row("SHA-256", document["sha256"])] if "sha256" in document else lines
+
+
+def _about_model(document: Any) -> list[str]:
+    classes = [f"{'position':>8}  {'number':>6}  name"]
+    classes += [f"{item['position']:>8}  {item['number']:>6}  {item['name']}" for item in document["classes"]]
+    erased = [f"{item['number']} {item['name']}" for item in document["erased"]]
+    below = document["unknown_below"]
+    answer = f", `unknown` below a probability of {below:.3g}" if below else ""
+    return [
+        *_rows("classes", classes),
+        _row("erased", ", ".join(erased) or "none"),
+        _row("readout", f"{document['readout']}, target without the own prompt: {document['target']}{answer}"),
+    ]
+
+
+def _recipe(recipe: Any) -> list[str]:
+    return _rows("recipe", [", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)])
+
+
+def _ledger_rows(lines: Any) -> list[str]:
+    shown: list[str] = []
+    for line in lines:
+        names = ", ".join(item["name"] for item in line["classes"])
+        why = "".join(f", {label} {line[key]!r}" for key, label in (("reason", "reason"), ("requested_by", "by"))
+                      if line[key])  # fmt: skip
+        shown.append(f"line {line['line']}  {line['time']}  {line['action']} {names}{why}".rstrip())
+    return _rows("ledger", shown or ["nothing is recorded"])
+
+
+def _rows(title: str, values: Sequence[str]) -> list[str]:
+    return [_row(title if number == 0 else "", value) for number, value in enumerate(values)]
+
+
+def _row(title: str, value: str) -> str:
+    return f"  {title:<10}  {value}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
+
+
+_SHOWN = {
+    "checkpoint": _show_checkpoint, "bundle": _show_bundle, "ledger": _show_ledger, "folder": _show_folder,
+}  # fmt: skip

@@ -1,0 +1,22 @@
+"""The kinds of input there are, by name; what computes with them is imported when a kind is asked for."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pfm.registry import Registry
+
+if TYPE_CHECKING:
+    from pfm.data.inputs import Preprocess, Storage
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """A kind of input: the two classes that know all of it."""
+
+    storage: type["Storage"]
+    preprocess: type["Preprocess"]
+
+
+KINDS: Registry[InputKind] = Registry("kind of input")
+KINDS.declare("image", "pfm.data.images:IMAGES")
+KINDS.declare("audio", "pfm.data.sounds:SOUNDS")

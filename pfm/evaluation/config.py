@@ -1,0 +1,17 @@
+"""How much is evaluated, as options."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pfm.options import Section, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How much is evaluated, and in what portions."""
+
+    section: ClassVar = Section.EVALUATION
+    eval_batch_size: int = option(128, "Images or clips per batch in evaluation.", minimum=1)
+    max_subsets: int | None = option(
+        None, "Evaluate at most this many subsets for each k, drawn with the seed.  [default: all]", minimum=1
+    )

@@ -1,0 +1,71 @@
+"""What stands around the backbone: readout, target, prompts and adapters, as options."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pfm.errors import ConfigError
+from pfm.model.readouts import READOUTS
+from pfm.model.targets import TARGETS
+from pfm.options import Section, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What stands around the backbone."""
+
+    section: ClassVar = Section.MODEL
+    readout: str = option(
+        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
+    )
+    wrong_target: str = option(
+        "uniform",
+        "Target when the own prompt is absent: uniform; others, what the model says of the other classes "
+        "(--readout cls only); or none, an `unknown` answer (--readout prompt only).",
+        choices=TARGETS.names,
+    )
+    tune: str = option(
+        "auto",
+        "What trains beside prompts and readout: LoRA adapters, the whole backbone, or nothing (prompts). "
+        "auto: lora where weights are pretrained, else full.",
+        choices=("auto", "lora", "full", "prompts"),
+    )
+    prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
+    prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
+    final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
+    abstain: float = option(
+        0.0,
+        "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
+        minimum=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        target = TARGETS.get(self.wrong_target)
+        misfit = target.misfit(READOUTS.get(self.readout))
+        if misfit:
+            raise ConfigError(f"--wrong_target {self.wrong_target} does not go with --readout {self.readout}: {misfit}")
+        if self.abstain >= 1:
+            raise ConfigError(f"--abstain {self.abstain:g} gives up every answer; give a share below 1, such as 0.05")
+        if self.abstain and target.unknown_logit > -math.inf:
+            raise ConfigError(
+                f"--abstain is for models without an `unknown` output; --wrong_target {self.wrong_target} has one"
+            )
+
+    def resolve_tune(self, *, is_pretrained: bool) -> str:
+        if self.tune == "auto":
+            return "lora" if is_pretrained else "full"
+        return self.tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Rank, scale and dropout of the adapters."""
+
+    section: ClassVar = Section.LORA
+    lora_r: int = option(4, "Rank of the LoRA adapters on the query and value projections.", minimum=1)
+    lora_alpha: int = option(4, "Scale of the adapters; their output is multiplied by alpha / r.", minimum=1)
+    lora_dropout: float = option(0.1, "Dropout in front of the adapters.", minimum=0.0)
+
+    def __post_init__(self) -> None:
+        if self.lora_dropout >= 1:
+            raise ConfigError(f"--lora_dropout {self.lora_dropout} drops everything; give a value below 1")
