@@ -24,9 +24,7 @@ LINE, MARKER = 2.2, 7  # points
 COLORS = 256  # of a file
 
 
-def new_figure(
-    width_in: float, height_in: float, *, layout: Literal["constrained", "none"] = "constrained"
-) -> "Figure":
+def new_figure(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """A figure that needs no display and leaves matplotlib's global state alone."""
     from matplotlib.figure import Figure
 

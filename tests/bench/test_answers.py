@@ -81,9 +81,10 @@ def test_a_bin_of_the_mel_scale_is_found_by_its_frequency() -> None:
 
 
 def test_the_pictures_of_the_docs_come_from_the_committed_files(tmp_path: Path) -> None:
-    for name, make in redraw.pictures(argparse.Namespace(mednist=None, fsdd=None)).items():
-        make(tmp_path / name)
-        assert 20_000 < (tmp_path / name).stat().st_size < 150 * 1024
+    pictures = redraw.pictures(argparse.Namespace(mednist=None, fsdd=None))
+    for name in ("answers.png", "forgetting.png", "latency.png", "bench_serve_prompts.png", "bench_eval.png"):
+        pictures[name](tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 10_000
 
 
 def test_no_picture_of_the_docs_is_larger_than_150_kib() -> None:

@@ -68,8 +68,8 @@ class ServedAnswers:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "ServedAnswers":
         """What `to_dict` made, from JSON."""
-        groups = {name: _group_from_dict(stored[name]) for name in ("erased", "others")}
-        return cls(**{name: stored[name] for name in ("data", "noun", "forgotten", "times_answered")}, **groups)
+        plain = {name: stored[name] for name in ("data", "noun", "forgotten", "times_answered")}
+        return cls(**plain, erased=_group_from_dict(stored["erased"]), others=_group_from_dict(stored["others"]))
 
 
 def _group_from_dict(stored: Mapping[str, Any]) -> Group:

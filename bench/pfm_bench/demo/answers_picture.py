@@ -5,7 +5,7 @@ Lengths are in inches from the upper left; letters of `BODY` points can still be
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,9 +13,6 @@ from pfm.evaluation.pictures import FORGET, QUIET, RETAIN, new_figure, save_figu
 from pfm_bench.demo.answers import SHOWN, Group, ServedAnswers, ShownInput
 from pfm_bench.demo.task import Task
 from pfm_export.serving.session import UNKNOWN
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TITLE, HEADING, BODY = 15, 12, 10.5
 WIDTH, GAP = 10.0, 0.1
@@ -93,8 +90,8 @@ def draw_answers(answers: ServedAnswers, task: Task, inputs: torch.Tensor, path:
     save_figure(answers_figure(answers, task, inputs), path)
 
 
-def answers_figure(answers: ServedAnswers, task: Task, inputs: torch.Tensor) -> "Figure":
-    """The picture, not yet written; see `draw_answers`."""
+def answers_figure(answers: ServedAnswers, task: Task, inputs: torch.Tensor) -> Any:
+    """The picture as a figure of matplotlib's, not yet written; see `draw_answers`."""
     noun = answers.noun.capitalize()
     groups = (
         (f"{noun} of the erased class", FORGET, answers.erased),
@@ -103,7 +100,7 @@ def answers_figure(answers: ServedAnswers, task: Task, inputs: torch.Tensor) -> 
     group_height = TITLE_ROOM + NAME_ROOM + TALL + task.axis_room[1] + ROW * len(answers.erased.right) + 0.3
     top = 0.9
     height = top + len(groups) * group_height - 0.2
-    figure = new_figure(WIDTH, height, layout="none")
+    figure = new_figure(WIDTH, height, layout=None)
     canvas: Any = figure.add_axes((0, 0, 1, 1))
     canvas.set(xlim=(0, WIDTH), ylim=(height, 0))
     canvas.axis("off")
