@@ -81,7 +81,9 @@ class Registry(Generic[T]):
             raise ConfigError(f"there is no {self.what} {name!r}; choose one of {', '.join(self._known)}")
         found = self._known[name]
         if isinstance(found, _Place):
-            found = self._known[name] = found.load()
+            loaded: T = found.load()
+            self._known[name] = loaded
+            return loaded
         return found
 
     def names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, was_given, with_options
+from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pfm.model.classifier import PromptedClassifier
 
 
-@click.command("eval", context_settings=CONTEXT_SETTINGS)
+@click.command("eval", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
 @with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)

@@ -53,10 +53,10 @@ def whole(model: nn.Module, *, reshard_after_forward: bool) -> Iterator[None]:
     Args:
         reshard_after_forward: what holds outside of the block.
     """
+    parts = [part for part in model.modules() if is_sharded(part)]
     if not is_sharded(model):
         yield
         return
-    parts = [part for part in model.modules() if is_sharded(part)]
     model.set_reshard_after_forward(False)
     for part in parts:
         part.unshard()

@@ -13,6 +13,7 @@ from transformers import ViTConfig, ViTModel
 
 from making.models import tiny_backbone
 from pfm.backbones.config import BackboneConfig
+from pfm.backbones.family import Family
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.images import ImagePreprocess
@@ -151,3 +152,14 @@ def test_importing_a_module_loads_no_transformers() -> None:
     modules = "pfm.backbones.spec, pfm.training.run, pfm.commands.train"
     code = f"import sys, {modules}; assert 'transformers.models.vit' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+@pytest.mark.parametrize("name", ["vit_digits", "vit_mini", "ast_mini"])
+def test_initial_weights_are_the_librarys_to_the_bit(name: str) -> None:
+    spec = describe_backbone(BackboneConfig(model_name=f"scratch:{name}"))
+    torch.manual_seed(5)
+    found = spec.family.initial_weights(spec.config)
+    torch.manual_seed(5)
+    expected = Family.initial_weights(spec.family, spec.config)
+    assert found.keys() == expected.keys()
+    assert [key for key, tensor in expected.items() if not torch.equal(tensor, found[key])] == []

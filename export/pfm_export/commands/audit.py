@@ -11,6 +11,7 @@ from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
 from pfm.classes import split_names
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
+from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
@@ -39,7 +40,7 @@ class AuditOptions:
     require: str | None = option(None, "Leave with code 1 unless this level passes.", choices=LEVELS)
 
 
-@click.command("audit", context_settings=CONTEXT_SETTINGS)
+@click.command("audit", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint that has the classes.")
 @click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
