@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def is_sharded(model: nn.Module) -> "TypeGuard[FSDPModule]":
+def is_sharded(model: nn.Module) -> bool:
     """Whether each process holds only its part of the parameters."""
-    return _is_a(model, "torch.distributed.fsdp", "FSDPModule")
+    return _is_fsdp(model)
+
+
+def _is_fsdp(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    return _is_a(module, "torch.distributed.fsdp", "FSDPModule")
 
 
 def _is_dtensor(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
@@ -53,8 +57,8 @@ def whole(model: nn.Module, *, reshard_after_forward: bool) -> Iterator[None]:
     Args:
         reshard_after_forward: what holds outside of the block.
     """
-    parts = [part for part in model.modules() if is_sharded(part)]
-    if not is_sharded(model):
+    parts = [part for part in model.modules() if _is_fsdp(part)]
+    if not _is_fsdp(model):
         yield
         return
     model.set_reshard_after_forward(False)
