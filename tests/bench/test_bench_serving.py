@@ -18,7 +18,6 @@ from pfm.errors import ConfigError, DeviceError
 from pfm.model.checkpoint import Checkpoint, save_checkpoint
 from pfm.model.draws import shared_set
 from pfm.storage import Json
-from pfm_bench.commands import serve as serve_command
 from pfm_bench.commands.bench import bench
 from pfm_bench.measuring import ceilings
 from pfm_bench.measuring.ceilings import measure_ceilings
@@ -32,7 +31,7 @@ from pfm_bench.scenarios import SCENARIOS, Served, time_to_forget
 from pfm_bench.scenarios import clock as clocks
 from pfm_bench.scenarios.serving import bench_bundle
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
-from pfm_bench.targets import TARGETS, onnx_runtime, torch_model
+from pfm_bench.targets import TARGETS, onnx_runtime, random_bundle, torch_model
 from pfm_bench.targets.choosing import choose_targets, plan_targets
 from pfm_bench.targets.plan import Call, Plan
 from pfm_bench.targets.random_bundle import ExportCost
@@ -53,7 +52,7 @@ def out(exported: tuple[Path, ExportCost], tmp_path_factory: pytest.TempPathFact
         return cost
 
     with tiny_preset() as patch:
-        patch.setattr(serve_command, "write_random_bundle", write)
+        patch.setattr(random_bundle, "write_random_bundle", write)
         patch.setattr(clocks, "MAX_QUERIES", FEW)
         patch.setattr(ceilings, "matmul_ceiling", functools.partial(ceilings.matmul_ceiling, sizes=(128,)))
         patch.setattr(time_to_forget, "REPEATS", FEW)
