@@ -92,6 +92,11 @@ def test_every_picture_is_shown() -> None:
     assert {path.name for path in (ROOT / "docs" / "pictures").iterdir() if path not in shown} == set()
 
 
+@every_page()
+def test_every_picture_is_described_for_those_who_cannot_see_it(page: Path) -> None:
+    assert [link for text, link in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", prose(page)) if len(text.split()) < 5] == []
+
+
 def test_the_index_of_decisions_lists_each_once_and_the_newest_are_first() -> None:
     page = ROOT / "docs" / HISTORY
     index, *entries = re.split(r"^## (?=\d{4}-)", prose(page), flags=re.MULTILINE)

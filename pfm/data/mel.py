@@ -8,6 +8,7 @@ Letters: B batch, n samples, F frames, M mel bins.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,12 @@ def clip_lengths(features: torch.Tensor) -> torch.Tensor:
     there = (features != 0).any(dim=2)
     places = torch.arange(1, features.shape[1] + 1, device=features.device)
     return (there * places).amax(dim=1)
+
+
+def mel_bin(hertz: float, settings: MelSettings) -> float:
+    """The bin, counted from 0, whose middle is at a frequency; between bins, a fraction."""
+    lowest, highest, wanted = (math.log1p(f / 700) for f in (LOWEST_HZ, settings.sampling_rate / 2, hertz))
+    return (settings.num_mel_bins + 1) * (wanted - lowest) / (highest - lowest) - 1
 
 
 def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -> torch.Tensor:

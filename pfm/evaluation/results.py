@@ -96,7 +96,10 @@ def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier
     if measured.subsets:
         picture = Path(f"{stem}_forgetting.png")
         draw_forgetting(
-            {f"readout {model.config.readout}": measured.subsets}, picture, num_classes=model.num_classes, title=title
+            {f"readout {model.config.readout}": measured.inference_accuracies()},
+            picture,
+            num_classes=model.num_classes,
+            title=title,
         )
         written.append(picture)
     return written

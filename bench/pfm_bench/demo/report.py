@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfm.data.splits import ClassificationData
-from pfm.evaluation.pictures import draw_forgetting, new_figure, save_figure
+from pfm.evaluation.pictures import draw_forgetting
 from pfm.storage import Json
+from pfm_bench.demo.answers import collect_answers
+from pfm_bench.demo.answers_picture import draw_answers
 from pfm_bench.demo.story import ReadoutResult
 from pfm_bench.demo.task import Task
 
@@ -122,26 +123,10 @@ def draw_pictures(folder: Path, task: Task, results: Mapping[str, ReadoutResult]
     """`forgetting.png` and `answers.png`."""
     data = task.load()
     draw_forgetting(
-        {f"readout {name}": result.evaluation.subsets for name, result in results.items()},
+        {f"readout {name}": result.evaluation.inference_accuracies() for name, result in results.items()},
         folder / "forgetting.png",
         num_classes=len(data.classes),
         title=f"{task.name}: what is forgotten and what is kept",
     )
-    _draw_answers(folder / "answers.png", task, data, results)
-
-
-def _draw_answers(path: Path, task: Task, data: ClassificationData, results: Mapping[str, ReadoutResult]) -> None:
-    """Test inputs of the erased class and of others, with the served answers before and after."""
-    is_forgotten = data.test.labels == data.classes.position(task.forgotten)
-    others = (~is_forgotten).nonzero()[:, 0]
-    spread = others[:: max(1, len(others) // 4)][:4]  # of several classes, also where they stand one after another
-    shown = [*is_forgotten.nonzero()[:4, 0].tolist(), *spread.tolist()]
-    figure = new_figure(13, 2.6)
-    figure.suptitle(f"served answers before → after class {task.forgotten} was erased from the bundle")
-    for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
-        task.show(data.test.inputs[index], axis)
-        axis.set(xticks=[], yticks=[])
-        lines = [f"{n}: {r.answers.before[index]} → {r.answers.after[index]}" for n, r in results.items()]
-        axis.set_xlabel("\n".join(lines), fontsize=8)
-        axis.set_title("true " + data.classes.names[int(data.test.labels[index])], fontsize=9)
-    save_figure(figure, path)
+    answers = collect_answers(task, data, {name: result.answers for name, result in results.items()})
+    draw_answers(answers, task, data.test.inputs, folder / "answers.png")

@@ -2,12 +2,13 @@
 
 import dataclasses
 import shlex
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
+from pfm.data.mel import MelSettings, clip_lengths, mel_bin
 from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession
@@ -18,14 +19,24 @@ SOUND_RECIPE = dataclasses.replace(RECIPE, epochs=20, batch_size=64, lr=3e-3, we
 class SoundsTask(Task):
     """Log-mel features of clips."""
 
+    axis_room: ClassVar[tuple[float, float]] = (0.5, 0.45)
+
     def ask(self, session: PromptSession, stored: torch.Tensor, without: tuple[str, ...]) -> Prediction:
         """Of clips as they were read: the first window of each."""
         preprocess = preprocess_from_dict(session.manifest["preprocess"])
         return session.predict(preprocess(stored).numpy(), without=without)
 
     def show(self, stored: torch.Tensor, axis: Any) -> None:
-        sounding = stored[: int((stored != 0).any(dim=1).sum())]  # zeros stand behind the end of a clip
-        axis.imshow(sounding.T.numpy(), origin="lower", aspect="auto", cmap="magma")
+        settings = MelSettings(num_mel_bins=stored.shape[1])
+        length = int(clip_lengths(stored[None]))
+        seconds = length * settings.hop / settings.sampling_rate
+        extent = (0, seconds, -0.5, settings.num_mel_bins - 0.5)
+        axis.imshow(stored[:length].T.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent)
+        kilohertz = (0.5, 1, 2, 4)
+        axis.set_yticks([mel_bin(1000 * value, settings) for value in kilohertz], [f"{value:g}" for value in kilohertz])
+        axis.set(xlabel="seconds", ylabel="kHz")
+        axis.locator_params(axis="x", nbins=4)
+        axis.tick_params(labelsize=9)
 
 
 def sounds_task(data: DataConfig, forget: str) -> SoundsTask:

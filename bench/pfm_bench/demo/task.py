@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -43,9 +43,11 @@ class Task(ABC):
     Attributes:
         command: as the user typed it, the place of the data left out.
         forgotten: the class that goes.
+        axis_room: inches to the left of and under a shown input, for what is written on its axes.
         recipes: by readout.
     """
 
+    axis_room: ClassVar[tuple[float, float]] = (0.0, 0.0)
     command: str
     data: DataConfig
     model_name: str

@@ -136,17 +136,17 @@ def draw_variants(report: VariantsReport, path: Path, *, title: str) -> None:
     # a bootstrap interval holds its median only almost always
     below = np.maximum(0, widths - [speed.low for speed in speeds])
     above = np.maximum(0, np.array([speed.high for speed in speeds]) - widths)
-    figure = new_figure(7.2, 0.42 * len(names) + 1.5)
+    figure = new_figure(6.2, 0.4 * len(names) + 1.3)
     axis = figure.subplots()
     rows = np.arange(len(names))
     colors = [REFERENCE_COLOR if name == reference else VARIANT_COLOR for name in names]
-    axis.barh(rows, widths, 0.62, xerr=[below, above], capsize=3, color=colors)
+    axis.barh(rows, widths, 0.66, xerr=[below, above], capsize=4, color=colors, error_kw={"elinewidth": 1.5})
     for row, (speed, width) in enumerate(zip(speeds, widths, strict=True)):
         axis.annotate(f"×{width:.2f}", (max(width, speed.high), row), (5, 0), textcoords="offset points", va="center")
-    axis.axvline(1, color=REFERENCE_COLOR, linestyle="--", linewidth=1)
+    axis.axvline(1, color=REFERENCE_COLOR, linestyle="--", linewidth=1.5)
     axis.set(yticks=rows, yticklabels=names, xlabel=f"times as fast as {reference}")
     axis.set_xlim(0, 1.15 * max(speed.high for speed in speeds))
     axis.invert_yaxis()
     axis.grid(alpha=0.25, axis="x")
-    axis.set_title(title)
+    figure.suptitle(title, weight="bold")
     save_figure(figure, path)
