@@ -112,9 +112,13 @@ def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pyte
     assert "2" not in session.predict_images([np.zeros((8, 8, 3), np.uint8)]).classes
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("our_readout", ["--readout", "mean"]), ("our_target", ["--wrong_target", "reverse"])]
-)
+RECIPES = [
+    pytest.param("our_readout", ["--readout", "mean"], id="readout"),
+    pytest.param("our_target", ["--wrong_target", "reverse"], id="target", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), RECIPES)
 def test_a_readout_and_a_target_train_and_are_exported(
     name: str, options: list[str], preset: str, npz: Path, tmp_path: Path
 ) -> None:
@@ -168,3 +172,11 @@ def test_a_data_source_is_read(preset: str, tmp_path: Path) -> None:
     (tmp_path / "greys.csv").write_text("\n".join(lines))
     ckpt = train(tmp_path / "run", "--model_name", preset, dataset=f"csv:{tmp_path / 'greys.csv'}")
     assert ckpt.name == "greys_seed_42_1.pt"
+
+
+def test_a_target_gives_a_loss_that_uniform_answers_make_zero(tmp_path: Path) -> None:
+    load("our_target", tmp_path)
+    target, labels = TARGETS.get("reverse"), torch.tensor([0, 1])
+    flat, sure = torch.full((2, 4), 3.0), torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, -torch.inf]])
+    assert target.absent_loss(flat, flat, labels).abs().max() < 1e-6
+    assert target.absent_loss(sure, sure, labels).min() > 0.5

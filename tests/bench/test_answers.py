@@ -80,6 +80,7 @@ def test_a_bin_of_the_mel_scale_is_found_by_its_frequency() -> None:
         assert banks[:, round(hertz / 31.25)].argmax().item() == pytest.approx(mel_bin(hertz, settings), abs=1)
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_docs_come_from_the_committed_files(tmp_path: Path) -> None:
     pictures = redraw.pictures(argparse.Namespace(mednist=None, fsdd=None))
     for name in ("answers.png", "forgetting.png", "latency.png", "bench_serve_prompts.png", "bench_eval.png"):

@@ -14,6 +14,7 @@ from pfm.cli import pfm, run
 from pfm_bench.scenarios import forgetting
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("preset")
 def test_an_erasure_is_timed_beside_what_it_replaces(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -135,6 +135,7 @@ def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bundles_of_several_precisions_and_several_thread_counts_stand_in_one_document(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

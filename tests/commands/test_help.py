@@ -99,6 +99,7 @@ def test_no_help_imports_a_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_on_digits_imports_neither_datasets_nor_fsdp(tmp_path: Path) -> None:
     done = python(DIGITS, str(tmp_path), capture_output=True)
     assert done.returncode == 0, done.stderr

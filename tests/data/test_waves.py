@@ -228,6 +228,7 @@ def test_of_ten_hours_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     assert (len(found[0].samples), found[0].is_cut, found[0].is_silent) == (240_000, True, False)
 
 
+@pytest.mark.slow
 def test_ten_hours_are_streamed_in_bounded_memory(tmp_path: Path) -> None:
     path = sparse_wav(tmp_path / "long.wav", hours=10)
     total = 0

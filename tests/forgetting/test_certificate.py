@@ -199,6 +199,7 @@ def test_a_class_whose_name_has_commas_is_certified(folder: Path) -> None:
     assert certificate.describe_artifact(folder / "run" / "model.pt", ["small"], []) is None
 
 
+@pytest.mark.slow
 def test_none_of_thousands_of_random_mutations_passes(folder: Path) -> None:
     """Bits flipped, bytes cut out, put in, swapped or doubled, ends cut off: everywhere."""
     draw = random.Random(0)

@@ -30,7 +30,10 @@ from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# tokens of a prompt averaged: `test_forms` has them by default, with prompts that come per request
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n == "prompt-tokens" else ()) for n in VARIANTS]
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     checkpoint = image_checkpoint(request.param)
     folder = tmp_path_factory.mktemp("export") / "bundle"
@@ -199,6 +202,7 @@ def test_active_sets_are_none_one_some_and_all_in_shuffled_order() -> None:
     assert sorted(sets[-1]) == list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_anew")
 def test_exporting_leaves_the_model_as_it_was() -> None:
     model = tiny_model(backbone=tiny_backbone(num_hidden_layers=1), lora=LoraSettings())

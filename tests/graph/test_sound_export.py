@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt-requests-frontend": ("prompt", {"with_frontend": True, "per_request_prompts": True}),
     "cls-lora-split": ("cls-lora", {"split": True}),
 }
-SLOW = ("prompt", "prompt-requests-frontend", "cls-lora-split")
+SLOW = ("prompt", "prompt-requests-frontend", "prompt-frontend-split", "cls-lora-split")
 
 
 Export = Callable[[str], tuple[Checkpoint, Path]]

@@ -130,6 +130,7 @@ def test_a_file_without_a_threshold_never_abstains(tmp_path: Path) -> None:
     assert set(labels) <= set(NAMES)
 
 
+@pytest.mark.slow
 def test_training_with_abstention_is_evaluated_and_served(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

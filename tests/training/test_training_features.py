@@ -96,6 +96,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
     assert_same(plain, parts, 2e-4)
 
 
+@pytest.mark.slow
 def test_out_of_memory_on_another_process_counts_and_other_errors_do_not_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = StopRequest()
     hands = iter([1, 0])
