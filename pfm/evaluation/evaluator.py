@@ -70,6 +70,7 @@ class Evaluator:
             ],
             unknown=self._unknown_shares(modes["full_bank"], modes["all_wrong"]) if model.can_abstain else None,
             num_samples=len(self.samples),
+            num_erased=int((self.samples.labels < 0).sum()),
         )
 
     def accuracy_of_set(self, model: PromptedClassifier, active: Iterable[int]) -> SetAccuracy:

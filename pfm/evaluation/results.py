@@ -35,12 +35,14 @@ class Evaluation:
         modes: accuracy by inference mode, in [0, 1].
         subsets: by k.
         unknown: None for a model that never answers `unknown`.
+        num_samples: of the split; `num_erased` of them are of erased classes and count nowhere.
     """
 
     modes: dict[str, float]
     subsets: list[SubsetAccuracies] = field(default_factory=list)
     unknown: UnknownShares | None = None
     num_samples: int = 0
+    num_erased: int = 0
 
     def inference_accuracies(self) -> dict[str, dict[str, float]]:
         """Mean and standard deviation by k, as the paper's tool writes them."""
@@ -50,10 +52,27 @@ class Evaluation:
         """For JSON."""
         return {
             "num_samples": self.num_samples,
+            "num_erased": self.num_erased,
             "modes": self.modes,
             "unknown": None if self.unknown is None else dataclasses.asdict(self.unknown),
             "subsets": [{**dataclasses.asdict(entry), **entry.summary()} for entry in self.subsets],
         }
+
+
+# forget accuracy this far above chance is named
+FORGETS_BADLY = 0.2
+# the paper's inference modes, in words; low is good where the own prompt is away
+MEANINGS = {
+    "full_bank": "every prompt there",
+    "full_bank_shuffle": "every prompt there, in another order",
+    "match_only": "only the sample's own prompt",
+    "mixed_subset": "its own and some others",
+    "all_wrong": "every prompt but its own: low where the model forgets",
+    "wrong_subset": "some others, not its own: low where the model forgets",
+    "random_wrong": "one other: low where the model forgets",
+    "none": "no prompt at all: low where the model forgets",
+    "infer_best": "each prompt alone, the largest score wins",
+}
 
 
 def percent(value: float) -> str:
@@ -63,10 +82,13 @@ def percent(value: float) -> str:
 
 def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
     """Both halves of an evaluation as tables for people; accuracies in percent."""
-    lines = [f"accuracy by inference mode, % of {measured.num_samples} test samples"]
-    names = dict(zip((f"class_{i}" for i in model.classes.ids), model.classes.names, strict=True))
+    counted = measured.num_samples - measured.num_erased
+    left_out = f"; {measured.num_erased} of erased classes are left out" if measured.num_erased else ""
+    lines = [f"accuracy by inference mode, % of {counted} test samples{left_out}"]
+    alone = {f"class_{i}": name for i, name in zip(model.classes.ids, model.classes.names, strict=True)}
     for mode, accuracy in measured.modes.items():
-        lines.append(f"  {mode:<20}{percent(accuracy)}" + (f"   ({names[mode]})" if mode in names else ""))
+        meaning = MEANINGS.get(mode) or f"only the prompt of {alone[mode]}, asked for every class"
+        lines.append(f"  {mode:<20}{percent(accuracy)}   {meaning}")
     if measured.unknown is not None:
         there, gone = percent(measured.unknown.class_present), percent(measured.unknown.class_removed)
         lines.append(f"answered `unknown`: {there} % with the class there, {gone} % with it removed")
@@ -83,7 +105,26 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
             f"{percent(row['forget_mean'])} ±{percent(row['forget_std'])}  "
             f"{percent(row['retain_mean'])} ±{percent(row['retain_std'])}"
         )
+    if measured.subsets:
+        lines += _what_forgetting_means(measured, model)
     return "\n".join(lines)
+
+
+def _what_forgetting_means(measured: Evaluation, model: PromptedClassifier) -> list[str]:
+    """How to read the table, and what to do where the model did not learn to forget."""
+    lines = []
+    if model.readout.class_rows:
+        lines.append(
+            "forget: a class's prompt is away and its classifier row still there; erased files have neither, and never "
+            "answer it"
+        )
+    chance, found = 1 / model.num_classes, measured.subsets[0].summary()["forget_mean"]
+    if found > chance + FORGETS_BADLY:
+        lines.append(
+            f"note: without its prompt a class is still recognised in {percent(found).strip()} % (chance "
+            f"{percent(chance).strip()}): train longer, with --schedule cosine --warmup 0.2, or take --readout prompt"
+        )
+    return lines
 
 
 def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier, *, title: str) -> list[Path]:

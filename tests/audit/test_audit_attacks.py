@@ -5,8 +5,6 @@ import math
 import statistics
 
 import pytest
-import scipy.stats
-import sklearn.metrics
 import torch
 
 from making.models import tiny_model
@@ -29,6 +27,8 @@ def normal(value: float) -> float:
 
 @pytest.mark.parametrize("shift", [0.0, 0.7, -1.5])
 def test_the_area_and_the_curve_are_those_of_scikit_learn(shift: float) -> None:
+    import sklearn.metrics
+
     members, others = gaussians(300, shift)
     members = (members * 5).round()  # with ties
     others = (others * 5).round()
@@ -119,6 +119,9 @@ def test_scores_that_need_the_label_are_left_out_where_it_cannot_be_answered() -
 @pytest.mark.parametrize("name", ["confidence", "entropy", "loss"])
 def test_threshold_attacks_agree_with_scikit_learn_and_scipy(name: str) -> None:
     """Scores from scipy and scikit-learn, the rates from scikit-learn's ROC curve, both signs."""
+    import scipy.stats
+    import sklearn.metrics
+
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 6, generator=generator) * torch.tensor([2.0] * 300 + [1.0] * 200)[:, None]
     log_p, labels = logits.double().log_softmax(dim=1), torch.randint(6, (500,), generator=generator)

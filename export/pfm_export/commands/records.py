@@ -42,13 +42,19 @@ class RecordOptions:
         return self.key or self.certificate.with_suffix(".key")
 
     def check_key(self) -> None:
-        """Refuse a key that cannot sign, before anything is erased; a key that is not there yet is made later.
+        """Refuse a key that cannot sign and a certificate that is there, before anything is erased.
+
+        A key that is not there yet is made later.
 
         Raises:
-            ConfigError: the file is not such a key, or others may read it.
+            ConfigError: the file is not such a key, others may read it, or the certificate exists.
         """
         from pfm.forgetting import certificate
 
+        if self.certificate is not None and self.certificate.exists():
+            raise ConfigError(
+                f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
+            )
         if self.certificate is not None and self.key_path.exists():
             certificate.load_key(self.key_path)
 
@@ -88,6 +94,7 @@ class RecordOptions:
             self.certificate, signer, described, reason=self.reason, requested_by=self.requested_by, time=now
         )
         click.echo(f"wrote {self.certificate}, signed with the {'new ' if is_new else ''}key in {self.key_path}")
+        click.echo(f"keep {self.key_path} to yourself: whoever has it can sign in your name")
         click.echo(f"public key {certificate.public_hex(signer)}: publish it, so that others can tell it is yours")
 
 

@@ -10,7 +10,6 @@ bias with GELU. What comes out is for ONNX Runtime alone: TensorRT and others do
 
 import numpy as np
 import onnx
-import onnx_ir
 from onnx import numpy_helper
 
 DOMAIN = "com.microsoft"
@@ -18,6 +17,7 @@ DOMAIN = "com.microsoft"
 
 def fuse(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same function with fewer operators; names, inputs and outputs stay."""
+    import onnx_ir
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     fused = onnx_ir.to_proto(optimize_for_ort(onnx_ir.from_proto(proto))[0])
@@ -27,6 +27,7 @@ def fuse(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def fuse_attention(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same function with one operator for scores, softmax and values of each block; its projections stay apart."""
+    import onnx_ir
     from onnxscript.optimizer import optimize
     from onnxscript.rewriter.ort_fusions.mha import fuse_mha1, fuse_mha2
     from onnxscript.rewriter.ort_fusions.sdpa import fuse_sdpa
