@@ -50,17 +50,21 @@ def test_train_eval_forget_export_serve_erase_bench(
     assert "shared weights" in capsys.readouterr().out
     call("eval", "--ckpt", tmp_path / "less.pt", "--save_dir", tmp_path / "eval_less", "--cpu")
 
-    for source, bundle in ((checkpoint, "full"), (tmp_path / "less.pt", "less")):
+    bundles = {"full": checkpoint}
+    if readout == "prompt":  # slow, and so is another export
+        bundles["less"] = tmp_path / "less.pt"
+    for bundle, source in bundles.items():
         call("export", "onnx", "--ckpt", source, "--out", tmp_path / bundle)
     images = list(np.load(data)["test_images"])
     assert "blue" in PromptSession(tmp_path / "full").predict_images(images).labels
     call("forget", "--in_place", tmp_path / "full", "--classes", "blue", "--reason", "request 7")
-    for bundle in ("full", "less"):
+    for bundle in bundles:
         session = PromptSession(tmp_path / bundle, device="cpu")
         assert session.classes.names == ("red", "green", "grey")
         assert "blue" not in session.predict_images(images).labels
-    first, second = (PromptSession(tmp_path / b).predict_images(images).probabilities for b in ("full", "less"))
-    np.testing.assert_allclose(first, second, atol=1e-5)  # erased before the export or after it: the same answers
+    first, *rest = (PromptSession(tmp_path / b).predict_images(images).probabilities for b in bundles)
+    for second in rest:
+        np.testing.assert_allclose(first, second, atol=1e-5)  # erased before the export or after it: the same answers
 
     call("bench", "--bundle", tmp_path / "full", "--batch_sizes", "1,2", "--rounds", 5, "--out", tmp_path / "bench")
     document = json.loads((tmp_path / "bench" / "latency.json").read_text())

@@ -59,6 +59,7 @@ def test_all_answers_are_counted_and_the_shown_ones_are_of_several_classes() -> 
     assert ServedAnswers.from_dict(json.loads(json.dumps(answers.to_dict()))) == answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "audio"])
 def test_a_picture_of_answers_has_no_text_over_another(kind: str, tmp_path: Path) -> None:
     answers, inputs = some_answers(kind), some_data(kind).test.inputs

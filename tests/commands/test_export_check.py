@@ -90,6 +90,7 @@ def test_a_bundle_that_is_not_of_the_checkpoint_is_refused(saved: tuple[Path, Pa
         check_parity(other.build_model(), bundle)
 
 
+@pytest.mark.slow
 def test_an_export_in_int8_says_what_it_costs_and_can_be_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

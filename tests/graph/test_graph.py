@@ -29,11 +29,11 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
 
-
 # tokens of a prompt averaged: `test_forms` has them by default, with prompts that come per request
-@pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n == "prompt-tokens" else ()) for n in VARIANTS]
-)
+SLOW = ("prompt-tokens",)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in VARIANTS])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     checkpoint = image_checkpoint(request.param)
     folder = tmp_path_factory.mktemp("export") / "bundle"
