@@ -78,6 +78,7 @@ def a_report(samples: Samples[Case], **changes: Any) -> ServingReport:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_target_has_a_case_for_each_size_and_its_figures_follow_from_the_raw_samples(
     document: dict[str, Any],
 ) -> None:
@@ -99,6 +100,7 @@ def test_every_target_has_a_case_for_each_size_and_its_figures_follow_from_the_r
         assert case["share_of_ceiling_by_cpu"] == pytest.approx(gflop * 1000 / case["cpu_p50_ms"] / ceiling)
 
 
+@pytest.mark.slow
 def test_the_document_says_what_was_loaded_exported_and_found_in_the_scenarios(document: dict[str, Any]) -> None:
     assert document["settings"]["where"] == {
         "torch": "cpu", "torch-bf16": "cpu", "ort-cpu": "CPUExecutionProvider", "ort-cpu bf16": "CPUExecutionProvider",
@@ -124,6 +126,7 @@ def test_what_an_export_costs_is_measured_and_written(
     assert document["export"] == {"fp32": cost.to_dict(), "bf16": cost.to_dict()}
 
 
+@pytest.mark.slow
 def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
     said = (out / "said.txt").read_text()
     assert (out / "latency.md").read_text().strip() in said

@@ -47,6 +47,7 @@ def document(out: Path) -> dict[str, Any]:
     return json.loads((out / "train.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
     said = (out / "said.txt").read_text()
     assert all(f"| {name} |" in said for name in VARIANTS)

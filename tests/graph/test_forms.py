@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any]]] = {
     "requests-cls": (lambda: image_checkpoint("cls"), {"per_request_prompts": True}),
     "all": (deep_prompt_checkpoint, {"split": True, "uint8_input": True, "per_request_prompts": True}),
 }
-SLOW = ("split-images", "requests-cls", "all")
+SLOW = ("requests-cls", "all")
 
 
 PARAMS = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES]

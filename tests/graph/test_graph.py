@@ -30,7 +30,7 @@ from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
 
 # tokens of a prompt averaged: `test_forms` has them by default, with prompts that come per request
-SLOW = ("prompt-tokens",)
+SLOW = ("prompt-tokens", "cls-lora-norm-tokens")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in VARIANTS])

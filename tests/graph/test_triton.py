@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any], dict[str, bool]
 }
 
 
-SLOW = ("requests-cls", "split-requests-images")
+SLOW = ("split", "requests-cls", "split-requests-images")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
