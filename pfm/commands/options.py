@@ -120,7 +120,7 @@ class _FiniteFloat(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{number} is no finite number", param, ctx)
+            self.fail(f"{number} is not a finite number", param, ctx)
         return number
 
 

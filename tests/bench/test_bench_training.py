@@ -229,7 +229,7 @@ def test_memory_of_a_variant_is_measured_in_a_process_of_its_own() -> None:
         ("--num_classes 1", "--num_classes"),
         ("--batch_size 0", "--batch_size"),
         ("--rounds 2", "--rounds"),
-        ("--seconds nan", "nan is no finite number"),
+        ("--seconds nan", "nan is not a finite number"),
         ("--device tpu", "'tpu' is not one of"),
         ("--bundle x", "No such option"),
     ],
