@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
-from pfm.data.config import DataConfig
+from pfm.data.config import DataConfig, FeedConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.command("eval", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
-@with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)
+@with_options(
+    data=of_run(DataConfig),
+    evaluation=EvalConfig,
+    device=DeviceConfig,
+    feed=only(FeedConfig, "data_on", "data_memory", "data_workers", "cache", "num_workers"),
+)
 @click.option(
     "--batch_size",
     default=None,
@@ -42,6 +47,7 @@ def evaluate(
     data: DataConfig,
     evaluation: EvalConfig,
     device: DeviceConfig,
+    feed: FeedConfig,
     batch_size: int | None,
     suspend: str,
     save_dir: Path,
@@ -58,29 +64,36 @@ def evaluate(
     import torch
 
     from pfm.data.loading import load_data
-    from pfm.evaluation.evaluator import make_evaluator
+    from pfm.data.reading import Intake
+    from pfm.evaluation.evaluator import Evaluator
     from pfm.evaluation.results import describe_evaluation, write_evaluation
-    from pfm.evaluation.samples import label_positions
+    from pfm.evaluation.samples import Samples, label_positions
     from pfm.evaluation.subsets import forget_sizes
     from pfm.model.checkpoint import load_checkpoint
     from pfm.storage import make_folder
-    from pfm.training.launch import leave, processes_of, start_accelerator
+    from pfm.training.launch import host_of, leave, processes_of, start_accelerator
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
+    accelerator = start_accelerator(where, device)
+    intake = Intake(
+        feed=feed,
+        device=accelerator.device,
+        host=host_of(accelerator),
+        splits=frozenset({"test"}),
+        is_shown=accelerator.is_main_process,
+    )
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=intake)
     click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:
         model.store_frozen(torch.bfloat16)
-    accelerator = start_accelerator(where, device)
     model.to(accelerator.device)
-    evaluator = make_evaluator(
-        loaded.test, positions, checkpoint.preprocess, processes_of(accelerator), evaluation, seed=seed
-    )
+    samples = Samples.of(loaded.test, positions, checkpoint.preprocess, accelerator.device, feed)
+    evaluator = Evaluator(samples, processes_of(accelerator), batch_size=evaluation.eval_batch_size, seed=seed)
     stem = make_folder(save_dir) / f"{loaded.name}_seed_{seed}"
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.kinds import KINDS
+from pfm.data.room import parse_size
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
 
@@ -166,18 +167,46 @@ class AugmentConfig(SoundAugmentConfig, ImageAugmentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedConfig:
-    """Where images, and what a frozen trunk makes of them, are kept."""
+    """Where inputs, and what a frozen trunk makes of them, are kept."""
 
     section: ClassVar = Section.SPEED
     data_on: str = option(
         "auto",
-        "Where the images are kept: auto is on the device where they fit into a third of its free memory.",
-        choices=("auto", "device", "host"),
+        "Where decoded inputs are kept: on the device, in host memory or in a temporary file, once for all processes "
+        "of a host; or nowhere, and they are decoded again in each epoch. auto is the first of these with room.",
+        choices=("auto", "device", "host", "disk", "decode"),
     )
-    num_workers: int = option(2, "Processes that gather batches where the images are kept in host memory.", minimum=0)
+    data_memory: str = option(
+        "", "Host memory that auto may take for them, such as 4GB.  [default: half of what is free]"
+    )
+    data_workers: int | None = option(
+        None, "Processes that decode files; 0: none but this one.  [default: the cores there are]", minimum=0
+    )
+    cache: str | None = option(
+        None,
+        "Folder that keeps decoded inputs for later commands, until the files or the options change; pfm show lists "
+        "what it holds, pfm forget erases it.  [default: none]",
+        is_path=True,
+    )
+    num_workers: int = option(
+        2, "Threads that gather batches ahead where inputs are not on the device; 0: none.", minimum=0
+    )
     cache_trunk: str = option(
         "off",
         "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
         "host memory, or in a temporary file that vanishes with the run.",
         choices=("off", "device", "host", "disk"),
     )
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
+        _ = self.memory_bytes
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What `--data_memory` says; None where it says nothing.
+
+        Raises:
+            ConfigError: it is not a size.
+        """
+        return parse_size(self.data_memory, "--data_memory") if self.data_memory else None

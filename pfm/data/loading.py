@@ -1,21 +1,20 @@
 """Data sets by name: the reader that takes the name reads it."""
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, check_labels
 from pfm.registry import load_plugins
 
 
-def load_data(config: DataConfig, storage: Storage, *, device: torch.device | None = None) -> ClassificationData:
+def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = None) -> ClassificationData:
     """Load a data set.
 
     Args:
         storage: how the inputs are to be stored: what images of uneven size are brought to when decoded, or the
             features of sounds.
-        device: that computes features.  [default: the CPU]
+        intake: how files are decoded and where that is kept.  [default: by all cores, where there is room]
 
     Raises:
         DataError: no such data set, an unreadable file, or labels that do not fit.
@@ -24,6 +23,6 @@ def load_data(config: DataConfig, storage: Storage, *, device: torch.device | No
     config.check_storage(storage)
     load_plugins()
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
-    data = reader.read(config, storage, device)
+    data = reader.read(config, storage, intake or Intake())
     check_labels(data)
     return data

@@ -1,10 +1,12 @@
 """From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
@@ -20,6 +22,24 @@ Remark = Callable[[str], None]
 
 def explain_unreadable(error: Exception) -> str:
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def opened(source: bytes | Path | Image.Image) -> Image.Image:
+    """An image of which only the header is read.
+
+    Raises:
+        One of `UNREADABLE`.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def seen_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image once it is turned as its EXIF says; nothing is decoded."""
+    width, height = image.size
+    is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    return (width, height) if is_on_its_side else (height, width)
 
 
 def decode(
@@ -55,6 +75,11 @@ def decode(
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # PIL's own detour; it warns without
         return np.asarray(image.convert("RGB"))
+
+
+def stored_channels(image: Image.Image) -> int:
+    """1 or 3, what `decode` makes of it; nothing is decoded."""
+    return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(DEEP_MODES) else 3
 
 
 def grey_range(image: Any) -> tuple[float, float] | None:

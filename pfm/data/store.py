@@ -1,20 +1,19 @@
 """Decoded rows in memory or on disk, once for all processes of a host, and gone with them however they end.
 
-A store is a file without a name: one of the memory (`host`) or one in the folder for temporary files (`disk`). Another
-process of the host opens it through the one that made it. Rows are written and read by place; those on disk are not
-mapped, so that they count as the system's cache and not as memory of ours.
+A store is a file without a name, in memory (`host`) or in the folder for temporary files (`disk`), or one of `--cache`.
+Another process of the host opens it through the one that made it. Rows are written and read by place and never mapped:
+what is read of a file on disk counts as the system's cache, which it drops when memory is short, and not as ours.
 
 Letters: N rows, B rows of a batch.
 """
 
-import mmap
 import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -22,80 +21,106 @@ import torch
 from pfm.errors import StorageError
 from pfm.storage import explain
 
-WHERE = ("host", "disk")
-CAN_SHARE = Path("/proc/self/fd").is_dir() and hasattr(os, "memfd_create")
-
 
 class Store:
     """Rows (N, …) by place; what was never written is zero.
 
     Args:
-        descriptor: of the open file, which the store closes.
-        where: "host" or "disk".
+        file: open for as long as the store is there.
+        shape: (N, …); it may be narrowed in its second size once that is known.
+        where: "host", "disk" or "cache".
+        stride: bytes from one row to the next.  [default: of a row]
+
+    Attributes:
+        address: where other processes of this user on this host can open it, while this one has it.
     """
 
-    def __init__(self, descriptor: int, shape: Sequence[int], dtype: torch.dtype, where: str) -> None:
+    def __init__(
+        self, file: BinaryIO, shape: Sequence[int], dtype: torch.dtype, where: str, stride: int | None = None
+    ) -> None:
         self.shape = torch.Size(shape)
         self.dtype = dtype
         self.where = where
-        self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115  # open for as long as the store is there
-        self._row_bytes = self.shape[1:].numel() * dtype.itemsize
+        self.stride = self.shape[1:].numel() * dtype.itemsize if stride is None else stride
+        self.address = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        self._file = file
 
     @classmethod
-    def make(cls, shape: Sequence[int], dtype: torch.dtype, where: str, what: str) -> "Store":
-        """An empty one.
+    def make(
+        cls, shape: Sequence[int], dtype: torch.dtype, where: str, what: str, *, is_sparse: bool = False
+    ) -> "Store":
+        """An empty one without a name, in memory or in the folder for temporary files.
 
         Args:
             what: needs the room, for the error.
+            is_sparse: rows may stay empty at their ends, for which no room is taken.
 
         Raises:
             StorageError: there is not so much room.
         """
-        size = max(1, torch.Size(shape).numel() * dtype.itemsize)
+        size = torch.Size(shape).numel() * dtype.itemsize
         try:
+            file: Any
             if where == "host" and hasattr(os, "memfd_create"):
-                descriptor = os.memfd_create("pfm-data")
+                file = os.fdopen(os.memfd_create("pfm-data"), "r+b", buffering=0)
             else:
-                with tempfile.TemporaryFile(prefix="pfm-") as file:
-                    descriptor = os.dup(file.fileno())
-            try:
-                os.truncate(descriptor, size)
-                if where == "disk" and hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(descriptor, 0, size)
-            except OSError:
-                os.close(descriptor)
-                raise
+                file = tempfile.TemporaryFile(prefix="pfm-", buffering=0)  # noqa: SIM115  # the store keeps it open
+            _reserve(file, size, is_sparse=is_sparse or where == "host")
         except OSError as error:
             raise StorageError(
                 f"cannot reserve {size / 2**20:,.0f} MiB ({where}) for {what}: {explain(error)}; set TMPDIR to a "
                 "folder with room, or give --data_on decode"
             ) from error
-        return cls(descriptor, shape, dtype, where)
-
-    @property
-    def address(self) -> str:
-        """Where other processes of this user on this host can open it, while this one has it."""
-        return f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        return cls(file, shape, dtype, where)
 
     @classmethod
-    def open(cls, address: str, shape: Sequence[int], dtype: torch.dtype, where: str) -> "Store":
-        """What another process made.
+    def at(cls, path: Path, shape: Sequence[int], dtype: torch.dtype) -> "Store":
+        """An empty one with a name.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        size = torch.Size(shape).numel() * dtype.itemsize
+        try:
+            file = path.open("x+b", buffering=0)
+            _reserve(file, size, is_sparse=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {path} of {size / 2**20:,.0f} MiB: {explain(error)}") from error
+        return cls(file, shape, dtype, "cache")
+
+    @classmethod
+    def open(
+        cls, address: str, shape: Sequence[int], dtype: torch.dtype, where: str, stride: int | None = None
+    ) -> "Store":
+        """What another process made, or an earlier one.
 
         Raises:
             StorageError: it cannot be opened.
         """
         try:
-            return cls(os.open(address, os.O_RDWR), shape, dtype, where)
+            return cls(Path(address).open("rb", buffering=0), shape, dtype, where, stride)
         except OSError as error:
             raise StorageError(
-                f"cannot open the data that another process of this host decoded ({explain(error)}); give --data_on "
-                "decode, with which every process decodes what it needs"
+                f"cannot open decoded data at {address} ({explain(error)}); give --data_on decode, with which every "
+                "process decodes what it needs"
             ) from error
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        """Write rows from place `first` on."""
-        content = memoryview(np.ascontiguousarray(rows)).cast("B")
-        offset = first * self._row_bytes
+    def narrow(self, longest: int) -> None:
+        """Say that no row is longer than this in its first size."""
+        self.shape = torch.Size((self.shape[0], longest, *self.shape[2:]))
+
+    def keep(self, count: int) -> None:
+        """Say that only the first `count` rows are there."""
+        self.shape = torch.Size((count, *self.shape[1:]))
+
+    def write(self, place: int, row: np.ndarray) -> None:
+        """Write a row, which may be shorter than others in its first size.
+
+        Raises:
+            StorageError: there is no room.
+        """
+        content = memoryview(np.ascontiguousarray(row)).cast("B")
+        offset = place * self.stride
         while content:
             try:
                 written = os.pwrite(self._file.fileno(), content, offset)
@@ -103,22 +128,14 @@ class Store:
                 raise StorageError(f"cannot keep decoded data ({self.where}): {explain(error)}") from error
             content, offset = content[written:], offset + written
 
-    def tensor(self) -> torch.Tensor:
-        """All rows as an ordinary tensor on the memory of the store itself."""
-        if self.shape.numel() == 0:
-            return torch.empty(self.shape, dtype=self.dtype)
-        mapped = mmap.mmap(self._file.fileno(), self.shape.numel() * self.dtype.itemsize)
-        return torch.frombuffer(mapped, dtype=self.dtype).view(self.shape)
-
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """The rows at `index` (B,): (B, …)."""
-        found = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        found = torch.zeros((len(index), *self.shape[1:]), dtype=self.dtype)
         if found.numel():
             buffer: Any = found.view(len(index), -1).view(torch.uint8).numpy()
-            descriptor, size = self._file.fileno(), self._row_bytes
+            descriptor = self._file.fileno()
             for row, place in zip(buffer, index.tolist(), strict=True):
-                read = os.preadv(descriptor, [row], place * size)
-                assert read == size, "the file has all rows"
+                os.preadv(descriptor, [row], place * self.stride)  # short where a sparse file ends: the rest is zero
         return found
 
     def batches(self, indices: Sequence[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
@@ -126,7 +143,21 @@ class Store:
         return read_ahead(self, indices, ahead)
 
 
-def read_ahead(source: Any, indices: Sequence[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
+def _reserve(file: BinaryIO, size: int, *, is_sparse: bool) -> None:
+    os.truncate(file.fileno(), size)
+    if size and not is_sparse and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+class ByIndex(Protocol):
+    """What hands out rows by index."""
+
+    def rows(self, index: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, …)."""
+        ...
+
+
+def read_ahead(source: ByIndex, indices: Sequence[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
     """`source.rows` of one index after another, two of each of `ahead` threads ready ahead; 0 reads when asked."""
     if ahead == 0:
         yield from map(source.rows, indices)

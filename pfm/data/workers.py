@@ -34,7 +34,7 @@ PATIENCE_S = 0.5  # about twice what it takes to start a worker
 IN_FLIGHT = 2  # tasks that a worker has at a time: one that it works on, one that it goes on with
 BATCH = 16  # files of a task
 # of a library that a job may load: a worker is one thread
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pfm.data.workers import work; work()"
 
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 Job = Callable[[Any], Outcome]  # can be pickled; a file that cannot be read is an outcome, not an exception
-Task = Sequence[Any]  # what the job is called with, one after another
+Task = Sequence[Any]  # what a job is called with, one after another; of a file that is an outcome already, that
 
 
 def default_workers() -> int:
@@ -75,12 +75,13 @@ def decode_many(
     Raises:
         DataError: a worker was killed.
     """
-    with Workers(job, workers) as pool:
-        for task, outcomes in pool.map(_batches(sources, batch_size)):
+    with Workers(workers) as pool:
+        for task, outcomes in pool.map(job, batches(sources, batch_size)):
             yield list(zip(task, outcomes, strict=True))
 
 
-def _batches(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batches(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The sources in lists of `size`; the last may be shorter."""
     batch: list[Any] = []
     for source in sources:
         batch.append(source)
@@ -92,20 +93,19 @@ def _batches(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 class Workers:
-    """Processes that do one job; they are started when they are needed and end with this object.
+    """Processes that do jobs; they are started when they are needed and end with this object.
 
     Args:
         count: of processes; 0 works in this one.
         patience_s: how long this process works alone before it starts them.
     """
 
-    def __init__(self, job: Job, count: int, *, patience_s: float = PATIENCE_S) -> None:
-        self.job = job
+    def __init__(self, count: int, *, patience_s: float = PATIENCE_S) -> None:
         self.count = count
         self.patience_s = patience_s
         self._workers: list[_Worker] = []
 
-    def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Outcome]]]:
+    def map(self, job: Job, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Outcome]]]:
         """Each task with its outcomes, in order; abandoned by closing the iterator. One at a time.
 
         Raises:
@@ -115,13 +115,13 @@ class Workers:
         started = time.monotonic()
         if not self._workers:
             for task in numbered:
-                yield task, [self.job(source) for source in task]
+                yield task, _done(job, task)
                 if self.count > 0 and time.monotonic() - started > self.patience_s:
                     break
             else:
                 return
-            self._workers = [_Worker(self.job) for _ in range(self.count)]
-        run = _Run(numbered, window=2 * IN_FLIGHT * len(self._workers))
+            self._workers = [_Worker() for _ in range(self.count)]
+        run = _Run(job, numbered, window=2 * IN_FLIGHT * len(self._workers))
         threads = [threading.Thread(target=run.serve, args=(worker,), daemon=True) for worker in self._workers]
         for thread in threads:
             thread.start()
@@ -156,7 +156,7 @@ class Workers:
 class _Worker:
     """One process, seen from the one that started it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self) -> None:
         command = [sys.executable, "-c", _START, json.dumps(sys.path)]
         environment = {**os.environ, **_ONE_THREAD}
         self._process = subprocess.Popen(
@@ -166,7 +166,6 @@ class _Worker:
             env=environment,
             process_group=0 if os.name == "posix" else None,  # out of reach of Ctrl-C in a terminal
         )
-        self.send(job)
 
     def send(self, value: Any) -> None:
         assert self._process.stdin is not None
@@ -190,7 +189,8 @@ class _Worker:
 
     def close(self) -> None:
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
@@ -208,7 +208,8 @@ class _Run:
         window: tasks that may be taken ahead of the first whose result was not handed on yet.
     """
 
-    def __init__(self, tasks: Iterator[Task], window: int) -> None:
+    def __init__(self, job: Job, tasks: Iterator[Task], window: int) -> None:
+        self._job = job
         self._tasks = tasks
         self._window = window
         self._taken = self._handed_on = 0
@@ -249,7 +250,7 @@ class _Run:
             while True:
                 while len(pending) < IN_FLIGHT and (taken := self._take(must_wait=not pending)) is not None:
                     pending.append(taken)
-                    worker.send(taken[1])
+                    worker.send((self._job, taken[1]))
                 if not pending:
                     return
                 answer = worker.receive()
@@ -320,18 +321,21 @@ def _read(stream: Any) -> Any:
     return pickle.loads(content)
 
 
+def _done(job: Job, task: Task) -> list[Outcome]:
+    return [source if isinstance(source, Outcome) else job(source) for source in task]
+
+
 def work() -> None:
-    """What a worker does: read a job, then tasks; answer each with its outcomes, or with the text of a failure."""
+    """What a worker does: read jobs and their tasks; answer each with its outcomes, or the text of a failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not an answer
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(tasks, waiting), daemon=True).start()
-    job = waiting.get()
     with contextlib.suppress(BrokenPipeError):
         while True:
             try:
-                answer: Any = [job(source) for source in waiting.get()]
+                answer: Any = _done(*waiting.get())
             except Exception:
                 answer = traceback.format_exc()
             _write(answers, answer)

@@ -119,7 +119,7 @@ _FREE = {
     "data": {"data_dir"},
     "device": {"gpu_id", "cpu"},
     "evaluation": {"eval_batch_size", "max_subsets"},
-    "feed": {"data_on", "num_workers", "cache_trunk"},
+    "feed": {"data_on", "data_memory", "data_workers", "cache", "num_workers", "cache_trunk"},
 }  # fmt: skip
 
 

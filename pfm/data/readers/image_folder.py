@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import Storage
 from pfm.data.readers.hugging_face import quiet_library
 from pfm.data.readers.tables import read_tables
-from pfm.data.reading import first_line
+from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData
 from pfm.errors import DataError
 
@@ -20,7 +18,7 @@ class ImageFolderReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.startswith(ImageStorage.folder_prefix)
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         import datasets
 
         folder = existing_folder(config, ImageStorage.folder_prefix)
@@ -29,7 +27,7 @@ class ImageFolderReader:
                 loaded = datasets.load_dataset("imagefolder", data_dir=str(folder.resolve()), drop_labels=False)
             except Exception as error:  # datasets raises its own, fsspec's and pyarrow's errors here
                 raise DataError(f"cannot read {folder} as an image folder: {first_line(error)}") from error
-        return read_tables(loaded, config, storage, device)
+        return read_tables(loaded, config, storage, intake)
 
 
 def existing_folder(config: DataConfig, prefix: str) -> Path:

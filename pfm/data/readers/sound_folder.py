@@ -8,12 +8,11 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.image_folder import existing_folder
 from pfm.data.readers.tables import read_tables
+from pfm.data.reading import Intake
 from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData
 from pfm.errors import DataError
@@ -29,7 +28,7 @@ class SoundFolderReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.startswith(SoundStorage.folder_prefix)
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         import datasets
 
         folder = existing_folder(config, SoundStorage.folder_prefix).resolve()
@@ -38,7 +37,7 @@ class SoundFolderReader:
             files = {"audio": [{"bytes": None, "path": path} for path in table.paths]}
             plain = datasets.Dataset.from_dict({**files, **table.columns})
             loaded[split] = plain.cast_column("audio", datasets.Audio(decode=False))
-        return read_tables(loaded, config, storage, device)
+        return read_tables(loaded, config, storage, intake)
 
 
 @dataclass

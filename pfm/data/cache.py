@@ -1,0 +1,202 @@
+"""Decoded inputs that `--cache DIR` keeps for later commands, with what they hold, so that they can be erased.
+
+DIR/<key>/about.json says what DIR/<key>/rows.bin holds; the key is made of the files' paths, sizes and times (or their
+bytes) and of all options of the decoding. An entry is made beside its place and renamed; one process at a time makes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfm.errors import StorageError
+from pfm.storage import explain, locked, write_json
+
+FORMAT = 1
+ABOUT, ROWS = "about.json", "rows.bin"
+KIND = "decoded inputs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """The decoded inputs of one split.
+
+    Attributes:
+        folder: that holds them.
+        where: what they are called, such as "photos/train".
+        kept: places of the files that are in it, among all.
+        num_files: how many there were.
+        shape, dtype: of the largest row.
+        longest: largest first size of a row that there is.
+        notes: what was odd when it was made.
+        classes: the class of each row by name; None where the source did not say.
+    """
+
+    folder: Path
+    where: str
+    kept: tuple[int, ...]
+    num_files: int
+    shape: tuple[int, ...]
+    dtype: str
+    longest: int
+    notes: tuple[str, ...]
+    classes: tuple[str, ...] | None
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / ROWS
+
+    @property
+    def size_bytes(self) -> int:
+        """Room that the rows take on the disk."""
+        return self.rows.stat().st_blocks * 512 if hasattr(os.stat_result, "st_blocks") else self.rows.stat().st_size
+
+    def holds(self, name: str) -> bool:
+        """Whether a class is in it, or may be."""
+        return self.classes is None or name in self.classes
+
+    def count(self) -> dict[str, int]:
+        """Rows of each class."""
+        names, counts = np.unique(np.array(self.classes or (), dtype=str), return_counts=True)
+        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def read_entry(folder: Path) -> CacheEntry | None:
+    """The entry in a folder; None where it is not one."""
+    try:
+        about: Any = json.loads((folder / ABOUT).read_bytes())
+        if about["kind"] != KIND or about["format"] != FORMAT or not (folder / ROWS).is_file():
+            return None
+        return CacheEntry(
+            folder=folder,
+            where=about["where"],
+            kept=tuple(about["kept"]),
+            num_files=about["num_files"],
+            shape=tuple(about["shape"]),
+            dtype=about["dtype"],
+            longest=about["longest"],
+            notes=tuple(about["notes"]),
+            classes=None if about["classes"] is None else tuple(about["classes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def entries(folder: Path) -> list[CacheEntry]:
+    """All entries of a folder of `--cache`, those of one data set together."""
+    children = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [entry for child in children if (entry := read_entry(child)) is not None]
+    return sorted(found, key=lambda entry: entry.where)
+
+
+def remove_classes(folder: Path, names: Sequence[str]) -> list[CacheEntry]:
+    """Delete every entry that holds, or may hold, one of these classes; returns them. Later commands decode anew.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    removed: list[CacheEntry] = []
+    with locked(folder / _LOCK):
+        for entry in entries(folder):
+            if any(entry.holds(name) for name in names):
+                remove(entry)
+                removed.append(entry)
+    return removed
+
+
+def remove(entry: CacheEntry) -> None:
+    """Delete an entry, the pixels overwritten first.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    try:
+        with entry.rows.open("r+b") as file:
+            _overwrite(file.fileno(), entry.rows.stat().st_size)
+        shutil.rmtree(entry.folder)
+    except OSError as error:
+        raise StorageError(f"cannot delete {entry.folder}: {explain(error)}") from error
+
+
+def _overwrite(descriptor: int, size: int) -> None:
+    block = bytes(2**20)
+    for offset in range(0, size, len(block)):
+        os.pwrite(descriptor, block[: size - offset], offset)
+    os.fsync(descriptor)
+
+
+_LOCK = ".lock"
+
+
+class Cache:
+    """The folder of `--cache`.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {folder}: {explain(error)}; give another --cache") from error
+
+    def key(self, sources: Iterable[Any], job: Any) -> str:
+        """Name of the entry of these files, decoded so."""
+        found = hashlib.sha256(f"{FORMAT} {job!r}".encode())
+        for source in sources:
+            if isinstance(source, Path):
+                with contextlib.suppress(OSError):
+                    facts = source.stat()
+                    found.update(f"\0{source.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
+                    continue
+            found.update(hashlib.sha256(source if isinstance(source, bytes) else repr(source).encode()).digest())
+        return found.hexdigest()[:32]
+
+    def find(self, key: str) -> CacheEntry | None:
+        return read_entry(self.folder / key)
+
+    @contextlib.contextmanager
+    def making(self, key: str) -> Iterator[Path]:
+        """A folder to make an entry in, alone; the entry is there once the block ends without an error."""
+        with locked(self.folder / _LOCK):
+            if self.find(key) is not None:  # another process was faster
+                yield self.folder / key
+                return
+            beside = self.folder / f"{key}.part"
+            shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+            try:
+                beside.mkdir()
+                yield beside
+                os.replace(beside, self.folder / key)
+            except OSError as error:
+                raise StorageError(f"cannot write into {self.folder}: {explain(error)}") from error
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_about(entry: CacheEntry) -> None:
+    """Write what an entry holds, beside its rows."""
+    write_json(
+        entry.folder / ABOUT,
+        {
+            "kind": KIND,
+            "format": FORMAT,
+            "where": entry.where,
+            "num_files": entry.num_files,
+            "shape": list(entry.shape),
+            "dtype": entry.dtype,
+            "longest": entry.longest,
+            "notes": list(entry.notes),
+            "kept": list(entry.kept),
+            "classes": None if entry.classes is None else list(entry.classes),
+        },
+    )
