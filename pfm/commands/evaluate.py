@@ -83,6 +83,7 @@ def evaluate(
         device=accelerator.device,
         host=host_of(accelerator),
         splits=frozenset({"test"}),
+        say=click.echo if accelerator.is_main_process else lambda _: None,
         is_shown=accelerator.is_main_process,
     )
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=intake)

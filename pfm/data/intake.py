@@ -109,14 +109,15 @@ def take_in(files: Mapping[str, FilesToRead], look: Job, plan: Plan, words: Word
     intake = next(iter(files.values())).intake
     stores: dict[str, Store] = {}
 
-    def lead() -> tuple[Rowed, dict[str, _Taken]]:
+    def lead() -> tuple[Rowed, dict[str, _Taken], str]:
         with Workers(intake.workers * intake.host.size) as pool:  # the other processes wait
             leader = _Leader(files, intake, words, pool)
-            rowed, taken = leader.take_in(look, plan)
+            found = leader.take_in(look, plan)
             stores.update(leader.stores)
-        return rowed, taken
+        return found
 
-    rowed, taken = intake.host.lead(lead)
+    rowed, taken, said = intake.host.lead(lead)
+    intake.say(said)
     found: dict[str, Stacked] = {}
     for split, part in taken.items():
         source: Store | DecodedAgain
@@ -156,7 +157,8 @@ class _Leader:
     pool: Workers
     stores: dict[str, Store] = field(default_factory=dict)
 
-    def take_in(self, look: Job, plan: Plan) -> tuple[Rowed, dict[str, _Taken]]:
+    def take_in(self, look: Job, plan: Plan) -> tuple[Rowed, dict[str, _Taken], str]:
+        """What rows look like, what is there of each split, and a sentence on where."""
         looked = {split: self._look(part, look) for split, part in self.files.items()}
         rowed = plan(looked)
         wanted = [split for split in self.files if self.intake.wants(split)]
@@ -164,22 +166,22 @@ class _Leader:
         parts = {split: self._take(split, looked[split], rowed, place.where) for split in self.files}
         longest = max(part.longest for part in parts.values()) if rowed.is_ragged else rowed.shape[0]
         count = sum(len(parts[split].kept) for split in wanted)
-        said = f"{count:,} {self.words.noun}: {place.describe()}"
+        said = f"data: {count:,} {self.words.noun}, {place.describe()}"
         taken: dict[str, _Taken] = {}
         for split, part in parts.items():
-            store, notes = self.stores.get(split), part.notes
+            store = self.stores.get(split)
             shape = torch.Size((len(part.kept), max(longest, 1), *rowed.shape[1:]))
             if store is not None:
                 store.shape = shape
             taken[split] = _Taken(
                 kept=torch.tensor(part.kept),
-                notes=(*notes, said) if wanted and split == wanted[0] else notes,
+                notes=part.notes,
                 shape=tuple(shape),
                 stride=0 if store is None else store.stride,
                 where="decode" if store is None else store.where,
                 address=None if store is None else store.address,
             )
-        return rowed, taken
+        return rowed, taken, said
 
     def _look(self, files: FilesToRead, look: Job) -> Looked:
         kept: list[int] = []

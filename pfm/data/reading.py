@@ -22,6 +22,7 @@ class Intake:
         host: the processes that load the same data here.
         splits: "train", "val", "test": what is asked for; inputs of others are decoded when somebody wants them all
             the same. None is all.
+        say: is told where what was decoded is kept, and how large it is.
         is_shown: whether this process shows its progress to people.
     """
 
@@ -29,6 +30,7 @@ class Intake:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     host: Host = field(default_factory=Host)
     splits: frozenset[str] | None = None
+    say: Callable[[str], None] = lambda _: None
     is_shown: bool = True
 
     @property

@@ -9,11 +9,12 @@ Letters: N rows, B rows of a batch.
 
 import os
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ class Store:
     """Rows (N, …) by place; what was never written is zero.
 
     Args:
-        file: open for as long as the store is there.
-        shape: (N, …); it may be narrowed in its second size once that is known.
+        descriptor: of the open file, which the store closes when nobody has it any more.
+        shape: (N, …); settable, where fewer rows came to be there, or shorter ones.
         where: "host", "disk" or "cache".
         stride: bytes from one row to the next.  [default: of a row]
 
@@ -36,14 +37,15 @@ class Store:
     """
 
     def __init__(
-        self, file: BinaryIO, shape: Sequence[int], dtype: torch.dtype, where: str, stride: int | None = None
+        self, descriptor: int, shape: Sequence[int], dtype: torch.dtype, where: str, stride: int | None = None
     ) -> None:
         self.shape = torch.Size(shape)
         self.dtype = dtype
         self.where = where
         self.stride = self.shape[1:].numel() * dtype.itemsize if stride is None else stride
-        self.address = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        self._file = file
+        self.address = f"/proc/{os.getpid()}/fd/{descriptor}"
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def make(
@@ -60,18 +62,18 @@ class Store:
         """
         size = torch.Size(shape).numel() * dtype.itemsize
         try:
-            file: Any
             if where == "host" and hasattr(os, "memfd_create"):
-                file = os.fdopen(os.memfd_create("pfm-data"), "r+b", buffering=0)
+                descriptor = os.memfd_create("pfm-data")
             else:
-                file = tempfile.TemporaryFile(prefix="pfm-", buffering=0)  # noqa: SIM115  # the store keeps it open
-            _reserve(file, size, is_sparse=is_sparse or where == "host")
+                with tempfile.TemporaryFile(prefix="pfm-") as file:
+                    descriptor = os.dup(file.fileno())
+            _reserve(descriptor, size, is_sparse=is_sparse or where == "host")
         except OSError as error:
             raise StorageError(
                 f"cannot reserve {size / 2**20:,.0f} MiB ({where}) for {what}: {explain(error)}; set TMPDIR to a "
                 "folder with room, or give --data_on decode"
             ) from error
-        return cls(file, shape, dtype, where)
+        return cls(descriptor, shape, dtype, where)
 
     @classmethod
     def at(cls, path: Path, shape: Sequence[int], dtype: torch.dtype) -> "Store":
@@ -82,11 +84,11 @@ class Store:
         """
         size = torch.Size(shape).numel() * dtype.itemsize
         try:
-            file = path.open("x+b", buffering=0)
-            _reserve(file, size, is_sparse=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            _reserve(descriptor, size, is_sparse=True)
         except OSError as error:
             raise StorageError(f"cannot make {path} of {size / 2**20:,.0f} MiB: {explain(error)}") from error
-        return cls(file, shape, dtype, "cache")
+        return cls(descriptor, shape, dtype, "cache")
 
     @classmethod
     def open(
@@ -98,20 +100,12 @@ class Store:
             StorageError: it cannot be opened.
         """
         try:
-            return cls(Path(address).open("rb", buffering=0), shape, dtype, where, stride)
+            return cls(os.open(address, os.O_RDONLY | os.O_CLOEXEC), shape, dtype, where, stride)
         except OSError as error:
             raise StorageError(
                 f"cannot open decoded data at {address} ({explain(error)}); give --data_on decode, with which every "
                 "process decodes what it needs"
             ) from error
-
-    def narrow(self, longest: int) -> None:
-        """Say that no row is longer than this in its first size."""
-        self.shape = torch.Size((self.shape[0], longest, *self.shape[2:]))
-
-    def keep(self, count: int) -> None:
-        """Say that only the first `count` rows are there."""
-        self.shape = torch.Size((count, *self.shape[1:]))
 
     def write(self, place: int, row: np.ndarray) -> None:
         """Write a row, which may be shorter than others in its first size.
@@ -123,7 +117,7 @@ class Store:
         offset = place * self.stride
         while content:
             try:
-                written = os.pwrite(self._file.fileno(), content, offset)
+                written = os.pwrite(self._descriptor, content, offset)
             except OSError as error:
                 raise StorageError(f"cannot keep decoded data ({self.where}): {explain(error)}") from error
             content, offset = content[written:], offset + written
@@ -133,7 +127,7 @@ class Store:
         found = torch.zeros((len(index), *self.shape[1:]), dtype=self.dtype)
         if found.numel():
             buffer: Any = found.view(len(index), -1).view(torch.uint8).numpy()
-            descriptor = self._file.fileno()
+            descriptor = self._descriptor
             for row, place in zip(buffer, index.tolist(), strict=True):
                 os.preadv(descriptor, [row], place * self.stride)  # short where a sparse file ends: the rest is zero
         return found
@@ -143,10 +137,14 @@ class Store:
         return read_ahead(self, indices, ahead)
 
 
-def _reserve(file: BinaryIO, size: int, *, is_sparse: bool) -> None:
-    os.truncate(file.fileno(), size)
-    if size and not is_sparse and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
+def _reserve(descriptor: int, size: int, *, is_sparse: bool) -> None:
+    try:
+        os.truncate(descriptor, size)
+        if size and not is_sparse and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 class ByIndex(Protocol):

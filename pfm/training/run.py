@@ -72,7 +72,7 @@ def train(
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
-    data = load_run_data(config, spec, accelerator, data)
+    data = load_run_data(config, spec, accelerator, data, tell)
     tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:

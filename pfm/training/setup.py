@@ -69,7 +69,11 @@ class Setup:
 
 
 def load_run_data(
-    config: RunConfig, spec: BackboneSpec, accelerator: Accelerator, data: ClassificationData | None
+    config: RunConfig,
+    spec: BackboneSpec,
+    accelerator: Accelerator,
+    data: ClassificationData | None,
+    tell: Callable[[str], None],
 ) -> ClassificationData:
     """What is trained on, and what a threshold is chosen on.
 
@@ -83,6 +87,7 @@ def load_run_data(
             device=accelerator.device,
             host=host_of(accelerator),
             splits=frozenset(needed),
+            say=tell,
             is_shown=accelerator.is_main_process,
         )
         data = load_data(config.data, spec.storage, intake=intake)
