@@ -1,11 +1,13 @@
 """Data sets by name: the reader that takes the name reads it."""
 
+import dataclasses
+
 import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
-from pfm.data.splits import ClassificationData, check_labels
+from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.registry import load_plugins
 
 
@@ -25,5 +27,17 @@ def load_data(config: DataConfig, storage: Storage, *, device: torch.device | No
     load_plugins()
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
     data = reader.read(config, storage, device)
+    if data.storage is None:
+        data = _as_arrays(data, storage.decided({}, config))
     check_labels(data)
     return data
+
+
+def _as_arrays(data: ClassificationData, storage: Storage) -> ClassificationData:
+    """Data that a reader has as arrays, stored as files would be."""
+
+    def taken(split: Split) -> Split:
+        return dataclasses.replace(split, inputs=storage.taken(split.inputs))
+
+    val = None if data.val is None else taken(data.val)
+    return dataclasses.replace(data, train=taken(data.train), test=taken(data.test), val=val, storage=storage)
