@@ -46,7 +46,7 @@ OWNERS = {
     "sklearn": ("pfm.data",),
     "torchaudio": ("pfm.data.mel",),
     "soundfile": ("pfm.data.waves",),
-    "PIL": ("pfm.data.pixels", "pfm.data.decoding", "pfm.evaluation.pictures", "pfm_export.serving.images"),
+    "PIL": ("pfm.data.pixels", "pfm.evaluation.pictures", "pfm_export.serving.images"),
     "accelerate": ("pfm.training",),
     "matplotlib": ("pfm.evaluation.pictures",),
     "onnx": ("pfm_export.graph",),

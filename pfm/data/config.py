@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.kinds import KINDS
 from pfm.data.room import parse_size
@@ -23,6 +24,7 @@ class DataConfig:
     """Which data, and where it is."""
 
     section: ClassVar = Section.DATA
+    of_training: ClassVar = ("fit", "depth", "decode")  # what a model keeps to for good
     dataset: str = option(
         "bloodmnist",
         "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
@@ -42,6 +44,20 @@ class DataConfig:
     )
     label: str = option("", "Field of --label_from that is the label.")
     max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
+    fit: str = option(
+        "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
+    )
+    depth: str = option(
+        FULL_DEPTH,
+        "Of grey images with more than 8 bits, what becomes black and white: the full range of 16 bits, the range of "
+        "the training images, or a window of levels such as 0:4095.",
+    )
+    decode: str = option(
+        "fast",
+        "Photographs are decoded straight to the model's size, JPEG at the nearest smaller scale (fast), or whole "
+        "first (full).",
+        choices=DECODE,
+    )
     skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
 
     def __post_init__(self) -> None:
@@ -56,6 +72,7 @@ class DataConfig:
             raise ConfigError("--label_from and --label go together: the pattern, and which of its fields is the label")
         if self.label_from:
             _ = self.name_pattern
+        _ = read_window(self.depth)
         if self.data_type not in (DEFAULT_KIND, self.kind):
             self._refuse(f"--dataset {self.dataset}", self.kind)
 

@@ -16,7 +16,7 @@ from pfm.storage import Json
 
 if TYPE_CHECKING:
     from pfm.data.augmentation import Augmentation
-    from pfm.data.config import AugmentConfig
+    from pfm.data.config import AugmentConfig, DataConfig
 
 
 class Storage(Protocol):
@@ -38,6 +38,14 @@ class Storage(Protocol):
     column_type: ClassVar[str]
     how_to_ask: ClassVar[str]
     augment_config: ClassVar[type[Any]]
+
+    def decided(self, files: Mapping[str, FilesToRead], config: "DataConfig") -> "Storage":
+        """The same with nothing left open that options or the files of each split decide, once for a model."""
+        ...
+
+    def taken(self, inputs: torch.Tensor, /) -> torch.Tensor:
+        """Inputs (N, …) that a source has as arrays, as they are to be stored."""
+        ...
 
     def read(self, files: FilesToRead) -> Stacked:
         """Decode files into one tensor.
@@ -97,6 +105,10 @@ class Preprocess(Protocol):
     @property
     def storage(self) -> Storage:
         """How the inputs it takes are stored."""
+        ...
+
+    def stored_as(self, storage: Storage, /) -> "Preprocess":
+        """The same for inputs that are stored so; of a storage that leaves nothing open."""
         ...
 
     @property

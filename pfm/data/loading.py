@@ -1,10 +1,12 @@
 """Data sets by name: the reader that takes the name reads it."""
 
+import dataclasses
+
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
 from pfm.data.reading import Intake
-from pfm.data.splits import ClassificationData, check_labels
+from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.registry import load_plugins
 
 
@@ -24,5 +26,17 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
     load_plugins()
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
     data = reader.read(config, storage, intake or Intake())
+    if data.storage is None:
+        data = _as_arrays(data, storage.decided({}, config))
     check_labels(data)
     return data
+
+
+def _as_arrays(data: ClassificationData, storage: Storage) -> ClassificationData:
+    """Data that a reader has as arrays, stored as files would be."""
+
+    def taken(split: Split) -> Split:
+        return dataclasses.replace(split, inputs=storage.taken(split.inputs))
+
+    val = None if data.val is None else taken(data.val)
+    return dataclasses.replace(data, train=taken(data.train), test=taken(data.test), val=val, storage=storage)

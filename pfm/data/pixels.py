@@ -15,16 +15,17 @@ DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
 TRANSPARENT = "with transparency, laid on white"
-SHALLOW = "of 16 bits whose brightest grey level is below 16,384 of 65,535, so that few of 256 are left"
+SHALLOW = "of 16 bits whose brightest grey level is below 16,384 of 65,535, so that few are left of 256 (see --depth)"
 SEVERAL_FRAMES = "with several frames, of which the first is used"
 Remark = Callable[[str], None]
+Source = bytes | Path | Image.Image
 
 
 def explain_unreadable(error: Exception) -> str:
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def opened(source: bytes | Path | Image.Image) -> Image.Image:
+def opened(source: Source) -> Image.Image:
     """An image of which only the header is read.
 
     Raises:
@@ -40,6 +41,24 @@ def seen_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
     return (width, height) if is_on_its_side else (height, width)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey with more than 8 bits."""
+    return image.mode.startswith(DEEP_MODES)
+
+
+def resized(pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float], how: str) -> np.ndarray:
+    """A part of an image (H, W, C) uint8 to another shape, in whole grey levels, with antialiasing.
+
+    Args:
+        box: left, top, right and lower edge of the part, in pixels or fractions of one.
+        how: "bilinear" or "bicubic".
+    """
+    is_grey = pixels.shape[2] == 1
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels))
+    found = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling[how.upper()], box))
+    return found[:, :, None] if is_grey else found
 
 
 def decode(
@@ -66,7 +85,7 @@ def decode(
         if getattr(image, "n_frames", 1) > 1:
             remark(SEVERAL_FRAMES)
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(DEEP_MODES):
+        if is_deep(image):
             return _from_deep(image, window, remark)[:, :, None]
         if background is not None and image.has_transparency_data:
             image = _laid_on(image, background, remark)
@@ -85,7 +104,7 @@ def stored_channels(image: Image.Image) -> int:
 def grey_range(image: Any) -> tuple[float, float] | None:
     """Lowest and highest level of an image of more than 8 bits; None for others."""
     with image:
-        if not image.mode.startswith(DEEP_MODES):
+        if not is_deep(image):
             return None
         values = np.asarray(image)
         return float(values.min()), float(values.max())
@@ -110,7 +129,7 @@ def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool, remark: Remark) -> n
     """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
     highest = values.max(initial=0)
     if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
-        raise ValueError("grey levels outside 0..65535")
+        raise ValueError("grey levels outside 0..65535; give --depth range or --depth LOW:HIGH")
     is_scaled = is_16_bit or highest > 255
     if is_scaled and highest < 16384:
         remark(SHALLOW)

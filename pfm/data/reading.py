@@ -1,6 +1,7 @@
 """Reading many files: which, what came of them, which could not be read, and what is odd about others."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,12 @@ class FilesToRead:
             verb: what it cannot be, such as "decode".
         """
         return DataError(f"cannot {verb} {self.name(index)}: {reason}; {HOW_TO_GO_ON}")
+
+    def sources(self) -> Iterator[Any]:
+        """What is to be decoded, one after another; what is not there is passed over."""
+        for index in range(self.count):
+            with contextlib.suppress(ValueError, OSError):
+                yield self.load(index)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from pfm.data.config import SoundAugmentConfig
+from pfm.data.config import DataConfig, SoundAugmentConfig
+from pfm.data.inputs import Storage
 from pfm.data.intake import Looked, Rowed, Words, take_in
 from pfm.data.kinds import InputKind
 from pfm.data.mel import MelSettings, clip_lengths
@@ -34,6 +35,14 @@ class SoundStorage(MelSettings):
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig
+
+    def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "SoundStorage":
+        """The same: nothing is left open."""
+        return self
+
+    def taken(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The same features."""
+        return inputs
 
     def read(self, files: FilesToRead) -> Stacked:
         """Read sound files and compute their features.
@@ -142,6 +151,10 @@ class SoundPreprocess:
     def storage(self) -> SoundStorage:
         """How the sounds it takes are stored."""
         return SoundStorage(self.sampling_rate, self.num_mel_bins)
+
+    def stored_as(self, storage: Storage) -> "SoundPreprocess":
+        """The same: sounds are stored in one way."""
+        return self
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -76,6 +76,7 @@ class ClassificationData:
         train, test: what is trained and measured on.
         val: a validation split where the source has one and it is not trained on.
         notes: what a user should know of how the splits came about.
+        storage: how the inputs are stored, with nothing left open; None for data made by hand.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ClassificationData:
     test: Split
     val: Split | None = None
     notes: tuple[str, ...] = ()
+    storage: Storage | None = None
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         yield "train", self.train

@@ -482,7 +482,7 @@ def test_images_of_all_kinds_and_sizes_in_one_folder_become_alike(tmp_path: Path
             save_image(folder / "a.png", flat)
             save_image(folder / "b.JPG", flat[:, :-1], quality=95)
             save_image(folder / "c.png", flat[:-1, :, 0])  # grey
-            save_image(folder / "d.png", np.dstack([flat, flat[:, :, :1]]))  # with alpha
+            save_image(folder / "d.png", np.dstack([flat, np.full_like(flat[:, :, :1], 255)]))  # with alpha
             save_image(folder / "e.png", np.full((9, 9), level * 257, dtype=np.uint16))  # 16 bits
             Image.fromarray(flat).quantize(4).save(folder / "f.gif")
     data = load(f"imagefolder:{tmp_path / 'mixed'}", image_size=10)

@@ -36,15 +36,15 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intak
     column = input_column(chosen["train"].features, name, config, storage)
     what = {role: f"{name}: split {by_role[role]!r}" for role in chosen}
     labels, names = numbered_labels(chosen, what, column, name, config)
-    stacked = storage.read_splits(
-        {
-            role: replace(
-                _files(part, column, f"{name}/{by_role[role]}", config, storage, intake),
-                classes=[names[label] for label in labels[role].tolist()],
-            )
-            for role, part in chosen.items()
-        }
-    )
+    files = {
+        role: replace(
+            _files(part, column, f"{name}/{by_role[role]}", config, storage, intake),
+            classes=[names[label] for label in labels[role].tolist()],
+        )
+        for role, part in chosen.items()
+    }
+    storage = storage.decided(files, config)
+    stacked = storage.read_splits(files)
     sources = {role: _source_names(part, column, by_role[role] or "", config) for role, part in chosen.items()}
     splits = {
         role: Split(
@@ -60,7 +60,7 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intak
         splits["train"], splits["test"], note = split_off_test(splits["train"], name)
         notes += (note,)
     classes = class_list(config, names)
-    return ClassificationData(name, classes, splits["train"], splits["test"], splits.get("val"), notes)
+    return ClassificationData(name, classes, splits["train"], splits["test"], splits.get("val"), notes, storage)
 
 
 def _source_names(part: Any, column: str, split: str, config: DataConfig) -> list[str]:
