@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pfm.classes import split_names
 from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
+from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
 from pfm.data.room import parse_size
 from pfm.errors import ConfigError
@@ -43,6 +45,25 @@ class DataConfig:
         "'name:{digit}_{speaker}_{n}'; --label says which.  [default: the label column, or the folder]",
     )
     label: str = option("", "Field of --label_from that is the label.")
+    table: str = option(
+        "",
+        "A CSV file with a row for each file of the folder: its name, and its label, group or split. --input_column, "
+        "--label_column, --group and --split_column name columns.  [default: a metadata.csv beside the files]",
+        is_path=True,
+    )
+    split_column: str = option("", "Column of --table that holds the split.  [default: split, where there is one]")
+    ignore: str = option("", "Folders of splits or classes to leave out, separated by commas.")
+    group: str = option(
+        "",
+        "What samples belong together, such as a patient's: a column, folder (below the class's), dicom (the patient), "
+        "or name:PATTERN with a field {group}. Samples that are held out never divide a group.",
+    )
+    hash_groups: str = option(
+        "",
+        "Store a keyed hash of each group instead of its name; the key is in this file, which is made where there is "
+        "none.",
+        is_path=True,
+    )
     max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
     fit: str = option(
         "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
@@ -72,7 +93,11 @@ class DataConfig:
             raise ConfigError("--label_from and --label go together: the pattern, and which of its fields is the label")
         if self.label_from:
             _ = self.name_pattern
-        _ = read_window(self.depth)
+        _ = read_window(self.depth), group_pattern(self.group)
+        if self.hash_groups and not self.group:
+            raise ConfigError("--hash_groups is for groups, and there are none; give --group")
+        if self.split_column and not self.table:
+            raise ConfigError("--split_column names a column of --table; give that too")
         if self.data_type not in (DEFAULT_KIND, self.kind):
             self._refuse(f"--dataset {self.dataset}", self.kind)
 
@@ -116,6 +141,11 @@ class DataConfig:
     def name_pattern(self) -> NamePattern | None:
         """How labels are read off file names, if they are."""
         return NamePattern(self.label_from.removeprefix(PREFIX), self.label) if self.label_from else None
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the folders to leave out."""
+        return tuple(split_names(self.ignore)) if self.ignore else ()
 
     @property
     def folder(self) -> str:

@@ -122,7 +122,7 @@ def stored_decoding(preprocess: Mapping[str, Any]) -> ImageDecoding | None:
     return None if values is None else ImageDecoding.from_dict(values)
 
 
-def decode_image(source: "bytes | Path | Image", decoding: ImageDecoding, remark: "Remark | None" = None) -> np.ndarray:
+def decode_image(source: "Source", decoding: ImageDecoding, remark: "Remark | None" = None) -> np.ndarray:
     """A file as (H, W, C) uint8: turned as its EXIF says, transparency laid on a ground, fitted.
 
     Args:

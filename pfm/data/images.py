@@ -48,6 +48,10 @@ class ImageStorage:
     noun: ClassVar[str] = "images"
     item: ClassVar[str] = "image"
     folder_prefix: ClassVar[str] = "imagefolder:"
+    endings: ClassVar[tuple[str, ...]] = (
+        ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jpe", ".jfif", ".dib", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".dcm", ".dicom",
+    )  # fmt: skip
     column_type: ClassVar[str] = "Image"
     how_to_ask: ClassVar[str] = ""
     augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig

@@ -26,6 +26,7 @@ class Storage(Protocol):
         kind: its name in the registry.
         noun, item: what several inputs are called, and one of them.
         folder_prefix: in front of a folder of them, in `--dataset`.
+        endings: of the names of its files, in small letters.
         column_type: of a column of them in Hugging Face `datasets`.
         how_to_ask: what to tell a user who gave other data to a model of this kind.
         augment_config: the options of what is varied in training, a dataclass.
@@ -35,6 +36,7 @@ class Storage(Protocol):
     noun: ClassVar[str]
     item: ClassVar[str]
     folder_prefix: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]]
     column_type: ClassVar[str]
     how_to_ask: ClassVar[str]
     augment_config: ClassVar[type[Any]]

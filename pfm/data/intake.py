@@ -117,7 +117,8 @@ def take_in(files: Mapping[str, FilesToRead], look: Job, plan: Plan, words: Word
         return found
 
     rowed, taken, said = intake.host.lead(lead)
-    intake.say(said)
+    if said:
+        intake.say(said)
     found: dict[str, Stacked] = {}
     for split, part in taken.items():
         source: Store | DecodedAgain
@@ -157,20 +158,26 @@ class _Leader:
     pool: Workers
     stores: dict[str, Store] = field(default_factory=dict)
 
+    @property
+    def wanted(self) -> list[str]:
+        skips = any(part.skip_bad for part in self.files.values())
+        return self.intake.wanted(self.files, skips=skips)
+
     def take_in(self, look: Job, plan: Plan) -> tuple[Rowed, dict[str, _Taken], str]:
         """What rows look like, what is there of each split, and a sentence on where."""
         looked = {split: self._look(part, look) for split, part in self.files.items()}
         rowed = plan(looked)
-        wanted = [split for split in self.files if self.intake.wants(split)]
+        wanted = self.wanted
         place = choose_place(sum(rowed.size_bytes[s] for s in wanted), self.intake.feed, self.intake.device)
         parts = {split: self._take(split, looked[split], rowed, place.where) for split in self.files}
-        longest = max(part.longest for part in parts.values()) if rowed.is_ragged else rowed.shape[0]
+        longest = max((part.longest for part in parts.values()), default=0) if rowed.is_ragged else rowed.shape[0]
         count = sum(len(parts[split].kept) for split in wanted)
-        said = f"data: {count:,} {self.words.noun}, {place.describe()}"
+        said = f"data: {count:,} {self.words.noun}, {place.describe()}" if wanted else ""
         taken: dict[str, _Taken] = {}
         for split, part in parts.items():
             store = self.stores.get(split)
-            shape = torch.Size((len(part.kept), max(longest, 1), *rowed.shape[1:]))
+            first = longest if split in wanted else rowed.shape[0]
+            shape = torch.Size((len(part.kept), first, *rowed.shape[1:]))
             if store is not None:
                 store.shape = shape
             taken[split] = _Taken(
@@ -197,7 +204,7 @@ class _Leader:
     def _take(self, split: str, looked: Looked, rowed: Rowed, where: str) -> _Part:
         """Read a split, to wherever its rows are kept."""
         files, cache = self.files[split], self.intake.feed.cache
-        if not self.intake.wants(split):
+        if split not in self.wanted:
             return _Part(kept=looked.kept, notes=looked.remarks.notes(files.where), longest=0)
         shape = (len(looked.kept), *rowed.shape)
         if cache is not None:

@@ -1,7 +1,7 @@
 """Reading many files: which, what came of them, which could not be read, and what is odd about others."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,19 @@ class Intake:
         """Decoding processes of this process."""
         return default_workers() if self.feed.data_workers is None else self.feed.data_workers
 
-    def wants(self, split: str) -> bool:
-        return self.splits is None or split in self.splits
+    def wanted(self, roles: Iterable[str], *, skips: bool) -> list[str]:
+        """Which of the splits that a source has are read now.
+
+        Without a split for the test, that will be held out of another one. Of this one nothing is read now, so that
+        only what is held out is decoded; unless files that cannot be read are left out of it (`skips`).
+        """
+        there = list(roles)
+        if self.splits is None:
+            return there
+        found = [role for role in there if role in self.splits]
+        if "test" in self.splits and "test" not in there:
+            found += ["val"] if "val" in there else ["train"] if skips else []
+        return [role for role in there if role in found]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,9 @@ class SoundStorage(MelSettings):
     noun: ClassVar[str] = "sounds"
     item: ClassVar[str] = "clip"
     folder_prefix: ClassVar[str] = "audiofolder:"
+    endings: ClassVar[tuple[str, ...]] = (
+        ".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus",
+    )  # fmt: skip
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig

@@ -81,12 +81,10 @@ def load_run_data(
         data: instead of what `config.data` names.
     """
     if data is None:
-        needed = {"train", "val"} if config.train.eval_every == 0 else {"train", "val", "test"}
         intake = Intake(
             feed=config.feed,
             device=accelerator.device,
             host=host_of(accelerator),
-            splits=frozenset(needed),
             say=tell,
             is_shown=accelerator.is_main_process,
         )

@@ -534,16 +534,16 @@ def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None
 def test_a_folder_that_is_none_or_has_no_images_is_refused(tmp_path: Path) -> None:
     assert f"no folder {tmp_path / 'nowhere'}" in refusal(f"imagefolder:{tmp_path / 'nowhere'}")
     (tmp_path / "fruit" / "apple").mkdir(parents=True)
-    assert "as an image folder" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "holds no images (.jpg, .jpeg, .png" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
     (tmp_path / "fruit" / "apple" / "note.txt").write_text("no image")
-    refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "(1 .txt; first: apple/note.txt)" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
 
 
 @pytest.mark.usefixtures("cache")
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
     for index in range(4):
         save_image(tmp_path / "fruit" / f"{index}.png", np.zeros((4, 4), dtype=np.uint8))
-    refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "0.png is in no class's folder" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
 
 
 @pytest.mark.usefixtures("cache")

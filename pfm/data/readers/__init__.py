@@ -8,11 +8,10 @@ from typing import Protocol
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.digits import DigitsReader
+from pfm.data.readers.folders import FolderReader
 from pfm.data.readers.hugging_face import HuggingFaceReader
-from pfm.data.readers.image_folder import ImageFolderReader
 from pfm.data.readers.medmnist import MedMnistReader
 from pfm.data.readers.npz import NpzReader
-from pfm.data.readers.sound_folder import SoundFolderReader
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData
 from pfm.registry import Registry
@@ -45,5 +44,4 @@ READERS.register("hugging_face", HuggingFaceReader())
 READERS.register("medmnist", MedMnistReader())
 READERS.register("npz", NpzReader())
 READERS.register("digits", DigitsReader())
-READERS.register("audiofolder", SoundFolderReader())
-READERS.register("imagefolder", ImageFolderReader())
+READERS.register("folder", FolderReader())

@@ -8,11 +8,10 @@ from typing import Any
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
+from pfm.data.readers.roles import SPLIT_NAMES, as_data
 from pfm.data.reading import FilesToRead, Intake
-from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import DataError
-
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "eval")}
 
 
 def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
@@ -52,15 +51,11 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intak
         )
         for role, part in stacked.items()
     }
-    notes = tuple(note for part in stacked.values() for note in part.notes)
-    if "test" not in splits and "val" in splits:
-        splits["test"] = splits.pop("val")
-        notes += (f"no test split in the source: tested on {by_role['val']!r}",)
-    elif "test" not in splits:
-        splits["train"], splits["test"], note = split_off_test(splits["train"], name)
-        notes += (note,)
-    classes = class_list(config, names)
-    return ClassificationData(name, classes, splits["train"], splits["test"], splits.get("val"), notes, storage)
+    notes = [note for part in stacked.values() for note in part.notes]
+    unused = [str(key) for key in parts if key not in by_role.values()]
+    if unused:
+        notes.append(f"splits that are not used: {', '.join(unused)}")
+    return as_data(config, splits, names, storage, called={role: str(by_role[role]) for role in chosen}, notes=notes)
 
 
 def _source_names(part: Any, column: str, split: str, config: DataConfig) -> list[str]:
