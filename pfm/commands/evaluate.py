@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
 )
 @click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
-@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
+@click.option(
+    "--save_dir",
+    default=None,
+    type=PATH,
+    help="Folder for the JSON files and the picture.  [default: the checkpoint's]",
+)
 def evaluate(
     ckpt: Path,
     model_name: str | None,
@@ -50,7 +55,7 @@ def evaluate(
     feed: FeedConfig,
     batch_size: int | None,
     suspend: str,
-    save_dir: Path,
+    save_dir: Path | None,
     seed: int,
 ) -> None:
     """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
@@ -65,6 +70,7 @@ def evaluate(
 
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
+    from pfm.evaluation.earlier import check_same_data
     from pfm.evaluation.evaluator import Evaluator
     from pfm.evaluation.results import describe_evaluation, write_evaluation
     from pfm.evaluation.samples import Samples, label_positions
@@ -86,7 +92,8 @@ def evaluate(
         say=click.echo if accelerator.is_main_process else lambda _: None,
         is_shown=accelerator.is_main_process,
     )
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=intake)
+    data = data_of_run(checkpoint, data).placed()
+    loaded = load_data(data, checkpoint.preprocess.storage, intake=intake)
     click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
@@ -95,14 +102,17 @@ def evaluate(
     model.to(accelerator.device)
     samples = Samples.of(loaded.test, positions, checkpoint.preprocess, accelerator.device, feed)
     evaluator = Evaluator(samples, processes_of(accelerator), batch_size=evaluation.eval_batch_size, seed=seed)
-    stem = make_folder(save_dir) / f"{loaded.name}_seed_{seed}"
+    stem = make_folder(save_dir or ckpt.parent) / f"{loaded.name}_seed_{seed}"
+    check_same_data(stem, data.dataset)
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:
         measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets)
         if accelerator.is_main_process:
             click.echo(describe_evaluation(measured, model))
-            for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):
+            for path in write_evaluation(
+                stem, measured, model, title=f"{loaded.name}: {ckpt.name}", dataset=data.dataset
+            ):
                 click.echo(f"wrote {path}")
     leave(accelerator)
 

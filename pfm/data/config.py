@@ -1,6 +1,8 @@
 """Which data, where it is kept and what is varied in it: the options, and what follows from a name alone."""
 
 import dataclasses
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -152,6 +154,20 @@ class DataConfig:
         """The data set's name, or the folder, without the prefix."""
         return self.dataset.removeprefix(KINDS.get(self.kind).storage.folder_prefix)
 
+    def placed(self) -> "DataConfig":
+        """The same with whole paths, so that a command in any folder finds the data; a name stays a name."""
+        prefix = self.dataset.removesuffix(self.folder)
+        changes = {"dataset": prefix + os.path.abspath(self.folder)} if prefix or _is_path(self.dataset) else {}
+        for name in ("data_dir", "table", "hash_groups"):
+            if value := getattr(self, name):
+                changes[name] = os.path.abspath(value)
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def place(self) -> Path | None:
+        """Where the data is, if that is a path."""
+        return Path(self.folder) if self.dataset != self.folder or _is_path(self.dataset) else None
+
     @property
     def short_name(self) -> str:
         """The data set's name as it stands in file names; with --label_from, behind it the field that is the label."""
@@ -161,6 +177,13 @@ class DataConfig:
         else:
             name = Path(path).resolve().name.removesuffix(".npz")
         return f"{name}_{self.label}" if self.label else name
+
+
+_OWN_NAMES = re.compile(r"digits|\w+mnist(3d)?")  # which win over a folder that is called so
+
+
+def _is_path(name: str) -> bool:
+    return _looks_like_path(name) and _OWN_NAMES.fullmatch(name) is None
 
 
 def _looks_like_path(name: str) -> bool:

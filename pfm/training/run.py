@@ -14,6 +14,7 @@ from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
 from pfm.training.config import RunConfig
+from pfm.training.earlier import replaced
 from pfm.training.evaluating import Evaluations
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import hint_at_launcher, split_trackers, start_accelerator, tracking
@@ -75,6 +76,9 @@ def train(
     data = load_run_data(config, spec, accelerator, data, tell)
     tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
+    if not config.train.resume and (note := replaced(files, config.data)):
+        tell(note)
+    accelerator.wait_for_everyone()  # before anything is written
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)

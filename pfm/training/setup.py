@@ -73,7 +73,7 @@ def load_run_data(
     spec: BackboneSpec,
     accelerator: Accelerator,
     data: ClassificationData | None,
-    tell: Callable[[str], None],
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ClassificationData:
     """What is trained on, and what a threshold is chosen on.
 
