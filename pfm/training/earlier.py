@@ -1,5 +1,6 @@
 """What an earlier run left under the same name: refused where it was of other data, named where it is replaced."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ def replaced(files: RunFiles, data: DataConfig) -> str:
     before, now = _dataset_of(files, epochs), data.placed().dataset
     if before and before != now:
         raise ConfigError(
-            f"{files.folder} holds files of a run on another data set of this name ({before}; now it is {now}), such as "
-            f"{found[0].name}; give another --save_dir, or move them away"
+            f"{files.folder} holds files of a run on another data set of this name ({before}; now it is {now}), such "
+            f"as {found[0].name}; give another --save_dir, or move them away"
         )
     names = ", ".join(path.name for path in found[:SHOWN]) + (f" and {len(found) - SHOWN} more" * (len(found) > SHOWN))
     return f"note: {files.folder} holds an earlier run of this name, whose files are replaced one by one: {names}"
@@ -44,10 +45,8 @@ def _dataset_of(files: RunFiles, epochs: list[Path]) -> str:
             if isinstance(record, dict) and isinstance(record.get("config"), dict):
                 records.append(record["config"])
     elif files.summary.exists():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             records.append(json.loads(files.summary.read_text())["config"])
-        except (ValueError, KeyError, TypeError):
-            pass
     elif epochs:
         try:
             records.append(dict(load_checkpoint(epochs[-1]).run))

@@ -73,12 +73,11 @@ def train(
     hint_at_launcher(tell)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
+    _say_what_is_replaced(config, data, tell)
+    accelerator.wait_for_everyone()  # before anything is written
     data = load_run_data(config, spec, accelerator, data, tell)
     tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
-    if not config.train.resume and (note := replaced(files, config.data)):
-        tell(note)
-    accelerator.wait_for_everyone()  # before anything is written
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
@@ -92,6 +91,14 @@ def train(
         StopRequest() as stop,
     ):
         return _Run(setup, learner, Records(setup, learner, log), stop).go()
+
+
+def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:
+    """Before the data is loaded, which may take long."""
+    name = config.data.short_name if data is None else data.name
+    files = RunFiles(Path(config.train.save_dir), f"{name}_seed_{config.train.seed}")
+    if not config.train.resume and (note := replaced(files, config.data)):
+        tell(note)
 
 
 class _Run:
