@@ -14,6 +14,7 @@ from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.erase import ERASED, class_rows, erase
+from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
 from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
@@ -151,7 +152,11 @@ def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> 
         for key in ("request", "classes", "erased", "changed", "remains", "reason", "requested_by")
         if key in begun
     }
-    return ledger.append(path, {"action": "erase", "begun": begun["hash"], **told, "files": files})
+    in_place = [folder / entry["file"] for entry in begun["files"] if entry["source"] == entry["file"]]
+    numbers = [item["id"] for item in begun["classes"]]
+    figures = [file.name for file in figure_files(in_place) if erase_figures(file, numbers)]
+    done = {"action": "erase", "begun": begun["hash"], **told, "files": files, "figures": figures}
+    return ledger.append(path, done)
 
 
 def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str, SearchReport]) -> Record:

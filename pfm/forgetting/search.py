@@ -236,4 +236,6 @@ def _parts(content: bytes) -> Iterator[tuple[str, bytes]]:
                 if member.compress_type != zipfile.ZIP_STORED:
                     yield member.filename, archive.read(member)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise TraceFoundError(f"an archive that cannot be read cannot be searched ({error}); nothing was written") from error
+        raise TraceFoundError(
+            f"an archive that cannot be read cannot be searched ({error}); nothing was written"
+        ) from error

@@ -25,8 +25,8 @@ def by_torch(dtype: torch.dtype) -> bytes:
 
 def int8(largest: float) -> bytes:
     """Quantised by ONNX Runtime itself."""
-    from onnxruntime.quantization.quant_utils import quantize_nparray
     from onnx import TensorProto
+    from onnxruntime.quantization.quant_utils import quantize_nparray
 
     scale = np.array(largest / 127, np.float32)
     return quantize_nparray(TensorProto.INT8, VALUES, scale, np.array(0, np.int8)).tobytes()  # type: ignore[union-attr]
@@ -138,7 +138,13 @@ except TraceFoundError as error:
     print("refused:", error, (folder / "b.pt").exists())
 """
     done = subprocess.run(
-        [sys.executable, "-O", "-c", program], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-O", "-c", program],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.stdout.startswith("refused: bank.prompts[2]"), done.stdout + done.stderr
     assert done.stdout.endswith("False\n")

@@ -14,10 +14,10 @@ from pfm.errors import BundleError, ClassNameError, StorageError, TraceFoundErro
 from pfm.forgetting import ledger
 from pfm.forgetting.centring import centred
 from pfm.forgetting.ledger import LEDGER
+from pfm.storage import sha256_bytes
 from pfm_export.serving import bundle as bundle_module
 from pfm_export.serving import manifest as manifest_module
 from pfm_export.serving.bank import BANK
-from pfm.storage import sha256_bytes
 from pfm_export.serving.bundle import NOT_ANY_MORE, Bundle, write_bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.signature import MODEL

@@ -89,7 +89,7 @@ def test_workers_leave_when_their_launcher_is_killed(name: str, at_step: int, tm
             time.sleep(0.5)
         process.kill()
         process.wait()
-        gone, alive = psutil.wait_procs(workers, timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, (tmp_path / "said").read_text()
     finally:
         for worker in workers:
