@@ -104,8 +104,8 @@ def find_state(resume: str, files: RunFiles, say: Callable[[str], None]) -> tupl
     if checkpoint.erased:
         gone = ", ".join(name for _, name in checkpoint.erased)
         raise CheckpointError(
-            f"--resume: the class {gone} was erased from {path}, and the optimizer's state with it; a run cannot go on "
-            "from an erased file. Train anew in another --save_dir, on data without the class"
+            f"--resume: {path} is erased of {gone}, and of the optimizer's state, from which that would follow; no run "
+            "can go on from it. Train anew in another --save_dir, on data without what was erased"
         )
     if not checkpoint.progress:
         raise CheckpointError(
