@@ -28,6 +28,7 @@ LEAST_BYTES = 16
 LEAST_DISTINCT = 4
 # of a row in float32 that is looked for at a distance, places of its first two values
 _MOST_PLACES = 64
+_CHUNK = 1 << 24  # bytes looked at together, a multiple of 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,8 @@ def _is_spread(content: bytes, values: npt.NDArray[np.float32]) -> bool:
     first = next((i for i in range(len(raw) - 1) if values[i] and values[i + 1] and raw[i] != raw[i + 1]), None)
     if first is None:
         return False
-    starts, seconds = _places(content, raw[first]), _places(content, raw[first + 1])
+    starts = _places(content, values[first])
+    seconds = _places(content, values[first + 1]) if starts else []
     for start in starts:
         for second in seconds:
             step = second - start
@@ -204,14 +206,20 @@ def _is_spread(content: bytes, values: npt.NDArray[np.float32]) -> bool:
     return False
 
 
-def _places(content: bytes, piece: bytes) -> list[int]:
-    """Where some bytes are; not more than so many places, which only a value that says nothing has."""
+def _places(content: bytes, value: np.float32) -> list[int]:
+    """Where a value is, at any address; not more than so many places, which only one that says nothing has."""
     found: list[int] = []
-    place = content.find(piece)
-    while place >= 0 and len(found) < _MOST_PLACES:
-        found.append(place)
-        place = content.find(piece, place + 1)
-    return found
+    bits = value.view(np.uint32)
+    for begin in range(0, len(content), _CHUNK):
+        end = min(begin + _CHUNK + 3, len(content))  # a value may reach into the next chunk
+        for offset in range(4):
+            count = (end - begin - offset) // 4
+            if count > 0:
+                words = np.frombuffer(content, "<u4", count, begin + offset)
+                found += (4 * np.flatnonzero(words == bits) + begin + offset).tolist()
+        if len(found) >= _MOST_PLACES:
+            break
+    return sorted(set(found))[:_MOST_PLACES]
 
 
 def _bfloat16(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:

@@ -58,6 +58,15 @@ def test_a_row_is_found_in_each_form_at_any_place(form: str) -> None:
     assert search(content, [OTHER]).rows == 1  # the control: another row is not
 
 
+def test_a_row_spread_over_more_than_one_chunk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pfm.forgetting.search._CHUNK", 64)
+    for offset in range(5):
+        content = bytes(offset) + MADE["float32 at a constant distance"]() + bytes(3)
+        with pytest.raises(TraceFoundError, match="at a constant distance"):
+            search(content, [ROW])
+        search(content, [OTHER])
+
+
 def test_a_row_that_lies_backwards_in_a_column_is_found() -> None:
     with pytest.raises(TraceFoundError):
         search(np.stack([VALUES[::-1], VALUES[::-1] * 2], axis=1).tobytes(), [ROW])
