@@ -159,7 +159,7 @@ def _in_classes(
     """
     files = [file for file in listing.files if file.folders]
     loose = [file.name for file in listing.files if not file.folders]
-    if not files:
+    if not files or (loose and facts.where):
         has = f"{facts.where} has 0 label columns (columns: {', '.join(facts.columns)})" if facts.where else (
             f"{root} has 0 label columns and no folders of classes"
         )  # fmt: skip
@@ -169,6 +169,9 @@ def _in_classes(
             f"{has}: {loose[0]} is in no class's folder; put each class into a folder, or see --table, --label_column "
             "and --label_from"
         )
+    if config.table:
+        columns = ", ".join(facts.columns)
+        notes.append(f"{facts.where} has no label column (columns: {columns}): the classes are the folders")
     if loose:
         notes.append(f"{len(loose):,} files are in no class's folder and are left out; first: {loose[0]}")
     found = {file.folders[0] for file in files if file.role == "train"}
