@@ -424,6 +424,15 @@ def test_a_source_without_groups_says_so() -> None:
         load_data(DataConfig(dataset="digits", group="patient"), ImageStorage(8))
 
 
+def test_options_for_another_source_or_kind_are_refused(tmp_path: Path) -> None:
+    for options in ({"table": "t.csv"}, {"ignore": "old"}):
+        with pytest.raises(ConfigError, match="are for folders of files; digits is not one"):
+            load_data(DataConfig(dataset="digits", **options), ImageStorage(8))  # type: ignore[arg-type]
+    touch(tmp_path, (f"{name}/{i}.wav" for name in "ab" for i in range(3)))
+    with pytest.raises(ConfigError, match="for images only: --fit, --depth; this data has none"):
+        load_data(DataConfig(dataset=f"audiofolder:{tmp_path}", fit="pad", depth="range"), SoundStorage())
+
+
 def test_a_class_in_one_group_only_stays_in_training_and_is_named(tmp_path: Path) -> None:
     write_patients(tmp_path / "scans", [f"p{i}" for i in range(5)])
     folder = tmp_path / "scans" / "rare" / "p9"
