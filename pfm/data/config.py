@@ -39,8 +39,12 @@ class DataConfig:
     data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
-    input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
-    label_column: str = option("", "Column of the labels in a Hugging Face data set.  [default: found by its type]")
+    input_column: str = option(
+        "", "Column of the inputs in a Hugging Face data set, or of the files in --table.  [default: found by its type]"
+    )
+    label_column: str = option(
+        "", "Column of the labels in a Hugging Face data set, or in --table.  [default: found by its type or name]"
+    )
     label_from: str = option(
         "",
         "Take the label from the file's name: name:PATTERN with fields in braces, such as "
@@ -49,8 +53,8 @@ class DataConfig:
     label: str = option("", "Field of --label_from that is the label.")
     table: str = option(
         "",
-        "A CSV file with a row for each file of the folder: its name, and its label, group or split. --input_column, "
-        "--label_column, --group and --split_column name columns.  [default: a metadata.csv beside the files]",
+        "A CSV file with a row for each file of a folder: its name, and its label, group or split.  [default: a "
+        "metadata.csv beside the files]",
         is_path=True,
     )
     split_column: str = option("", "Column of --table that holds the split.  [default: split, where there is one]")

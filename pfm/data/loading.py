@@ -8,6 +8,7 @@ from pfm.data.config import DataConfig
 from pfm.data.groups import hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
+from pfm.data.readers.folders import FolderReader
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.errors import ConfigError
@@ -29,6 +30,8 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
     config.check_storage(storage)
     load_plugins()
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
+    if (config.table or config.ignore) and not isinstance(reader, FolderReader):
+        raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
     data = reader.read(config, storage, intake or Intake())
     if data.storage is None:
         data = _as_arrays(data, storage.decided({}, config))

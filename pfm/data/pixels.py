@@ -9,6 +9,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
+from pfm.data.dicom import FRAMES, INVERTED, WINDOW, is_dicom, open_dicom
+
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
 DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
@@ -33,7 +35,12 @@ def opened(source: Source) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return source
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if not is_dicom(source):
+            raise
+        return open_dicom(source)
 
 
 def seen_size(image: Image.Image) -> tuple[int, int]:
@@ -82,7 +89,7 @@ def decode(
         raise ValueError("there is none")
     remark = remark or _say_nothing
     with image:
-        if getattr(image, "n_frames", 1) > 1:
+        if max(getattr(image, "n_frames", 1), image.info.get(FRAMES, 1)) > 1:
             remark(SEVERAL_FRAMES)
         image = ImageOps.exif_transpose(image)
         if is_deep(image):
@@ -113,11 +120,13 @@ def grey_range(image: Any) -> tuple[float, float] | None:
 def _from_deep(image: Image.Image, window: tuple[float, float] | None, remark: Remark) -> np.ndarray:
     """(H, W) uint8 of grey with more than 8 bits."""
     values = np.asarray(image, dtype=np.float64)
+    window = window or image.info.get(WINDOW)
     if window is not None:
         low, high = window
         if np.isnan(values).any():
             raise ValueError("it has pixels that are not numbers")
-        return np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        levels = np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        return 255 - levels if image.info.get(INVERTED) else levels
     if image.mode == "F":
         raise ValueError(
             "floating-point pixels have no known range; give --depth LOW:HIGH, or save it with 8 or 16 bits"

@@ -40,7 +40,14 @@ class SoundStorage(MelSettings):
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig
 
     def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "SoundStorage":
-        """The same: nothing is left open."""
+        """The same: nothing is left open.
+
+        Raises:
+            ConfigError: an option that is for images.
+        """
+        given = [f"--{name}" for name in config.of_training if getattr(config, name) != getattr(DataConfig, name)]
+        if given:
+            raise ConfigError(f"for images only: {', '.join(given)}; this data has none")
         return self
 
     def taken(self, inputs: torch.Tensor) -> torch.Tensor:

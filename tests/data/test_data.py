@@ -682,6 +682,43 @@ def test_a_test_label_that_training_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("order", [["green", "red", "grey", "blue"], ["black", "grey", "blue", "green", "red"]])
+def test_splits_that_number_their_names_otherwise_mean_the_same_classes(tmp_path: Path, order: list[str]) -> None:
+    names = ["red", "green", "blue", "grey"]
+    labels = [order.index(names[number % 4]) for number in range(8)]
+    test = hf_split(8, labels=labels, feature=datasets.ClassLabel(names=order))
+    data = load(save_hf(tmp_path / "colours", train=hf_split(8), validation=test, test=test))
+    assert data.val is not None
+    assert data.train.labels.tolist() == data.test.labels.tolist() == data.val.labels.tolist() == [0, 1, 2, 3] * 2
+    other = hf_split(2, labels=[0, 1], feature=datasets.ClassLabel(names=["red", "pink"]))
+    assert "has the label 'pink', which does not occur in training" in refusal(
+        save_hf(tmp_path / "others", train=hf_split(8), test=other)
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_column_may_say_what_belongs_together(tmp_path: Path) -> None:
+    groups = [f"p{number // 4}" for number in range(40)]
+    data = load(save_hf(tmp_path / "colours", train=hf_split(40, patient=groups)), group="patient")
+    assert data.train.groups is not None
+    assert data.test.groups is not None
+    assert not set(data.train.groups) & set(data.test.groups)
+    assert "has no column 'site'" in refusal(tmp_path / "colours", group="site")
+
+
+def test_an_npz_may_hold_groups_too(tmp_path: Path) -> None:
+    patients = {"train_patient": np.arange(64) // 4, "test_patient": np.array([f"t{i}" for i in range(22)])}
+    data = load(write_npz(tmp_path / "a.npz", **patients), group="patient")
+    assert data.train.groups == tuple(str(number // 4) for number in range(64))
+    assert data.test.groups is not None
+    assert data.test.groups[3] == "t3"
+    assert "lacks test_patient" in refusal(write_npz(tmp_path / "b.npz", train_patient=np.arange(64)), group="patient")
+    assert "holds 5 values for 22 images" in refusal(
+        write_npz(tmp_path / "c.npz", train_patient=np.arange(64), test_patient=np.arange(5)), group="patient"
+    )
+
+
+@pytest.mark.usefixtures("cache")
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     images = [Image.new("RGB", (4, 4)), None, Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4))]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})

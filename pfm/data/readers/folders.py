@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from pfm.data.config import DataConfig
+from pfm.data.dicom import patient_of
 from pfm.data.file_names import sorted_names
 from pfm.data.groups import DICOM, FOLDER, group_pattern
 from pfm.data.inputs import Storage
@@ -21,6 +22,7 @@ from pfm.data.reading import FilesToRead, Intake
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError, DataError
 
+DICOM_ENDINGS = (".dcm", ".dicom")
 # what Hugging Face `datasets` reads a folder by
 _OF_LIBRARY = ("dataset_dict.json", "state.json", "*.parquet", "*.arrow", "*.jsonl", "data/*.parquet", "*/*.arrow")
 
@@ -118,6 +120,8 @@ def find_samples(
         labels = [file.folders[0] for file in files]
     roles = split_roles(files, facts)
     groups = _groups(files, facts, config, is_by_folder=not (config.name_pattern or column))
+    if not config.group and any(ending_of(file.path) in DICOM_ENDINGS for file in files):
+        notes.append(f"there are DICOM files: --group {DICOM} keeps all of a patient in one split")
     samples = [
         Sample(file=file, role=role, label=label, group=group)
         for file, role, label, group in zip(files, roles, labels, groups, strict=True)
@@ -159,7 +163,7 @@ def _in_classes(
     """
     files = [file for file in listing.files if file.folders]
     loose = [file.name for file in listing.files if not file.folders]
-    if not files:
+    if not files or (loose and facts.where):
         has = f"{facts.where} has 0 label columns (columns: {', '.join(facts.columns)})" if facts.where else (
             f"{root} has 0 label columns and no folders of classes"
         )  # fmt: skip
@@ -169,6 +173,9 @@ def _in_classes(
             f"{has}: {loose[0]} is in no class's folder; put each class into a folder, or see --table, --label_column "
             "and --label_from"
         )
+    if config.table:
+        columns = ", ".join(facts.columns)
+        notes.append(f"{facts.where} has no label column (columns: {columns}): the classes are the folders")
     if loose:
         notes.append(f"{len(loose):,} files are in no class's folder and are left out; first: {loose[0]}")
     found = {file.folders[0] for file in files if file.role == "train"}
@@ -227,7 +234,11 @@ def _groups(files: Sequence[FoundFile], facts: FileFacts, config: DataConfig, *,
 
 
 def _patient(path: Path) -> str:
-    return ""
+    """The patient of a DICOM file; "" of another, or of one that cannot be read, which reading it will name."""
+    try:
+        return patient_of(path)
+    except ValueError as error:
+        raise DataError(f"--group {DICOM}: cannot read {path}: {error}") from error
 
 
 def _files(samples: Sequence[Sample], where: str, config: DataConfig, storage: Storage, intake: Intake) -> FilesToRead:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pfm.data.config import DataConfig
+from pfm.data.groups import group_pattern
 from pfm.data.inputs import Storage
 from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
 from pfm.data.readers.roles import SPLIT_NAMES, as_data
@@ -45,17 +46,43 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intak
     storage = storage.decided(files, config)
     stacked = storage.read_splits(files)
     sources = {role: _source_names(part, column, by_role[role] or "", config) for role, part in chosen.items()}
-    splits = {
-        role: Split(
-            part.inputs, labels[role][part.kept], names=tuple(sources[role][place] for place in part.kept.tolist())
+    groups = {role: _groups(part, column, what[role], config) for role, part in chosen.items()}
+    splits: dict[str, Split] = {}
+    for role, part in stacked.items():
+        kept = part.kept.tolist()
+        of_split = groups[role]
+        splits[role] = Split(
+            part.inputs,
+            labels[role][part.kept],
+            None if of_split is None else tuple(of_split[place] for place in kept),
+            tuple(sources[role][place] for place in kept),
         )
-        for role, part in stacked.items()
-    }
     notes = [note for part in stacked.values() for note in part.notes]
     unused = [str(key) for key in parts if key not in by_role.values()]
     if unused:
         notes.append(f"splits that are not used: {', '.join(unused)}")
     return as_data(config, splits, names, storage, called={role: str(by_role[role]) for role in chosen}, notes=notes)
+
+
+def _groups(part: Any, column: str, what: str, config: DataConfig) -> list[str] | None:
+    """The group of each row, None where none were asked for.
+
+    Raises:
+        DataError: no such column, or a row without a group.
+    """
+    pattern = group_pattern(config.group)
+    if not config.group:
+        return None
+    if pattern is not None:
+        return pattern.labels(paths(part, column))
+    if config.name_pattern is not None and config.group in config.name_pattern.fields:
+        return config.name_pattern.labels(paths(part, column), config.group)
+    if config.group not in part.features:
+        raise DataError(f"{what} has no column {config.group!r} for --group (it has {', '.join(part.features)})")
+    values = part[config.group][:]
+    if any(value is None or not str(value).strip() for value in values):
+        raise DataError(f"{what}: rows without a group in column {config.group}")
+    return [str(value) for value in values]
 
 
 def _source_names(part: Any, column: str, split: str, config: DataConfig) -> list[str]:
