@@ -97,12 +97,12 @@ class Workers:
 
     Args:
         count: of processes; 0 works in this one.
-        patience_s: how long this process works alone before it starts them.
+        patience_s: how long this process works alone before it starts them.  [default: half a second]
     """
 
-    def __init__(self, count: int, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, count: int, *, patience_s: float | None = None) -> None:
         self.count = count
-        self.patience_s = patience_s
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._workers: list[_Worker] = []
 
     def map(self, job: Job, tasks: Iterable[Task]) -> Iterator[tuple[Task, list[Outcome]]]:
@@ -114,12 +114,11 @@ class Workers:
         numbered = iter(tasks)
         started = time.monotonic()
         if not self._workers:
-            for task in numbered:
+            while self.count == 0 or time.monotonic() - started <= self.patience_s:
+                task = next(numbered, None)
+                if task is None:
+                    return
                 yield task, _done(job, task)
-                if self.count > 0 and time.monotonic() - started > self.patience_s:
-                    break
-            else:
-                return
             self._workers = [_Worker() for _ in range(self.count)]
         run = _Run(job, numbered, window=2 * IN_FLIGHT * len(self._workers))
         threads = [threading.Thread(target=run.serve, args=(worker,), daemon=True) for worker in self._workers]
