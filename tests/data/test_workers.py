@@ -55,7 +55,7 @@ def test_work_that_is_abandoned_leaves_workers_ready_for_more(pool: Workers) -> 
 
 
 def test_a_failure_of_ours_in_a_worker_is_not_taken_for_a_bad_file(pool: Workers) -> None:
-    with pytest.raises(RuntimeError, match="a decoding process failed:[^§]*AttributeError"):
+    with pytest.raises(RuntimeError, match=r"a decoding process failed:[^§]*AttributeError"):
         list(pool.map(JOB, [[{"neither": "path nor bytes"}]]))
 
 
