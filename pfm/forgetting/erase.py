@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 import torch
 
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal
 from pfm.model.checkpoint import Checkpoint, Moments
 from pfm.model.classifier import class_row_names
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
+def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
     """The checkpoint without some classes: their prompts, classifier rows and optimizer moments.
 
     Raises:

@@ -10,12 +10,12 @@ manifest. Whoever opens a bundle between two of these steps sees the class as er
 erasure finishes what was left.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal, class_keys
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
@@ -130,7 +130,7 @@ class Bundle:
         """The rows of the classes at `positions`, in that order."""
         return self._bank.rows([self.classes.ids[p] for p in positions])
 
-    def erase(self, keys: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> "Bundle":
+    def erase(self, keys: ClassKeys, *, reason: str = "", requested_by: str = "") -> "Bundle":
         """Remove classes from the files, for good; returns the bundle as it is afterwards.
 
         Raises:
@@ -142,7 +142,7 @@ class Bundle:
             # as it is on disk now: another process may have erased a class since, or died while it did
             return Bundle.open(self.folder).finish_pending()._erase(names, reason, requested_by)
 
-    def suspend(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+    def suspend(self, keys: ClassKeys, *, profile: str = "default") -> "Bundle":
         """Leave classes out of a profile's answers, which can be undone: nothing of them is removed.
 
         A profile is made by the first suspension in it. The profile "default" counts wherever no
@@ -153,7 +153,7 @@ class Bundle:
         """
         return self._edit_profile(keys, profile, lambda left_out, chosen: left_out | chosen)
 
-    def restore(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+    def restore(self, keys: ClassKeys, *, profile: str = "default") -> "Bundle":
         """Undo `suspend`.
 
         Raises:
@@ -162,10 +162,8 @@ class Bundle:
         self.suspended(profile)
         return self._edit_profile(keys, profile, lambda left_out, chosen: left_out - chosen)
 
-    def _edit_profile(
-        self, keys: Iterable[str | int], profile: str, edit: Callable[[set[int], set[int]], set[int]]
-    ) -> "Bundle":
-        keys = list(keys)
+    def _edit_profile(self, keys: ClassKeys, profile: str, edit: Callable[[set[int], set[int]], set[int]]) -> "Bundle":
+        keys = class_keys(keys)
         with locked(self.folder / LOCK):
             bundle = Bundle.open(self.folder).finish_pending()
             chosen = {bundle.classes.ids[p] for p in bundle.classes.positions(keys)}
