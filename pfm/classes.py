@@ -56,10 +56,14 @@ class ClassList:
             ClassNameError: no such class.
         """
         (checked,) = class_keys([key])
-        values: tuple[str | int, ...] = self.names if isinstance(checked, str) else self.ids
-        if checked not in values:
+        if not self.knows(checked):
             raise ClassNameError(f"no class {checked!r}{self._hint(checked)} (classes: {self.describe()})")
-        return values.index(checked)
+        return self.names.index(checked) if isinstance(checked, str) else self.ids.index(checked)
+
+    def knows(self, key: str | int) -> bool:
+        """Whether there is a class of this name or number."""
+        (checked,) = class_keys([key])
+        return checked in (self.names if isinstance(checked, str) else self.ids)
 
     def _hint(self, key: str | int) -> str:
         if isinstance(key, int):
