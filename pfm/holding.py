@@ -10,6 +10,7 @@ All locks are the system's (`flock`): a process that dies lets go of them.
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
             file.truncate(0)
             file.write(json.dumps({"pid": os.getpid(), "ids": classes.ids, "names": classes.names}).encode())
             file.flush()
+            check_not_erased(folder, classes.names)  # by who came before there was anything to see here
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -52,19 +54,23 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
 def run_in(folder: Path) -> ClassList | None:
     """The classes that a run trains in a folder at this moment; None where there is no run."""
     path = folder / RUN
-    try:
-        if not path.is_file():
+    for _ in range(100):  # it says so at once
+        try:
+            if not path.is_file():
+                return None
+            file = try_lock(path)
+            if file is not None:  # whoever held it is dead
+                file.close()
+                return None
+            stated = json.loads(path.read_bytes())
+            return ClassList(tuple(stated["ids"]), tuple(stated["names"]))
+        except FileNotFoundError:
             return None
-        file = try_lock(path)
-        if file is not None:  # whoever held it is dead
-            file.close()
-            return None
-        stated = json.loads(path.read_bytes())
-        return ClassList(tuple(stated["ids"]), tuple(stated["names"]))
-    except (ValueError, KeyError, TypeError):
-        return ClassList((), ())  # it has not said yet
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.01)
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    raise StorageError(f"{path} is held and does not say by which run; end that process, then try again")
 
 
 @contextlib.contextmanager

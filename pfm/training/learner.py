@@ -82,7 +82,7 @@ class Learner:
         """Write the model and where the run stands; every process has to call it.
 
         Raises:
-            TrainingError: a trained number is none any more; nothing is written.
+            TrainingError: a trained number is none any more, or a class was erased; nothing is written.
         """
         setup = self.setup
         if not (setup.accelerator.is_main_process or is_sharded(self.model)):
@@ -114,7 +114,8 @@ class Learner:
         if broken:
             raise self.broken(f"{broken[0]} is no longer a number")
         if setup.accelerator.is_main_process:
-            save_checkpoint(path, state)
+            with setup.files.writing():
+                save_checkpoint(path, state)
 
     def _choose_threshold(self) -> float:
         """Below which probability the model that is saved answers `unknown`; 0 where it never does."""

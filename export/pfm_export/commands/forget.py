@@ -23,7 +23,7 @@ class ForgetOptions:
     in_place: bool = option(False, "Erase from the artifacts themselves. Cannot be undone.", is_flag=True)
     yes: bool = option(
         False,
-        "With --in_place: do not ask. Only a terminal is asked; a script is not, so let it name classes and files well.",
+        "With --in_place: do not ask at a terminal. Where there is none, as in a script, nothing is ever asked.",
         is_flag=True,
     )
     allow_unknown: bool = option(
@@ -106,9 +106,7 @@ def _erase_in_place(
         click.echo(f"{'clean':<17}  {line}")
     click.echo("this cannot be undone; the record is ledger.jsonl beside each artifact")
     if any(outcome.kind == "run" for outcome in outcomes):
-        click.echo(
-            "a training run is going on there: it holds the classes in memory until its next checkpoint, where it stops"
-        )
+        click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
     for line in listed(found.closed, most=None):
