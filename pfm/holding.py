@@ -35,6 +35,10 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
     path = folder / RUN
     check_not_erased(folder, classes.names)
     file = try_lock(path)
+    for _ in range(10):
+        if file is None:  # perhaps somebody who looks whether there is a run, which takes a moment
+            time.sleep(0.02)
+            file = try_lock(path)
     if file is None:
         raise StorageError(
             f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"

@@ -275,15 +275,17 @@ def _plan(
 
 
 def _check_records(found: Survey) -> None:
-    """Refuse a file whose last erasure is missing from the ledger beside it.
+    """Refuse a file whose last erasure is in no ledger: lines were removed. A copy may be recorded elsewhere.
 
     Raises:
         StorageError: which.
     """
+    places = {held.path.parent / LEDGER: ledger.read(held.path.parent / LEDGER) for held in found.held}
+    known = {record["hash"] for records in places.values() for record in records}
     for held in found.held:
-        if isinstance(held.kind, HoldingKind) and held.holding.ledger_head:
+        if held.holding.ledger_head not in known:
             place = held.path.parent / LEDGER
-            ledger.require(place, ledger.read(place), held.holding.ledger_head, by=held.path.name)
+            ledger.require(place, places[place], held.holding.ledger_head, by=held.path.name)
 
 
 def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Request) -> None:
