@@ -27,10 +27,11 @@ def explain(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
 
-    Where `path` is a link, what it names is replaced: a link that was, beside the old file that stays, would be a copy.
+    Args:
+        follow: where `path` is a link, replace what it names; otherwise that stays as it is, and the link goes.
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full, read-only or not permitted.
@@ -38,7 +39,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
-        if path.is_symlink():
+        if follow and path.is_symlink():
             path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -81,8 +82,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    with replacing(path) as file:
+def write_bytes(path: Path, content: bytes | memoryview, *, follow: bool = True) -> None:
+    """Write a file at once; `follow` as in `replacing`."""
+    with replacing(path, follow=follow) as file:
         file.write(content)
 
 

@@ -29,7 +29,7 @@ from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk, walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.options import expanded
-from pfm.storage import explain, locked, try_lock
+from pfm.storage import explain, locked, sha256, try_lock
 
 ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
 _ATTEMPTS = 20  # to lock a tree that others write into
@@ -139,6 +139,22 @@ def _without_path(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
+def copies(held: Sequence[Held]) -> dict[Path, Path]:
+    """Files that hold the same bytes as another one, each with the first of them."""
+    sizes: dict[int, list[Path]] = {}
+    for entry in held:
+        if isinstance(entry.kind, HoldingKind):
+            sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
+    found: dict[Path, Path] = {}
+    for files in sizes.values():
+        first: dict[str, Path] = {}
+        for file in files if len(files) > 1 else []:
+            original = first.setdefault(sha256(file), file)
+            if original != file:
+                found[file] = original
+    return found
+
+
 def erase_everywhere(
     paths: Sequence[Path],
     keys: ClassKeys,
@@ -153,7 +169,7 @@ def erase_everywhere(
         allow_unknown: go on where a file has a further name on its disk that the walk did not find.
 
     Returns:
-        what was found, and what became of each artifact.
+        what was found, and what became of each artifact, bundles last.
 
     Raises:
         ClassNameError: nothing, or an artifact named by itself, never had a class, or would have none left.
@@ -200,6 +216,7 @@ def _erase(given: list[Path], folders: list[Path], request: _Request) -> tuple[S
     found = survey(given)
     wanted, outcomes = _plan(found, request.keys)
     _check_records(found)
+    _check_shared(found.walk)
     _check_names(found, wanted, request)
     by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
     for held, classes in wanted:
@@ -216,7 +233,8 @@ def _erase(given: list[Path], folders: list[Path], request: _Request) -> tuple[S
             )  # fmt: skip
         outcomes.append(_outcome(held, ERASED))
     found.others += _sweep(found.walk.parts)
-    return found, [_completed(outcome, completed) for outcome in outcomes]
+    folders_last = sorted(outcomes, key=lambda outcome: (outcome.path in found.walk.kept, outcome.path))
+    return found, [_completed(outcome, completed) for outcome in folders_last]
 
 
 def _finish_announced(folder: Path) -> None:
@@ -286,6 +304,25 @@ def _check_records(found: Survey) -> None:
         if held.holding.ledger_head not in known:
             place = held.path.parent / LEDGER
             ledger.require(place, places[place], held.holding.ledger_head, by=held.path.name)
+
+
+def _check_shared(found: Walk) -> None:
+    """Refuse folders that share files, as links into a store do: rewriting one breaks the other.
+
+    Raises:
+        StorageError: which two.
+    """
+    owners: dict[Path, Path] = {}
+    for folder, files in found.kept.items():
+        for file in files:
+            if file == Path(os.path.realpath(folder / LEDGER)):
+                continue  # each gets a ledger of its own
+            other = owners.setdefault(file, folder)
+            if other != folder:
+                raise StorageError(
+                    f"{other} and {folder} are links to the same {file}; erase from one of them, and the other can "
+                    "no longer be served: delete it, then try again"
+                )
 
 
 def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Request) -> None:

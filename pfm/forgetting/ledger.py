@@ -99,7 +99,8 @@ def seal(records: list[Record], entry: Record) -> Record:
 
 
 def write(path: Path, records: list[Record]) -> None:
-    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records))
+    """Write all records. A link becomes a file: all empty ledgers of a store are one file, which is not ours alone."""
+    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records), follow=False)
 
 
 def append(path: Path, entry: Record) -> Record:

@@ -266,8 +266,21 @@ def test_a_bundle_of_links_into_a_store_is_erased_in_the_store(bundle: Path, tmp
     assert found.closed == []
     assert not any(secret in all_bytes(tmp_path / "hub") for secret in secrets)
     assert (snapshot / BANK).is_symlink()
+    assert not (snapshot / LEDGER).is_symlink()  # the empty file in the store is everybody's
+    assert (blobs / f"{sorted(file.name for file in bundle.iterdir()).index(LEDGER):064}").read_bytes() == b""
     assert Bundle.open(snapshot).classes.names == ("red", "green")
     assert survey([tmp_path / "hub"]).closed == []  # the blobs are known to be the bundle's
+
+
+def test_two_bundles_of_links_to_the_same_files_are_refused(bundle: Path) -> None:
+    for name in ("first", "second"):
+        (bundle.parent / name).mkdir()
+        for file in bundle.iterdir():
+            (bundle.parent / name / file.name).symlink_to(file)
+    before = all_bytes(bundle.parent)
+    with pytest.raises(StorageError, match="are links to the same"):
+        erase_everywhere([bundle.parent / "first", bundle.parent / "second"], "blue")
+    assert all_bytes(bundle.parent) == before
 
 
 def test_links_to_folders_are_followed_once_and_loops_end(checkpoint: Path, tmp_path: Path) -> None:
@@ -321,6 +334,17 @@ def test_a_hard_link_outside_is_said_and_counts_as_not_looked_into(
     os.link(bundle / BANK, tmp_path / "kept")
     assert run(pfm, ["forget", "--class", "blue", "--in_place", str(bundle), "--allow_unknown"]) == 0
     assert f"still there: {bundle} has another name" in capsys.readouterr().out
+
+
+def test_copies_of_the_same_bytes_are_reported_and_erased(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.pt", "b.bak"):
+        shutil.copy(checkpoint, tmp_path / name)
+    assert run(pfm, ["forget", "--class", "blue", "--in_place", str(tmp_path)]) == 0
+    assert f"from  checkpoint  {tmp_path / 'b.bak'}, a copy of {tmp_path / 'a.pt'}\n" in capsys.readouterr().out
+    assert is_gone(tmp_path / "a.pt")
+    assert is_gone(tmp_path / "b.bak")
 
 
 # --- anything ------------------------------------------------------------------------------------------

@@ -89,13 +89,18 @@ def _erase_in_place(
     Raises:
         NotLookedIntoError: it is done, and some files may hold the classes all the same.
     """
-    from pfm_export.erasing import BEFORE, NEVER, erase_everywhere, survey
+    from pfm_export.erasing import BEFORE, NEVER, copies, erase_everywhere, survey
     from pfm_export.serving.bundle import REMAINS
 
     found = survey(artifacts)
     names = chosen.names({str(held.path): held.ever for held in found.held})
     affected = [held for held in found.held if any(held.holding.classes.knows(name) for name in names)]
-    ask(names, [f"{held.kind.name}  {held.path}" for held in affected], found.closed, yes=options.yes)
+    same = copies(affected)
+    lines = [
+        f"{held.kind.name}  {held.path}" + (f", a copy of {same[held.path]}" if held.path in same else "")
+        for held in affected
+    ]
+    ask(names, lines, found.closed, yes=options.yes)
     found, outcomes = erase_everywhere(
         artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown
     )
