@@ -60,6 +60,7 @@ class BankKind(HoldingKind):
     """A bank that stands alone, such as a backup; the manifest beside it says which classes its rows are."""
 
     name = "bank"
+    is_kept = False
 
     def recognises(self, look: Look) -> bool:
         names = tensor_names(look.path, look.head)

@@ -21,56 +21,17 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
-from pfm.errors import CheckpointError, ClassNameError, StorageError
+from pfm.errors import ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
+from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk, walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
-from pfm.options import expanded
-from pfm.storage import explain, locked, sha256, try_lock
+from pfm.storage import explain, locked, try_lock
+from pfm_export.survey import Held, Survey, given_paths, opened
 
 ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
 _ATTEMPTS = 20  # to lock a tree that others write into
-
-
-@dataclass(frozen=True)
-class Held:
-    """Something that holds classes, and which."""
-
-    path: Path
-    kind: HoldingKind | FolderKind
-    holding: Holding
-
-    @property
-    def ever(self) -> ClassList:
-        """Its classes, those erased before included."""
-        return self.holding.classes.with_erased(self.holding.erased)
-
-
-@dataclass
-class Survey:
-    """What some paths name, opened.
-
-    Attributes:
-        others: what holds no classes, or was not looked into.
-        linked: files with further names on their disk that the walk did not find: those go on holding everything.
-    """
-
-    walk: Walk
-    held: list[Held] = field(default_factory=list[Held])
-    others: list[Seen] = field(default_factory=list[Seen])
-    linked: list[Path] = field(default_factory=list[Path])
-
-    @property
-    def clean(self) -> list[Seen]:
-        return [seen for seen in self.others if seen.verdict is Verdict.CLEAN]
-
-    @property
-    def closed(self) -> list[Seen]:
-        """Files that were not looked into."""
-        return [seen for seen in self.others if seen.verdict is Verdict.CLOSED]
 
 
 @dataclass(frozen=True)
@@ -87,72 +48,6 @@ class Outcome:
     what: str
     kind: str
     is_kept: bool = True
-
-
-def survey(paths: Iterable[Path]) -> Survey:
-    """Find and open everything that some paths name; nothing is changed.
-
-    Raises:
-        CheckpointError: nothing is there, a folder without any artifact, or a file named that is not one.
-        PfmError: an artifact that is damaged.
-    """
-    return _opened(walk(_given(paths)))
-
-
-def _given(paths: Iterable[Path] | Path | str) -> list[Path]:
-    several = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [expanded(Path(path)) for path in several]
-
-
-def _opened(found: Walk) -> Survey:
-    result = Survey(found)
-    for seen in found.seen.values():
-        kind = seen.kind
-        if not isinstance(kind, HoldingKind | FolderKind):
-            if seen.path in found.named:
-                raise CheckpointError(f"{seen.path} is not a checkpoint or a bundle: {_reason(seen)}")
-            result.others.append(seen)
-            continue
-        try:
-            held = Held(seen.path, kind, kind.open(seen.path))
-        except CheckpointError as error:
-            if seen.path in found.named:
-                raise
-            result.others.append(dataclasses.replace(seen, verdict=Verdict.CLOSED, how=_without_path(error, seen.path)))
-            continue
-        if len(held.ever):
-            result.held.append(held)
-        else:
-            result.others.append(dataclasses.replace(seen, verdict=Verdict.CLEAN, how="it holds no class at all"))
-    places = {held.path for held in result.held}
-    for given, leads_to in found.under.items():
-        if not places & leads_to:
-            raise CheckpointError(f"{given} holds no checkpoint and no bundle; name the files or folders that do")
-    return result
-
-
-def _reason(seen: Seen) -> str:
-    return seen.how if seen.verdict is Verdict.CLEAN else f"{seen.how}; an erasure does not look into it"
-
-
-def _without_path(error: Exception, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
-
-
-def copies(held: Sequence[Held]) -> dict[Path, Path]:
-    """Files that hold the same bytes as another one, each with the first of them."""
-    sizes: dict[int, list[Path]] = {}
-    for entry in held:
-        if isinstance(entry.kind, HoldingKind):
-            sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
-    found: dict[Path, Path] = {}
-    for files in sizes.values():
-        first: dict[str, Path] = {}
-        for file in files if len(files) > 1 else []:
-            original = first.setdefault(sha256(file), file)
-            if original != file:
-                found[file] = original
-    return found
 
 
 def erase_everywhere(
@@ -176,14 +71,14 @@ def erase_everywhere(
         StorageError, BundleError, CheckpointError: an artifact or a ledger that is not whole, or a file that goes on
             under another name; where something was announced already, the same command completes it.
     """
-    given, wanted = _given(paths), class_keys(keys)
+    given, wanted = given_paths(paths), class_keys(keys)
     request = _Request(wanted, reason, requested_by, allow_unknown)
     for _ in range(_ATTEMPTS):
         folders = walk(given).folders()
         with _locked(folders):
             found = walk(given)  # as it is now: a run or another erasure may have written since
             if set(found.folders()) <= set(folders):
-                return _erase(given, folders, request)
+                return _erase(found, folders, request)
     raise StorageError(f"{given[0]} does not stand still: others write new files into it; stop them, and try again")
 
 
@@ -205,15 +100,15 @@ def _locked(folders: Iterable[Path]) -> Generator[None]:
         yield
 
 
-def _erase(given: list[Path], folders: list[Path], request: _Request) -> tuple[Survey, list[Outcome]]:
+def _erase(seen: Walk, folders: list[Path], request: _Request) -> tuple[Survey, list[Outcome]]:
     """With every folder locked."""
     completed = set[Path]()
     for folder in folders:
         _finish_announced(folder)
-    for seen in walk(given).holding():
-        if isinstance(seen.kind, FolderKind) and seen.kind.finish(seen.path):
-            completed.add(seen.path)
-    found = survey(given)
+    for entry in seen.holding():
+        if isinstance(entry.kind, FolderKind) and entry.kind.finish(entry.path):
+            completed.add(entry.path)
+    found = opened(seen)
     wanted, outcomes = _plan(found, request.keys)
     _check_records(found)
     _check_shared(found.walk)

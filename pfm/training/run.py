@@ -212,11 +212,11 @@ class _Run:
             self.learner.save(path)
             self.learner.last_saved = path
         if setup.accelerator.is_main_process:
-            if is_saved:
-                files.state.unlink(missing_ok=True)
-                files.prune(train.keep)
-            if self.at.history:
-                with files.writing():
+            with files.writing():
+                if is_saved:
+                    files.state.unlink(missing_ok=True)
+                    files.prune(train.keep)
+                if self.at.history:
                     write_json(files.accuracies, self.at.history)
         return path.name if is_saved else None
 

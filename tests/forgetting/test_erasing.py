@@ -26,8 +26,9 @@ from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import class_row_names
 from pfm.storage import locked
-from pfm_export.erasing import erase_everywhere, survey
+from pfm_export.erasing import erase_everywhere
 from pfm_export.serving.bundle import Bundle
+from pfm_export.survey import survey
 
 
 def in_every_form(rows: list[torch.Tensor]) -> list[bytes]:

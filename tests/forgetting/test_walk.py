@@ -26,10 +26,11 @@ from pfm.forgetting.artifacts import Verdict
 from pfm.forgetting.artifacts.walk import tell, walk
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
-from pfm_export.erasing import BEFORE, ERASED, NEVER, erase_everywhere, survey
+from pfm_export.erasing import BEFORE, ERASED, NEVER, erase_everywhere
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST
+from pfm_export.survey import survey
 
 
 @pytest.fixture(scope="module")

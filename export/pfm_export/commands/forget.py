@@ -89,8 +89,9 @@ def _erase_in_place(
     Raises:
         NotLookedIntoError: it is done, and some files may hold the classes all the same.
     """
-    from pfm_export.erasing import BEFORE, NEVER, copies, erase_everywhere, survey
+    from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
     from pfm_export.serving.bundle import REMAINS
+    from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
     names = chosen.names({str(held.path): held.ever for held in found.held})

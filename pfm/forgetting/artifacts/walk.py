@@ -4,6 +4,7 @@ The walk finds and tells apart; it opens nothing and changes nothing. A file is 
 whatever leads to it, it is dealt with once, and where it is.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -104,7 +105,9 @@ def walk(paths: Sequence[Path]) -> Walk:
         if PART.fullmatch(file.name):
             found.parts.append(file)
         elif file not in members:
-            found.seen[file] = tell(file)
+            seen = _told(file)
+            if seen is not None:
+                found.seen[file] = seen
     found.seen = dict(sorted(found.seen.items()))
     return found
 
@@ -133,6 +136,8 @@ class _Walker:
                         waiting.append(real)
                     elif real != self.top:
                         self._close(entry, f"a link to {real}, which the folder named is in; name that")
+                elif not os.path.lexists(entry):
+                    continue  # deleted since the folder was read, as a run does
                 elif not real.exists():
                     self._close(entry, "a link that leads nowhere")
                 elif not real.is_file():
@@ -156,16 +161,29 @@ class _Walker:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir(), reverse=True)
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise StorageError(f"cannot look into {folder}: {explain(error)}; make it readable, or take it away") from error
 
 
 def _note(entry: Path, real: Path, found: Walk) -> None:
     """Note a file under its real place, and count its names; a symbolic link is not one."""
-    found.waiting.setdefault(real)
-    if not stat.S_ISLNK(entry.lstat().st_mode):
-        status = real.stat()
-        found.names.setdefault((status.st_dev, status.st_ino), set()).add(real)
+    with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+        if not stat.S_ISLNK(entry.lstat().st_mode):
+            status = real.stat()
+            found.names.setdefault((status.st_dev, status.st_ino), set()).add(real)
+        found.waiting.setdefault(real)
+
+
+def _told(path: Path) -> Seen | None:
+    """What a file is; None where it was deleted since it was found."""
+    try:
+        return tell(path)
+    except StorageError:
+        if path.exists():
+            raise
+        return None
 
 
 def tell(path: Path) -> Seen:
