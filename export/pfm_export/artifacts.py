@@ -21,6 +21,7 @@ from pfm.forgetting.artifacts import (
 )
 from pfm.forgetting.artifacts.kind import unreadable
 from pfm.forgetting.ledger import LEDGER
+from pfm.forgetting.search import search
 from pfm_export.serving.bank import BANK, Bank, tensor_names
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.graph_names import graph_names
@@ -76,10 +77,13 @@ class BankKind(HoldingKind):
     def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
         del head
         bank, _ = self._read(path)
-        numbers = [number for number, _ in classes]
-        if not any(int(name.rpartition(".")[2]) in numbers for name in bank.names):
+        there = {int(name.rpartition(".")[2]) for name in bank.names}
+        gone = [number for number, _ in classes if number in there]
+        if not gone:
             return None
-        return Rewritten(content=bank.without(numbers))
+        content = bank.without(gone)
+        searched = search(content, bank.search_rows(gone), kept=bank.search_rows(there - {*gone}), file=path.name)
+        return Rewritten(content=content, facts={"searched": searched.to_dict()})
 
     def _read(self, path: Path) -> tuple[Bank, ClassList]:
         """The bank, and the classes of the bundle it is of, those that are erased included.

@@ -15,8 +15,11 @@ from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import ARTIFACT_KINDS, HoldingKind
 from pfm.forgetting.artifacts.checkpoints import content_of
-from pfm.forgetting.erase import erase
+from pfm.forgetting.centring import CENTRED
+from pfm.forgetting.erase import ERASED, erase
+from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.forgetting.search import SearchReport
 from pfm.model.checkpoint import Checkpoint
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
@@ -34,6 +37,11 @@ SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
     "measured when that was done, and is not zero for certain"
 )
+
+# what the last line of an erasure repeats of the first
+_TOLD = ("request", "classes", "erased", "changed", "remains", "reason", "requested_by", "looked")
+# of a file that was written by a process that did not live to record it
+SEARCHED_BEFORE = "before it was written, by a process that was killed before it could say what for"
 
 
 def erased_path(source: Path, checkpoint: Checkpoint, positions: list[int]) -> Path:
@@ -91,10 +99,9 @@ def erase_file(
             reason=reason,
             requested_by=requested_by,
         )
-        content = content_of(checkpoint, smaller, begun["hash"]).content
-        assert content is not None
+        content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
         write_bytes(target, content)
-        done = finish(folder)
+        done = finish(folder, {target.name: searched})
         assert done is not None
         return done
 
@@ -131,29 +138,35 @@ def announce_in_place(
     )
 
 
-def finish(folder: Path) -> Record | None:
-    """Do what was announced in a folder's ledger and not done yet; the last record, None where there was nothing."""
-    path = folder / LEDGER
-    records = ledger.read(path)
+def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:
+    """Do what was announced in a folder's ledger and not done yet; the last record, None where there was nothing.
+
+    Args:
+        searched: what files that this process has already written were searched for.
+    """
+    records = ledger.read(folder / LEDGER)
     done = {record.get("begun") for record in records}
     last = None
     for begun in records:
         if begun.get("action") == "erase-begin" and begun["hash"] not in done:
-            last = _finish_one(folder, begun)
+            last = _finish_one(folder, begun, searched or {})
     return last
 
 
-def _finish_one(folder: Path, begun: Record) -> Record:
+def _finish_one(folder: Path, begun: Record, searched: Mapping[str, SearchReport]) -> Record:
     path = folder / LEDGER
-    files = [_finish_file(folder, begun, entry) for entry in begun["files"]]
+    files = [_finish_file(folder, begun, entry, searched) for entry in begun["files"]]
     if not any("sha256_after" in entry for entry in files):
         return ledger.append(path, {"action": "abandoned", "request": begun["request"], "begun": begun["hash"]})
-    told = {key: begun[key] for key in ("request", "classes", "erased", "remains", "reason", "requested_by")}
-    told |= {"looked": begun["looked"]} if "looked" in begun else {}
-    return ledger.append(path, {"action": "erase", "begun": begun["hash"], **told, "files": files})
+    told = {key: begun[key] for key in _TOLD if key in begun}
+    in_place = [folder / entry["file"] for entry in begun["files"] if entry["source"] == entry["file"]]
+    numbers = [item["id"] for item in begun["classes"]]
+    figures = [file.name for file in figure_files(in_place) if erase_figures(file, numbers)]
+    done = {"action": "erase", "begun": begun["hash"], **told, "files": files, "figures": figures}
+    return ledger.append(path, done)
 
 
-def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
+def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str, SearchReport]) -> Record:
     """Erase from one file what was announced, where that is not done yet."""
     target = folder / entry["file"]
     is_copy = entry["source"] != entry["file"]
@@ -164,7 +177,8 @@ def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
     assert isinstance(kind, HoldingKind)
     rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
     if rewritten is None:
-        return {**plain, "sha256_after": sha256(target)}
+        report = known.get(target.name)
+        return {**plain, "sha256_after": sha256(target), "searched": report.to_dict() if report else SEARCHED_BEFORE}
     if is_copy:  # somebody else's file
         return {**plain, "missing": True}
     before = sha256(target)  # another than announced where a run wrote it once more; it is erased from all the same
@@ -192,7 +206,8 @@ def _announce(
         "request": request or secrets.token_hex(8),
         "classes": classes,
         "files": files,
-        "erased": ["prompt", "classifier row", "optimizer moments", "averaged copies"],
+        "erased": list(ERASED),
+        "changed": list(CENTRED),
         "remains": list(remains),
         "reason": reason,
         "requested_by": requested_by,

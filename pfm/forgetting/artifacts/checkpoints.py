@@ -9,6 +9,7 @@ from pfm.errors import PfmError
 from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
 
 if TYPE_CHECKING:
+    from pfm.forgetting.search import SearchReport
     from pfm.model.checkpoint import Checkpoint
 
 # how torch begins a file without a zip around it: the pickle of its magic number
@@ -43,22 +44,25 @@ class CheckpointKind(HoldingKind):
             return None
         numbers = {number for number, _ in classes}
         there = [number for number in checkpoint.classes.ids if number in numbers]
-        return content_of(checkpoint, erase(checkpoint, there) if there else checkpoint, head)
+        smaller = erase(checkpoint, there) if there else checkpoint
+        content, searched = content_of(checkpoint, smaller, head, path.name)
+        return Rewritten(content=content, facts={"searched": searched.to_dict()})
 
 
-def content_of(checkpoint: "Checkpoint", smaller: "Checkpoint", head: str) -> Rewritten:
-    """The bytes of the smaller of two checkpoints, searched for what only the larger one may hold."""
-    import torch
+def content_of(checkpoint: "Checkpoint", smaller: "Checkpoint", head: str, name: str) -> "tuple[bytes, SearchReport]":
+    """The bytes of the smaller of two checkpoints, and what they were searched for before they are written.
 
-    from pfm.forgetting.erase import class_rows, find_traces
+    Raises:
+        TraceFoundError: they hold something of a class that is gone.
+    """
+    from pfm.forgetting.erase import class_rows
+    from pfm.forgetting.search import search
     from pfm.model.checkpoint import checkpoint_bytes
 
     content = checkpoint_bytes(dataclasses.replace(smaller, ledger_head=head))
     gone = [p for p, number in enumerate(checkpoint.classes.ids) if number not in smaller.classes.ids]
     kept = class_rows(smaller, range(len(smaller.classes)))
-    rows = [row for row in class_rows(checkpoint, gone) if not any(torch.equal(row, other) for other in kept)]
-    assert find_traces(content, rows) == 0, "an erased tensor is in the bytes to be written"
-    return Rewritten(content=content)
+    return content, search(content, class_rows(checkpoint, gone), kept=kept, file=name)
 
 
 CHECKPOINT = CheckpointKind()
