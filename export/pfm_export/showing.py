@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.classes import ClassList
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
-from pfm.forgetting.artifacts.walk import Seen, walk
+from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.storage import Json, explain, sha256
+from pfm_export.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 
@@ -178,7 +178,7 @@ def _describe_ledger(path: Path) -> Json:
 
 def _describe_folder(folder: Path) -> Json:
     """Everything that an erasure of the folder would look at."""
-    found, clean = walk([folder]), dict[str, int]()
+    found, clean = look_at([folder]), dict[str, int]()
     artifacts, closed = list[Json](), list[Json]()
     for seen in found.seen.values():
         if isinstance(seen.kind, FolderKind) or seen.path.name == LEDGER or _is_checkpoint(seen):
