@@ -31,11 +31,11 @@ def touch(root: Path, names: Iterable[str], ending: str = "") -> None:
         path.touch()
 
 
-def find(root: Path, kind: str = "image", **options: Any) -> tuple[list[Sample], tuple[str, ...]]:
+def find(root: Path, kind: str = "image", **options: Any) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     storage, _ = KINDS[kind]
     config = DataConfig(dataset=f"{storage.folder_prefix}{root}", **options)
-    samples, _, notes = find_samples(root, config, storage)
-    return samples, notes
+    found = find_samples(root, config, storage)
+    return found.samples, found.notes
 
 
 def counts(samples: Iterable[Sample]) -> dict[tuple[str, str], int]:

@@ -43,6 +43,23 @@ class Sample:
     group: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundSamples:
+    """What a folder holds.
+
+    Attributes:
+        samples: in order.
+        called: what the folder calls the split of each role.
+        is_by_folder: the classes are folders.
+        notes: for people.
+    """
+
+    samples: tuple[Sample, ...]
+    called: dict[str, str]
+    is_by_folder: bool
+    notes: tuple[str, ...]
+
+
 class FolderReader:
     """Folders of files, of any kind of input."""
 
@@ -61,13 +78,14 @@ class FolderReader:
             raise DataError(
                 f"no folder {root}; {storage.folder_prefix}PATH wants PATH/train/<class>/… or PATH/<class>/…"
             )
-        samples, called, notes = find_samples(root.resolve(), config, storage)
+        found = find_samples(root.resolve(), config, storage)
+        samples, called, notes = found.samples, found.called, found.notes
         by_role = {role: [sample for sample in samples if sample.role == role] for role in ("train", "val", "test")}
         by_role = {role: part for role, part in by_role.items() if part}
         if "train" not in by_role:
             raise DataError(f"{root} has no {storage.noun} for training (there are some for {', '.join(by_role)})")
         labels = {sample.label for sample in samples}
-        names = sorted_names(labels) if config.name_pattern else sorted(labels)
+        names = sorted(labels) if found.is_by_folder else sorted_names(labels)
         if len(names) < 2:
             raise DataError(
                 f"{config.short_name} has {len(names)} class ({', '.join(names)}); at least two are needed"
@@ -93,10 +111,8 @@ class FolderReader:
         return as_data(config, splits, names, storage, called=called, notes=notes)
 
 
-def find_samples(
-    root: Path, config: DataConfig, storage: Storage
-) -> tuple[list[Sample], dict[str, str], tuple[str, ...]]:
-    """The files with their splits, classes and groups; what the folder calls the splits; notes.
+def find_samples(root: Path, config: DataConfig, storage: Storage) -> FoundSamples:
+    """The files of a folder with their splits, classes and groups; none of them is read.
 
     Raises:
         DataError: folders or tables that do not say what each file is.
@@ -119,14 +135,15 @@ def find_samples(
         files = _in_classes(root, listing, facts, config, notes)
         labels = [file.folders[0] for file in files]
     roles = split_roles(files, facts)
-    groups = _groups(files, facts, config, is_by_folder=not (config.name_pattern or column))
+    is_by_folder = not (config.name_pattern or column)
+    groups = _groups(files, facts, config, is_by_folder=is_by_folder)
     if not config.group and any(ending_of(file.path) in DICOM_ENDINGS for file in files):
         notes.append(f"there are DICOM files: --group {DICOM} keeps all of a patient in one split")
-    samples = [
+    samples = tuple(
         Sample(file=file, role=role, label=label, group=group)
         for file, role, label, group in zip(files, roles, labels, groups, strict=True)
-    ]
-    return samples, listing.called, tuple(notes)
+    )
+    return FoundSamples(samples=samples, called=listing.called, is_by_folder=is_by_folder, notes=tuple(notes))
 
 
 def _of_table(files: list[FoundFile], facts: FileFacts, notes: list[str]) -> list[FoundFile]:
