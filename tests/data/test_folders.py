@@ -182,6 +182,8 @@ def test_a_class_of_which_nothing_is_read_is_named(
     assert counts(samples) == {("train", "a"): 2, ("train", "b"): 2}
     assert any("class 'c'" in note and "is left out" in note for note in notes)
     assert find(tmp_path, kind, ignore="c")[1] == ()
+    (tmp_path / "train" / "d").mkdir()
+    assert "(nor have 'd'); convert the files, take the folder out, or give --ignore 'c,d'" in refusal(tmp_path, kind)
 
 
 @both_kinds

@@ -196,17 +196,23 @@ def _in_classes(
     if loose:
         notes.append(f"{len(loose):,} files are in no class's folder and are left out; first: {loose[0]}")
     found = {file.folders[0] for file in files if file.role == "train"}
+    lost: list[str] = []
     for (role, name), folder in sorted(listing.classes.items()):
         where = f"{listing.called.get(role, root.name)}/{name}"
         if folder.count == 0 and name not in found and role == "train":
-            text = f"class {name!r} has no file that is read: {folder.describe()}"
-            if not config.skip_bad:
-                raise DataError(f"{text}; convert the files, take the folder out, or give --ignore '{name}'")
-            notes.append(f"{text}; the class is left out")
+            lost.append(name)
+            notes.append(f"class {name!r} has no file that is read: {folder.describe()}; the class is left out")
         elif folder.count == 0:
             notes.append(f"nothing of {where} is read: {folder.describe()}")
         elif folder.others:
             notes.append(f"{where}: {folder.others.total():,} files are not read: {folder.describe()}")
+    if lost and not config.skip_bad:
+        first = listing.classes["train", lost[0]].describe()
+        others = f" (nor have {', '.join(map(repr, lost[1:6]))})" if lost[1:] else ""
+        raise DataError(
+            f"class {lost[0]!r} has no file that is read: {first}{others}; convert the files, take the folder out, or "
+            f"give --ignore '{','.join(lost)}'"
+        )
     return files
 
 
