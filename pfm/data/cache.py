@@ -5,8 +5,10 @@ bytes) and of all options of the decoding. An entry is made beside its place and
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +38,8 @@ class CacheEntry:
         shape, dtype: of the largest row.
         longest: largest first size of a row that there is.
         notes: what was odd when it was made.
-        classes: the class of each row by name; None where the source did not say.
+        classes: the class of each row by name, "" of an erased one; None where the source did not say.
+        erased: names of classes that were erased from it; it is not used any more, but made anew.
     """
 
     folder: Path
@@ -48,6 +51,12 @@ class CacheEntry:
     longest: int
     notes: tuple[str, ...]
     classes: tuple[str, ...] | None
+    erased: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every class that it ever held, in order."""
+        return tuple(sorted({*(self.classes or ()), *self.erased} - {""}))
 
     @property
     def rows(self) -> Path:
@@ -84,6 +93,7 @@ def read_entry(folder: Path) -> CacheEntry | None:
             longest=about["longest"],
             notes=tuple(about["notes"]),
             classes=None if about["classes"] is None else tuple(about["classes"]),
+            erased=tuple(about["erased"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -96,40 +106,28 @@ def entries(folder: Path) -> list[CacheEntry]:
     return sorted(found, key=lambda entry: entry.where)
 
 
-def remove_classes(folder: Path, names: Sequence[str]) -> list[CacheEntry]:
-    """Delete every entry that holds, or may hold, one of these classes; returns them. Later commands decode anew.
+def erase_classes(entry: CacheEntry, names: Sequence[str]) -> CacheEntry:
+    """Overwrite the rows of classes; where the source did not say whose they are, all rows.
+
+    A later command does not use what is left, but decodes anew what there is then.
 
     Raises:
-        StorageError: one cannot be deleted.
+        StorageError: it cannot be written.
     """
-    removed: list[CacheEntry] = []
-    with locked(folder / _LOCK):
-        for entry in entries(folder):
-            if any(entry.holds(name) for name in names):
-                remove(entry)
-                removed.append(entry)
-    return removed
-
-
-def remove(entry: CacheEntry) -> None:
-    """Delete an entry, the pixels overwritten first.
-
-    Raises:
-        StorageError: it cannot be deleted.
-    """
+    gone = set(names)
+    own = [row for row in range(len(entry.kept)) if entry.classes is None or entry.classes[row] in gone]
+    stride = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
     try:
         with entry.rows.open("r+b") as file:
-            _overwrite(file.fileno(), entry.rows.stat().st_size)
-        shutil.rmtree(entry.folder)
+            for row in own:
+                os.pwrite(file.fileno(), bytes(stride), row * stride)
+            os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError(f"cannot delete {entry.folder}: {explain(error)}") from error
-
-
-def _overwrite(descriptor: int, size: int) -> None:
-    block = bytes(2**20)
-    for offset in range(0, size, len(block)):
-        os.pwrite(descriptor, block[: size - offset], offset)
-    os.fsync(descriptor)
+        raise StorageError(f"cannot write {entry.rows}: {explain(error)}") from error
+    left = None if entry.classes is None else tuple("" if name in gone else name for name in entry.classes)
+    less = dataclasses.replace(entry, classes=left, erased=tuple(sorted(gone | set(entry.erased))))
+    write_about(less)
+    return less
 
 
 _LOCK = ".lock"
@@ -162,7 +160,9 @@ class Cache:
         return found.hexdigest()[:32]
 
     def find(self, key: str) -> CacheEntry | None:
-        return read_entry(self.folder / key)
+        """The entry of this name, whole."""
+        entry = read_entry(self.folder / key)
+        return None if entry is None or entry.erased else entry
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[Path]:
@@ -176,6 +176,7 @@ class Cache:
             try:
                 beside.mkdir()
                 yield beside
+                shutil.rmtree(self.folder / key, ignore_errors=True)  # damaged, or a class is gone from it
                 os.replace(beside, self.folder / key)
             except OSError as error:
                 raise StorageError(f"cannot write into {self.folder}: {explain(error)}") from error
@@ -198,5 +199,6 @@ def write_about(entry: CacheEntry) -> None:
             "notes": list(entry.notes),
             "kept": list(entry.kept),
             "classes": None if entry.classes is None else list(entry.classes),
+            "erased": list(entry.erased),
         },
     )

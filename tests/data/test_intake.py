@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import pfm.data.place as place
-from pfm.data.cache import entries, remove_classes
+from pfm.data.cache import entries, erase_classes
 from pfm.data.config import DataConfig, FeedConfig
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import Storage
@@ -139,10 +139,16 @@ def test_an_erased_class_is_gone_from_a_cache(photos: Path, tmp_path: Path) -> N
         ("photos/test", {"cat": 5, "dog": 5}),
         ("photos/train", {"cat": 13, "dog": 12}),
     ]
-    assert remove_classes(cache, ["bird"]) == []
-    assert remove_classes(cache, ["cat"]) == found
-    assert entries(cache) == []
-    assert [path.name for path in cache.iterdir()] == [".lock"]
+    less = [erase_classes(entry, ["cat"]) for entry in found]
+    assert [(entry.holds("cat"), entry.erased, entry.count()) for entry in less] == [
+        (False, ("cat",), {"": 5, "dog": 5}),
+        (False, ("cat",), {"": 13, "dog": 12}),
+    ]
+    rows = np.fromfile(less[1].rows, np.uint8).reshape(25, -1)
+    assert rows.any(axis=1).tolist() == [name == "dog" for name in less[1].classes or ()]
+    again = load(f"imagefolder:{photos}", cache=str(cache))  # the files are there still: decoded anew
+    assert [entry.erased for entry in entries(cache)] == [(), ()]
+    assert again.train.inputs[torch.tensor([0])].any()
 
 
 def test_auto_takes_the_first_place_with_room_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
