@@ -278,10 +278,8 @@ def _show_folder(document: Any) -> list[str]:
     for entry in document["artifacts"]:
         lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
     lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
-    lines += [
-        f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
-    ]
-    return lines + [f"  half-written     {_below(top, path)}" for path in document["half_written"]]
+    closed = document["not_looked_into"]
+    return lines + [f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in closed]
 
 
 def _below(top: str, path: str) -> str:
