@@ -3,6 +3,7 @@
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,13 +89,20 @@ def _decoded(image: Any) -> npt.NDArray[Any]:
 
     from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 
-    if isinstance(image, str | os.PathLike):
-        path = Path(cast("str | os.PathLike[str]", image))
+    if isinstance(image, str | os.PathLike | bytes):
+        name = "an image" if isinstance(image, bytes) else str(Path(cast("str | os.PathLike[str]", image)))
         try:
-            return decode(Image.open(path))
+            return decode(Image.open(io.BytesIO(image) if isinstance(image, bytes) else name))
         except UNREADABLE as error:
-            raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
-    return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    if not isinstance(image, Image.Image):
+        return np.asarray(image)
+    if 0 in image.size:
+        raise DataError(f"an image must have pixels, got {image.size[0]} x {image.size[1]}")
+    try:
+        return decode(image.copy())
+    except UNREADABLE as error:
+        raise DataError(f"cannot read a {image.mode} image: {explain_unreadable(error)}") from error
 
 
 def _resized(array: Pixels, settings: ImageSettings) -> Floats:

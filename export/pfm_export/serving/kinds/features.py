@@ -10,6 +10,7 @@ import numpy as np
 
 from pfm.data.frames import FRAME_SECONDS, HOP_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.storage import Json
+from pfm_export.serving.intake import as_sounds
 from pfm_export.serving.kinds.base import Batch, InputKind
 from pfm_export.serving.sounds import Features, Windows, model_input, windows
 
@@ -45,6 +46,9 @@ class FeatureInput(InputKind):
     @property
     def sizes(self) -> Mapping[str, int]:
         return {}
+
+    def as_items(self, given: Any) -> Sequence[Any]:
+        return as_sounds(given)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
         for batch in windows(items, self.settings, batch=WINDOWS_AT_ONCE):

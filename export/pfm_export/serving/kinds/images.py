@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pfm.errors import DataError
 from pfm_export.serving.images import ImageSettings, by_shape, preprocess
+from pfm_export.serving.intake import as_images
 from pfm_export.serving.kinds.base import Batch, InputKind
 
 
@@ -39,6 +40,9 @@ class ImageInput(InputKind):
     @property
     def model_shape(self) -> tuple[int, ...]:
         return (3, self.settings.size, self.settings.size)
+
+    def as_items(self, given: Any) -> Sequence[Any]:
+        return as_images(given)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
         for places, inputs in by_shape(items):
