@@ -6,11 +6,19 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
+# of files that a folder of images is looked through for
+ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".jp2",
+)  # fmt: skip
+
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
 
 
 def explain_unreadable(error: Exception) -> str:
+    """What is wrong with a file, for the end of a sentence."""
+    if isinstance(error, OSError) and error.strerror:  # it is not there, or may not be read
+        return error.strerror
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 

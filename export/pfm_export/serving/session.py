@@ -157,10 +157,11 @@ class PromptSession:
         given = Batch.of_items(range(len(array := as_array(inputs))), array)
         return self.predict_prepared([given], len(array), ActiveSet.of(active, without, profile))
 
-    def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+    def predict_prepared(self, batches: Iterable[Batch], count: int, chosen: ActiveSet) -> Prediction:
         """Classify items of which somebody has made graph inputs, as `input.batches` does; else as `predict`.
 
         Args:
+            batches: gone through again where a class was erased or suspended meanwhile.
             count: of the items; each has a row at least.
         """
         bundle, positions, scores = self._scores(lambda: batches, [chosen] * count)

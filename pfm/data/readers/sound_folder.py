@@ -16,10 +16,10 @@ from pfm.data.readers.image_folder import existing_folder
 from pfm.data.readers.tables import read_tables
 from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData
+from pfm.data.waves import ENDINGS
 from pfm.errors import DataError
 
 METADATA, FILE_NAME = "metadata.csv", "file_name"
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus")
 SPLITS = {"train", "training", "validation", "val", "valid", "dev", "test", "eval"}
 
 

@@ -43,6 +43,7 @@ class InputKind(abc.ABC):
         name: in the registry, in manifests, and for `--input`.
         modality: the `kind` of preprocessing that it is for, such as "image".
         items: what callers hand in, as in `predict_images`.
+        endings: of the names of files that hold one.
         inputs: names of the graph's inputs, in order.
         dtype: of the first of them.
         is_model_input: the graph takes what the model takes, with nothing in front.
@@ -53,6 +54,7 @@ class InputKind(abc.ABC):
     name: ClassVar[str]
     modality: ClassVar[str]
     items: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
     dtype: ClassVar[type[np.generic]] = np.float32
     is_model_input: ClassVar[bool] = False

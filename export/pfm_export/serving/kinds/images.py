@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pfm.data.pixels import ENDINGS
 from pfm.errors import DataError
 from pfm_export.serving.images import ImageSettings, by_shape, preprocess
 from pfm_export.serving.intake import as_images
@@ -21,6 +22,7 @@ class ImageInput(InputKind):
     name = "images"
     modality = "image"
     items = "images"
+    endings = ENDINGS
     inputs = ("images",)
     dtype = np.uint8
     option = "--uint8_input"
