@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
 )
 @click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
-@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
+@click.option(
+    "--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files, the pictures and the page."
+)
 def evaluate(
     ckpt: Path,
     model_name: str | None,
@@ -47,18 +49,23 @@ def evaluate(
     save_dir: Path,
     seed: int,
 ) -> None:
-    """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
+    """Accuracy in every inference mode, forget and retain accuracy for k = 1, C/2 and C-1, and the field's measures.
 
     The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
     """
     evaluation = _in_batches(evaluation, batch_size)
-    if suspend and evaluation.max_subsets is not None:
+    if suspend and was_given("max_subsets"):
         raise ConfigError("--max_subsets is about forgetting k classes, which is not measured with --suspend")
+    if suspend and was_given("resamples"):
+        raise ConfigError("--resamples is about the measures of the whole model, which are not taken with --suspend")
 
     import torch
 
     from pfm.data.loading import load_data
     from pfm.evaluation.evaluator import make_evaluator
+    from pfm.evaluation.measures import measure_field
+    from pfm.evaluation.measures_report import describe_measures, write_measures
+    from pfm.evaluation.removal import measure_removal
     from pfm.evaluation.results import describe_evaluation, write_evaluation
     from pfm.evaluation.samples import label_positions
     from pfm.evaluation.subsets import forget_sizes
@@ -85,10 +92,18 @@ def evaluate(
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:
-        measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets)
+        measured = evaluator.evaluate(
+            model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets, with_answers=True
+        )
         if accelerator.is_main_process:
+            assert measured.served is not None
+            names, title = model.classes.names, f"{loaded.name}: {ckpt.name}"
+            field = measure_field(measured.served, names, num_resamples=evaluation.resamples, seed=seed)
+            removal = measure_removal(measured.served, names)
             click.echo(describe_evaluation(measured, model))
-            for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):
+            click.echo(describe_measures(field, removal))
+            written = write_evaluation(stem, measured, model, title=title)
+            for path in [*written, *write_measures(stem, field, removal, title=title)]:
                 click.echo(f"wrote {path}")
     leave(accelerator)
 

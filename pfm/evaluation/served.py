@@ -6,8 +6,7 @@ As in a bundle or an erased file, a class that is away has neither prompt nor cl
 Letters: N samples of the split, C classes in the bank, B samples of a batch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -38,31 +37,31 @@ class ServedAnswers:
     sureness_without_own: torch.Tensor
 
 
-@dataclass
 class Recorder:
-    """Takes down what a model in service says, batch by batch, of the sets that `ServedAnswers` is about."""
+    """Takes down what a model in service says, of the sets that `ServedAnswers` is about."""
 
-    num_classes: int
-    logits: list[torch.Tensor] = field(default_factory=list)
-    without_own: list[torch.Tensor] = field(default_factory=list)
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.logits: list[torch.Tensor] = []  # (B, C), of each batch
+        self.without_own: list[torch.Tensor] = []
 
-    def take(self, logits_of: Mapping[ActiveSet, torch.Tensor], labels: torch.Tensor) -> None:
-        """A batch's logits (B, C) by active set.
+    def see(self, active: ActiveSet, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """What an active set of a batch gave; all sets of a batch come before those of the next.
 
         Args:
+            logits: (B, C).
             labels: (B,) positions in the bank, -1 where the class was erased.
         """
-        everything = tuple(range(self.num_classes))
-        whole = logits_of[everything].float().cpu()
-        own = whole.clone()
-        for label in labels.unique().tolist():
-            if label >= 0:
-                rows = labels == label
-                left = logits_of[tuple(i for i in everything if i != label)].float().cpu()[rows]
-                left[:, label] = -torch.inf
-                own[rows] = left
-        self.logits.append(whole)
-        self.without_own.append(own)
+        if len(active) == self.num_classes:
+            self.logits.append(logits.float().cpu())
+            self.without_own.append(torch.zeros(logits.shape))
+        elif len(active) == self.num_classes - 1:
+            (removed,) = set(range(self.num_classes)) - set(active)
+            rows = (labels == removed).nonzero()[:, 0]
+            if len(rows):
+                own = logits[rows.to(logits.device)].float().cpu()
+                own[:, removed] = -torch.inf
+                self.without_own[-1][rows] = own
 
     def gathered(
         self, model: PromptedClassifier, labels: torch.Tensor, own: torch.Tensor, processes: Processes

@@ -118,7 +118,7 @@ _FREE = {
     },
     "data": {"data_dir"},
     "device": {"gpu_id", "cpu"},
-    "evaluation": {"eval_batch_size", "max_subsets"},
+    "evaluation": {"eval_batch_size", "max_subsets", "resamples"},
     "feed": {"data_on", "num_workers", "cache_trunk"},
 }  # fmt: skip
 
