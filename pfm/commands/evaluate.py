@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
 )
 @click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
-@click.option(
-    "--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files, the pictures and the page."
-)
+@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files, pictures and the page.")
 def evaluate(
     ckpt: Path,
     model_name: str | None,
@@ -98,7 +96,9 @@ def evaluate(
         if accelerator.is_main_process:
             assert measured.served is not None
             names, title = model.classes.names, f"{loaded.name}: {ckpt.name}"
-            field = measure_field(measured.served, names, num_resamples=evaluation.resamples, seed=seed)
+            field = measure_field(
+                measured.served, names, groups=loaded.test.groups, num_resamples=evaluation.resamples, seed=seed
+            )
             removal = measure_removal(measured.served, names)
             click.echo(describe_evaluation(measured, model))
             click.echo(describe_measures(field, removal))

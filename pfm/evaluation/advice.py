@@ -13,15 +13,15 @@ def advise(measured: Evaluation, model: PromptedClassifier) -> list[str]:
     if measured.unknown is not None and measured.unknown.class_present > MOST_UNKNOWN:
         share = 100 * measured.unknown.class_present
         return [
-            f"the model answers `unknown` for {share:.0f} % of the classes it knows: it has learned when to say nothing, "
-            "and not yet the classes; train longer (--epochs), with --schedule cosine --warmup 0.2, or start from a "
+            f"the model answers `unknown` for {share:.0f} % of the classes it knows: it has learned when to say "
+            "nothing, and not yet the classes; train longer (--epochs), with --schedule cosine --warmup 0.2, or start from a "
             "pretrained --model_name"
         ]
     chance = max(1 / model.num_classes, measured.largest_class)
     if accuracy - chance < NEAR_CHANCE * (1 - chance):
         return [
-            f"accuracy is {100 * accuracy:.1f} %, where one and the same answer for all has {100 * chance:.1f} %: look at "
-            "the classes of some images, train longer (--epochs) or at another --lr, or start from a pretrained "
+            f"accuracy is {100 * accuracy:.1f} %, where one answer for all has {100 * chance:.1f} %: look at the "
+            "classes of some images, train longer (--epochs) or at another --lr, or start from a pretrained "
             "--model_name"
         ]
     return []

@@ -69,7 +69,7 @@ def choose_subsets(num_classes: int, k: int, max_subsets: int | None, *, seed: i
     possible = math.comb(num_classes, k)
     if max_subsets is None and possible > MOST_SUBSETS:
         raise ConfigError(
-            f"there are {shortly(possible)} subsets of {k} of {num_classes} classes; evaluate at most --max_subsets of them"
+            f"there are {shortly(possible)} subsets of {k} of {num_classes} classes; evaluate at most --max_subsets"
         )
     if max_subsets is None or possible <= max_subsets:
         return list(itertools.combinations(range(num_classes), k))

@@ -3,7 +3,6 @@
 Letters: B batch, H and W pixels of an image, S pixels of the model's side.
 """
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,20 +86,21 @@ def _decoded(image: Any) -> npt.NDArray[Any]:
     """Of a file name or a PIL image; of anything else, what numpy makes of it."""
     from PIL import Image
 
-    from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
+    from pfm.data.decoding import BEFORE, UNREADABLE, decode_image, explain_unreadable
 
     if isinstance(image, str | os.PathLike | bytes):
-        name = "an image" if isinstance(image, bytes) else str(Path(cast("str | os.PathLike[str]", image)))
+        given = image if isinstance(image, bytes) else Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode(Image.open(io.BytesIO(image) if isinstance(image, bytes) else name))
+            return decode_image(given, BEFORE)
         except UNREADABLE as error:
+            name = "an image" if isinstance(image, bytes) else given
             raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
     if not isinstance(image, Image.Image):
         return np.asarray(image)
     if 0 in image.size:
         raise DataError(f"an image must have pixels, got {image.size[0]} x {image.size[1]}")
     try:
-        return decode(image.copy())
+        return decode_image(image.copy(), BEFORE)
     except UNREADABLE as error:
         raise DataError(f"cannot read a {image.mode} image: {explain_unreadable(error)}") from error
 
