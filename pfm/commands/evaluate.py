@@ -60,6 +60,7 @@ def evaluate(
     import torch
 
     from pfm.data.loading import load_data
+    from pfm.evaluation.advice import advise
     from pfm.evaluation.evaluator import make_evaluator
     from pfm.evaluation.measures import measure_field
     from pfm.evaluation.measures_report import describe_measures, write_measures
@@ -102,6 +103,8 @@ def evaluate(
             removal = measure_removal(measured.served, names)
             click.echo(describe_evaluation(measured, model))
             click.echo(describe_measures(field, removal))
+            for line in advise(measured, model):
+                click.echo(f"note: {line}")
             written = write_evaluation(stem, measured, model, title=title)
             for path in [*written, *write_measures(stem, field, removal, title=title)]:
                 click.echo(f"wrote {path}")

@@ -14,8 +14,8 @@ def advise(measured: Evaluation, model: PromptedClassifier) -> list[str]:
         share = 100 * measured.unknown.class_present
         return [
             f"the model answers `unknown` for {share:.0f} % of the classes it knows: it has learned when to say "
-            "nothing, and not yet the classes; train longer (--epochs), with --schedule cosine --warmup 0.2, or start from a "
-            "pretrained --model_name"
+            "nothing, and not yet the classes; train longer (--epochs), with --schedule cosine --warmup 0.2, or start "
+            "from a pretrained --model_name"
         ]
     chance = max(1 / model.num_classes, measured.largest_class)
     if accuracy - chance < NEAR_CHANCE * (1 - chance):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pfm.evaluation.measures import FieldMeasures
-from pfm.evaluation.pictures import CHANCE, FORGET, LINE, MARKER, QUIET, RETAIN, as_png, new_figure
+from pfm.evaluation.pictures import CHANCE, FORGET, LINE, MARKER, RETAIN, as_png, new_figure
 from pfm.evaluation.removal import SURE, UNKNOWN, Removal
 
 MOST_NUMBERS = 16  # classes up to which a cell has its number
@@ -46,13 +46,13 @@ def draw_reliability(measures: FieldMeasures, *, title: str) -> bytes:
     figure = new_figure(4.8, 4.9)
     figure.suptitle(title, weight="bold")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1.5, label="as sure as right")
+    above.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1.5, label="as sure as it is right")
     above.plot(
         found.confidence, found.accuracy, color=RETAIN, marker="o", markersize=MARKER, linewidth=LINE,
-        label=f"this model, calibration error {100 * found.ece:.1f} %",
+        label=f"model, error {100 * found.ece:.1f} %",
     )  # fmt: skip
     above.set(ylabel="share that is right", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
-    above.legend(frameon=False, fontsize=9, loc="upper left")
+    above.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
     below.bar(found.confidence, found.count, width=0.045, color=RETAIN)
     below.set(xlabel="probability of the most probable class", ylabel="samples", yscale="log", ylim=(0.7, None))
     for axis in (above, below):
@@ -97,7 +97,7 @@ def _matrix(
     if is_small:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
-                ink = "white" if share > 0.6 else QUIET
+                ink = "white" if share > 0.5 else "#22262b"
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
     axis.set(xlabel=f"{xlabel}, %", ylabel=ylabel)
     if sure:

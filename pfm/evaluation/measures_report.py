@@ -31,7 +31,7 @@ def _overall(measures: FieldMeasures) -> Iterator[str]:
 def _figures(measures: FieldMeasures) -> list[tuple[str, float | None, str]]:
     return [
         ("AUC", measures.auc, "as MedMNIST's evaluator computes it"),
-        ("accuracy", measures.accuracy, "the same"),
+        ("accuracy", measures.accuracy, "the same: the most probable class, never `unknown`"),
         ("balanced accuracy", measures.balanced_accuracy, "mean recall; `unknown` is never right"),
         ("macro F1", measures.macro_f1, "mean over the classes"),
         ("calibration error", measures.calibration.ece, "how far the probability is from how often it is right"),

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from pfm.evaluation.advice import advise
 from pfm.evaluation.outcome import Evaluation
 from pfm.evaluation.pictures import draw_forgetting
 from pfm.evaluation.subsets import shortly
@@ -58,7 +57,6 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
         )
     if measured.subsets:
         lines += _what_forgetting_means(measured, model)
-    lines += [f"note: {line}" for line in advise(measured, model)]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError, DataError
-from pfm_export.predicting.config import FORMATS, PredictConfig
+from pfm_export.predicting.config import DEFAULT_FORMAT, FORMATS, PredictConfig
 
 if TYPE_CHECKING:
     from pfm_export.predicting.checkpoint import CheckpointModel
@@ -61,7 +62,11 @@ def predict(
     total = sum(1 for _ in Search(model.input.endings).files(names)) if counts_first else None
     tally = _Tally()
     answers = predict_files(
-        model, search.files(names, sys.stdin), chosen, batch_size=config.batch_size, num_workers=config.num_workers
+        model,
+        search.files(names, sys.stdin),
+        chosen,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers or os.cpu_count() or 1,
     )
     with (
         contextlib.closing(answers),
@@ -122,8 +127,8 @@ def _format(config: PredictConfig, out: Path | None) -> str:
     """
     ending = out.suffix.lower().lstrip(".") if out is not None else ""
     if ending not in FORMATS:
-        return config.format
-    if was_given("format") and config.format != ending:
+        return config.format or DEFAULT_FORMAT
+    if config.format not in (None, ending):
         raise ConfigError(f"--format {config.format}, but --out {out} ends in .{ending}; give one of them")
     return ending
 
