@@ -25,9 +25,6 @@ Source = str | os.PathLike[str] | bytes
 # what a file that is damaged, or no sound, ends in
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, wave.Error)
 
-# of files that a folder of sounds is looked through for
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus")
-
 BLOCK_SECONDS = 10.0
 MOST_TAPS = 2 * 10**7  # of a resampling kernel, 80 MB
 # frames by which the length that an MP3's header gives may be off: a decoder's delay and padding

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pfm.data.file_names import SOUND_ENDINGS
 from pfm.data.frames import FRAME_SECONDS, HOP_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
-from pfm.data.waves import ENDINGS
 from pfm.storage import Json
 from pfm_export.serving.intake import as_sounds
 from pfm_export.serving.kinds.base import Batch, InputKind
@@ -34,7 +34,7 @@ class FeatureInput(InputKind):
     name = "features"
     modality = "audio"
     items = "sounds"
-    endings = ENDINGS
+    endings = SOUND_ENDINGS
     inputs = ("input_values",)
     is_model_input = True
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.data.pixels import ENDINGS
+from pfm.data.file_names import IMAGE_ENDINGS
 from pfm.errors import DataError
 from pfm_export.serving.images import ImageSettings, by_shape, preprocess
 from pfm_export.serving.intake import as_images
@@ -22,7 +22,7 @@ class ImageInput(InputKind):
     name = "images"
     modality = "image"
     items = "images"
-    endings = ENDINGS
+    endings = IMAGE_ENDINGS
     inputs = ("images",)
     dtype = np.uint8
     option = "--uint8_input"
@@ -47,7 +47,7 @@ class ImageInput(InputKind):
         return as_images(given)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
-        for places, inputs in by_shape(items):
+        for places, inputs in by_shape(items, self.settings):
             yield Batch.of_items(places, inputs)
 
     def model_input(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

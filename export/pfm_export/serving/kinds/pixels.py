@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pfm.data.pixels import ENDINGS
+from pfm.data.file_names import IMAGE_ENDINGS
 from pfm_export.serving.images import ImageSettings, preprocess
 from pfm_export.serving.intake import as_images, check_normalised
 from pfm_export.serving.kinds.base import Batch, InputKind
@@ -20,7 +20,7 @@ class PixelInput(InputKind):
     name = "pixels"
     modality = "image"
     items = "images"
-    endings = ENDINGS
+    endings = IMAGE_ENDINGS
     inputs = ("pixel_values",)
     is_model_input = True
 

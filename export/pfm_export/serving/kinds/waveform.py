@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.data.waves import ENDINGS
+from pfm.data.file_names import SOUND_ENDINGS
 from pfm.errors import DataError
 from pfm.storage import Json
 from pfm_export.serving.intake import as_sounds
@@ -26,7 +26,7 @@ class WaveformInput(InputKind):
     name = "waveform"
     modality = "audio"
     items = "sounds"
-    endings = ENDINGS
+    endings = SOUND_ENDINGS
     inputs = ("waveform", "num_samples")
     option = "--with_frontend"
     gist = "takes samples"
