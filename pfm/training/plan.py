@@ -5,9 +5,8 @@ Letters: C classes in the bank, T tokens of the backbone, D hidden size.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from pfm.data.splits import ClassificationData, Split
 from pfm.evaluation.modes import DRAWN, mode_sets
 from pfm.training.position import is_due
 from pfm.training.setup import Setup
@@ -27,8 +26,6 @@ class Plan:
 
     Attributes:
         splits: samples by split.
-        groups: groups by split, such as patients; empty where samples have none.
-        shared_groups: how many groups are in more than one split.
         stored_shape, input_shape: of one input as stored, and as the model takes it.
         stored_bytes: of all splits.
         tokens: T; `prompt_tokens` stand behind them where all prompts are there.
@@ -39,8 +36,6 @@ class Plan:
     """
 
     splits: dict[str, int]
-    groups: dict[str, int] = field(default_factory=dict)
-    shared_groups: int = 0
     stored_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
     stored_bytes: int
@@ -76,10 +71,6 @@ class Plan:
     def _lines(self) -> Iterator[str]:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
         yield f"samples  {counts}"
-        if self.groups:
-            groups = ", ".join(f"{count:,} {name}" for name, count in self.groups.items())
-            shared = f"; {self.shared_groups:,} in more than one split" if self.shared_groups else ""
-            yield f"groups   {groups}{shared}"
         yield f"input    stored as {_by(self.stored_shape)}, brought to {_by(self.input_shape)}"
         yield f"tokens   {self.tokens} of the input, with its special ones, and {self.prompt_tokens} of all prompts"
         yield (
@@ -102,11 +93,6 @@ class Plan:
                 f"images of {_by(sides)} are shrunk to {_by(model)}, {100 * share:.2g} % of their pixels; if what "
                 "tells the classes apart is small, give a larger --image_size or another --model_name"
             )
-        if self.shared_groups:
-            found.append(
-                f"{self.shared_groups:,} groups are in more than one split: what is measured on them is not how the "
-                "model does on new ones; split by group"
-            )
         return found
 
     def forecast(self, rates: Rates, *, steps_left: int) -> str | None:
@@ -124,17 +110,12 @@ class Plan:
 def make_plan(setup: Setup) -> Plan:
     """The plan of a run that is set up; nothing is computed."""
     model, train, spec = setup.model, setup.config.train, setup.spec
-    groups = _groups(setup.data)
     sizes = [tensor.nbytes for tensor in model.parameters()]
     trained = model.trained_tensors().values()
     tokens, prompts = spec.num_special + spec.num_patches, model.num_classes * model.config.prompt_tokens
     steps = -(-len(setup.labels) // setup.global_batch)
     return Plan(
         splits={name: len(split) for name, split in setup.data.splits()},
-        groups={name: len(own) for name, own in groups.items()},
-        shared_groups=sum(
-            sum(group in own for own in groups.values()) > 1 for group in set[str]().union(*groups.values())
-        ),
         stored_shape=tuple(setup.data.train.inputs.shape[1:]),
         input_shape=tuple(spec.input_shape),
         stored_bytes=sum(split.inputs.nbytes for _, split in setup.data.splits()),
@@ -152,16 +133,6 @@ def make_plan(setup: Setup) -> Plan:
         moving_bytes=3 * sum(tensor.nbytes for tensor in trained),
         activation_bytes=_activation_bytes(setup, tokens + prompts // 2),
     )  # fmt: skip
-
-
-def _groups(data: ClassificationData) -> dict[str, frozenset[str]]:
-    """The groups of each split; empty where samples have none."""
-
-    def known(split: Split) -> frozenset[str]:
-        return frozenset(group for group in split.groups or () if group)
-
-    found = {name: known(split) for name, split in data.splits()}
-    return found if any(found.values()) else {}
 
 
 def _activation_bytes(setup: Setup, tokens: int) -> int:

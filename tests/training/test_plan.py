@@ -57,7 +57,3 @@ def test_what_is_wrong_with_the_data_is_said_before_the_run() -> None:
     (note,) = shrunk.notes()
     assert "images of 2000 x 1500 are shrunk to 32 x 32, 0.034 % of their pixels" in note
     assert "--image_size" in note
-    shared = dataclasses.replace(PLAN, groups={"train": 40, "test": 9}, shared_groups=3)
-    (note,) = shared.notes()
-    assert "3 groups are in more than one split" in note
-    assert "groups   40 train, 9 test; 3 in more than one split" in shared.describe()
