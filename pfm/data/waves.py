@@ -151,7 +151,7 @@ def _opened(source: Source) -> Iterator[Any]:
         stated = _stated_wav_size(stream)
         _check_ogg_end(stream)
         stream.seek(0)
-        readable = stream if stated is None else _Restated(stream, stated)
+        readable: Any = stream if stated is None else _Restated(stream, stated)
         if importlib.util.find_spec("soundfile") is None:
             yield _WavReader(readable)
             return

@@ -8,13 +8,13 @@ Letters: N samples, C classes, G groups, R resamples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import numpy as np
 
 Interval = tuple[float, float]
 PERCENTILES = (2.5, 97.5)
-MOST_WORK = 1e9  # samples times classes times resamples, some ten seconds
+MOST_WORK = 5e8  # samples times classes times resamples, some ten seconds
 FEWEST = 100  # resamples that an interval can be read off
 
 
@@ -65,13 +65,13 @@ def resampled_intervals(
         return nothing, None
     random = np.random.default_rng(seed)
     shares = np.full(num_units, 1 / num_units)  # (G,)
-    order = [np.argsort(probabilities[:, i], kind="stable") for i in range(num_classes)]
+    rankings = [Ranking.of(labels == i, probabilities[:, i]) for i in range(num_classes)]
     found = np.empty((num_resamples, num_classes, 3))
     for row in range(num_resamples):
         weights = random.multinomial(num_units, shares)[units].astype(np.float64)  # (N,)
         found[row, :, :2] = weighted_precision_recall(labels, answers, weights, num_classes)
         for i in range(num_classes):
-            found[row, i, 2] = weighted_auc(labels == i, probabilities[:, i], weights, order[i])
+            found[row, i, 2] = rankings[i].weighted_auc(weights)
     intervals = [
         ClassIntervals(
             precision_interval=_interval(found[:, i, 0]),
@@ -102,22 +102,44 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def weighted_auc(is_own: np.ndarray, scores: np.ndarray, weights: np.ndarray, order: np.ndarray) -> float:
-    """Share of pairs of an own and another sample in which the own one scores higher, ties one half; nan without pairs.
+@dataclass(frozen=True)
+class Ranking:
+    """Samples by their score for one class, which is found once for all resamples.
 
-    Args:
-        is_own, scores, weights: (N,).
+    Attributes:
         order: (N,) sorts the scores, ascending.
+        is_own: (N,) in that order, which samples are of the class.
+        starts: places in that order at which a run of equal scores begins.
     """
-    own, others = (weights * is_own)[order], (weights * ~is_own)[order]
-    pairs = own.sum() * others.sum()
-    if pairs == 0:
-        return float("nan")
-    ranked = scores[order]
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of runs of equal scores
-    own_run, others_run = np.diff(own.cumsum()[ends], prepend=0), np.diff(others.cumsum()[ends], prepend=0)
-    below = others_run.cumsum() - others_run
-    return float((own_run * (below + others_run / 2)).sum() / pairs)
+
+    order: np.ndarray
+    is_own: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, is_own: np.ndarray, scores: np.ndarray) -> Self:
+        """Of (N,) samples."""
+        order = np.argsort(scores, kind="stable")
+        ranked = scores[order]
+        return cls(order, is_own[order], np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])))
+
+    def weighted_auc(self, weights: np.ndarray) -> float:
+        """Share of pairs of an own and another sample in which the own one scores higher, ties one half.
+
+        Args:
+            weights: (N,).
+
+        Returns:
+            nan where there are no pairs.
+        """
+        ranked = weights[self.order]
+        own = ranked * self.is_own
+        others = ranked - own
+        if len(self.starts) < len(ranked):
+            own, others = np.add.reduceat(own, self.starts), np.add.reduceat(others, self.starts)
+        below = others.cumsum()
+        pairs = own.sum() * below[-1]
+        return float(own @ (below - others / 2) / pairs) if pairs else float("nan")
 
 
 def _interval(values: np.ndarray) -> Interval | None:

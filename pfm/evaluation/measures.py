@@ -9,6 +9,7 @@ Letters: N samples, C classes.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,9 +106,9 @@ def measure_field(
     probabilities = served.probabilities.numpy()[is_there]  # (N, C)
     own_groups = None if groups is None else [group for group, there in zip(groups, is_there, strict=True) if there]
     positions = list(range(len(names)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, answers, labels=positions, zero_division=np.nan
-    )
+    nan: Any = np.nan  # which the library takes, and its types do not
+    found: Any = precision_recall_fscore_support(labels, answers, labels=positions, zero_division=nan)
+    precision, recall, f1, support = found
     has_samples = support > 0
     aucs = [class_auc(labels, probabilities[:, i], i) for i in positions]
     intervals, resampling = resampled_intervals(

@@ -85,7 +85,5 @@ def measure_removal(served: ServedAnswers, names: Sequence[str]) -> Removal:
 
 def _shares(answers: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     values, counts = np.unique(answers, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return {
-        (names[values[i]] if values[i] >= 0 else UNKNOWN): float(counts[i] / len(answers)) for i in order
-    }  # fmt: skip
+    shares = {int(values[i]): float(counts[i] / len(answers)) for i in np.argsort(-counts, kind="stable")}
+    return {names[position] if position >= 0 else UNKNOWN: share for position, share in shares.items()}

@@ -17,7 +17,7 @@ from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.evaluation.advice import advise
 from pfm.evaluation.evaluator import Evaluator
-from pfm.evaluation.intervals import weighted_auc, weighted_precision_recall
+from pfm.evaluation.intervals import Ranking, weighted_precision_recall
 from pfm.evaluation.measures import measure_calibration, measure_field, medmnist_accuracy, medmnist_auc
 from pfm.evaluation.measures_report import describe_measures, write_measures
 from pfm.evaluation.outcome import Evaluation, UnknownShares
@@ -115,7 +115,7 @@ def test_weighted_measures_are_scikit_learns() -> None:
         np.testing.assert_allclose(both[:, 1], recall_score(labels, answers, **options))
         for i in range(4):
             scores = served.probabilities.numpy()[:, i]
-            ours = weighted_auc(labels == i, scores, weights, np.argsort(scores, kind="stable"))
+            ours = Ranking.of(labels == i, scores).weighted_auc(weights)
             assert ours == pytest.approx(roc_auc_score(labels == i, scores, sample_weight=weights), abs=1e-12)
 
 

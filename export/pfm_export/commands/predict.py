@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -158,7 +158,7 @@ def _open(artifact: Path, model_name: str | None, config: PredictConfig) -> "Pro
 
 
 @contextlib.contextmanager
-def _opened(out: Path | None) -> Iterator[TextIO]:
+def _opened(out: Path | None) -> Generator[TextIO]:
     """Where rows go: standard output, or a file that is there when all of them are."""
     if out is None:
         yield sys.stdout

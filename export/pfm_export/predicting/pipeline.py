@@ -6,10 +6,10 @@ A long sound is windows without end; it is answered by the thread that reads it,
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -62,8 +62,10 @@ class Unreadable:
 class _Pending:
     """Files whose inputs wait for a pass."""
 
-    paths: list[str] = field(default_factory=list)
-    parts: dict[tuple[int, ...], list[tuple[int, Batch]]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list[str])
+    parts: dict[tuple[int, ...], list[tuple[int, Batch]]] = field(
+        default_factory=dict[tuple[int, ...], list[tuple[int, Batch]]]
+    )
     rows: int = 0
     size_bytes: int = 0
 
@@ -107,7 +109,7 @@ _Read = Batch | Prediction | Unreadable
 
 def predict_files(
     model: Model, paths: Iterable[str], chosen: ActiveSet, *, batch_size: int, num_workers: int
-) -> Iterator[FileAnswer | Unreadable]:
+) -> Generator[FileAnswer | Unreadable]:
     """An answer for each file, in order; close the iterator to stop early.
 
     Args:
@@ -166,5 +168,5 @@ def _read(model: Model, path: str, chosen: ActiveSet, stop: threading.Event) -> 
         return Unreadable(path, str(error))
 
 
-def _generator(kind: InputKind, path: str) -> "Any":
+def _generator(kind: InputKind, path: str) -> Generator[Batch]:
     return (batch for batch in kind.batches([path]))

@@ -57,7 +57,7 @@ def as_list(given: Any, item: str) -> Sequence[Any]:
     if isinstance(given, Iterable) and not isinstance(given, Mapping):
         found = cast("Iterable[Any]", given)
         return found if isinstance(found, Sequence) else list(found)
-    raise DataError(f"give a list of {item}s, or one {item}; got {type(given).__name__}")
+    raise DataError(f"give a list of {item}s, or one {item}; got {type(cast('object', given)).__name__}")
 
 
 def as_array(inputs: Any) -> npt.NDArray[Any]:
