@@ -14,7 +14,7 @@ import numpy as np
 
 Interval = tuple[float, float]
 PERCENTILES = (2.5, 97.5)
-MOST_WORK = 5e8  # samples times classes times resamples, some ten seconds
+MOST_WORK = 2e8  # samples times classes times resamples, some ten seconds
 FEWEST = 100  # resamples that an interval can be read off
 
 
