@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from pfm.classes import UNKNOWN
 from pfm.evaluation.measures import FieldMeasures
 from pfm.evaluation.pictures import CHANCE, FORGET, LINE, MARKER, RETAIN, as_png, new_figure
-from pfm.evaluation.removal import SURE, UNKNOWN, Removal
+from pfm.evaluation.removal import SURE, Removal
 
 MOST_NUMBERS = 16  # classes up to which a cell has its number
 MOST_NAMES = 60  # classes up to which they have names

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pfm.classes import UNKNOWN
 from pfm.evaluation.served import ServedAnswers
 from pfm.storage import Json
 
-UNKNOWN = "unknown"
 SURE = 0.9  # an answer of this probability or more is called sure
 
 

@@ -15,6 +15,7 @@ from pfm.errors import ConfigError, DataError
 from pfm_export.predicting.config import DEFAULT_FORMAT, FORMATS, PredictConfig
 
 if TYPE_CHECKING:
+    from pfm.classes import ClassList
     from pfm_export.predicting.checkpoint import CheckpointModel
     from pfm_export.predicting.pipeline import FileAnswer, Unreadable
     from pfm_export.predicting.rows import Rows
@@ -38,7 +39,6 @@ def predict(
     answer, the probability of `unknown` and of every active class. Files are read ahead by several threads and
     answered in their order; memory does not grow with their number, nor with the length of a sound.
     """
-    from pfm.classes import split_names
     from pfm.options import expanded
     from pfm.runlog import progress
     from pfm_export.predicting.files import LIST, Search
@@ -49,12 +49,12 @@ def predict(
     form = _format(config, out)
     if paths.count(LIST) > 1:
         raise ConfigError("standard input is one list; give - once")
+    model = _open(artifact, model_name, config)
     chosen = ActiveSet.of(
-        split_names(config.active) if config.active else None,
-        split_names(config.without) if config.without else (),
+        _typed(config.active, artifact, model.classes) if config.active else None,
+        _typed(config.without, artifact, model.classes) if config.without else (),
         config.profile or None,
     )
-    model = _open(artifact, model_name, config)
     classes = model.active(chosen.active, chosen.without, chosen.profile)
     names = [str(expanded(Path(path))) if path.startswith("~") else path for path in paths]
     search = Search(model.input.endings)
@@ -117,6 +117,13 @@ class _Tally:
             return 0
         click.echo(f"{self.answered:,} answered, {self.skipped:,} skipped, which cannot be read", err=True)
         return SKIPPED_SOME
+
+
+def _typed(text: str, artifact: Path, classes: "ClassList") -> list[str]:
+    """The names of the classes that were typed."""
+    from pfm.classes import Typed, names_meant, split_names
+
+    return names_meant([Typed(part) for part in split_names(text)], {str(artifact): classes})
 
 
 def _format(config: PredictConfig, out: Path | None) -> str:

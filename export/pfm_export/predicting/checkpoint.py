@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pfm.classes import ClassList
+from pfm.classes import ClassKeys, ClassList
 from pfm.errors import ClassNameError, DeviceError
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.draws import shared_set
@@ -56,7 +56,7 @@ class CheckpointModel:
         return self._input
 
     def active(
-        self, active: Iterable[str | int] | None = None, without: Iterable[str | int] = (), profile: str | None = None
+        self, active: ClassKeys | None = None, without: ClassKeys = (), profile: str | None = None
     ) -> tuple[str, ...]:
         """Names of the classes of an active set."""
         chosen = self._positions(ActiveSet.of(active, without, profile))

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pfm.classes import ClassList
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, class_keys
 from pfm.errors import ClassNameError
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import Manifest
-
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class ActiveSet:
     """Which classes one request may be answered with.
 
     Attributes:
-        active: names or numbers of the classes to choose from; default all that the profile leaves.
+        active: names (strings) or numbers (ints) of the classes to choose from; default all that the profile leaves.
         without: classes to leave out of them.
         profile: whose suspended classes are left out; default the profile "default", if there is one.
     """
@@ -31,14 +29,19 @@ class ActiveSet:
     without: tuple[str | int, ...] = ()
     profile: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.active is not None:
+            object.__setattr__(self, "active", class_keys(self.active))  # a bare string is one class
+        object.__setattr__(self, "without", class_keys(self.without))
+
     @classmethod
     def of(
         cls,
-        active: Iterable[str | int] | None = None,
-        without: Iterable[str | int] = (),
+        active: ClassKeys | None = None,
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> "ActiveSet":
-        return cls(None if active is None else tuple(active), tuple(without), profile)
+        return cls(None if active is None else class_keys(active), class_keys(without), profile)
 
     def positions(self, bundle: Bundle) -> tuple[int, ...]:
         """Positions in the bundle, ascending.

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import ClassList
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown
 from pfm.errors import BundleError, DataError
 from pfm.options import expanded
-from pfm_export.serving.answers import UNKNOWN, ActiveSet, Prediction, Unknown, answers_of
+from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.intake import as_array
@@ -43,6 +43,7 @@ class PromptSession:
 
     Raises:
         BundleError: the bundle is incomplete or was changed.
+        ClassNameError: a class is called as the answer `unknown` is.
         DeviceError: the device asked for is not there.
 
     Example:
@@ -69,6 +70,8 @@ class PromptSession:
         self._lock = threading.Lock()
         self._seen, self._opened = open_whole(self._folder)
         self._graph_hashes = self._opened.graph_hashes
+        stated = self._opened.stated
+        check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
         for batch_size in warm_up:
             self.scores(self._runner.input.zeros(batch_size))
@@ -124,8 +127,8 @@ class PromptSession:
 
     def active(
         self,
-        active: Iterable[str | int] | None = None,
-        without: Iterable[str | int] = (),
+        active: ClassKeys | None = None,
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> tuple[str, ...]:
         """Names of the classes of an active set, as `predict` would have them now."""
@@ -135,9 +138,9 @@ class PromptSession:
     def predict(
         self,
         inputs: npt.NDArray[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify model inputs.
@@ -146,8 +149,9 @@ class PromptSession:
             inputs: (B, 3, S, S) float32, as `preprocess` makes them; (B, H, W, 3) uint8 for a bundle
                 exported with --uint8_input. Of sounds (B, L, M) float32 features, normalised, or with --with_frontend
                 samples (B, n) float32, NaN behind the end of a clip.
-            active: names or numbers of the classes to choose from; default all that are there.
-            without: classes to leave out, for this call only.
+            active: names (strings) or numbers (ints) of the classes to choose from, one or several; default all that
+                are there.
+            without: classes to leave out, for this call only, in the same way.
             profile: leave out the classes suspended in this profile; default the profile "default", if any.
 
         Raises:
@@ -170,9 +174,9 @@ class PromptSession:
     def predict_items(
         self,
         items: Any,
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify whatever the bundle's input kind reads, such as images or sounds; else as `predict`.
@@ -189,9 +193,9 @@ class PromptSession:
     def predict_images(
         self,
         images: Any,
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify images: a list of them, or one; else as `predict`.
@@ -205,9 +209,9 @@ class PromptSession:
     def predict_sounds(
         self,
         sounds: Any,
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify sounds; else as `predict`.
@@ -253,25 +257,25 @@ class PromptSession:
     def scores(
         self,
         inputs: npt.NDArray[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Floats:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
         chosen, array = ActiveSet.of(active, without, profile), as_array(inputs)
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
-    def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
+    def erase(self, classes: ClassKeys, *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
         self._bundle.erase(classes, reason=reason, requested_by=requested_by)
         _ = self._bundle  # takes notice, and lets go of the rows
 
-    def suspend(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+    def suspend(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
         self._bundle.suspend(classes, profile=profile)
 
-    def restore(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+    def restore(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Undo `suspend`."""
         self._bundle.restore(classes, profile=profile)
 
