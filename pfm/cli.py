@@ -16,6 +16,7 @@ from pfm.errors import PfmError
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
     "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "predict": ("pfm_export.commands.predict:predict", "Classify files with a checkpoint or a bundle."),
     "show": ("pfm_export.commands.show:show", "What a checkpoint, bundle, ledger or run folder is."),
     "suspend": ("pfm_export.commands.suspend:suspend", "Leave classes out of a bundle's answers; can be undone."),
     "restore": ("pfm_export.commands.restore:restore", "Undo `pfm suspend`."),

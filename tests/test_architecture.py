@@ -43,7 +43,7 @@ OWNERS = {
     "peft": ("pfm.model.lora",),
     "datasets": ("pfm.data.readers",),
     "medmnist": ("pfm.data.readers",),
-    "sklearn": ("pfm.data",),
+    "sklearn": ("pfm.data", "pfm.evaluation.measures"),
     "torchaudio": ("pfm.data.mel",),
     "soundfile": ("pfm.data.waves",),
     "pydicom": ("pfm.data.dicom",),

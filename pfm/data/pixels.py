@@ -24,6 +24,9 @@ Source = bytes | Path | Image.Image
 
 
 def explain_unreadable(error: Exception) -> str:
+    """What is wrong with a file, for the end of a sentence."""
+    if isinstance(error, OSError) and error.strerror:  # it is not there, or may not be read
+        return error.strerror
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 

@@ -99,13 +99,21 @@ def _decoded(image: Any, decoding: ImageDecoding) -> npt.NDArray[Any]:
 
     from pfm.data.pixels import UNREADABLE, explain_unreadable
 
-    if isinstance(image, str | os.PathLike):
-        path = Path(cast("str | os.PathLike[str]", image))
+    if isinstance(image, str | os.PathLike | bytes):
+        given = image if isinstance(image, bytes) else Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode_image(path, decoding)
+            return decode_image(given, decoding)
         except UNREADABLE as error:
-            raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
-    return decode_image(image.copy(), decoding) if isinstance(image, Image.Image) else np.asarray(image)
+            name = "an image" if isinstance(image, bytes) else given
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    if not isinstance(image, Image.Image):
+        return np.asarray(image)
+    if 0 in image.size:
+        raise DataError(f"an image must have pixels, got {image.size[0]} x {image.size[1]}")
+    try:
+        return decode_image(image.copy(), decoding)
+    except UNREADABLE as error:
+        raise DataError(f"cannot read a {image.mode} image: {explain_unreadable(error)}") from error
 
 
 def _resized(array: Pixels, settings: ImageSettings) -> Floats:
