@@ -43,6 +43,12 @@ class CertificateError(PfmError):
     """A certificate, or something it speaks of, that was changed."""
 
 
+class NotShownError(PfmError):
+    """Something that was to be shown and could not be, though nothing was found that speaks against it."""
+
+    exit_code = 3
+
+
 class AuditError(PfmError):
     """An audit whose verdict is not the one that was required."""
 

@@ -4,7 +4,6 @@ Bundles and ledgers are read without torch.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pfm.classes import ClassList
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.ledger import LEDGER, Record
-from pfm.storage import Json, explain, sha256
+from pfm.storage import Json, explain, parse_json, sha256
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 
@@ -53,7 +52,7 @@ def _refuse_json(path: Path) -> None:
         CheckpointError: always.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except ValueError:
         found = None
     is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
@@ -156,7 +155,7 @@ def _describe_bundle(folder: Path) -> Json:
 def _describe_ledger(path: Path) -> Json:
     content = path.read_bytes().partition(b"\n")[0]
     try:
-        is_ledger = not content or "previous" in json.loads(content)
+        is_ledger = not content or "previous" in parse_json(content)
     except (ValueError, TypeError):
         is_ledger = path.name == LEDGER  # its first line is broken; `ledger.read` says so
     if not is_ledger:

@@ -91,7 +91,7 @@ def erase_file(
             requested_by=requested_by,
         )
         content = _without(checkpoint, smaller, begun["hash"])
-        write_bytes(target, content)
+        write_bytes(target, content, like=source)
         done = finish(folder)
         assert done is not None
         return done

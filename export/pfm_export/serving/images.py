@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pfm.errors import DataError
+from pfm_export.serving import fields
 
+LARGEST_SIDE = 8192  # pixels of a model's side
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -35,7 +37,16 @@ class ImageSettings:
 
     @classmethod
     def of(cls, preprocess: Mapping[str, Any]) -> "ImageSettings":
-        return cls(preprocess["size"], tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["resample"])
+        """
+        Raises:
+            KeyError, ValueError: something is missing, of another type, or out of all bounds.
+        """
+        return cls(
+            fields.size(preprocess["size"], LARGEST_SIDE),
+            fields.many(preprocess["mean"], fields.real, count=3),
+            fields.many(preprocess["std"], fields.positive, count=3),
+            fields.one_of(preprocess["resample"], {"bilinear": "bilinear", "bicubic": "bicubic"}),
+        )
 
 
 def preprocess(images: Sequence[Any], settings: ImageSettings) -> Floats:

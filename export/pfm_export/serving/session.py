@@ -20,7 +20,7 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.watching import open_whole, stamp
+from pfm_export.serving.watching import open_served, stamp
 
 UNKNOWN = "unknown"
 
@@ -120,7 +120,7 @@ class PromptSession:
     ) -> None:
         self._folder = expanded(Path(folder))
         self._lock = threading.Lock()
-        self._seen, self._opened = open_whole(self._folder)
+        self._seen, self._opened = open_served(self._folder)
         self._graph_hashes = self._opened.graph_hashes
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
         for batch_size in warm_up:
@@ -136,7 +136,7 @@ class PromptSession:
         if stamp(self._folder) == self._seen:
             return self._opened
         with self._lock:
-            seen, opened = open_whole(self._folder)
+            seen, opened = open_served(self._folder)
             if opened.graph_hashes != self._graph_hashes:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
             self._seen, self._opened = seen, opened
