@@ -23,7 +23,7 @@ COMMANDS = {
     "scrub": ("pfm_export.commands.scrub:scrub", "Erase classes from a copy, and retune its shared weights."),
     "verify": (
         "pfm_export.commands.verify:verify",
-        "Check the certificate of an erasure, and look into what it names.",
+        "Check the certificate of an erasure, and look into the artifacts.",
     ),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands.export:export", "Export to ONNX."),

@@ -158,9 +158,7 @@ def _check_ledger(path: Path, entry: Entry, beside: Beside) -> list[Check]:
         return [Check(name=name, problem=beside.problem)]
     records = beside.records
     if not records:
-        needed = (
-            "the lines of the erasure are quoted in the certificate" if entry.first else "none of its lines is known"
-        )
+        needed = "the erasure's lines are quoted in the certificate" if entry.first else "none of its lines is known"
         return [Check(name=name, remark=f"there is no ledger beside the artifact; {needed}")]
     if entry.first and records[0]["hash"] != entry.first:
         return [Check(name=name, remark="it is the ledger of other files; the lines of the erasure are quoted")]

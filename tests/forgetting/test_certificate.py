@@ -197,20 +197,25 @@ def test_a_class_whose_name_has_commas_is_certified(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_none_of_thousands_of_random_mutations_passes(folder: Path) -> None:
+def test_none_of_a_thousand_mutated_certificates_passes_nor_a_mutated_artifact(folder: Path) -> None:
     """Bits flipped, bytes cut out, put in, swapped or doubled, ends cut off: everywhere."""
     draw = random.Random(0)
-    targets = [folder / "cert.json", folder / "run" / LEDGER, folder / "bundle" / LEDGER, folder / "run" / "model.pt"]
-    targets += [folder / "bundle" / name for name in ("model.onnx", "bank.safetensors", "manifest.json")]
+    bundle = folder / "bundle"
+    targets = {folder / "cert.json": 1000, folder / "run" / LEDGER: 120, bundle / LEDGER: 120}
+    targets |= {folder / "run" / "model.pt": 120, bundle / "model.onnx": 120, bundle / "bank.safetensors": 120}
+    targets |= {bundle / "manifest.json": 300}
     messages: set[str] = set()
-    for path in targets:
+    for path, count in targets.items():
         original = path.read_bytes()
-        for _ in range(150):
+        for _ in range(count):
             path.write_bytes(mutated(original, draw))
             try:
                 found = problems(folder)
             except CertificateError as error:
                 found = [str(error)]
+            if path.name == "manifest.json" and not found:  # a blank more says nothing else
+                assert json.loads(path.read_bytes()) == json.loads(original)
+                continue
             assert found, f"{path.name} passes after a mutation"
             assert path.name in found[0] or path.parent.name in found[0]
             messages.add(found[0].split(": ", 1)[1][:30])
