@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pfm import __version__
+from pfm.backbones.limits import check_stored
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
@@ -81,6 +82,8 @@ class Checkpoint:
             CheckpointError: the tensors do not fit the model described.
             BackboneError: the frozen backbone cannot be loaded, or is not the one trained on.
         """
+        if not self.frozen_sha256:  # everything is in the file
+            check_stored(self.spec.config, sum(tensor.nbytes for tensor in self.tensors.values()), "the checkpoint")
         backbone = build_backbone(self.spec, seed=self.seed, load_weights=bool(self.frozen_sha256))
         if self.frozen_sha256 and frozen_sha256(backbone) != self.frozen_sha256:
             raise BackboneError(

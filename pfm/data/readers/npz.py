@@ -12,6 +12,7 @@ from pfm.classes import split_names
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
+from pfm.data.readers.archive import check_member
 from pfm.data.reading import first_line
 from pfm.data.splits import ClassificationData, Split, class_list
 from pfm.errors import DataError
@@ -52,7 +53,7 @@ def read_npz(path: Path) -> dict[str, Split]:
     Raises:
         DataError: missing, truncated, or of another layout.
     """
-    if not path.is_file():
+    if not path.is_file():  # a pipe would never end
         raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
     try:
         with path.open("rb") as stream:
@@ -67,7 +68,10 @@ def read_npz(path: Path) -> dict[str, Split]:
 
 
 # what numpy and zipfile raise for a file that is not what it claims
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, NotImplementedError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def _read_splits(file: Any, path: Path) -> dict[str, Split]:
@@ -87,6 +91,7 @@ def _read_splits(file: Any, path: Path) -> dict[str, Split]:
 
 
 def _array(file: Any, key: str) -> np.ndarray:
+    check_member(file, key)
     value = file[key]
     if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is not one
         raise ValueError(f"{key} is not an array")
