@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.kinds import KINDS
+from pfm.data.limits import MOST_EXPANSION, MOST_PIXELS
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
 
@@ -41,6 +42,12 @@ class DataConfig:
     )
     label: str = option("", "Field of --label_from that is the label.")
     max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
+    max_pixels: int = option(MOST_PIXELS, "Pixels of an image above which it is refused, not decoded.", minimum=1)
+    max_expansion: int = option(
+        MOST_EXPANSION,
+        "Times its compressed size above which an array of an .npz that is also large (over 256 MiB) is refused.",
+        minimum=1,
+    )
     skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
 
     def __post_init__(self) -> None:

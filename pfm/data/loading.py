@@ -4,6 +4,7 @@ import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
+from pfm.data.pixels import limit_pixels
 from pfm.data.readers import READERS
 from pfm.data.splits import ClassificationData, check_labels
 from pfm.registry import load_plugins
@@ -23,6 +24,7 @@ def load_data(config: DataConfig, storage: Storage, *, device: torch.device | No
     """
     config.check_storage(storage)
     load_plugins()
+    limit_pixels(config.max_pixels)
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
     data = reader.read(config, storage, device)
     check_labels(data)

@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 
-# a compressed member that unpacks to more than this, and to more times its size than that, is taken for a bomb
-LARGE_BYTES = 256 << 20
-MOST_EXPANSION = 300
+from pfm.data.limits import LARGE_BYTES, MOST_EXPANSION
 
 
-def check_member(file: Any, key: str, *, most_expansion: float = MOST_EXPANSION) -> None:
+def check_member(file: Any, key: str, most_expansion: int = MOST_EXPANSION) -> None:
     """Refuse an array that claims more than it has, that would execute code, or that unpacks absurdly.
 
     Args:

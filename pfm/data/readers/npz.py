@@ -12,6 +12,7 @@ from pfm.classes import split_names
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
+from pfm.data.limits import MOST_EXPANSION
 from pfm.data.readers.archive import check_member
 from pfm.data.reading import first_line
 from pfm.data.splits import ClassificationData, Split, class_list
@@ -28,7 +29,7 @@ class NpzReader:
     def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         path = Path(config.dataset).expanduser()
-        splits = read_npz(path)
+        splits = read_npz(path, config.max_expansion)
         # every split is checked against the classes that training has, or that were named
         given = config.class_names
         num_classes = len(split_names(given)) if given else _count_classes(path, splits["train"])
@@ -47,8 +48,11 @@ def _count_classes(path: Path, train: Split) -> int:
     return high + 1
 
 
-def read_npz(path: Path) -> dict[str, Split]:
+def read_npz(path: Path, max_expansion: int = MOST_EXPANSION) -> dict[str, Split]:
     """The train, val and test splits of a file in MedMNIST's layout.
+
+    Args:
+        max_expansion: how many times its compressed size a large array may have.
 
     Raises:
         DataError: missing, truncated, or of another layout.
@@ -60,7 +64,7 @@ def read_npz(path: Path) -> dict[str, Split]:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            return _read_splits(file, path)
+            return _read_splits(file, path, max_expansion)
     except PermissionError as error:
         raise DataError(f"cannot read {path}: {explain(error)}") from error
     except _DAMAGED as error:
@@ -74,7 +78,7 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def _read_splits(file: Any, path: Path) -> dict[str, Split]:
+def _read_splits(file: Any, path: Path, max_expansion: int) -> dict[str, Split]:
     wanted = {f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")}
     if not wanted <= set(file.files):
         raise DataError(
@@ -84,14 +88,14 @@ def _read_splits(file: Any, path: Path) -> dict[str, Split]:
     splits = {}
     for split in ("train", "val", "test"):
         if {f"{split}_images", f"{split}_labels"} <= set(file.files):
-            images = from_arrays(_array(file, f"{split}_images"), f"{path} ({split}_images)")
-            labels = _as_labels(_array(file, f"{split}_labels"), f"{path} ({split}_labels)")
+            images = from_arrays(_array(file, f"{split}_images", max_expansion), f"{path} ({split}_images)")
+            labels = _as_labels(_array(file, f"{split}_labels", max_expansion), f"{path} ({split}_labels)")
             splits[split] = Split(images, labels, names=tuple(f"{split}/{row}" for row in range(len(labels))))
     return splits
 
 
-def _array(file: Any, key: str) -> np.ndarray:
-    check_member(file, key)
+def _array(file: Any, key: str, max_expansion: int) -> np.ndarray:
+    check_member(file, key, max_expansion)
     value = file[key]
     if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is not one
         raise ValueError(f"{key} is not an array")
