@@ -113,6 +113,23 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def read_ordinary(path: Path, largest: int = LARGEST_JSON) -> bytes:
+    """The bytes of a file that may be anybody's: of a bounded size, and no pipe or device, which would never end.
+
+    Raises:
+        StorageError: it is not one, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"cannot read {path}: it is not an ordinary file")
+        if status.st_size > largest:
+            raise StorageError(f"cannot read {path}: it has {status.st_size} bytes, and {largest} at most are expected")
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+
+
 def parse_json(content: bytes) -> Any:
     """A document that may be anybody's: standard JSON of a bounded size and depth, every key once.
 

@@ -13,7 +13,7 @@ from pfm.classes import ClassList
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.ledger import LEDGER, Record
-from pfm.storage import Json, explain, parse_json, sha256
+from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 
@@ -52,7 +52,7 @@ def _refuse_json(path: Path) -> None:
         CheckpointError: always.
     """
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(read_ordinary(path))
     except ValueError:
         found = None
     is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
@@ -153,7 +153,7 @@ def _describe_bundle(folder: Path) -> Json:
 
 
 def _describe_ledger(path: Path) -> Json:
-    content = path.read_bytes().partition(b"\n")[0]
+    content = read_ordinary(path).partition(b"\n")[0]
     try:
         is_ledger = not content or "previous" in parse_json(content)
     except (ValueError, TypeError):

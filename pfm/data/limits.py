@@ -2,4 +2,4 @@
 
 MOST_PIXELS = 89_478_485  # of an image; Pillow's own limit, a quarter of a GiB in RGB
 LARGE_BYTES = 256 << 20  # an array that unpacks to no more is not looked at for how much it was packed
-MOST_EXPANSION = 300  # times the size of what is stored that a larger one may have
+MOST_EXPANSION = 100  # times the size of what is stored that a larger one may have

@@ -28,6 +28,9 @@ def limit_pixels(most: int) -> None:
     which is made an error.
     """
     Image.MAX_IMAGE_PIXELS = most
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\."
+    )  # of broken EXIF: the image is read or refused
     warnings.filterwarnings("error", category=DecompressionBombWarning)
 
 

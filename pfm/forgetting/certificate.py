@@ -23,7 +23,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.content import Content, SignedContent
 from pfm.forgetting.keys import public_hex
 from pfm.forgetting.ledger import LEDGER, Record, canonical, digest, number, pairs, text
-from pfm.storage import explain, parse_json, sha256_bytes, write_bytes
+from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 FORMAT = "pfm-certificate"
 VERSION = 2
@@ -205,11 +205,7 @@ def read_certificate(path: Path, public_key: str = "") -> Certificate:
         CertificateError: it is not one, was changed, or was signed with another key.
         StorageError: it cannot be read.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
-    signed = _opened(path, content)
+    signed = _opened(path, read_ordinary(path))
     if signed.get("version") not in READ_VERSIONS or isinstance(signed["version"], bool):
         stated = str(signed.get("version"))[:40]
         raise CertificateError(f"{path} is a certificate of version {stated}; this pfm reads 1 and {VERSION}")

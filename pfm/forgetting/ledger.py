@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from pfm import __version__
 from pfm.errors import StorageError
-from pfm.storage import explain, parse_json, sha256_bytes, write_bytes
+from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
@@ -68,10 +68,7 @@ def read(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    content = read_ordinary(path)
     records: list[Record] = []
     previous = START
     lines = content.split(b"\n")

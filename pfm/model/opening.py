@@ -57,6 +57,9 @@ def misfit(content: Mapping[str, Any]) -> str:
         value = content.get(name)
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             return f"{name} is {str(value)[:40]!r}"
+    backbone = content["backbone"]
+    if not isinstance(backbone.get("model_name"), str) or not isinstance(backbone.get("config"), dict):
+        return "the backbone is not a name and a configuration"
     classes = content["classes"]
     ids, names = classes.get("ids"), classes.get("names")
     if not _are(ids, int) or not _are(names, str) or min(ids, default=0) < 0:

@@ -6,8 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
-import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -28,8 +26,7 @@ def refusals(hostile: Hostile, folder: Path) -> list[tuple[int, str]]:
     for command in hostile.commands:
         arguments = [part.replace("{folder}", str(folder)).replace("{}", str(path)) for part in command]
         errors = io.StringIO()
-        with redirect_stderr(errors), redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with redirect_stderr(errors), redirect_stdout(io.StringIO()):
             code = serve(path) if arguments[0] == "serve" else run(pfm, arguments)
         found.append((code, errors.getvalue()))
     return found
@@ -88,24 +85,17 @@ def test_a_hostile_file_is_refused_in_one_line(
 
 
 CHILD = """
-import json, os, resource, sys, tempfile
+import json, resource, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from commands.test_hostile_files import HOSTILE, problem
 import torch, datasets, transformers, onnxruntime, medmnist
-from making.hostile import Hostile, _file, _TRAIN
 from pfm_export.serving.session import PromptSession
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
-base = now()
-for number, hostile in enumerate(HOSTILE):
-    if number % int(sys.argv[2]) != int(sys.argv[3]):
-        continue
+for hostile in HOSTILE:
     with tempfile.TemporaryDirectory() as folder:
         open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
         before = now()
@@ -121,14 +111,13 @@ def test_no_hostile_file_brings_a_traceback_or_takes_a_gibibyte(tmp_path: Path) 
     """All of them, one after another in one process that answers yes to whatever it is asked."""
     mark = tmp_path / "executed"
     tests = Path(__file__).parent.parent
-    answers = tempfile.TemporaryFile()
-    answers.write(b"yes\n" * 100_000)
-    answers.seek(0)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tests), "1", "0"],
-        stdin=answers, capture_output=True, text=True, timeout=1500, check=False,
-        env={**os.environ, MARK: str(mark), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    (tmp_path / "answers").write_bytes(b"yes\n" * 100_000)
+    with (tmp_path / "answers").open("rb") as answers:
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tests)],
+            stdin=answers, capture_output=True, text=True, timeout=1500, check=False,
+            env={**os.environ, MARK: str(mark), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        )  # fmt: skip
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
     assert len(results) == len(HOSTILE), done.stderr[-2000:]
     assert [result["problem"] for result in results if result["problem"]] == []

@@ -1,6 +1,5 @@
 """Fields of a manifest, each of the type that it has to be: a manifest may be anybody's, its own hash included."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
@@ -9,6 +8,7 @@ from pfm.forgetting.ledger import digest, number, pairs, text
 
 T = TypeVar("T")
 LARGEST_SIZE = 1 << 20  # of one axis of an input or of the model's width; far above any model's
+LARGEST_REAL = 1e30
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII)
 
 __all__ = ["digest", "number", "pairs", "text"]
@@ -31,7 +31,7 @@ def real(value: Any) -> float:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST_REAL < value < LARGEST_REAL:
         raise ValueError(f"a finite number is expected, got {str(value)[:40]!r}")
     return float(value)
 
