@@ -43,6 +43,10 @@ class CertificateError(PfmError):
     """A certificate, or something it speaks of, that was changed."""
 
 
+class TraceFoundError(PfmError):
+    """Something of an erased class is in the bytes that were to be written without it; they are not written."""
+
+
 class NotShownError(PfmError):
     """Something that was to be shown and could not be, though nothing was found that speaks against it."""
 

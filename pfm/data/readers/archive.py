@@ -8,6 +8,23 @@ import numpy as np
 from pfm.data.limits import LARGE_BYTES, MOST_EXPANSION
 
 
+class CheckedArchive:
+    """The arrays of an open `.npz`, each looked at before it is read."""
+
+    def __init__(self, file: Any, most_expansion: int) -> None:
+        self._file = file
+        self._most_expansion = most_expansion
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the arrays."""
+        return self._file.files
+
+    def __getitem__(self, key: str) -> Any:
+        check_member(self._file, key, self._most_expansion)
+        return self._file[key]
+
+
 def check_member(file: Any, key: str, most_expansion: int = MOST_EXPANSION) -> None:
     """Refuse an array that claims more than it has, that would execute code, or that unpacks absurdly.
 

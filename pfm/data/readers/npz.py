@@ -13,7 +13,7 @@ from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
 from pfm.data.limits import MOST_EXPANSION
-from pfm.data.readers.archive import check_member
+from pfm.data.readers.archive import CheckedArchive
 from pfm.data.reading import first_line
 from pfm.data.splits import ClassificationData, Split, class_list
 from pfm.errors import DataError
@@ -29,7 +29,7 @@ class NpzReader:
     def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         path = Path(config.dataset).expanduser()
-        splits = read_npz(path, config.max_expansion)
+        splits = read_npz(path, config.group, max_expansion=config.max_expansion)
         # every split is checked against the classes that training has, or that were named
         given = config.class_names
         num_classes = len(split_names(given)) if given else _count_classes(path, splits["train"])
@@ -48,10 +48,11 @@ def _count_classes(path: Path, train: Split) -> int:
     return high + 1
 
 
-def read_npz(path: Path, max_expansion: int = MOST_EXPANSION) -> dict[str, Split]:
+def read_npz(path: Path, group: str = "", *, max_expansion: int = MOST_EXPANSION) -> dict[str, Split]:
     """The train, val and test splits of a file in MedMNIST's layout.
 
     Args:
+        group: of which groups; `{split}_{group}` has that of each image. "" for none.
         max_expansion: how many times its compressed size a large array may have.
 
     Raises:
@@ -64,7 +65,7 @@ def read_npz(path: Path, max_expansion: int = MOST_EXPANSION) -> dict[str, Split
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            return _read_splits(file, path, max_expansion)
+            return _read_splits(CheckedArchive(file, max_expansion), path, group)
     except PermissionError as error:
         raise DataError(f"cannot read {path}: {explain(error)}") from error
     except _DAMAGED as error:
@@ -78,7 +79,7 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def _read_splits(file: Any, path: Path, max_expansion: int) -> dict[str, Split]:
+def _read_splits(file: Any, path: Path, group: str) -> dict[str, Split]:
     wanted = {f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")}
     if not wanted <= set(file.files):
         raise DataError(
@@ -88,14 +89,25 @@ def _read_splits(file: Any, path: Path, max_expansion: int) -> dict[str, Split]:
     splits = {}
     for split in ("train", "val", "test"):
         if {f"{split}_images", f"{split}_labels"} <= set(file.files):
-            images = from_arrays(_array(file, f"{split}_images", max_expansion), f"{path} ({split}_images)")
-            labels = _as_labels(_array(file, f"{split}_labels", max_expansion), f"{path} ({split}_labels)")
-            splits[split] = Split(images, labels, names=tuple(f"{split}/{row}" for row in range(len(labels))))
+            images = from_arrays(_array(file, f"{split}_images"), f"{path} ({split}_images)")
+            labels = _as_labels(_array(file, f"{split}_labels"), f"{path} ({split}_labels)")
+            groups = _groups(file, path, f"{split}_{group}", len(labels)) if group else None
+            splits[split] = Split(images, labels, groups, tuple(f"{split}/{row}" for row in range(len(labels))))
     return splits
 
 
-def _array(file: Any, key: str, max_expansion: int) -> np.ndarray:
-    check_member(file, key, max_expansion)
+def _groups(file: Any, path: Path, key: str, count: int) -> tuple[str, ...]:
+    if key not in file.files:
+        raise DataError(f"{path} lacks {key}, which --group asks for (it has {', '.join(file.files)})")
+    values = _array(file, key)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.shape != (count,):
+        raise DataError(f"{path} ({key}) holds {len(values) if values.ndim else 1} values for {count} images")
+    return tuple(str(value) for value in values)
+
+
+def _array(file: Any, key: str) -> np.ndarray:
     value = file[key]
     if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is not one
         raise ValueError(f"{key} is not an array")
