@@ -15,12 +15,16 @@ from typing import Any, TypeAlias, cast
 
 from pfm import __version__
 from pfm.errors import StorageError
+from pfm.holding import LEDGER, LOCK
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
+
+__all__ = [
+    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "digest", "erasures", "head",
+    "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
+]  # fmt: skip
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
-LEDGER = "ledger.jsonl"
-LOCK = ".lock"  # beside a ledger, held while classes are erased
 START = "0" * 64
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -220,7 +224,8 @@ def seal(records: list[Record], entry: Record) -> Record:
 
 
 def write(path: Path, records: list[Record]) -> None:
-    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records))
+    """Write all records. A link becomes a file: all empty ledgers of a store are one file, which is not ours alone."""
+    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records), follow=False)
 
 
 def append(path: Path, entry: Record) -> Record:
