@@ -51,8 +51,12 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
             check_not_erased(folder, classes.names)  # by who came before there was anything to see here
             yield
         finally:
-            with contextlib.suppress(OSError):
-                path.unlink()  # while it is held: whoever waits for it looks whether it is still the one in the folder
+            # while they are held: whoever waits for one looks whether it is still the one in the folder
+            lock = try_lock(folder / LOCK) if (folder / LOCK).exists() else None
+            with contextlib.suppress(OSError), lock or contextlib.nullcontext():
+                path.unlink()
+                if lock is not None:
+                    (folder / LOCK).unlink()
 
 
 def run_in(folder: Path) -> ClassList | None:
