@@ -280,7 +280,7 @@ def _show_folder(document: Any) -> list[str]:
     lines += [
         f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
     ]
-    return lines + [f"  half-written     {_below(top, path)}" for path in document["half_written"]]
+    return lines
 
 
 def _below(top: str, path: str) -> str:

@@ -70,7 +70,7 @@ class Entry:
     """
 
     file: str
-    kind: str
+    artifact_kind: str
     sha256: str
     content: SignedContent | None
     files: tuple[tuple[str, str], ...]
@@ -117,7 +117,7 @@ def describe_artifact(path: Path, content: Content, names: Sequence[str], number
     """
     place = ledger_of(path)
     records = ledger.read(place)
-    stored = "bank.safetensors" if content.kind == "bundle" else path.resolve().name
+    stored = "bank.safetensors" if content.artifact_kind == "bundle" else path.resolve().name
     of_file = [
         (erasure, change)
         for erasure in ledger.erasures(records, place)
@@ -139,7 +139,7 @@ def describe_artifact(path: Path, content: Content, names: Sequence[str], number
     quoted = {erasure.begun for erasure, _ in spoken} | {erasure.hash for erasure, _ in spoken}
     return {
         "file": path.resolve().name,
-        "kind": content.kind,
+        "kind": content.artifact_kind,
         "sha256_before": spoken[0][1].before,
         "sha256": content.sha256,
         "content": content.to_dict(),
@@ -260,7 +260,7 @@ def _entry(values: Record, version: int) -> Entry:
         _check_quoted(values["quoted"], spoken)
     return Entry(
         file=text(values["file"]),
-        kind=text(values["kind"]),
+        artifact_kind=text(values["kind"]),
         sha256=digest(values["sha256"]),
         content=None if is_first else SignedContent.of(values["content"]),
         files=tuple((text(name), digest(sha)) for name, sha in values.get("files", {}).items()),

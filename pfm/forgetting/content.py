@@ -44,7 +44,7 @@ class Content:
     """What an artifact holds.
 
     Attributes:
-        kind: "checkpoint" or "bundle".
+        artifact_kind: "checkpoint" or "bundle".
         sha256: of the file that holds the classes: the checkpoint, or a bundle's bank.
         classes: those that are there, by what is stored.
         erased: number and name of those that it says were erased from it.
@@ -55,7 +55,7 @@ class Content:
         unknown: files that belong to it and were not looked into.
     """
 
-    kind: str
+    artifact_kind: str
     sha256: str
     classes: tuple[ClassContent, ...]
     erased: tuple[tuple[int, str], ...]
@@ -147,7 +147,7 @@ def checkpoint_content(path: Path) -> Content:
         if name not in of_classes
     ]
     return Content(
-        kind="checkpoint",
+        artifact_kind="checkpoint",
         sha256=sha256(path),
         classes=classes,
         erased=checkpoint.erased,

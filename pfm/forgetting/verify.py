@@ -49,9 +49,9 @@ def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path
         except PfmError as error:
             checks.append(Check(name=str(path), problem=str(error)))
             continue
-        entries = [entry for entry in certificate.artifacts if entry.kind == content.kind]
+        entries = [entry for entry in certificate.artifacts if entry.artifact_kind == content.artifact_kind]
         if not entries:
-            known = ", ".join(f"{entry.file} ({entry.kind})" for entry in certificate.artifacts)
+            known = ", ".join(f"{entry.file} ({entry.artifact_kind})" for entry in certificate.artifacts)
             problem = f"the certificate says nothing of it (it names {known})"
             checks.append(Check(name=str(path), problem=problem))
             continue
@@ -114,7 +114,7 @@ def _changed(content: Content, entry: Entry) -> str:
         if before.rows != there.rows and content.sha256 == entry.sha256:
             return f"the classifier row of {there.name} was changed"
     if content.shared != signed.shared:
-        return f"the {'graphs were' if content.kind == 'bundle' else 'shared weights were'} changed"
+        return f"the {'graphs were' if content.artifact_kind == 'bundle' else 'shared weights were'} changed"
     if content.moments not in (signed.moments, NOTHING):
         return "the optimizer's moments were changed"
     return ""

@@ -12,7 +12,7 @@ import torch
 from making.bundles import make_bundle
 from making.checkpoints import trained_state
 from pfm.cli import pfm, run
-from pfm.errors import BundleError
+from pfm.errors import BundleError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import describe_artifact, read_certificate, write_certificate
 from pfm.forgetting.keys import load_key, public_hex
@@ -96,7 +96,7 @@ def test_a_ledger_and_a_certificate_of_ones_own_do_not_hold_over_what_was_never_
         ledger.append(place, {"action": "erase", "classes": [BLUE], "files": [entry]})
         records = ledger.read(place)
         forged = {
-            "file": path.name, "kind": content.kind, "sha256_before": "0" * 64, "sha256": content.sha256,
+            "file": path.name, "kind": content.artifact_kind, "sha256_before": "0" * 64, "sha256": content.sha256,
             "content": content.to_dict(),
             "ledger": {"head": ledger.head(records), "lines": 1, "first": records[0]["hash"]},
             "records": [{"line": 1, "hash": records[0]["hash"], "time": records[0]["time"], "classes": [BLUE]}],
@@ -294,10 +294,39 @@ def test_a_certificate_may_be_kept_in_the_bundle_and_its_key_may_not(
     assert verify(bundle / "erased.json", bundle) == 0
 
 
+def test_a_file_that_only_pretends_to_be_what_was_announced_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A file with the announced line's hash stamped on it, its class renamed or in another's place."""
+    from pfm.forgetting.files import announce_in_place, finish
+
+    path = tmp_path / "x.pt"
+
+    def renamed(content: dict) -> None:
+        content["classes"]["ids"][2], content["classes"]["names"][2] = 33, "x"
+
+    def in_anothers_place(content: dict) -> None:
+        content["classes"] = {"ids": [0, 1, 3], "names": ["red", "green", "grey"]}
+        for state in (content["model_state_dict"], content["ema_state_dict"]):
+            for name in ("bank.prompts", "classifier.weight", "classifier.bias"):
+                state[name] = state[name][:3].clone()
+        content["optimizer_state_dict"] = {}
+
+    for change in (renamed, in_anothers_place):
+        (tmp_path / LEDGER).unlink(missing_ok=True)
+        save_checkpoint(path, trained_state())
+        announce_in_place(tmp_path, [("checkpoint", path)], [(2, "blue")])
+        head = ledger.read(tmp_path / LEDGER)[-1]["hash"]
+
+        def stamped(content: dict, change=change, head=head) -> None:
+            change(content)
+            content.update(erased=[[2, "blue"]], ledger_head=head)
+
+        edit(path, stamped)
+        with pytest.raises(StorageError, match="holds other classes than that leaves"):
+            finish(tmp_path)
+
+
 def test_a_class_that_is_there_is_not_certified(tmp_path: Path) -> None:
     """A ledger may say that it was erased from the very bytes that hold it."""
-    from pfm.errors import StorageError
-
     path = tmp_path / "x.pt"
     save_checkpoint(path, trained_state())
     entry = {"file": "x.pt", "sha256_before": "", "sha256_after": sha256(path)}

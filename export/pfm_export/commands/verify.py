@@ -53,7 +53,7 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str) -> None:
     given = {path.resolve().name for path in artifacts}
     for entry in signed.artifacts:
         if entry.file not in given:
-            click.echo(f"not checked: {entry.file} ({entry.kind})")
+            click.echo(f"not checked: {entry.file} ({entry.artifact_kind})")
     for remark in signed.not_proven:
         click.echo(f"not proven: {remark}")
     for check in checks:

@@ -33,7 +33,7 @@ def bundle_content(folder: Path) -> Content:
         for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
     )
     return Content(
-        kind="bundle",
+        artifact_kind="bundle",
         sha256=bundle.bank_sha256,
         classes=classes,
         erased=bundle.stated.erased,
