@@ -19,8 +19,8 @@ from pfm.holding import LEDGER, LOCK
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 __all__ = [
-    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "digest", "erasures", "head",
-    "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
+    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "digest", "erasures",
+    "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
 ]  # fmt: skip
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
