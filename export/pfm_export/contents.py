@@ -1,8 +1,12 @@
 """One artifact of any kind, opened and looked into; a bundle without torch."""
 
+import dataclasses
 from pathlib import Path
 
+import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.errors import CheckpointError
+from pfm.forgetting.artifacts import Verdict
+from pfm.forgetting.artifacts.walk import tell
 from pfm.forgetting.content import Content, checkpoint_content
 from pfm.options import expanded
 from pfm_export.serving.content import bundle_content
@@ -17,9 +21,15 @@ def open_content(path: Path) -> Content:
     """
     path = expanded(path)
     if is_bundle(path):
-        return bundle_content(path)
+        content = bundle_content(path)
+        return dataclasses.replace(content, unknown=tuple(file for file in content.unknown if not _is_clean(file)))
     if not path.exists():
         raise CheckpointError(f"there is no artifact {path}")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder and not an artifact (a checkpoint file or a bundle)")
     return checkpoint_content(path)
+
+
+def _is_clean(file: Path) -> bool:
+    """Whether a file that a bundle does not name can be seen to hold no class, as a picture or a README does."""
+    return file.is_file() and tell(file).verdict is Verdict.CLEAN

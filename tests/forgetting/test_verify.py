@@ -220,6 +220,9 @@ def test_a_file_beside_a_bundles_own_is_said_not_to_be_looked_into(folder: Path,
     assert verify(folder / "cert.json", folder / "bundle") == 3
     assert f"{BANK}.bak: not looked into" in verify.said
     assert "holds" not in verify.said
+    (folder / "bundle" / f"{BANK}.bak").unlink()
+    (folder / "bundle" / "README.md").write_text("our model")
+    assert verify(folder / "cert.json", folder / "bundle") == 0
 
 
 def test_what_a_signed_certificate_says_is_not_believed_to_have_the_right_shape(folder: Path, verify: Verify) -> None:
