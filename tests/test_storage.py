@@ -15,7 +15,17 @@ import pytest
 
 from pfm import storage
 from pfm.errors import StorageError
-from pfm.storage import make_folder, parse_json, read_ordinary, replacing, sha256, sha256_bytes, write_bytes, write_json, write_text
+from pfm.storage import (
+    make_folder,
+    parse_json,
+    read_ordinary,
+    replacing,
+    sha256,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:

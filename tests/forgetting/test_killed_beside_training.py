@@ -108,8 +108,9 @@ def test_sixty_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(
     started = tmp_path / "started"
 
     root = Path(shutil.copytree(nested, tmp_path / "timed"))
-    began = time.monotonic()
     process = start([*FORGET, str(root)], started)
+    wait_for(started.exists, process)
+    began = time.monotonic()
     process.join(120)
     assert process.exitcode == 0
     duration = time.monotonic() - began
@@ -128,7 +129,7 @@ def test_sixty_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(
         erasing = start([*FORGET, str(root)], started)
         wait_for(started.exists, erasing)
         time.sleep(draw.uniform(0, 1) * duration)
-        os.kill(erasing.pid, signal.SIGKILL)
+        erasing.kill()
         erasing.join(60)
         was_killed = erasing.exitcode == -signal.SIGKILL
         killed += was_killed
