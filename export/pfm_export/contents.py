@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.errors import CheckpointError
 from pfm.forgetting.artifacts import Verdict
 from pfm.forgetting.artifacts.walk import tell
@@ -32,4 +31,6 @@ def open_content(path: Path) -> Content:
 
 def _is_clean(file: Path) -> bool:
     """Whether a file that a bundle does not name can be seen to hold no class, as a picture or a README does."""
+    import pfm_export.artifacts as _  # registers bundles, banks and graphs
+
     return file.is_file() and tell(file).verdict is Verdict.CLEAN

@@ -64,9 +64,10 @@ def many(value: Any, each: Callable[[Any], T], *, count: int | None = None) -> t
     Raises:
         ValueError: it is not one, or has another number of entries than `count`.
     """
-    if not isinstance(value, list | tuple) or (count is not None and len(cast("list[Any]", value)) != count):
+    entries = cast("list[Any]", value) if isinstance(value, list | tuple) else None
+    if entries is None or (count is not None and len(entries) != count):
         raise ValueError(f"a list{f' of {count}' if count else ''} is expected, got {str(value)[:40]!r}")
-    return tuple(each(entry) for entry in cast("list[Any]", value))
+    return tuple(each(entry) for entry in entries)
 
 
 def one_of(value: Any, known: Mapping[str, T]) -> T:
