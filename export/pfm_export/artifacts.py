@@ -20,6 +20,7 @@ from pfm.forgetting.artifacts import (
     Verdict,
 )
 from pfm.forgetting.artifacts.kind import unreadable
+from pfm.forgetting.artifacts.walk import Walk, walk
 from pfm.forgetting.ledger import LEDGER
 from pfm.forgetting.search import search
 from pfm_export.serving.bank import BANK, Bank, tensor_names
@@ -128,3 +129,8 @@ class GraphKind(ArtifactKind):
 BUNDLE = FOLDER_KINDS.register("bundle", BundleKind())
 BANK_FILE = ARTIFACT_KINDS.register("bank", BankKind())
 GRAPH = ARTIFACT_KINDS.register("graph", GraphKind())
+
+
+def look_at(paths: Sequence[Path]) -> Walk:
+    """The walk over some paths, which knows what is in an export; see `pfm.forgetting.artifacts.walk`."""
+    return walk(paths)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pfm.errors import CheckpointError
 from pfm.forgetting.artifacts import Verdict
-from pfm.forgetting.artifacts.walk import tell
 from pfm.forgetting.content import Content, checkpoint_content
 from pfm.options import expanded
+from pfm_export.artifacts import look_at
 from pfm_export.serving.content import bundle_content
 from pfm_export.serving.manifest import is_bundle
 
@@ -31,6 +31,6 @@ def open_content(path: Path) -> Content:
 
 def _is_clean(file: Path) -> bool:
     """Whether a file that a bundle does not name can be seen to hold no class, as a picture or a README does."""
-    import pfm_export.artifacts as _  # registers bundles, banks and graphs
-
-    return file.is_file() and tell(file).verdict is Verdict.CLEAN
+    if not file.is_file():
+        return False
+    return all(seen.verdict is Verdict.CLEAN for seen in look_at([file]).seen.values())

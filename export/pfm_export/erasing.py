@@ -25,9 +25,10 @@ from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
 from pfm.errors import ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
-from pfm.forgetting.artifacts.walk import Seen, Walk, walk
+from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import explain, locked, try_lock
+from pfm_export.artifacts import look_at
 from pfm_export.survey import Held, Survey, given_paths, opened
 
 ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
@@ -74,9 +75,9 @@ def erase_everywhere(
     given, wanted = given_paths(paths), class_keys(keys)
     request = _Request(wanted, reason, requested_by, allow_unknown)
     for _ in range(_ATTEMPTS):
-        folders = walk(given).folders()
+        folders = look_at(given).folders()
         with _locked(folders):
-            found = walk(given)  # as it is now: a run or another erasure may have written since
+            found = look_at(given)  # as it is now: a run or another erasure may have written since
             if set(found.folders()) <= set(folders):
                 return _erase(found, folders, request)
     raise StorageError(f"{given[0]} does not stand still: others write new files into it; stop them, and try again")

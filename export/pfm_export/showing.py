@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.classes import ClassList
+from pfm.data.cache import CacheEntry, read_entry
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
-from pfm.forgetting.artifacts.walk import Seen, walk
+from pfm.forgetting.artifacts.decoded import DECODED
+from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
+from pfm_export.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 
@@ -35,6 +37,8 @@ def describe(path: Path) -> Json:
     try:
         if is_bundle(path):
             return _describe_bundle(path)
+        if (entry := read_entry(path)) is not None:
+            return _describe_decoded(entry)
         if path.is_dir():
             return _describe_folder(path)
         if not path.is_file():
@@ -175,9 +179,21 @@ def _describe_ledger(path: Path) -> Json:
     }
 
 
+def _describe_decoded(entry: CacheEntry) -> Json:
+    holding = DECODED.open(entry.folder)
+    return {
+        "kind": DECODED.name,
+        "path": str(entry.folder),
+        "size_bytes": entry.size_bytes,
+        "of": entry.where,
+        "rows": len(entry.kept),
+        **_classes(holding.classes, holding.erased),
+    }
+
+
 def _describe_folder(folder: Path) -> Json:
     """Everything that an erasure of the folder would look at."""
-    found, clean = walk([folder]), dict[str, int]()
+    found, clean = look_at([folder]), dict[str, int]()
     artifacts, closed = list[Json](), list[Json]()
     for seen in found.seen.values():
         if isinstance(seen.kind, FolderKind) or seen.path.name == LEDGER or _is_checkpoint(seen):
@@ -277,10 +293,8 @@ def _show_folder(document: Any) -> list[str]:
     for entry in document["artifacts"]:
         lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
     lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
-    lines += [
-        f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
-    ]
-    return lines
+    closed = document["not_looked_into"]
+    return lines + [f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in closed]
 
 
 def _below(top: str, path: str) -> str:
@@ -296,6 +310,11 @@ def _in_short(entry: Any) -> str:
     erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
     readout = f", readout {entry['readout']}" if "readout" in entry else ""
     return f"{len(entry['classes'])} classes{readout}, {_size(entry['size_bytes'])}{erased}"
+
+
+def _show_decoded(document: Any) -> list[str]:
+    return [*_heading(document), _row("of", document["of"]), _row("rows", f"{document['rows']:,}"),
+            _row("holds", _in_short(document))]  # fmt: skip
 
 
 def _show_checkpoint(document: Any) -> list[str]:
@@ -396,4 +415,5 @@ def _size(size_bytes: int) -> str:
 
 _SHOWN = {
     "checkpoint": _show_checkpoint, "bundle": _show_bundle, "ledger": _show_ledger, "folder": _show_folder,
+    DECODED.name: _show_decoded,
 }  # fmt: skip

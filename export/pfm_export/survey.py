@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pfm_export.artifacts  # noqa: F401  # registers bundles, banks and graphs
 from pfm.classes import ClassList
 from pfm.errors import CheckpointError
 from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
-from pfm.forgetting.artifacts.walk import Seen, Walk, walk
+from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.options import expanded
 from pfm.storage import sha256
+from pfm_export.artifacts import look_at
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def survey(paths: Iterable[Path]) -> Survey:
         CheckpointError: nothing is there, a folder without any artifact, or a file named that is not one.
         PfmError: an artifact that is damaged.
     """
-    return opened(walk(given_paths(paths)))
+    return opened(look_at(given_paths(paths)))
 
 
 def given_paths(paths: Iterable[Path] | Path | str) -> list[Path]:

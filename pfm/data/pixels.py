@@ -38,6 +38,11 @@ def limit_pixels(most: int) -> None:
     warnings.filterwarnings("error", category=DecompressionBombWarning)
 
 
+def pixel_limit() -> int:
+    """Pixels above which this process refuses an image."""
+    return Image.MAX_IMAGE_PIXELS or MOST_PIXELS
+
+
 limit_pixels(MOST_PIXELS)
 
 
@@ -123,6 +128,11 @@ def decode(
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # PIL's own detour; it warns without
         return np.asarray(image.convert("RGB"))
+
+
+def stored_channels(image: Image.Image) -> int:
+    """1 or 3, what `decode` makes of it; nothing is decoded."""
+    return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(DEEP_MODES) else 3
 
 
 def grey_range(image: Any) -> tuple[float, float] | None:

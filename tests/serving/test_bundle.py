@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +128,7 @@ def test_an_interrupted_erasure_hides_the_class_and_the_next_one_finishes_it(
     written: list[str] = []
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:
-        def wrapper(path: Path, content: object, **more: Any) -> None:
+        def wrapper(path: Path, content: object, **more: object) -> None:
             if len(written) == steps:
                 raise KilledError
             written.append(path.name)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from making.checkpoints import trained_state
 from making.commands import Refuse, train_arguments
 from making.files import files
+from making.images import write_npz
+from making.launching import ROOT, environment
 from pfm.classes import ClassList
 from pfm.cli import pfm, run
 from pfm.errors import StorageError, TrainingError
@@ -169,3 +172,26 @@ def test_what_an_erasure_of_a_folder_with_a_run_records(
     assert [(entry["file"], entry["kind"]) for entry in record["files"]] == [
         (RUN, "run"), ("colours_seed_42_1.pt", "checkpoint"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_stop_when_a_class_of_theirs_is_erased(tmp_path: Path) -> None:
+    data, folder = write_npz(tmp_path / "colours.npz"), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu_2.yaml",
+        "--main_process_port", "0", "pfm/train.py", "--dataset", str(data), "--save_dir", str(folder),
+        "--model_name", "scratch:vit_digits", "--epochs", "500", "--batch_size", "16", "--eval_every", "0", *NAMES,
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        while not (folder / "colours_seed_42_2.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert run_in(folder) == COLOURS
+        erase_everywhere([folder], "blue")
+        said, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert b"'blue' was erased from" in said
+    assert all("blue" not in load_checkpoint(path).classes.names for path in folder.glob("*.pt"))
+    assert run_in(folder) is None

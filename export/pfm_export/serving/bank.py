@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -154,10 +155,10 @@ def tensor_names(path: Path, head: bytes) -> tuple[str, ...]:
         return ()
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(8 + length)[8:])
+            header: Any = json.loads(file.read(8 + length)[8:])
     except (OSError, ValueError, RecursionError):
         return ()
-    return tuple(str(name) for name in header if name != "__metadata__") if isinstance(header, dict) else ()
+    return tuple(name for name in cast("dict[str, Any]", header) if name != "__metadata__")
 
 
 def pack(tensors: Mapping[str, Floats]) -> bytes:

@@ -64,9 +64,10 @@ def many(value: Any, each: Callable[[Any], T], *, count: int | None = None) -> t
     Raises:
         ValueError: it is not one, or has another number of entries than `count`.
     """
+    told = str(value)[:40]
     entries = cast("list[Any]", value) if isinstance(value, list | tuple) else None
     if entries is None or (count is not None and len(entries) != count):
-        raise ValueError(f"a list{f' of {count}' if count else ''} is expected, got {str(value)[:40]!r}")
+        raise ValueError(f"a list{f' of {count}' if count else ''} is expected, got {told!r}")
     return tuple(each(entry) for entry in entries)
 
 
