@@ -36,15 +36,15 @@ def check_graph(content: bytes, name: str) -> None:
         raise BundleError(f"{name} is refused: it is not an ONNX graph, or is damaged ({error})") from error
 
 
-def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
+def _walk(message: memoryview, type_name: str, name: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
     for field, value in _fields(message):
-        if kind == "Tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)):
+        if type_name == "Tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)):
             raise BundleError(f"{name} has weights in another file, which is not read; export again into one file")
-        if kind == "Node" and field == _OP_TYPE and bytes(value) == b"EPContext":  # type: ignore[arg-type]
+        if type_name == "Node" and field == _OP_TYPE and bytes(value) == b"EPContext":  # type: ignore[arg-type]
             raise BundleError(f"{name} has an engine compiled elsewhere in it (EPContext), which is not run")
-        inner = _MESSAGES[kind].get(field)
+        inner = _MESSAGES[type_name].get(field)
         if inner is not None:
             if not isinstance(value, memoryview):
                 raise ValueError("a message is not one")
