@@ -55,7 +55,7 @@ OWNERS = {
     "onnx_ir": ("pfm_export.graph",),
     "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
     "safetensors": ("pfm_export.serving.bank",),
-    "cryptography": ("pfm.forgetting.certificate",),
+    "cryptography": ("pfm.forgetting.certificate", "pfm.forgetting.keys"),
     "tqdm": ("pfm.runlog",),
     "yaml": ("pfm.commands.config_file",),
     "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
