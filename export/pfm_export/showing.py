@@ -14,6 +14,7 @@ from pfm.classes import ClassList
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.ledger import LEDGER, Record
+from pfm.model.starts import UNSTATED, follows
 from pfm.storage import Json, explain, sha256
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
@@ -80,6 +81,7 @@ def _describe_checkpoint(path: Path) -> Json:
         "readout": checkpoint.model.readout,
         "target": checkpoint.model.wrong_target,
         "unknown_below": checkpoint.unknown_below or None,
+        "start": {**_start(checkpoint.prompt_start), "init_key": checkpoint.init_key or None},
         "backbone": {
             "model_name": checkpoint.spec.model_name,
             "family": checkpoint.spec.family.name,
@@ -135,6 +137,7 @@ def _describe_bundle(folder: Path) -> Json:
         "readout": stated.readout,
         "target": document.get("wrong_target"),
         "unknown_below": stated.unknown_below or None,
+        "start": document.get("start") or _start(UNSTATED),
         "precision": stated.precision,
         "form": document.get("form"),
         "input": document.get("input"),
@@ -212,6 +215,10 @@ def _classes(classes: ClassList, erased: Iterable[tuple[int, str]]) -> Json:
         ],
         "erased": [{"number": number, "name": name} for number, name in erased],
     }
+
+
+def _start(name: str) -> Json:
+    return {"name": name, "follows": follows(name)}
 
 
 def _ledger_beside(place: Path, file: str, head: str) -> Sequence[Json]:
@@ -321,12 +328,14 @@ def _about_model(document: Any) -> list[str]:
     classes = [f"{'position':>8}  {'number':>6}  name"]
     classes += [f"{item['position']:>8}  {item['number']:>6}  {item['name']}" for item in document["classes"]]
     erased = [f"{item['number']} {item['name']}" for item in document["erased"]]
-    below = document["unknown_below"]
+    below, start = document["unknown_below"], document["start"]
     answer = f", `unknown` below a probability of {below:.3g}" if below else ""
     return [
         *_rows("classes", classes),
         _row("erased", ", ".join(erased) or "none"),
         _row("readout", f"{document['readout']}, target without the own prompt: {document['target']}{answer}"),
+        _row("start", f"{start['name']}: {start['follows']}"),
+        *([_row("keys", start["init_key"])] if start.get("init_key") else []),
     ]
 
 

@@ -12,7 +12,7 @@ from pfm.commands.sections import SectionedCommand
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 
 FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "config")
@@ -27,6 +27,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     objective=ObjectiveConfig,
     augment=AugmentConfig,
     model=ModelConfig,
+    start=StartConfig,
     lora=LoraSettings,
     feed=FeedConfig,
     evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval

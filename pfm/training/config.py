@@ -12,7 +12,7 @@ from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import LARGEST_SEED, Section, expand_paths, option
 
 
@@ -46,6 +46,7 @@ class OptimConfig:
 
     section: ClassVar = Section.OPTIMISATION
     lr: float = option(1e-3, "Learning rate.", minimum=0.0)
+    prompt_lr: float = option(1.0, "Learning rate of the prompts, as a multiple of --lr.", minimum=0.0)
     optimizer: str = option("adam", "Optimizer.", choices=("adam", "adamw"))
     weight_decay: float = option(0.0, "Weight decay; decoupled with adamw.", minimum=0.0)
     schedule: str = option("constant", "Learning rate over the run.", choices=("constant", "cosine"))
@@ -157,6 +158,7 @@ class RunConfig:
     device: DeviceConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     feed: FeedConfig = field(default_factory=FeedConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """By section and option: numbers, strings and bools, for a checkpoint or JSON."""

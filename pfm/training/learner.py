@@ -55,7 +55,7 @@ class Learner:
         """Set the learning rate of the next step, of `total_steps` in the whole run."""
         rate = learning_rate(self.at.step, total_steps, self.setup.config.train)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def finish_step(self) -> None:
         """Note that a step was taken."""
@@ -102,6 +102,8 @@ class Learner:
                 run=setup.config.to_dict(),
                 averaged=self.average.tensors if self.average else {},
                 unknown_below=self._choose_threshold(),
+                start=setup.config.start.prompt_start,
+                init_key=setup.config.start.init_key,
                 progress={
                     **dataclasses.asdict(self.at),
                     "global_batch": setup.global_batch,

@@ -78,7 +78,7 @@ def train(
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
-    setup = set_up(config, accelerator, spec, data, files, tell)
+    setup = set_up(config, accelerator, spec, data, files, tell, is_resumed=found is not None)
     learner = Learner(setup)
     if found is not None:
         learner.restore(*found)

@@ -13,6 +13,7 @@ from pfm import __version__
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.starts import follows
 from pfm.storage import Json, sha256_bytes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import without_classes
@@ -64,6 +65,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
             "model_name": Path(name).name if Path(name).exists() else name,
             "config": without_classes(checkpoint.spec.config),
         },
+        "start": {"name": checkpoint.prompt_start, "follows": follows(checkpoint.prompt_start)},
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
