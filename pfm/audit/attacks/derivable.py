@@ -6,6 +6,7 @@ rows touches what the shared weights know.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -14,6 +15,7 @@ from pfm.audit.attacks.attack import Measurement
 from pfm.audit.config import AuditConfig
 from pfm.audit.derivable import Candidates, Rows, SeedStarts, Survivors, derive, draw_random, find_seed
 from pfm.audit.figures import interval
+from pfm.audit.groups import Groups
 from pfm.audit.markup import table
 from pfm.audit.models import Models
 from pfm.audit.resurrection import Recovery, Tested, recover, resurrect
@@ -80,7 +82,15 @@ class Derivable:
     name = "derivable"
 
     def measure(self, models: Models) -> Measurement[list[Derived]]:
-        found = [measure_class(models, p, name) for p, name in zip(models.positions, models.names, strict=True)]
+        found = [
+            measure_class(
+                Case(
+                    full=models.full, forgotten=models.forgotten, groups=models.groups, position=position,
+                    device=models.device, config=models.config,
+                )
+            )
+            for position in models.positions
+        ]  # fmt: skip
         return Measurement(found, tuple(_judge(entry, models.config) for entry in found))
 
     def show(self, figures: list[Derived]) -> str:
@@ -102,27 +112,47 @@ def _line(what: str, back: Back | Way) -> list[str]:
     return [what, f"{back['forget']:.3f}", f"{back['retain']:.3f}", f"{back['selective']:.3f}"]
 
 
-def measure_class(models: Models, position: int, name: str) -> Derived:
-    """The figures of one class, at `position` in the full model."""
-    number = models.full.classes.ids[position]
-    loaded, full = models.loaded["forgotten"], models.loaded["full"]
-    kept = torch.tensor(models.forgotten.classes.ids)
-    labels = torch.tensor(models.full.classes.ids)[models.groups.retain_test.labels]
-    own = models.groups.forget_test.labels == position
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One class that was erased.
+
+    Attributes:
+        full, forgotten: before and after.
+        groups: samples; labels are positions in the full model's bank.
+        position: of the class there.
+    """
+
+    full: Checkpoint
+    forgotten: Checkpoint
+    groups: Groups
+    position: int
+    device: torch.device
+    config: AuditConfig
+
+
+def measure_class(case: Case) -> Derived:
+    """What comes back of one class."""
+    full, forgotten = Loaded.of(case.full, case.device), Loaded.of(case.forgotten, case.device)
+    retain, forget = case.groups.retain_test, case.groups.forget_test
     tested = Tested(
-        forget=loaded.preprocess(models.groups.forget_test.inputs[own].to(models.device)),
-        retain=loaded.preprocess(models.groups.retain_test.inputs.to(models.device)),
-        retain_positions=(labels[:, None] == kept[None]).int().argmax(dim=1).to(models.device),
+        forget=forgotten.preprocess(forget.inputs[forget.labels == case.position].to(case.device)),
+        retain=forgotten.preprocess(retain.inputs.to(case.device)),
+        retain_positions=_kept_positions(case)[retain.labels].to(case.device),
     )
-    survivors = Survivors.of(models.forgotten, number)
-    formulas = by_formula(loaded.model, models.forgotten, survivors, tested, models.config)
+    survivors = Survivors.of(case.forgotten, case.full.classes.ids[case.position])
     return {
-        "name": name,
-        "start": models.forgotten.prompt_start,
-        "full": _of_own(full, tested, position, models),
-        **formulas,
-        "learned": learn_without_data(loaded, tested, models.config),
+        "name": case.full.classes.names[case.position],
+        "start": case.forgotten.prompt_start,
+        "full": _of_own(full.model, tested, case),
+        **by_formula(forgotten.model, case.forgotten, survivors, tested, case.config),
+        "learned": learn_without_data(forgotten, tested, case.config),
     }
+
+
+def _kept_positions(case: Case) -> torch.Tensor:
+    """(C,) of each class of the full model in the other one; -1 for those that are not there."""
+    kept = case.forgotten.classes.ids
+    return torch.tensor([kept.index(number) if number in kept else -1 for number in case.full.classes.ids])
 
 
 class ByFormula(TypedDict):
@@ -206,22 +236,19 @@ def _least_sure(model: PromptedClassifier, noise: torch.Tensor, config: AuditCon
     return inputs.detach().view(noise.shape)
 
 
-def _of_own(full: Loaded, tested: Tested, position: int, models: Models) -> Back:
-    """The full model with every prompt but those of the other classes to be forgotten."""
-    model, kept = full.model, models.forgotten.classes.ids
-    present = [p for p, number in enumerate(model.classes.ids) if p == position or number in kept]
-    back = torch.tensor([model.classes.ids.index(number) for number in kept], device=models.device)
+@torch.no_grad()
+def _of_own(full: PromptedClassifier, tested: Tested, case: Case) -> Back:
+    """The full model, of the classes that go with this one alone there."""
+    new = _kept_positions(case)
+    present = [p for p in range(len(new)) if new[p] >= 0 or p == case.position]
 
     def answers(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            parts = [
-                model.predict(model.logits(chunk, shared_set(present, len(chunk), chunk.device)))
-                for chunk in inputs.split(256)
-            ]
-        return torch.cat(parts)
+        parts = [full.logits(chunk, shared_set(present, len(chunk), chunk.device)) for chunk in inputs.split(256)]
+        return full.predict(torch.cat(parts)).cpu()
 
-    forget = _mean(answers(tested.forget) == position)
-    retain = _mean(answers(tested.retain) == back[tested.retain_positions])
+    forget = _mean(answers(tested.forget) == case.position)
+    answered = answers(tested.retain)
+    retain = _mean((answered >= 0) & (new[answered] == tested.retain_positions.cpu()))
     return {"selective": 0.5 * (forget + retain), "forget": forget, "retain": retain}
 
 
