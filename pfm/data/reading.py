@@ -1,6 +1,7 @@
 """Reading many files: which, what came of them, which could not be read, and what is odd about others."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ class FilesToRead:
     """Files that are to become stored inputs, in this order.
 
     Attributes:
-        load: index -> what is to be decoded: a PIL image, or path or bytes of a sound file.
+        load: index -> what is to be decoded: path or bytes of a file, or a PIL image.
         count: how many files.
         where: what to call them, such as "tones/train".
         name: index -> what to call one of them in an error.
@@ -28,6 +29,12 @@ class FilesToRead:
     skip_bad: bool = False
     max_seconds: float = 30.0
     device: torch.device | None = None
+
+    def sources(self) -> Iterator[Any]:
+        """What is to be decoded, one after another; what is not there is passed over."""
+        for index in range(self.count):
+            with contextlib.suppress(ValueError, OSError):
+                yield self.load(index)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def set_up(
         start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
     preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
+    preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
     check_cache(config.feed, model, is_augmented=is_augmented)
     tell(_describe_model(model, spec, accelerator))
