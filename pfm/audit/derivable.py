@@ -21,6 +21,7 @@ from pfm.model.classifier import BANK, PromptedClassifier, class_row_names
 from pfm.model.starts import STARTS
 
 Rows = dict[str, torch.Tensor]  # by the parameter's name, a row a class
+SUM, AGAINST = "minus the sum of the others", "moved against the others"  # what a sum of zero over the classes gives
 WEIGHT, BIAS = "weight", "bias"  # the parts of a classifier row, behind the last dot of the parameter's name
 
 
@@ -131,7 +132,7 @@ def find_seed(survivors: Survivors, starts: SeedStarts, seeds: Sequence[int]) ->
 
 
 def derive(survivors: Survivors, starts: Mapping[str, Rows]) -> Candidates:
-    """Every candidate that the formulas give: each prompt with each classifier row.
+    """Every candidate that the formulas give: each prompt with the row of the same formula, and with those of sums.
 
     Args:
         starts: rows (C, …) of all classes at their start, by how they were found.
@@ -144,7 +145,7 @@ def derive(survivors: Survivors, starts: Mapping[str, Rows]) -> Candidates:
         if name.endswith(f".{WEIGHT}")
         for way, value in found.items()
     } or {"": survivors.rows[BANK].new_zeros(survivors.rows[BANK].shape[-1] + 1)}
-    pairs = [(p, w) for p in prompts for w in weights]
+    pairs = [(p, w) for p in prompts for w in weights if w in ("", p, SUM) or w.endswith(AGAINST)]
     return Candidates(
         tuple(f"{p}; row: {w}" if w else p for p, w in pairs),
         torch.stack([prompts[p] for p, _ in pairs]),
@@ -168,7 +169,7 @@ def _ways(survivors: Survivors, starts: Mapping[str, Rows], name: str) -> dict[s
 
     ways = {
         "mean of the others": left.mean(dim=0),
-        "minus the sum of the others": -left.sum(dim=0),
+        SUM: -left.sum(dim=0),
         "minus the sum of the others, as large as they are": as_large(-left.sum(dim=0)),
     }
     for how, rows in starts.items():
@@ -176,7 +177,7 @@ def _ways(survivors: Survivors, starts: Mapping[str, Rows], name: str) -> dict[s
         moved = left - start[kept]
         ways[f"start from {how}"] = start[gone]
         ways[f"start from {how}, moved as the others"] = start[gone] + moved.mean(dim=0)
-        ways[f"start from {how}, moved against the others"] = start[gone] - moved.sum(dim=0)
+        ways[f"start from {how}, {AGAINST}"] = start[gone] - moved.sum(dim=0)
     if name in survivors.moments:
         direction = survivors.moments[name].float().sum(dim=0)  # the erased moment is minus this
         ways["against the moments of the others"] = as_large(-direction)

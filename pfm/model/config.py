@@ -75,6 +75,12 @@ class StartConfig:
         is_path=True,
     )  # fmt: skip
 
+    prompt_lr: float = option(
+        0.0,
+        "Learning rate of the prompts, as a multiple of --lr; 0: what the start needs, 10 for common and 1 for others.",
+        minimum=0.0,
+    )
+
     def __post_init__(self) -> None:
         expand_paths(self)
         if self.init_key:  # so that whoever erases a class finds it
@@ -84,6 +90,9 @@ class StartConfig:
                 f"--init_key is for starts from keys, and --prompt_start {self.prompt_start} takes none; "
                 "give --prompt_start secret, or leave --init_key out"
             )
+
+    def resolve_prompt_lr(self) -> float:
+        return self.prompt_lr or STARTS.get(self.prompt_start).prompt_lr
 
 
 @dataclass(frozen=True, kw_only=True)

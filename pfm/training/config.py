@@ -46,7 +46,6 @@ class OptimConfig:
 
     section: ClassVar = Section.OPTIMISATION
     lr: float = option(1e-3, "Learning rate.", minimum=0.0)
-    prompt_lr: float = option(1.0, "Learning rate of the prompts, as a multiple of --lr.", minimum=0.0)
     optimizer: str = option("adam", "Optimizer.", choices=("adam", "adamw"))
     weight_decay: float = option(0.0, "Weight decay; decoupled with adamw.", minimum=0.0)
     schedule: str = option("constant", "Learning rate over the run.", choices=("constant", "cosine"))

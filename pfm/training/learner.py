@@ -39,7 +39,8 @@ class Learner:
         train = setup.config.train
         if train.compile:
             self.model.compile(dynamic=True)
-        wrapped, self.optimizer = setup.accelerator.prepare(self.model, build_optimizer(self.model, train))
+        optimizer = build_optimizer(self.model, train, prompt_lr=setup.config.start.resolve_prompt_lr())
+        wrapped, self.optimizer = setup.accelerator.prepare(self.model, optimizer)
         self.wrapped: nn.Module = wrapped
         if is_sharded(self.model):
             check_sharded(setup.config, self.model)

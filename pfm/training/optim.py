@@ -22,10 +22,11 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
-def build_optimizer(model: PromptedClassifier, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: PromptedClassifier, config: OptimConfig, *, prompt_lr: float = 1.0) -> torch.optim.Optimizer:
     """Adam or AdamW over the trained tensors; decay is for matrices only.
 
-    A group's "share" is what its learning rate is, of that of the run.
+    Args:
+        prompt_lr: of the prompts, as a multiple of the run's rate; a group has its multiple as "share".
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = model.trained_tensors()
@@ -34,7 +35,7 @@ def build_optimizer(model: PromptedClassifier, config: OptimConfig) -> torch.opt
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
         {"params": plain, "weight_decay": 0.0, "share": 1.0},
-        {"params": [trained[BANK]], "weight_decay": 0.0, "share": config.prompt_lr},
+        {"params": [trained[BANK]], "weight_decay": 0.0, "share": prompt_lr},
     ]
     return kind([group for group in groups if group["params"]], lr=config.lr, fused=True)
 

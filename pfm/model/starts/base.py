@@ -17,10 +17,12 @@ class Start(ABC):
     """Where the rows of a class start.
 
     Attributes:
+        prompt_lr: learning rate that prompts of this start need, as a multiple of the run's.
         takes_keys: whether each class starts from a key of its own.
         follows: what somebody who holds the file can draw again of an erased class, as a sentence.
     """
 
+    prompt_lr: ClassVar[float] = 1.0
     takes_keys: ClassVar[bool] = False
     follows: ClassVar[str]
 

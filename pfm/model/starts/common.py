@@ -11,6 +11,7 @@ STD = 0.02
 class Common(Start):
     """The same row for every class, N(0, 0.02²) from the seed; a bias starts at zero."""
 
+    prompt_lr = 10.0  # they start small and have a way to go; see docs/decisions.md
     follows = (
         "the prompts of this model all started from one common vector: the seed gives that vector again, and it is no "
         "more one class's than another's"
