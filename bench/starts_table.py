@@ -5,7 +5,7 @@
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --fsdd PATH/fsdd --only fsdd
 
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
-`common` and `seed` run with seeds 42, 2 and 3, `secret` three times with fresh keys and the seed 42. What the file holds
+`common` and `seed` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42. What the file holds
 already is not run again; `--show` prints it as the table of the documentation.
 """
 
