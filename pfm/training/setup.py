@@ -12,6 +12,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
+from pfm.classes import check_unknown
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, hold_out_for_threshold
@@ -106,6 +107,7 @@ def set_up(
     if not is_resumed:  # whose rows are in the file that it goes on from
         start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
+    check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)

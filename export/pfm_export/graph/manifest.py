@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from pfm import __version__
+from pfm.classes import check_unknown
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
-from pfm.model.starts import follows
+from pfm.model.starts import stated as start_stated
 from pfm.storage import Json, sha256_bytes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import without_classes
@@ -33,7 +34,11 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
     Args:
         model: the checkpoint's.
         bank: what the bundle's bank holds, by name.
+
+    Raises:
+        ClassNameError: a class is called as the answer `unknown` is.
     """
+    check_unknown(checkpoint.classes, has_answer=model.can_abstain)
     preprocess = checkpoint.preprocess.to_dict()
     kind = form.input_kind(checkpoint.preprocess.kind)(preprocess)
     signatures = form.signatures(type(kind), model.readout.graph_inputs, model.readout.graph_output)
@@ -65,7 +70,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
             "model_name": Path(name).name if Path(name).exists() else name,
             "config": without_classes(checkpoint.spec.config),
         },
-        "start": {"name": checkpoint.prompt_start, "follows": follows(checkpoint.prompt_start)},
+        "start": start_stated(checkpoint.prompt_start),
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,

@@ -7,7 +7,7 @@ whoever can draw the start again has the key; see `Start.follows`. Nothing here 
 from pfm.model.starts.base import Start
 from pfm.registry import Registry
 
-__all__ = ["STARTS", "Start", "follows"]
+__all__ = ["STARTS", "Start", "follows", "stated"]
 
 STARTS: Registry[Start] = Registry("prompt start")
 STARTS.declare("common", "pfm.model.starts.common:COMMON")
@@ -24,3 +24,8 @@ def follows(start: str) -> str:
         start: as the file states it; "" where it does not.
     """
     return STARTS.get(start or UNSTATED).follows
+
+
+def stated(start: str, **more: str) -> dict[str, str]:
+    """Name and sentence of a start, for a document."""
+    return {"name": start or UNSTATED, "follows": follows(start), **{key: text for key, text in more.items() if text}}
