@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pfm.classes import ClassList
+from pfm.data.cache import CacheEntry, read_entry
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
+from pfm.forgetting.artifacts.decoded import DECODED
 from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.model.starts import stated as start_stated
@@ -37,6 +39,8 @@ def describe(path: Path) -> Json:
     try:
         if is_bundle(path):
             return _describe_bundle(path)
+        if (entry := read_entry(path)) is not None:
+            return _describe_decoded(entry)
         if path.is_dir():
             return _describe_folder(path)
         if not path.is_file():
@@ -60,7 +64,8 @@ def _refuse_json(path: Path) -> None:
         found = json.loads(path.read_bytes())
     except ValueError:
         found = None
-    if isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT:
+    is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
+    if is_certificate:
         raise CheckpointError(f"{path} is a certificate; pfm verify {path} reads it")
     raise CheckpointError(f"{path} is not a checkpoint, bundle, ledger or folder")
 
@@ -177,6 +182,18 @@ def _describe_ledger(path: Path) -> Json:
     }
 
 
+def _describe_decoded(entry: CacheEntry) -> Json:
+    holding = DECODED.open(entry.folder)
+    return {
+        "kind": DECODED.name,
+        "path": str(entry.folder),
+        "size_bytes": entry.size_bytes,
+        "of": entry.where,
+        "rows": len(entry.kept),
+        **_classes(holding.classes, holding.erased),
+    }
+
+
 def _describe_folder(folder: Path) -> Json:
     """Everything that an erasure of the folder would look at."""
     found, clean = look_at([folder]), dict[str, int]()
@@ -279,10 +296,8 @@ def _show_folder(document: Any) -> list[str]:
     for entry in document["artifacts"]:
         lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
     lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
-    lines += [
-        f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
-    ]
-    return lines + [f"  half-written     {_below(top, path)}" for path in document["half_written"]]
+    closed = document["not_looked_into"]
+    return lines + [f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in closed]
 
 
 def _below(top: str, path: str) -> str:
@@ -298,6 +313,11 @@ def _in_short(entry: Any) -> str:
     erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
     readout = f", readout {entry['readout']}" if "readout" in entry else ""
     return f"{len(entry['classes'])} classes{readout}, {_size(entry['size_bytes'])}{erased}"
+
+
+def _show_decoded(document: Any) -> list[str]:
+    return [*_heading(document), _row("of", document["of"]), _row("rows", f"{document['rows']:,}"),
+            _row("holds", _in_short(document))]  # fmt: skip
 
 
 def _show_checkpoint(document: Any) -> list[str]:
@@ -353,12 +373,13 @@ def _heading(document: Any) -> list[str]:
 
 
 def _about_model(document: Any) -> list[str]:
-    classes = [f"{item['position']:>8}  {_name(item['name'])}" for item in document["classes"]]
+    classes = [f"{'position':>8}  name"]
+    classes += [f"{item['position']:>8}  {_name(item['name'])}" for item in document["classes"]]
     erased = [f"{item['position']} {_name(item['name'])}" for item in document["erased"]]
     below = document["unknown_below"]
     answer = f", `unknown` below a probability of {below:.3g}" if below else ""
     return [
-        *_rows("classes", [f"{'position':>8}  name", *classes]),
+        *_rows("classes", classes),
         _row("erased", ", ".join(erased) or "none"),
         _row("readout", f"{document['readout']}, target without the own prompt: {document['target']}{answer}"),
         *_rows("start", list(document["start"].values())),
@@ -396,4 +417,7 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
 
 
-_SHOWN = {"checkpoint": _show_checkpoint, "bundle": _show_bundle, "ledger": _show_ledger, "folder": _show_folder}
+_SHOWN = {
+    "checkpoint": _show_checkpoint, "bundle": _show_bundle, "ledger": _show_ledger, "folder": _show_folder,
+    DECODED.name: _show_decoded,
+}  # fmt: skip

@@ -11,10 +11,11 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pfm.data import frames as kaldi
-from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
+from pfm.data.frames import FRAME_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.waves import check_rate
 
 
@@ -79,6 +80,25 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
     own = (lengths - settings.frame_size).div(settings.hop, rounding_mode="floor") + 1  # (B,)
     is_there = torch.arange(features.shape[1], device=waves.device) < own.to(waves.device).unsqueeze(1)
     return torch.where(is_there.unsqueeze(2), features, 0.0)
+
+
+def clip_features(samples: np.ndarray, rate: int, settings: MelSettings) -> np.ndarray:
+    """The features (F, M) float32 of one clip (n,) float32; the same bytes whatever the number of threads.
+
+    Raises:
+        ValueError: a clip shorter than one frame, or of a rate that cannot be brought to the settings'.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a product shared out among threads is summed in another order
+    try:
+        wave = resampled(torch.from_numpy(samples), rate, settings.sampling_rate)
+        if len(wave) < settings.frame_size:
+            raise ValueError(
+                f"it lasts {1000 * len(samples) / rate:.1f} ms; at least {1000 * FRAME_SECONDS:.0f} ms are needed"
+            )
+        return log_mel(wave.unsqueeze(0), torch.tensor([len(wave)]), settings)[0].numpy()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fft_size(settings: MelSettings) -> int:
