@@ -12,7 +12,7 @@ from making.checkpoints import image_checkpoint
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import tiny_spec
-from pfm.audit.attacks.derivable import Derivable, Derived
+from pfm.audit.attacks.derivable import Back, Derivable, Derived, Random, Way, judge
 from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.verdict import FAIL, PASS
@@ -156,13 +156,29 @@ def measured(npz: Path, folder: Path, start: str, readout: str) -> tuple[Derived
 
 @pytest.mark.slow
 @pytest.mark.parametrize("readout", ["cls", "prompt"])
-def test_a_class_of_the_seeds_start_comes_back_and_the_audit_fails(npz: Path, tmp_path: Path, readout: str) -> None:
-    figures, judgement = measured(npz, tmp_path, "seed", readout)
+def test_a_class_of_the_seeds_start_comes_back(npz: Path, tmp_path: Path, readout: str) -> None:
+    figures, _ = measured(npz, tmp_path, "seed", readout)
     assert figures["full"]["selective"] > 0.9  # the control: it knew the class
-    assert figures["formulas"][0]["selective"] > figures["full"]["selective"] - 0.1
-    assert "recorded seed" in figures["formulas"][0]["way"]
     assert figures["seed_found"] == 42
-    assert (judgement.level, judgement.verdict) == ("erase", FAIL)
+    assert figures["seed_match"] > 0.9
+    of_the_seed = [
+        way for way in figures["formulas"] if way["way"].startswith("start from the seed start of the recor")
+    ]
+    assert of_the_seed[0]["selective"] > figures["full"]["selective"] - 0.1
+    assert of_the_seed[0]["selective"] > figures["random"]["selective"] + 0.03  # on easy data many do
+
+
+def test_the_best_formula_is_judged_by_random_prompts() -> None:
+    way = Way(way="a formula", selective=0.95, forget=0.9, retain=1.0)
+    random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.6)
+    figures = Derived(
+        name="3", start="seed", seed_found=42, seed_match=0.99, full=Back(selective=0.98, forget=0.98, retain=0.98),
+        random=random, formulas=[way], learned={},
+    )  # fmt: skip
+    found = judge(figures, SMALL)
+    assert (found.level, found.measure, found.verdict) == ("erase", "derivable: 3", FAIL)
+    assert "brings back 0.950, 24 random prompts 0.450 to 0.600" in found.reason
+    assert judge({**figures, "random": {**random, "high": 0.91}}, SMALL).verdict == PASS
 
 
 @pytest.mark.slow

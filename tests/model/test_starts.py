@@ -122,6 +122,9 @@ def test_removing_a_key_leaves_the_others_and_no_byte_of_it(tmp_path: Path) -> N
 def test_a_file_of_keys_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"{tmp_path / 'keys'}, which is not there"):
         remove_key(tmp_path / "keys", "a")
+    (tmp_path / "keys").write_text("pfm keys of prompt starts, 1\n")  # what the message says to do
+    (tmp_path / "keys").chmod(0o600)
+    assert not remove_key(tmp_path / "keys", "a")
 
 
 @pytest.mark.parametrize("change", [

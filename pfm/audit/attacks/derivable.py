@@ -91,7 +91,7 @@ class Derivable:
             )
             for position in models.positions
         ]  # fmt: skip
-        return Measurement(found, tuple(_judge(entry, models.config) for entry in found))
+        return Measurement(found, tuple(judge(entry, models.config) for entry in found))
 
     def show(self, figures: list[Derived]) -> str:
         parts = ["<h2>Derivable</h2>"
@@ -274,7 +274,8 @@ def _mean(hits: torch.Tensor) -> float:
     return float(hits.double().mean())
 
 
-def _judge(entry: Derived, config: AuditConfig) -> Judgement:
+def judge(entry: Derived, config: AuditConfig) -> Judgement:
+    """Whether the best formula brings back more than random prompts do."""
     best, random = entry["formulas"][0], entry["random"]
     excess = best["selective"] - random["high"]
     return Judgement(

@@ -90,8 +90,9 @@ def remove_key(path: Path | str, name: str) -> bool:
     path = Path(path)
     if not path.is_file():
         raise StorageError(
-            f"the start of {name!r} came from a key in {path}, which is not there; erasing would leave that key: "
-            "bring the file back to that place, or delete its line and its copies and say so with --key_is_gone"
+            f"the start of {name!r} came from a key in {path}, which is not there, so that the key would outlast the "
+            f"erasure; bring the file back to that place, or, where it was destroyed, put a file there (mode 600) with "
+            f"the one line {HEADING!r}"
         )
     with locked(path.with_name(f".{path.name}.lock")):
         keys = read_keys(path)
