@@ -185,17 +185,18 @@ def _ways(survivors: Survivors, starts: Mapping[str, Rows], name: str) -> dict[s
     return ways
 
 
-def draw_random(survivors: Survivors, count: int, generator: torch.Generator) -> Candidates:
-    """Prompts and rows in random directions, as large as those that are left."""
+def draw_random(like: Candidates, count: int, generator: torch.Generator) -> Candidates:
+    """Prompts and rows in random directions, as large as some candidates: size alone may do it.
 
-    def drawn(left: torch.Tensor) -> torch.Tensor:
-        sizes = left.flatten(1).float().norm(dim=1).mean()
-        values = torch.randn(count, *left.shape[1:], generator=generator)
-        return values * (sizes / values.flatten(1).norm(dim=1).view(-1, *[1] * (left.ndim - 1)))
+    Args:
+        like: what is to be compared with them.
+    """
 
-    left = survivors.rows[BANK]
-    weight = next((rows for name, rows in survivors.rows.items() if name.endswith(f".{WEIGHT}")), None)
-    row = torch.zeros(count, left.shape[-1] + 1)
-    if weight is not None:
-        row[:, :-1] = drawn(weight)
-    return Candidates(("random",) * count, drawn(left), row)
+    def drawn(rows: torch.Tensor) -> torch.Tensor:
+        values = torch.randn(count, *rows.shape[1:], generator=generator)
+        sizes = rows.flatten(1).norm(dim=1)[chosen] / values.flatten(1).norm(dim=1)
+        return values * sizes.view(-1, *[1] * (rows.ndim - 1))
+
+    chosen = torch.randint(len(like.names), (count,), generator=generator)
+    row = torch.cat([drawn(like.row[:, :-1]), like.row[chosen, -1:]], dim=1)
+    return Candidates(("random",) * count, drawn(like.prompt), row)

@@ -188,7 +188,7 @@ def by_formula(
         for i, way in enumerate(candidates.names)
     ]
     random = _recover(
-        model, tested, draw_random(survivors, config.random_prompts, make_generator(config.seed, "random prompts"))
+        model, tested, draw_random(candidates, config.random_prompts, make_generator(config.seed, "random prompts"))
     )
     low, high = interval(random.selective)
     return {
