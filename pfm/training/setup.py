@@ -105,18 +105,19 @@ def set_up(
     files: RunFiles,
     tell: Callable[[str], None],
     *,
-    is_resumed: bool = False,
+    draws_starts: bool = True,
 ) -> Setup:
     """Build the model, and check that the options go with it and with the data.
 
     Args:
-        is_resumed: the run goes on from a file, so that no class is started.
+        draws_starts: put the classes' rows at their start, and make the file of keys where one is asked for; not for a
+            run that goes on from a file, nor for a plan.
 
     Raises:
         PfmError: see `pfm.errors`.
     """
     model, lora, frozen = _build_model(spec, data, config)
-    if not is_resumed:  # whose rows are in the file that it goes on from
+    if draws_starts:
         start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
