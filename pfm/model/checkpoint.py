@@ -27,6 +27,7 @@ from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.opening import misfit, open_torch_file
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
+from pfm.model.starts import UNSTATED
 from pfm.options import expanded
 from pfm.storage import write_bytes
 
@@ -54,6 +55,9 @@ class Checkpoint:
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
+        start: where the classes' rows started, a name in `pfm.model.starts`; "" where the file does not say, see
+            `prompt_start`.
+        init_key: file in which the keys of secret starts were kept, absolute; "" where none was.
     """
 
     classes: ClassList
@@ -75,6 +79,13 @@ class Checkpoint:
     ledger_head: str = ""
     unknown_below: float = 0.0
     written_by: str = ""
+    start: str = ""
+    init_key: str = ""
+
+    @property
+    def prompt_start(self) -> str:
+        """Where the classes' rows started: files that do not say are from the time when all followed from the seed."""
+        return self.start or UNSTATED
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -119,6 +130,8 @@ class RunState:
     averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
+    start: str = ""
+    init_key: str = ""
 
 
 def snapshot(
@@ -157,6 +170,8 @@ def snapshot(
         averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
         progress=state.progress,
         unknown_below=state.unknown_below,
+        start=state.start,
+        init_key=state.init_key,
     )
 
 
@@ -199,6 +214,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "progress": checkpoint.progress,
         "ledger_head": checkpoint.ledger_head,
         "unknown_below": checkpoint.unknown_below,
+        "start": checkpoint.start,
+        "init_key": checkpoint.init_key,
     }
     buffer = io.BytesIO()
     torch.save(_canonical(content), buffer)
@@ -289,6 +306,8 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             ledger_head=content.get("ledger_head", ""),
             unknown_below=float(content.get("unknown_below", 0.0)),
             written_by=content["pfm"],
+            start=content.get("start", ""),
+            init_key=content.get("init_key", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PfmError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error
