@@ -335,7 +335,7 @@ def measure_shared(photos: Path, work: Path) -> dict[str, Any]:
 def measure_limit(work: Path) -> dict[str, Any]:
     """A set ten times --data_memory on two processes: whole, and killed and resumed."""
     large = make_photos(work / "large", 600, width=640, height=480)
-    small = make_photos(work / "small", 70, width=640, height=480)  # two steps of whole batches
+    small = make_photos(work / "small", 70, width=640, height=480)  # nine epochs of them are as many steps
     size = 600 * 3 * SIZE * SIZE
     memory = f"{size // 10 // 2**20}MB"
     size_options = ("--model_name", "scratch:vit_tiny_patch16_224", "--batch_size", "15", "--data_memory", memory)
@@ -348,7 +348,7 @@ def measure_limit(work: Path) -> dict[str, Any]:
 
     shutil.rmtree(work / "limit", ignore_errors=True)
     resumed = work / "limit" / "large" / "large_seed_1_1.pt"  # both in one folder, whose name is in the checkpoint
-    runs = {"seventy images": run(small, "small"), "whole": run(large, "large")}
+    runs = {"seventy images": run(small, "small", "--epochs", "9"), "whole": run(large, "large")}
     whole = (work / "limit" / "large").rename(work / "limit" / "whole") / resumed.name
     runs["killed"] = run(large, "large", kill=9)
     runs["resumed"] = run(large, "large", "--resume", "auto")
