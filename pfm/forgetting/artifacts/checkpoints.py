@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pfm.errors import PfmError
 from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.model.starts import follows
 
 if TYPE_CHECKING:
     from pfm.forgetting.search import SearchReport
@@ -33,7 +34,10 @@ class CheckpointKind(HoldingKind):
             checkpoint = load_checkpoint(path)
         except PfmError as error:  # torch wrote it, and it may hold anything
             raise unreadable(path, "torch wrote it, and it is not a checkpoint of pfm or is damaged") from error
-        return Holding(classes=checkpoint.classes, erased=checkpoint.erased, ledger_head=checkpoint.ledger_head)
+        return Holding(
+            classes=checkpoint.classes, erased=checkpoint.erased, ledger_head=checkpoint.ledger_head,
+            follows=follows(checkpoint.start),
+        )  # fmt: skip
 
     def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
         """With a digest of each prompt, which the erasure of another class leaves as it is."""

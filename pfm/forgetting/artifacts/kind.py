@@ -60,11 +60,13 @@ class Holding:
         classes: that are there.
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
     """
 
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
+    follows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
