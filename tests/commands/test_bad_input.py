@@ -1,5 +1,6 @@
 """What a user gets wrong ends in one line on standard error and exit code 2, and leaves nothing behind."""
 
+import json
 import os
 import subprocess
 import sys
