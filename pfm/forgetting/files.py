@@ -162,10 +162,12 @@ def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> 
     """
     records = ledger.read(folder / LEDGER)
     done = {record.get("begun") for record in records}
+    waiting = [begun for begun in records if begun.get("action") == "erase-begin" and begun["hash"] not in done]
+    for begun in waiting:
+        ledger.check_announced(begun, folder / LEDGER)
     last = None
-    for begun in records:
-        if begun.get("action") == "erase-begin" and begun["hash"] not in done:
-            last = _finish_one(folder, begun, searched or {})
+    for begun in waiting:
+        last = _finish_one(folder, begun, searched or {})
     return last
 
 
@@ -189,6 +191,10 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
     plain = dict(entry)
     if not target.exists():  # a copy that was never written, or a file that was deleted meanwhile: the class is gone
         return {**plain, "missing": True}
+    if target.is_symlink():  # what is announced is a file of this folder, and a link may lead anywhere
+        raise StorageError(
+            f"{target} is a link, and was a file of its folder when its erasure was announced; put the file back"
+        )
     kind = _kind(entry.get("kind", "checkpoint"))
     rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
     if rewritten is None:
@@ -211,7 +217,8 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
 
 def _kind(name: str) -> HoldingKind:
     kind = ARTIFACT_KINDS.get(name)
-    assert isinstance(kind, HoldingKind)
+    if not isinstance(kind, HoldingKind):
+        raise StorageError(f"the ledger announces an erasure from a {name}, which holds no class; it was changed")
     return kind
 
 

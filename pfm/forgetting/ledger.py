@@ -19,8 +19,8 @@ from pfm.holding import LEDGER, LOCK
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 __all__ = [
-    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "digest", "erasures",
-    "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
+    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "check_announced",
+    "digest", "erasures", "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
 ]  # fmt: skip
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
@@ -116,6 +116,32 @@ def erasures(records: Sequence[Record], where: Path) -> list[Erasure]:
             except (KeyError, TypeError, ValueError) as error:
                 raise StorageError(f"{where}, line {line} is not a record of an erasure that pfm wrote") from error
     return found
+
+
+def check_announced(record: Record, where: Path) -> None:
+    """Check a line that announces an erasure before it is acted on: a ledger may be anybody's.
+
+    Files are named by a plain name: an announcement never leads out of the ledger's own folder.
+
+    Raises:
+        StorageError: it lacks something, or says it in another way than pfm does; `where` is named.
+    """
+    try:
+        text(record["request"])
+        pairs(record["classes"])
+        if not isinstance(record["files"], list):
+            raise TypeError("a list of files is expected")
+        for entry in cast("list[Any]", record["files"]):
+            for name in (text(entry["file"]), text(entry["source"])):
+                if name != Path(name).name or name == ".." or "\0" in name:
+                    raise ValueError(f"the name of a file in this folder is expected, got {name[:40]!r}")
+            text(entry.get("kind", ""))
+            digest(entry["sha256_before"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{where}: the announcement of an erasure, {record['hash'][:12]}…, is not one that pfm wrote; nothing was "
+            "done. Put back the ledger that was written there, or take it away"
+        ) from error
 
 
 def _erasure(line: int, record: Record) -> Erasure:

@@ -127,3 +127,19 @@ def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(StorageError, match=r"cannot read .*ledger\.jsonl"):
         ledger.read(tmp_path / "ledger.jsonl")
+
+
+ANNOUNCED = {"file": "x.pt", "source": "x.pt", "kind": "checkpoint", "sha256_before": "0" * 64}
+
+
+@pytest.mark.parametrize("change", [
+    {"files": [{**ANNOUNCED, "file": "../x.pt"}]}, {"files": [{**ANNOUNCED, "source": "/x.pt"}]},
+    {"files": [{**ANNOUNCED, "file": ".."}]}, {"files": [{**ANNOUNCED, "file": "x\0"}]},
+    {"files": [{**ANNOUNCED, "file": 3}]}, {"files": [{"file": "x.pt"}]}, {"files": 7}, {"files": ["x.pt"]},
+    {"files": [{**ANNOUNCED, "kind": []}]}, {"classes": 3}, {"classes": [{"id": "0", "name": "cat"}]}, {"request": 1},
+])  # fmt: skip
+def test_an_announcement_that_pfm_did_not_write_is_not_acted_on(tmp_path: Path, change: dict[str, object]) -> None:
+    record = {"action": "erase-begin", "request": "1", "classes": [{"id": 0, "name": "cat"}], "files": [ANNOUNCED]}
+    ledger.check_announced(ledger.seal([], record), tmp_path)
+    with pytest.raises(StorageError, match="is not one that pfm wrote; nothing was done"):
+        ledger.check_announced(ledger.seal([], {**record, **change}), tmp_path)
