@@ -14,7 +14,8 @@ from typing import Any, cast
 from pfm.storage import finite, write_bytes
 
 _OF_RUN = re.compile(r"(?P<stem>.+)_(\d+|best|resume)\.pt")
-SUFFIXES = ("_accuracies.json", "_log.jsonl")
+BY_LINE = "_log.jsonl"
+SUFFIXES = ("_accuracies.json", BY_LINE)
 
 
 def figure_files(checkpoints: Iterable[Path]) -> Iterator[Path]:
@@ -34,14 +35,14 @@ def erase_figures(path: Path, numbers: Collection[int]) -> bool:
         StorageError: it cannot be written.
     """
     before = path.read_bytes()
-    after = without_figures(before, numbers)
+    after = without_figures(before, numbers, by_line=path.name.endswith(BY_LINE))
     if after != before:
         write_bytes(path, after)
     return after != before
 
 
-def without_figures(content: bytes, numbers: Collection[int]) -> bytes:
-    """A file's bytes, JSON or a JSON document in each line, without what is said of some classes alone.
+def without_figures(content: bytes, numbers: Collection[int], *, by_line: bool) -> bytes:
+    """A file's bytes, JSON or a JSON document in each line (`by_line`), without what is said of some classes alone.
 
     A line that cannot be read, as a killed run leaves one, goes where it names one of them.
     """
@@ -50,8 +51,10 @@ def without_figures(content: bytes, numbers: Collection[int]) -> bytes:
     if not any(name in content for name in quoted):
         return content
     try:
-        document = json.loads(content)
+        document = None if by_line else json.loads(content)
     except ValueError:
+        document = None
+    if document is None:
         lines = content.splitlines(keepends=True)
         return b"".join(_line(line, names) if any(name in line for name in quoted) else line for line in lines)
     return (json.dumps(finite(_without(document, names)), indent=2, ensure_ascii=False) + "\n").encode()

@@ -41,16 +41,21 @@ def test_figures_of_a_class_go_with_it_when_a_run_is_erased_from(tmp_path: Path)
 
 def test_a_file_without_figures_of_the_class_keeps_its_bytes() -> None:
     content = b'{"class_12":[0.5]}'
-    assert without_figures(content, [2]) == content
+    assert without_figures(content, [2], by_line=False) == content
 
 
 def test_a_line_that_was_cut_off_goes_where_it_names_the_class() -> None:
     content = b'{"a": 1}\n{"accuracies": {"class_2": 0.1'
-    assert without_figures(content, [2]) == b'{"a": 1}\n'
-    assert without_figures(content, [3]) == content
+    assert without_figures(content, [2], by_line=True) == b'{"a": 1}\n'
+    assert without_figures(content, [3], by_line=True) == content
 
 
 def test_files_of_figures_are_those_of_the_run(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
     found = figure_files([folder / "colours_seed_0_1.pt", folder / "colours_seed_0_best.pt", folder / "x.pt"])
     assert [path.name for path in found] == ["colours_seed_0_accuracies.json", "colours_seed_0_log.jsonl"]
+
+
+def test_a_log_of_one_line_stays_a_line() -> None:
+    content = b'{"epoch": 1, "class_2": 0.5}\n'
+    assert without_figures(content, [2], by_line=True) == b'{"epoch": 1}\n'
