@@ -79,7 +79,7 @@ def erase_everywhere(
         folders = look_at(given, also).folders()
         with _locked(folders):
             seen = look_at(given, also)  # as it is now: a run or another erasure may have written since
-            if set(seen.folders()) > set(folders):
+            if not set(seen.folders()) <= set(folders):
                 continue
             completed = _finish_announced(seen, folders)
             found = opened(seen)
@@ -165,6 +165,7 @@ def _plan(
     """
     if not keys:
         raise ClassNameError("no class is named; name at least one")
+    _check_numbers(found, keys)
     wanted: list[tuple[Held, tuple[tuple[int, str], ...]]] = []
     outcomes: list[Outcome] = []
     for held in found.held:
@@ -191,6 +192,23 @@ def _plan(
             raise ClassNameError(f"none of these files ever had it: {error}") from error
         raise ClassNameError(f"none of these files ever had a class {unknown[0]!r}")
     return wanted, outcomes
+
+
+def _check_numbers(found: Survey, keys: tuple[str | int, ...]) -> None:
+    """Refuse a number that is not the same class in every artifact.
+
+    Raises:
+        ClassNameError: which classes it is.
+    """
+    for number in (key for key in keys if isinstance(key, int)):
+        names = {
+            held.ever.names[held.ever.ids.index(number)]: held.path
+            for held in found.held
+            if held.numbers_classes and number in held.ever.ids
+        }
+        if len(names) > 1:
+            each = "; ".join(f"{name!r} in {path}" for name, path in names.items())
+            raise ClassNameError(f"number {number} is not the same class everywhere ({each}); give its name")
 
 
 def _check_records(found: Survey) -> None:
@@ -244,19 +262,33 @@ def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: 
 
 
 def _check_elsewhere(found: Survey, request: _Request) -> None:
-    """Refuse to erase a class of which a file that is not there holds something, such as the key of its start.
+    """Refuse to erase a class of which a file that cannot be erased from holds something, such as its start's key.
 
     Raises:
-        StorageError: which file.
+        StorageError: which file, and why.
     """
     for held in found.held:
         for path in held.holding.elsewhere:
-            if not path.is_file() and not request.allow_unknown and any(held.ever.knows(key) for key in request.keys):
+            why = _why_out_of_reach(path, found)
+            if why and not request.allow_unknown and any(held.ever.knows(key) for key in request.keys):
                 raise StorageError(
-                    f"the prompts of {held.path} started from keys in {path}, which is not there, so that the class's "
-                    "key would outlast the erasure; bring the file back to that place, or, where it was destroyed, "
+                    f"the prompts of {held.path} started from keys in {path}, {why}, so that the class's key would "
+                    "outlast the erasure; bring the file back to that place as it was, or, where it was destroyed, "
                     "give --allow_unknown"
                 )
+
+
+def _why_out_of_reach(path: Path, found: Survey) -> str:
+    """Why a file that an artifact says it has something in cannot be erased from; "" where it can."""
+    if not path.is_file():
+        return "which is not there"
+    real = Path(os.path.realpath(path))
+    seen = next((seen for seen in found.others if seen.path == real), found.walk.seen.get(real))
+    if seen is not None and seen.verdict is Verdict.CLOSED:
+        return f"which was not looked into ({seen.how})"
+    if seen is None or not isinstance(seen.kind, HoldingKind) or not seen.kind.is_pointed_to:
+        return "which is not a file of keys"
+    return ""
 
 
 def _rewrite_files(

@@ -24,7 +24,8 @@ FIELDS: Mapping[str, tuple[type | tuple[type, ...], bool]] = {
     "frozen_sha256": (str, True), "model": (dict, True), "lora": ((dict, type(None)), True), "seed": (int, True),
     "epoch": (int, True), "step": (int, True), "run": (dict, True), "model_state_dict": (dict, True),
     "optimizer_state_dict": (dict, True), "ema_state_dict": (dict, False), "progress": (dict, False),
-    "ledger_head": (str, False), "unknown_below": ((int, float), False), "pfm": (str, True),
+    "ledger_head": (str, False), "start": (str, False), "init_key": (str, False),
+    "unknown_below": ((int, float), False), "pfm": (str, True),
 }  # fmt: skip
 
 

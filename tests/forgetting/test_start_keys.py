@@ -2,13 +2,16 @@
 
 import dataclasses
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from making.checkpoints import trained_state
 from making.commands import Refuse
 from pfm.cli import pfm, run
+from pfm.errors import CheckpointError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.starts.keys import keys_from, read_keys
 
@@ -64,11 +67,31 @@ def test_a_number_is_a_position_in_the_model_and_not_in_the_file_of_keys(secret:
     assert names[2] not in read_keys(keys)
 
 
-def test_a_key_file_that_others_may_read_is_not_looked_into(
-    secret: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("damage", [lambda path: path.chmod(0o644), lambda path: path.write_text("no keys\n")])
+def test_a_file_of_keys_that_cannot_be_erased_from_stops_the_erasure(
+    secret: tuple[Path, Path], capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object]
 ) -> None:
     path, keys = secret
-    keys.chmod(0o644)
-    name = load_checkpoint(path).classes.names[0]
-    assert run(pfm, ["forget", "--class", name, "--in_place", str(path)]) == 3
-    assert f"{keys}" in capsys.readouterr().out
+    before, name = path.read_bytes(), load_checkpoint(path).classes.names[0]
+    damage(keys)
+    assert f"keys in {keys}, which was not looked into" in Refuse(capsys)("forget", "--class", name, "--in_place", path)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_cannot_lead_an_erasure_to_another_artifact(tmp_path: Path) -> None:
+    state = trained_state()
+    save_checkpoint(tmp_path / "mine" / "model.pt", state)
+    theirs = tmp_path / "theirs" / "x.pt"
+    save_checkpoint(theirs, dataclasses.replace(state, start="secret", init_key=str(tmp_path / "mine" / "model.pt")))
+    before = (tmp_path / "mine" / "model.pt").read_bytes()
+    run(pfm, ["forget", "--class", "blue", "--in_place", str(theirs), "--allow_unknown"])
+    assert (tmp_path / "mine" / "model.pt").read_bytes() == before
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("field", ["start", "init_key"])
+def test_a_checkpoint_that_says_nothing_sensible_of_its_start_is_damaged(tmp_path: Path, field: str) -> None:
+    wrong: dict[str, Any] = {field: 7}
+    save_checkpoint(tmp_path / "x.pt", dataclasses.replace(trained_state(), **wrong))
+    with pytest.raises(CheckpointError, match=f"{field} is '7'"):
+        load_checkpoint(tmp_path / "x.pt")

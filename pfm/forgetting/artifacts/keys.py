@@ -16,6 +16,7 @@ class KeysKind(HoldingKind):
     name = "keys"
     is_kept = False
     numbers_classes = False
+    is_pointed_to = True
 
     def recognises(self, look: Look) -> bool:
         return look.head.startswith(f"{HEADING}\n".encode())

@@ -110,6 +110,7 @@ class HoldingKind(ArtifactKind):
     verdict = Verdict.HOLDS
     is_kept = True  # it is an artifact, that a certificate can speak of
     numbers_classes = True  # its classes have positions, which a command line may name
+    is_pointed_to = False  # by other artifacts, as `Holding.elsewhere`; files of other kinds are left alone there
 
     def how(self, look: Look) -> str:
         del look

@@ -50,6 +50,7 @@ class Walk:
         under: what each path named leads to.
         names: how many names of each file (device and number) the walk found.
         kept: files of folders that are artifacts.
+        led_to: files that no path named leads to, and an artifact does.
     """
 
     seen: dict[Path, Seen] = field(default_factory=dict[Path, Seen])
@@ -58,6 +59,7 @@ class Walk:
     parts: list[Path] = field(default_factory=list[Path])
     names: dict[tuple[int, int], set[Path]] = field(default_factory=dict[tuple[int, int], set[Path]])
     kept: dict[Path, tuple[Path, ...]] = field(default_factory=dict[Path, tuple[Path, ...]])
+    led_to: set[Path] = field(default_factory=set[Path])
     waiting: dict[Path, None] = field(default_factory=dict[Path, None])  # files that were found, not yet looked at
 
     def holding(self) -> list[Seen]:
@@ -104,15 +106,18 @@ def walk(paths: Sequence[Path], also: Sequence[Path] = ()) -> Walk:
         else:
             raise CheckpointError(f"there is no checkpoint, bundle or folder {given}")
     for file in also:
-        _note(file, Path(os.path.realpath(file)), found)
+        real = Path(os.path.realpath(file))
+        if real not in found.waiting:
+            found.led_to.add(real)
+            _note(file, real, found)
     members = {member for files in found.kept.values() for member in files}
     for file in found.waiting:  # now that it is known what belongs together, wherever it is
-        if PART.fullmatch(file.name):
+        if PART.fullmatch(file.name) and file not in found.led_to:
             found.parts.append(file)
         elif file not in members:
             seen = _told(file)
             if seen is not None:
-                found.seen[file] = seen
+                found.seen[file] = _left_alone(seen) if file in found.led_to else seen
     found.seen = dict(sorted(found.seen.items()))
     return found
 
@@ -179,6 +184,13 @@ def _note(entry: Path, real: Path, found: Walk) -> None:
             status = real.stat()
             found.names.setdefault((status.st_dev, status.st_ino), set()).add(real)
         found.waiting.setdefault(real)
+
+
+def _left_alone(seen: Seen) -> Seen:
+    """What an artifact led to, whose word may be anybody's: nothing but what is there to be pointed to is touched."""
+    if isinstance(seen.kind, HoldingKind) and seen.kind.is_pointed_to:
+        return seen
+    return Seen(seen.path, None, Verdict.CLOSED, "an artifact says that keys of its classes are in it, and it has none")
 
 
 def _told(path: Path) -> Seen | None:
