@@ -1,14 +1,20 @@
 """The walk over what can hold a class: by content, in any depth, through links; what it cannot see is said."""
 
+import base64
+import contextlib
+import dataclasses
 import gzip
 import io
+import json
 import os
 import random
 import shutil
 import tarfile
+import textwrap
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +25,15 @@ from PIL import Image
 from making.bundles import make_bundle
 from making.checkpoints import BLUE, trained_state
 from making.files import all_bytes
+from pfm.classes import ClassList
 from pfm.cli import pfm, run
-from pfm.errors import CheckpointError, StorageError
+from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import Verdict
-from pfm.forgetting.artifacts.walk import tell, walk
+from pfm.forgetting.artifacts.walk import Walk, tell, walk
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+from pfm_export import erasing
 from pfm_export.erasing import BEFORE, ERASED, NEVER, erase_everywhere
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
@@ -72,11 +80,12 @@ def test_a_checkpoint_is_found_whatever_it_is_called(checkpoint: Path, tmp_path:
 def test_a_file_that_torch_wrote_in_its_old_form_is_named_as_not_looked_into(checkpoint: Path, tmp_path: Path) -> None:
     """torch reads that form without bounds, so it is not opened; nor is it passed over."""
     content = torch.load(checkpoint, weights_only=True)
-    torch.save(content, checkpoint.parent / "old", _use_new_zipfile_serialization=False)
-    found, _ = erase_everywhere([checkpoint.parent], "blue")
+    shutil.copy(checkpoint, tmp_path)
+    torch.save(content, tmp_path / "old", _use_new_zipfile_serialization=False)
+    found, _ = erase_everywhere([tmp_path], "blue")
     assert [seen.path.name for seen in found.closed] == ["old"]
     assert "torch wrote it" in found.closed[0].how
-    assert is_gone(checkpoint)
+    assert is_gone(tmp_path / checkpoint.name)
 
 
 def test_a_bundle_in_a_bundle_and_a_checkpoint_in_both(bundle: Path, checkpoint: Path) -> None:
@@ -441,3 +450,108 @@ def test_old_bundles_graphs_are_not_flagged() -> None:
     old = Path(__file__).parent.parent / "old"
     assert survey([old]).closed == []
     assert MANIFEST not in {seen.path.name for seen in survey([old]).others}
+
+
+# --- what others wrote -------------------------------------------------------------------------------
+
+
+def announce(folder: Path, **entry: str) -> None:
+    """A ledger, made by hand, that announces an erasure of `blue`."""
+    file = {"kind": "checkpoint", "sha256_before": "0" * 64, **entry}
+    begun = {"action": "erase-begin", "request": "1", "classes": [{"id": BLUE, "name": "blue"}], "files": [file]}
+    told = {"erased": [], "changed": [], "remains": [], "reason": "", "requested_by": ""}
+    ledger.write(folder / LEDGER, [ledger.seal([], {**begun, **told})])
+
+
+@pytest.mark.parametrize("name", ["../other/y.pt", "link.pt"])
+def test_a_ledger_cannot_lead_an_erasure_out_of_its_folder(tmp_path: Path, checkpoint: Path, name: str) -> None:
+    for place in ("given/x.pt", "other/y.pt"):
+        (tmp_path / place).parent.mkdir()
+        shutil.copy(checkpoint, tmp_path / place)
+    (tmp_path / "given" / "link.pt").symlink_to(tmp_path / "other" / "y.pt")
+    announce(tmp_path / "given", file=name, source=name)
+    with pytest.raises(StorageError):
+        erase_everywhere([tmp_path / "given" / "x.pt"], "green")
+    assert (tmp_path / "other" / "y.pt").read_bytes() == checkpoint.read_bytes()
+
+
+def test_a_ledger_that_announces_an_erasure_from_a_picture_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copy(checkpoint, tmp_path / "x.pt")
+    announce(tmp_path, file="x.pt", source="x.pt", kind="picture")
+    with pytest.raises(StorageError, match="from a picture, which holds no class"):
+        erase_everywhere([tmp_path], "green")
+
+
+def test_a_number_is_one_class_over_several_artifacts_or_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copy(checkpoint, tmp_path / "x.pt")
+    state = load_checkpoint(checkpoint)
+    save_checkpoint(tmp_path / "y.pt", dataclasses.replace(state, classes=ClassList.from_names(["a", "b", "c", "d"])))
+    with pytest.raises(ClassNameError, match="number 2 is not the same class everywhere"):
+        erase_everywhere([tmp_path], BLUE)
+    assert not is_gone(tmp_path / "x.pt")
+
+
+def test_a_folder_that_appears_while_another_goes_is_locked_too(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look finds other folders than the first, and no fewer and no more of them."""
+    shutil.copytree(checkpoint.parent, tmp_path / "top" / "a")
+    held: list[set[Path]] = []
+    looked = erasing.look_at
+
+    def look(*given: Any) -> Walk:
+        if len(held) == 1 and (tmp_path / "top" / "a").exists():
+            (tmp_path / "top" / "a").rename(tmp_path / "top" / "b")
+        return looked(*given)
+
+    @contextlib.contextmanager
+    def note(folders: Any) -> Generator[None]:
+        held.append(set(folders))
+        yield
+
+    monkeypatch.setattr(erasing, "look_at", look)
+    monkeypatch.setattr(erasing, "_locked", note)
+    erase_everywhere([tmp_path / "top"], "blue")
+    assert held[-1] == {tmp_path / "top" / "b"}
+
+
+# --- text --------------------------------------------------------------------------------------------
+
+PROMPT = [float(value) for value in np.random.default_rng(0).standard_normal(64).astype(np.float32)]
+BYTES = np.random.default_rng(0).standard_normal(400).astype(np.float32).tobytes()
+WRITTEN = {
+    "a list of JSON": json.dumps({"a": PROMPT}, indent=2),
+    "an object of JSON": json.dumps({str(number): value for number, value in enumerate(PROMPT)}),
+    "YAML": "prompt:\n" + "".join(f"    - {value}\n" for value in PROMPT),
+    "CSV with numbers of rows": "".join(f"{number},{value}\n" for number, value in enumerate(PROMPT)),
+    "CSV in quotes": ",".join(f'"{value}"' for value in PROMPT),
+    "scaled to whole numbers": str([int(value * 1e6) for value in PROMPT]),
+    "bits of floats": str(np.frombuffer(BYTES, "<u4").tolist()),
+    "base64": base64.b64encode(BYTES).decode(),
+    "base64 for addresses": base64.urlsafe_b64encode(BYTES).decode(),
+    "base64 in lines": base64.encodebytes(BYTES).decode(),
+    "base64 in lines, in JSON": json.dumps({"a": base64.encodebytes(BYTES).decode()}),
+    "base85": base64.b85encode(BYTES).decode(),
+    "hexadecimal in lines": textwrap.fill(BYTES.hex(), 64),
+    "hexadecimal in groups": BYTES.hex(" "),
+    "a dump": "\n".join(f"{at:08x}: {BYTES[at : at + 16].hex(' ', 2)}  ................" for at in range(0, 1600, 16)),
+}
+PLAIN = {
+    "a log": '{"epoch": 1, "loss": -0.25, "lr": 1e-05, "class_1": 0.5}\n' * 100,
+    "pixels": "\n".join(",".join(str((17 * at) % 256) for at in range(64)) for _ in range(64)),
+    "measures without a sign": " ".join(f"{value % 1:.4f}" for value in PROMPT),
+    "a page": ("# Title\n\n" + "-" * 500 + "\n| a | 0.5 | -0.25 |\n" + "word " * 200 + "\n") * 20,
+    "dates": "2026-11-26 10:11:12\n" * 100,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_text_that_may_hold_a_prompt_is_not_taken_for_harmless(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text(f"notes\n{WRITTEN[name]}\n")
+    assert tell(tmp_path / "notes.txt").verdict is Verdict.CLOSED
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_other_text_is_harmless(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text(PLAIN[name])
+    assert tell(tmp_path / "notes.txt").verdict is Verdict.CLEAN
