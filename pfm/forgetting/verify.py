@@ -59,7 +59,11 @@ def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path
         attempts = [(entry.file != path.resolve().name, _check(path, content, entry)) for entry in entries]
         checks += min(attempts, key=lambda pair: (sum(bool(check.problem) for check in pair[1]), pair[0]))[1]
         checks += [
-            Check(name=str(file), problem="not looked into: the bundle does not name it", is_unknown=True)
+            Check(
+                name=str(file),
+                problem="not looked into: it is not of the bundle's graphs and bank",
+                is_unknown=True,
+            )
             for file in content.unknown
         ]
     return checks

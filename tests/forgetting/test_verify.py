@@ -1,12 +1,14 @@
 """`pfm verify` against somebody who has the files and has read its source; and for those who do honest things."""
 
 import dataclasses
+import gzip
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 import torch
 
 from making.bundles import make_bundle
@@ -18,7 +20,7 @@ from pfm.forgetting.certificate import describe_artifact, read_certificate, writ
 from pfm.forgetting.keys import load_key, public_hex
 from pfm.forgetting.ledger import LEDGER, canonical
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
-from pfm.storage import sha256
+from pfm.storage import sha256, sha256_bytes
 from pfm_export.contents import open_content
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
@@ -182,6 +184,26 @@ def test_a_class_put_back_under_another_name_or_number_is_not_served(tmp_path: P
         open_served(bundle)
 
 
+def test_a_bank_put_back_with_another_name_and_number_for_the_class_is_not_served(
+    tmp_path: Path, verify: Verify
+) -> None:
+    bundle, backup = make_bundle(tmp_path / "b"), make_bundle(tmp_path / "backup")
+    arguments = ["forget", "--class", "blue", "--in_place", str(bundle), "--certificate", str(tmp_path / "c.json")]
+    assert run(pfm, arguments) == 0
+    erased = json.loads((bundle / MANIFEST).read_bytes())["erased"]
+    bank = safetensors.numpy.load_file(backup / BANK)
+    renumbered = {name.replace(".2", ".7"): tensor for name, tensor in bank.items()}
+    safetensors.numpy.save_file(renumbered, backup / BANK)
+    put_back(bundle, backup)
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    manifest["classes"][2] = {"id": 7, "name": "azure"}
+    write_manifest(bundle, {**manifest, "erased": erased})
+    assert Bundle.open(bundle).classes.names == ("red", "green", "azure")
+    with pytest.raises(BundleError, match="is not what the last erasure left"):
+        open_served(bundle)
+    assert verify(tmp_path / "c.json", bundle) == 2
+
+
 def test_a_bank_with_a_class_that_the_manifest_does_not_list_is_damaged(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     manifest = json.loads((bundle / MANIFEST).read_bytes())
@@ -223,6 +245,21 @@ def test_a_file_beside_a_bundles_own_is_said_not_to_be_looked_into(folder: Path,
     (folder / "bundle" / f"{BANK}.bak").unlink()
     (folder / "bundle" / "README.md").write_text("our model")
     assert verify(folder / "cert.json", folder / "bundle") == 0
+    shutil.copy(folder / "backup" / BANK, folder / "bundle" / ".lock")
+    assert verify(folder / "cert.json", folder / "bundle") == 3
+
+
+def test_a_file_that_the_manifest_names_is_looked_into_as_any_other(tmp_path: Path, verify: Verify) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    content = gzip.compress((bundle / BANK).read_bytes())
+    (bundle / "more.bin").write_bytes(content)
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    manifest["files"]["more.bin"] = {"sha256": sha256_bytes(content), "size_bytes": len(content)}
+    write_manifest(bundle, manifest)
+    arguments = ["forget", "--class", "blue", "--in_place", str(bundle), "--certificate", str(tmp_path / "c.json")]
+    assert run(pfm, arguments) == 3
+    assert verify(tmp_path / "c.json", bundle) == 3
+    assert "more.bin: not looked into" in verify.said
 
 
 def test_what_a_signed_certificate_says_is_not_believed_to_have_the_right_shape(folder: Path, verify: Verify) -> None:

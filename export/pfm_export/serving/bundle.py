@@ -114,23 +114,26 @@ class Bundle:
 
     @property
     def held_again(self) -> str:
-        """What the ledger has against a class that is served: that it was erased; "" where there is none.
+        """What the ledger has against the bank: a class that was erased, or other bytes than were left; "" for nothing.
 
-        So it is where files of before an erasure were put back. `PromptSession` does not serve them; erasing the
-        class once more is what helps.
+        So it is where files of before an erasure were put back, under whatever names. `PromptSession` does not serve
+        them; erasing the class once more is what helps.
 
         Raises:
             StorageError: the ledger has a line that pfm did not write.
         """
         there = zip(self.classes.ids, self.classes.names, strict=True)
         found = ledger.held_again(self._records, there, self.folder / LEDGER)
-        if found is None:
-            return ""
-        erasure, name = found
-        return (
-            f"{self.folder} holds the class {name}, whose erasure its ledger records (line {erasure.line}, "
-            f"{erasure.time}): files of before were put back"
-        )
+        if found is not None:
+            erasure, name = found
+            return (
+                f"{self.folder} holds the class {name}, whose erasure its ledger records (line {erasure.line}, "
+                f"{erasure.time}): files of before were put back"
+            )
+        own = [record for record in self._records if record.get("file") == BANK]
+        if own and not self.pending and own[-1].get("sha256_after") != self._bank.sha256:
+            return f"{self.folder / BANK} is not what the last erasure left, which its ledger records: it was put back"
+        return ""
 
     @property
     def bank_sha256(self) -> str:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pfm.forgetting.content import ClassContent, Content, digest_of
-from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.forgetting.ledger import LEDGER
 from pfm.storage import sha256_bytes
 from pfm_export.serving.bank import BANK, Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST, read_file
 
-_OWN = {MANIFEST, LEDGER, LOCK, BANK}
+_OWN = {MANIFEST, LEDGER, BANK}
 
 
 def bundle_content(folder: Path) -> Content:
@@ -40,7 +40,11 @@ def bundle_content(folder: Path) -> Content:
         shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
         files=tuple(hashes.items()),
         problems=tuple(problems),
-        unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in {*hashes, *_OWN}),
+        unknown=tuple(
+            path
+            for path in _files(folder)
+            if path.relative_to(folder).as_posix() not in {*bundle.stated.signatures.files, *_OWN}
+        ),
     )
 
 

@@ -37,7 +37,10 @@ def open_served(folder: Path) -> tuple[Stamp, Bundle]:
     except StorageError as error:
         raise BundleError(str(error)) from error
     if again:
-        raise BundleError(f"{again}; it is not served. Erase the class again: pfm forget --in_place {folder}")
+        raise BundleError(
+            f"{again}; it is not served. Put back what the erasure left, or erase the class again: "
+            f"pfm forget --in_place {folder}"
+        )
     return seen, bundle
 
 
