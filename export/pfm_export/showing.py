@@ -265,6 +265,18 @@ def _ledger_beside(place: Path, file: str, head: str) -> Sequence[Json]:
 
 
 def _lines(records: Sequence[Record]) -> list[Json]:
+    """What the lines of a ledger say.
+
+    Raises:
+        StorageError: one says it in another way than pfm does.
+    """
+    try:
+        return _told(records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError("the ledger has a line that pfm did not write") from error
+
+
+def _told(records: Sequence[Record]) -> list[Json]:
     return [
         {
             "line": number,

@@ -14,6 +14,7 @@ from making.checkpoints import image_checkpoint, trained_state
 from making.commands import Refuse
 from making.paper_tool import paper_file
 from pfm.cli import pfm, run
+from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import save_checkpoint
 from pfm.storage import sha256
@@ -92,6 +93,12 @@ def test_a_ledger_and_a_folder_are_shown(shown: Any, folder: Path) -> None:
     assert "erased: blue" in said
     assert "not looked into  stranger.pt: nothing tells what it is" in said
     assert "checkpoint  deep/copy: 4 classes" in said
+
+
+def test_a_ledger_that_pfm_did_not_write_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.append(tmp_path / LEDGER, {"action": "erase-begin", "files": 7})
+    assert run(pfm, ["show", str(tmp_path / LEDGER)]) == 2
+    assert "a line that pfm did not write" in capsys.readouterr().err
 
 
 def test_the_recipe_of_a_run_is_shown(shown: Any) -> None:
