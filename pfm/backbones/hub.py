@@ -3,6 +3,7 @@
 Nothing of a folder or repository is executed.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -67,7 +68,8 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with quiet_hub():
+        with quiet_hub(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch finds odd in a file; it is read or refused
             model, report = model_class.from_pretrained(
                 place(name),
                 **family.model_settings,

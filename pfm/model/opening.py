@@ -5,6 +5,7 @@ over a storage of one number, and returns values of any type; so the archive is 
 it after.
 """
 
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ def open_torch_file(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a file")
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch finds odd in a file; it is read or refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {explain(error)}") from error
     except Exception as error:  # torch and zipfile raise a dozen kinds for a file that is not their own

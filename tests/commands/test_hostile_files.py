@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -82,6 +83,18 @@ def test_a_hostile_file_is_refused_in_one_line(
     monkeypatch.setenv(MARK, str(tmp_path / "executed"))
     (tmp_path / "files").mkdir()
     assert problem(hostile, tmp_path / "files") == ""
+
+
+REMARKED = ("checkpoint with a sparse tensor", "checkpoint of a zip with a pickle")
+
+
+@pytest.mark.parametrize("name", REMARKED)
+def test_what_torch_remarks_of_a_hostile_file_is_not_printed(name: str, tmp_path: Path) -> None:
+    hostile = next(hostile for hostile in HOSTILE if hostile.name == name)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        assert problem(hostile, tmp_path) == ""
+    assert remarks == []
 
 
 CHILD = """
