@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pfm.data.limits import MOST_PIXELS
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError, DecompressionBombWarning)
+BAND_PIXELS = 1 << 22  # decoded at once; some tens of bytes of each are needed for a moment
 DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
@@ -121,16 +122,40 @@ def decode(
     with image:
         if max(getattr(image, "n_frames", 1), image.info.get(FRAMES, 1)) > 1:
             remark(SEVERAL_FRAMES)
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):  # else it would be copied
+            image = ImageOps.exif_transpose(image)
         if is_deep(image):
             return _from_deep(image, window, remark)[:, :, None]
-        if background is not None and image.has_transparency_data:
-            image = _laid_on(image, background, remark)
-        if image.mode in ("1", "L", "LA", "La"):
-            return np.asarray(image.convert("L"))[:, :, None]
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # PIL's own detour; it warns without
-        return np.asarray(image.convert("RGB"))
+        found = np.empty((image.height, image.width, stored_channels(image)), np.uint8)
+        is_told = False
+        for rows, band in _bands(image):
+            if background is not None and band.has_transparency_data:
+                band, is_seen = _laid_on(band, background)
+                if is_seen and not is_told:
+                    remark(TRANSPARENT)
+                    is_told = True
+            found[rows] = _shallow(band)
+        return found
+
+
+def _shallow(image: Image.Image) -> np.ndarray:
+    """(H, W, 1 or 3) uint8 of an image of 8 bits."""
+    if image.mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))[:, :, None]
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # PIL's own detour; it warns without
+    return np.asarray(image.convert("RGB"))
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """An image in bands of rows, so that what is made of it on the way is small; most images are one band."""
+    height = max(1, BAND_PIXELS // max(1, image.width))
+    if height >= image.height:
+        yield slice(0, image.height), image
+        return
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def stored_channels(image: Image.Image) -> int:
@@ -143,47 +168,62 @@ def grey_range(image: Any) -> tuple[float, float] | None:
     with image:
         if not is_deep(image):
             return None
-        values = np.asarray(image)
-        return float(values.min()), float(values.max())
+        return _extremes(image)
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """Lowest and highest level; not a number where one of them is not."""
+    found = [(values.min(initial=np.inf), values.max(initial=-np.inf)) for _, values in _levels(image)]
+    return float(np.min([low for low, _ in found])), float(np.max([high for _, high in found]))
+
+
+def _levels(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """Bands of an image of more than 8 bits, in float64."""
+    for rows, band in _bands(image):
+        yield rows, np.asarray(band, dtype=np.float64)
 
 
 def _from_deep(image: Image.Image, window: tuple[float, float] | None, remark: Remark) -> np.ndarray:
     """(H, W) uint8 of grey with more than 8 bits."""
-    values = np.asarray(image, dtype=np.float64)
     window = window or image.info.get(WINDOW)
-    if window is not None:
+    is_inverted = bool(image.info.get(INVERTED))
+    if window is None and image.mode == "F":
+        raise ValueError(
+            "floating-point pixels have no known range; give --depth LOW:HIGH, or save it with 8 or 16 bits"
+        )
+    factor = 1.0 if window else _factor(image, remark)
+    found = np.empty((image.height, image.width), np.uint8)
+    for rows, values in _levels(image):
+        if window is None:
+            found[rows] = np.round(values / factor).astype(np.uint8)
+            continue
         low, high = window
         if np.isnan(values).any():
             raise ValueError("it has pixels that are not numbers")
         levels = np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
-        return 255 - levels if image.info.get(INVERTED) else levels
-    if image.mode == "F":
-        raise ValueError(
-            "floating-point pixels have no known range; give --depth LOW:HIGH, or save it with 8 or 16 bits"
-        )
-    return _scale_to_uint8(values, is_16_bit=image.mode != "I", remark=remark)
+        found[rows] = 255 - levels if is_inverted else levels
+    return found
 
 
-def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool, remark: Remark) -> np.ndarray:
-    """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
-    highest = values.max(initial=0)
-    if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
+def _factor(image: Image.Image, remark: Remark) -> float:
+    """What 16-bit data is divided by, 257; 32-bit data too, unless all of it is in 0..255."""
+    lowest, highest = _extremes(image)
+    if not (highest <= 65535 and lowest >= 0):  # nan too
         raise ValueError("grey levels outside 0..65535; give --depth range or --depth LOW:HIGH")
-    is_scaled = is_16_bit or highest > 255
+    is_scaled = image.mode != "I" or highest > 255
     if is_scaled and highest < 16384:
         remark(SHALLOW)
-    return np.round(values / 257 if is_scaled else values).astype(np.uint8)
+    return 257.0 if is_scaled else 1.0
 
 
-def _laid_on(image: Image.Image, background: int, remark: Remark) -> Image.Image:
-    """Without transparency: grey or RGB, on a ground of one grey level."""
+def _laid_on(image: Image.Image, background: int) -> tuple[Image.Image, bool]:
+    """Without transparency: grey or RGB, on a ground of one grey level; and whether any of the ground is seen."""
     is_grey = image.mode in ("1", "L", "LA", "La")
     with_alpha = image.convert("RGBA")
     if with_alpha.getchannel("A").getextrema() == (255, 255):
-        return image.convert("L" if is_grey else "RGB") if image.mode != "P" else with_alpha.convert("RGB")
-    remark(TRANSPARENT)
+        return (image.convert("L" if is_grey else "RGB") if image.mode != "P" else with_alpha.convert("RGB")), False
     ground = Image.new("RGBA", with_alpha.size, (background, background, background, 255))
-    return Image.alpha_composite(ground, with_alpha).convert("L" if is_grey else "RGB")
+    return Image.alpha_composite(ground, with_alpha).convert("L" if is_grey else "RGB"), True
 
 
 def _say_nothing(_: str) -> None:

@@ -1,13 +1,18 @@
 """Images against a slow, obvious reference: PIL one channel at a time, numpy one pixel at a time."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pfm.data import pixels
 from pfm.data.images import (
     ImagePreprocess,
     ImageStorage,
@@ -252,3 +257,60 @@ def test_resizing_a_whole_split_in_portions_equals_image_by_image() -> None:
 def test_arrays_of_another_layout_are_refused(make: Callable[[], np.ndarray]) -> None:
     with pytest.raises(DataError, match="expected"):
         from_arrays(make(), "file.npz (train_images)")
+
+
+# --- large images -------------------------------------------------------------------------------------
+
+
+def many_modes() -> dict[str, Image.Image]:
+    """Images of (37, 23), those of more than 8 bits and with transparency among them."""
+    draw = np.random.default_rng(0)
+    colours = Image.fromarray(draw.integers(0, 255, (37, 23, 3), dtype=np.uint8))
+    half_seen = draw.integers(0, 255, (37, 23, 4), dtype=np.uint8)
+    half_seen[:20, :, 3] = 255
+    palette = colours.convert("P")
+    palette.info["transparency"] = 3
+    return {
+        "16 bits": Image.fromarray(draw.integers(0, 65535, (37, 23), dtype=np.uint16)),
+        "16 bits, dark": Image.fromarray(draw.integers(0, 999, (37, 23), dtype=np.uint16)),
+        "32 bits": Image.fromarray(draw.integers(0, 60000, (37, 23)).astype(np.int32)),
+        "32 bits, of which 8 are used": Image.fromarray(draw.integers(0, 255, (37, 23)).astype(np.int32)),
+        "RGB": colours, "grey": colours.convert("L"), "CMYK": colours.convert("CMYK"),
+        "RGBA": Image.fromarray(half_seen), "LA": Image.fromarray(half_seen).convert("LA"), "palette": palette,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", many_modes())
+@pytest.mark.parametrize("options", [{}, {"background": 255}, {"window": (0.0, 10.0)}], ids=str)
+def test_an_image_in_bands_is_the_same_as_in_one(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_remarks: list[str] = []
+    whole = decode(many_modes()[name], remark=whole_remarks.append, **options)
+    monkeypatch.setattr(pixels, "BAND_PIXELS", 5 * 23)
+    remarks: list[str] = []
+    assert np.array_equal(decode(many_modes()[name], remark=remarks.append, **options), whole)
+    assert remarks == whole_remarks
+    levels = pixels.grey_range(many_modes()[name])
+    monkeypatch.undo()
+    assert pixels.grey_range(many_modes()[name]) == levels
+
+
+PEAK = """
+import io, numpy as np
+from PIL import Image
+from pfm.data import pixels
+content = io.BytesIO()
+Image.fromarray(np.zeros((9400, 9400), np.uint16)).save(content, "PNG")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+pixels.decode(pixels.opened(content.getvalue()))
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_a_deep_image_of_a_few_kilobytes_takes_less_than_a_gibibyte() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 1 << 30
