@@ -555,3 +555,13 @@ def test_a_text_that_may_hold_a_prompt_is_not_taken_for_harmless(tmp_path: Path,
 def test_other_text_is_harmless(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text(PLAIN[name])
     assert tell(tmp_path / "notes.txt").verdict is Verdict.CLEAN
+
+
+def test_a_picture_or_sound_with_something_behind_it_is_not_taken_for_harmless(tmp_path: Path, bundle: Path) -> None:
+    picture, sound = io.BytesIO(), b"RIFF" + (36).to_bytes(4, "little") + b"WAVE" + bytes(32)
+    Image.new("L", (4, 4)).save(picture, "PNG")
+    for content in (picture.getvalue(), sound):
+        (tmp_path / "x").write_bytes(content)
+        assert tell(tmp_path / "x").verdict is Verdict.CLEAN
+        (tmp_path / "x").write_bytes(content + (bundle / BANK).read_bytes())
+        assert tell(tmp_path / "x").verdict is Verdict.CLOSED

@@ -4,9 +4,12 @@ import struct
 import zipfile
 import zlib
 
+from pfm.errors import StorageError
 from pfm.forgetting.artifacts.kind import ArtifactKind, Look, Verdict
+from pfm.storage import explain
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _SOUNDS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
 _WHOLE = ("|u1", "|i1", "|b1", "<u2", "<i2", "<i4", "<u4", "<i8", "<u8")
 _SPLITS = ("train_", "val_", "test_")
@@ -32,13 +35,14 @@ class Empty(Harmless):
 
 
 class Picture(Harmless):
-    """PNG, JPEG, GIF, TIFF, WebP; one with an archive behind it is no picture."""
+    """PNG, JPEG, GIF, TIFF, WebP; one with something behind it is not taken for a picture."""
 
     name = "picture"
 
     def recognises(self, look: Look) -> bool:
-        is_webp = look.head[:4] == b"RIFF" and look.head[8:12] == b"WEBP"
-        return (look.head.startswith(_PICTURES) or is_webp) and look.members is None
+        if look.head.startswith(_PICTURES[0]) and _last(look, len(_PNG_END)) != _PNG_END:
+            return False
+        return (look.head.startswith(_PICTURES) or _is_riff(look, b"WEBP")) and look.members is None
 
     def how(self, look: Look) -> str:
         del look
@@ -51,8 +55,7 @@ class Sound(Harmless):
     name = "sound"
 
     def recognises(self, look: Look) -> bool:
-        is_wave = look.head[:4] == b"RIFF" and look.head[8:12] == b"WAVE"
-        return (look.head.startswith(_SOUNDS) or is_wave) and look.members is None
+        return (look.head.startswith(_SOUNDS) or _is_riff(look, b"WAVE")) and look.members is None
 
     def how(self, look: Look) -> str:
         del look
@@ -90,6 +93,21 @@ class Data(Harmless):
     def how(self, look: Look) -> str:
         del look
         return "a data set of whole numbers; data is not deleted by an erasure"
+
+
+def _is_riff(look: Look, form: bytes) -> bool:
+    """A RIFF file of a form, with nothing behind what its length covers."""
+    stated = int.from_bytes(look.head[4:8], "little")
+    return look.head[:4] == b"RIFF" and look.head[8:12] == form and (look.size <= stated + 9)
+
+
+def _last(look: Look, count: int) -> bytes:
+    try:
+        with look.path.open("rb") as file:
+            file.seek(max(0, look.size - count))
+            return file.read()
+    except OSError as error:
+        raise StorageError(f"cannot read {look.path}: {explain(error)}; make it readable, or take it away") from error
 
 
 def _dtype(archive: zipfile.ZipFile, member: str) -> str:
