@@ -100,9 +100,14 @@ class DataConfig:
         return NamePattern(self.label_from.removeprefix(PREFIX), self.label) if self.label_from else None
 
     @property
+    def folder(self) -> str:
+        """The data set's name, or the folder, without the prefix."""
+        return self.dataset.removeprefix(KINDS.get(self.kind).storage.folder_prefix)
+
+    @property
     def short_name(self) -> str:
         """The data set's name as it stands in file names; with --label_from, behind it the field that is the label."""
-        path = self.dataset.removeprefix(KINDS.get(self.kind).storage.folder_prefix)
+        path = self.folder
         if self.dataset == path and not _looks_like_path(path):
             name = path.replace("/", "_")
         else:

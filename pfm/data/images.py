@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from pfm.data.config import ImageAugmentConfig
+from pfm.data.decoding import BEFORE, UNREADABLE, decode_image, explain_unreadable
 from pfm.data.image_augmentation import ImageAugmentation
 from pfm.data.kinds import InputKind
-from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
@@ -32,7 +32,6 @@ class ImageStorage:
     item: ClassVar[str] = "image"
     folder_prefix: ClassVar[str] = "imagefolder:"
     column_type: ClassVar[str] = "Image"
-    is_decoded_by_library: ClassVar[bool] = True
     how_to_ask: ClassVar[str] = ""
     augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig
     size: int
@@ -49,7 +48,7 @@ class ImageStorage:
         with progress(files.count, f"decoding {files.where}", unit="img") as bar:
             for index in range(files.count):
                 try:
-                    arrays.append(decode(files.load(index)))
+                    arrays.append(decode_image(files.load(index), BEFORE))
                     kept.append(index)
                 except UNREADABLE as error:
                     name, reason = files.name(index), explain_unreadable(error)

@@ -27,7 +27,6 @@ class Storage(Protocol):
         noun, item: what several inputs are called, and one of them.
         folder_prefix: in front of a folder of them, in `--dataset`.
         column_type: of a column of them in Hugging Face `datasets`.
-        is_decoded_by_library: whether what that library made of a file is read; else path or bytes of the file.
         how_to_ask: what to tell a user who gave other data to a model of this kind.
         augment_config: the options of what is varied in training, a dataclass.
     """
@@ -37,7 +36,6 @@ class Storage(Protocol):
     item: ClassVar[str]
     folder_prefix: ClassVar[str]
     column_type: ClassVar[str]
-    is_decoded_by_library: ClassVar[bool]
     how_to_ask: ClassVar[str]
     augment_config: ClassVar[type[Any]]
 

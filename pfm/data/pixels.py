@@ -1,42 +1,107 @@
-"""From a PIL image to uint8 pixels, the same way in training and in service; knows no torch."""
+"""From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
+DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
+
+# what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
+TRANSPARENT = "with transparency, laid on white"
+SHALLOW = "of 16 bits whose brightest grey level is below 16,384 of 65,535, so that few of 256 are left"
+SEVERAL_FRAMES = "with several frames, of which the first is used"
+Remark = Callable[[str], None]
 
 
 def explain_unreadable(error: Exception) -> str:
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def decode(image: Any) -> np.ndarray:
-    """A PIL image as (H, W, 1 or 3) uint8.
+def decode(
+    image: Any,
+    *,
+    window: tuple[float, float] | None = None,
+    background: int | None = None,
+    remark: Remark | None = None,
+) -> np.ndarray:
+    """A PIL image, turned as its EXIF says, as (H, W, 1 or 3) uint8.
+
+    Args:
+        window: the grey levels of images of more than 8 bits that become 0 and 255; None is the full range.
+        background: grey level that shows through where an image is transparent; None leaves transparency out.
+        remark: is told what is odd about the image.
 
     Raises:
         ValueError: not an image, or one whose pixels cannot be made grey or RGB.
     """
     if image is None:
         raise ValueError("there is none")
+    remark = remark or _say_nothing
     with image:
-        if image.mode == "F":
-            raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):  # I;16, I;16B, …: more than 8 bits
-            return _scale_to_uint8(np.asarray(image, dtype=np.float64), is_16_bit=image.mode != "I")[:, :, None]
-        if image.mode in ("1", "L", "LA"):
+        if getattr(image, "n_frames", 1) > 1:
+            remark(SEVERAL_FRAMES)
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(DEEP_MODES):
+            return _from_deep(image, window, remark)[:, :, None]
+        if background is not None and image.has_transparency_data:
+            image = _laid_on(image, background, remark)
+        if image.mode in ("1", "L", "LA", "La"):
             return np.asarray(image.convert("L"))[:, :, None]
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # PIL's own detour; it warns without
         return np.asarray(image.convert("RGB"))
 
 
-def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
+def grey_range(image: Any) -> tuple[float, float] | None:
+    """Lowest and highest level of an image of more than 8 bits; None for others."""
+    with image:
+        if not image.mode.startswith(DEEP_MODES):
+            return None
+        values = np.asarray(image)
+        return float(values.min()), float(values.max())
+
+
+def _from_deep(image: Image.Image, window: tuple[float, float] | None, remark: Remark) -> np.ndarray:
+    """(H, W) uint8 of grey with more than 8 bits."""
+    values = np.asarray(image, dtype=np.float64)
+    if window is not None:
+        low, high = window
+        if np.isnan(values).any():
+            raise ValueError("it has pixels that are not numbers")
+        return np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError(
+            "floating-point pixels have no known range; give --depth LOW:HIGH, or save it with 8 or 16 bits"
+        )
+    return _scale_to_uint8(values, is_16_bit=image.mode != "I", remark=remark)
+
+
+def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool, remark: Remark) -> np.ndarray:
     """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
     highest = values.max(initial=0)
     if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
         raise ValueError("grey levels outside 0..65535")
-    return np.round(values / 257 if is_16_bit or highest > 255 else values).astype(np.uint8)
+    is_scaled = is_16_bit or highest > 255
+    if is_scaled and highest < 16384:
+        remark(SHALLOW)
+    return np.round(values / 257 if is_scaled else values).astype(np.uint8)
+
+
+def _laid_on(image: Image.Image, background: int, remark: Remark) -> Image.Image:
+    """Without transparency: grey or RGB, on a ground of one grey level."""
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    with_alpha = image.convert("RGBA")
+    if with_alpha.getchannel("A").getextrema() == (255, 255):
+        return image.convert("L" if is_grey else "RGB") if image.mode != "P" else with_alpha.convert("RGB")
+    remark(TRANSPARENT)
+    ground = Image.new("RGBA", with_alpha.size, (background, background, background, 255))
+    return Image.alpha_composite(ground, with_alpha).convert("L" if is_grey else "RGB")
+
+
+def _say_nothing(_: str) -> None:
+    pass

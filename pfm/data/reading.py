@@ -12,7 +12,7 @@ class FilesToRead:
     """Files that are to become stored inputs, in this order.
 
     Attributes:
-        load: index -> what is to be decoded: a PIL image, or path or bytes of a sound file.
+        load: index -> what is to be decoded: path or bytes of a file, or a PIL image.
         count: how many files.
         where: what to call them, such as "tones/train".
         name: index -> what to call one of them in an error.

@@ -35,7 +35,6 @@ class SoundStorage(MelSettings):
     item: ClassVar[str] = "clip"
     folder_prefix: ClassVar[str] = "audiofolder:"
     column_type: ClassVar[str] = "Audio"
-    is_decoded_by_library: ClassVar[bool] = False  # which would need torchcodec and FFmpeg
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig
 

@@ -25,16 +25,43 @@ class Split:
 
     Attributes:
         inputs: images (N, C, H, W) uint8, or log-mel features (N, F, M) float32 (see `pfm.data.sounds`).
+        groups: of each sample, what it belongs to beside its class, such as a patient or a speaker; None where
+            nothing is known of it.
+        names: of each sample, where it came from, relative to the data set: a file, or a row of one. The same name
+            whenever the same data is read; None where the source has none.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    groups: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: torch.Tensor) -> "Split":
-        return Split(self.inputs[index], self.labels[index])
+        """The samples at these places (n,) int64."""
+        places = index.tolist()
+        return Split(self.inputs[index], self.labels[index], _picked(self.groups, places), _picked(self.names, places))
+
+    def relabelled(self, new: torch.Tensor) -> "Split":
+        """With the new label (C,) of each old one; samples whose label becomes -1 are left out."""
+        labels = new[self.labels]
+        rest = self.subset((labels >= 0).nonzero()[:, 0])
+        return replace(rest, labels=labels[labels >= 0])
+
+    def followed_by(self, other: "Split") -> "Split":
+        """The samples of both."""
+        return Split(
+            torch.cat([self.inputs, other.inputs]),
+            torch.cat([self.labels, other.labels]),
+            None if self.groups is None or other.groups is None else self.groups + other.groups,
+            None if self.names is None or other.names is None else self.names + other.names,
+        )
+
+
+def _picked(values: tuple[str, ...] | None, places: list[int]) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values[place] for place in places)
 
 
 @dataclass(frozen=True)

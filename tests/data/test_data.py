@@ -793,3 +793,32 @@ def test_a_part_of_a_split_keeps_images_and_labels_together() -> None:
     part = split.subset(torch.tensor([3, 1]))
     assert len(part) == 2
     assert part.inputs.flatten().tolist() == part.labels.tolist() == [3, 1]
+
+
+def test_groups_and_names_stay_with_their_samples() -> None:
+    split = Split(torch.arange(4).view(4, 1), torch.arange(4), groups=("a", "b", "a", "c"), names=("w", "x", "y", "z"))
+    part = split.subset(torch.tensor([3, 0]))
+    assert (part.groups, part.names) == (("c", "a"), ("z", "w"))
+    less = split.relabelled(torch.tensor([1, -1, 0, -1]))
+    assert (less.labels.tolist(), less.groups, less.names) == ([1, 0], ("a", "a"), ("w", "y"))
+    both = part.followed_by(less)
+    assert (both.labels.tolist(), both.names) == ([3, 0, 1, 0], ("z", "w", "w", "y"))
+    assert part.followed_by(Split(split.inputs, split.labels)).names is None
+
+
+def test_every_sample_is_named_by_its_source(tmp_path: Path, npz: Path) -> None:
+    digits = load("digits")
+    assert digits.train.names is not None
+    assert digits.test.names is not None
+    assert sorted(map(int, digits.train.names + digits.test.names)) == list(range(1797))
+    assert load(npz).test.names == tuple(f"test/{row}" for row in range(22))
+    data = load(save_hf(tmp_path / "colours", train=hf_split(4), test=hf_split(2)))
+    assert data.test.names == ("test/0", "test/1")
+
+
+@pytest.mark.usefixtures("cache")
+def test_files_of_a_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+    write_folder(tmp_path / "fruit" / "train", 8)
+    write_folder(tmp_path / "fruit" / "test", 4)
+    data = load(f"imagefolder:{tmp_path / 'fruit'}")
+    assert data.test.names == tuple(f"test/{n}/00{i}.png" for i, n in enumerate(("apple", "banana", "cherry", "date")))

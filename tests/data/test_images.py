@@ -11,12 +11,12 @@ from PIL import Image
 from pfm.data.images import (
     ImagePreprocess,
     ImageStorage,
-    decode,
     from_arrays,
     measure_channels,
     preprocess_from_hf,
     resize_all,
 )
+from pfm.data.pixels import decode
 from pfm.data.reading import FilesToRead, Stacked
 from pfm.errors import ConfigError, DataError
 

@@ -86,15 +86,15 @@ def _decoded(image: Any) -> npt.NDArray[Any]:
     """Of a file name or a PIL image; of anything else, what numpy makes of it."""
     from PIL import Image
 
-    from pfm.data.pixels import UNREADABLE, decode, explain_unreadable
+    from pfm.data.decoding import BEFORE, UNREADABLE, decode_image, explain_unreadable
 
     if isinstance(image, str | os.PathLike):
         path = Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode(Image.open(path))
+            return decode_image(path, BEFORE)
         except UNREADABLE as error:
             raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
-    return decode(image.copy()) if isinstance(image, Image.Image) else np.asarray(image)
+    return decode_image(image.copy(), BEFORE) if isinstance(image, Image.Image) else np.asarray(image)
 
 
 def _resized(array: Pixels, settings: ImageSettings) -> Floats:

@@ -46,9 +46,5 @@ def split_checksum(split: Split) -> list[int]:
 def _relabelled(data: ClassificationData, new: torch.Tensor) -> ClassificationData:
     """Every split with new labels (C,); samples whose label is -1 are left out."""
 
-    def relabel(split: Split) -> Split:
-        labels = new[split.labels]
-        return Split(split.inputs[labels >= 0], labels[labels >= 0])
-
-    val = None if data.val is None else relabel(data.val)
-    return dataclasses.replace(data, train=relabel(data.train), test=relabel(data.test), val=val)
+    val = None if data.val is None else data.val.relabelled(new)
+    return dataclasses.replace(data, train=data.train.relabelled(new), test=data.test.relabelled(new), val=val)

@@ -17,7 +17,7 @@ import torch
 
 from pfm.audit.comparisons.data import split_checksum, without_classes
 from pfm.audit.comparisons.tuning import tune
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
@@ -97,7 +97,7 @@ class Comparisons:
         Shadows 2k and 2k + 1 have complementary halves, so that each sample is in one of them.
         """
         train_split, test = self.data.train, self.data.test
-        pool = Split(torch.cat([train_split.inputs, test.inputs]), torch.cat([train_split.labels, test.labels]))
+        pool = train_split.followed_by(test)
         order = torch.randperm(len(pool), generator=make_generator("shadow", number // 2))
         half = order[: len(pool) // 2] if number % 2 == 0 else order[len(pool) // 2 :]
         is_in = torch.zeros(len(pool), dtype=torch.bool)

@@ -48,7 +48,7 @@ def numbered_labels(
     """
     pattern = config.name_pattern
     if pattern is not None:
-        texts = {role: pattern.labels(_paths(part, column)) for role, part in parts.items()}
+        texts = {role: pattern.labels(paths(part, column)) for role, part in parts.items()}
         names = sorted_names(set(texts["train"]))
         index = {text: number for number, text in enumerate(names)}
         return {role: _numbered(values, index, what[role]) for role, values in texts.items()}, names
@@ -69,8 +69,13 @@ def undecoded(part: Any, column: str) -> Any:
     return part.select_columns([column]).cast_column(column, type(part.features[column])(decode=False))
 
 
-def _paths(part: Any, column: str) -> list[str | None]:
-    return [(source or {}).get("path") for source in undecoded(part, column)[column]]
+def paths(part: Any, column: str) -> list[str | None]:
+    """Of each row, the path of its file where it has one; the files' bytes are not read."""
+    found: list[str | None] = []
+    for rows in undecoded(part, column).with_format("arrow").iter(batch_size=10_000):
+        for chunk in rows.column(column).chunks:
+            found += chunk.field("path").to_pylist()
+    return found
 
 
 def _check_column(column: str, features: Any, name: str) -> None:

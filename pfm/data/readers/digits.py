@@ -23,7 +23,9 @@ class DigitsReader:
 
         digits: Any = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-        whole = Split(from_arrays(images, "digits"), torch.from_numpy(digits.target.astype(np.int64)))
+        labels = torch.from_numpy(digits.target.astype(np.int64))
+        rows = tuple(str(row) for row in range(len(labels)))
+        whole = Split(from_arrays(images, "digits"), labels, names=rows)
         train, test, note = split_off_test(whole, "digits")
         names = [str(name) for name in digits.target_names]
         return ClassificationData("digits", class_list(config, names), train, test, notes=(note,))

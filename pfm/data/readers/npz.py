@@ -82,7 +82,7 @@ def _read_splits(file: Any, path: Path) -> dict[str, Split]:
         if {f"{split}_images", f"{split}_labels"} <= set(file.files):
             images = from_arrays(_array(file, f"{split}_images"), f"{path} ({split}_images)")
             labels = _as_labels(_array(file, f"{split}_labels"), f"{path} ({split}_labels)")
-            splits[split] = Split(images, labels)
+            splits[split] = Split(images, labels, names=tuple(f"{split}/{row}" for row in range(len(labels))))
     return splits
 
 

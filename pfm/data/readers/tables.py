@@ -1,12 +1,14 @@
 """From tables of Hugging Face `datasets`, one a split, to a data set of ours."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
-from pfm.data.readers.columns import input_column, numbered_labels, undecoded
+from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
 from pfm.data.reading import FilesToRead
 from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 from pfm.errors import DataError
@@ -41,7 +43,13 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch
             for role, part in chosen.items()
         }
     )
-    splits = {role: Split(part.inputs, labels[role][part.kept]) for role, part in stacked.items()}
+    sources = {role: _source_names(part, column, by_role[role] or "", config) for role, part in chosen.items()}
+    splits = {
+        role: Split(
+            part.inputs, labels[role][part.kept], names=tuple(sources[role][place] for place in part.kept.tolist())
+        )
+        for role, part in stacked.items()
+    }
     notes = tuple(note for part in stacked.values() for note in part.notes)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
@@ -53,19 +61,29 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch
     return ClassificationData(name, classes, splits["train"], splits["test"], splits.get("val"), notes)
 
 
+def _source_names(part: Any, column: str, split: str, config: DataConfig) -> list[str]:
+    """Of each row, its file relative to the data set's folder where it has one there, else its split and number."""
+    root = os.path.abspath(config.folder)
+    names: list[str] = []
+    for row, path in enumerate(paths(part, column)):
+        file = os.path.abspath(path) if path else ""
+        is_inside = file.startswith(os.path.join(root, "")) and os.path.exists(file)
+        names.append(Path(file).relative_to(root).as_posix() if is_inside else f"{split}/{row}")
+    return names
+
+
 def _files(
     part: Any, column: str, where: str, config: DataConfig, storage: Storage, device: torch.device | None
 ) -> FilesToRead:
-    """The files of a split, as the storage wants to have them."""
+    """The files of a split, undecoded."""
     sources = undecoded(part, column)
-    entries = part.select_columns([column]) if storage.is_decoded_by_library else sources
 
     def name(index: int) -> str:
         file, place = (sources[index][column] or {}).get("path"), f"{storage.item} {index} of {where}"
         return f"{file} ({place})" if file else place
 
     return FilesToRead(
-        load=lambda index: _content(entries[index][column]),
+        load=lambda index: _content(sources[index][column]),
         count=len(part),
         where=where,
         name=name,
@@ -75,14 +93,15 @@ def _files(
     )
 
 
-def _content(entry: Any) -> Any:
-    """What is to be read: what the library decoded, or of an undecoded file its bytes or else its path.
+def _content(entry: Any) -> bytes | Path:
+    """A file's bytes, or else its path.
 
     Raises:
         ValueError: there is nothing.
     """
-    if isinstance(entry, dict):
-        entry = entry.get("path") if entry.get("bytes") is None else entry["bytes"]
-    if entry is None:
+    entry = entry or {}
+    if entry.get("bytes") is not None:
+        return entry["bytes"]
+    if entry.get("path") is None:
         raise ValueError("there is none")
-    return entry
+    return Path(entry["path"])
