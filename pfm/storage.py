@@ -27,8 +27,11 @@ def explain(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, is_private: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
+
+    Args:
+        is_private: nobody but its owner may read it (mode 600).
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full, read-only or not permitted.
@@ -44,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o600 if is_private else 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
@@ -75,8 +78,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    with replacing(path) as file:
+def write_bytes(path: Path, content: bytes | memoryview, *, is_private: bool = False) -> None:
+    with replacing(path, is_private=is_private) as file:
         file.write(content)
 
 

@@ -1,7 +1,7 @@
 """A backbone by its configuration: which family, which size of input, what preprocessing; no weights loaded."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
@@ -20,11 +20,13 @@ class BackboneSpec:
         model_name: as the user gave it.
         config: the Hugging Face configuration, at the input size asked for.
         preprocess: what the pretrained backbone expects; None where training measures it on its data.
+        was_sized: whether the user asked for the size of its input.
     """
 
     model_name: str
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
+    was_sized: bool = False
 
     @property
     def is_pretrained(self) -> bool:
@@ -47,6 +49,10 @@ class BackboneSpec:
     def describe_size(self) -> str:
         """The size of its input, for people."""
         return self.family.describe_size(self.config)
+
+    def fitted(self, stored_shape: tuple[int, ...]) -> "BackboneSpec":
+        """For inputs of a stored shape, where no size was asked for."""
+        return replace(self, config=self.family.fitted(self.config, stored_shape))
 
     @property
     def num_patches(self) -> int:
@@ -92,7 +98,8 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         family, values, processor = read_config(name)
     values = _at_asked_size(family, values, config)
     preprocess = None if processor is None else family.preprocess(values, processor, name)
-    return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+    was_sized = config.image_size is not None or config.max_length is not None
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, was_sized=was_sized)
 
 
 def default_model(kind: str) -> str:

@@ -17,6 +17,8 @@ from pfm.data import frames as kaldi
 from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.waves import check_rate
 
+FRAMES_AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class MelSettings:
@@ -69,16 +71,35 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
         (B, F, M) float32; zeros for the frames that a clip does not have.
     """
     frames = waves.unfold(1, settings.frame_size, settings.hop)  # (B, F, frame)
-    frames = frames - frames.mean(dim=2, keepdim=True)
-    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
-    frames = (frames - PREEMPHASIS * before) * _window(settings.frame_size).to(waves.device)
-    size = fft_size(settings)
-    power = torch.fft.rfft(frames, n=size).abs().square()[..., : size // 2]  # Kaldi leaves the last one out
-    energies = power @ mel_banks(settings).to(waves.device).T  # (B, F, M)
-    features = energies.clamp_min(SMALLEST_ENERGY).log()
+    features = _of_frames(frames.flatten(0, 1), settings).unflatten(0, frames.shape[:2])  # (B, F, M)
     own = (lengths - settings.frame_size).div(settings.hop, rounding_mode="floor") + 1  # (B,)
     is_there = torch.arange(features.shape[1], device=waves.device) < own.to(waves.device).unsqueeze(1)
     return torch.where(is_there.unsqueeze(2), features, 0.0)
+
+
+def _of_frames(frames: torch.Tensor, settings: MelSettings) -> torch.Tensor:
+    """Frames (n, frame) -> (n, M), in portions of one shape.
+
+    A row of a large product differs in its last bit from the same row of a small one. A clip's features must not depend
+    on which others it was read with, since those may be forgotten.
+    """
+    found = frames.new_empty(len(frames), settings.num_mel_bins)
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        part = frames[start : start + FRAMES_AT_ONCE]
+        missing = FRAMES_AT_ONCE - len(part)
+        whole = torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part
+        found[start : start + len(part)] = _portion(whole, settings)[: len(part)]
+    return found
+
+
+def _portion(frames: torch.Tensor, settings: MelSettings) -> torch.Tensor:
+    """(n, frame) -> (n, M)."""
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    frames = (frames - PREEMPHASIS * before) * _window(settings.frame_size).to(frames.device)
+    size = fft_size(settings)
+    power = torch.fft.rfft(frames, n=size).abs().square()[:, : size // 2]  # Kaldi leaves the last one out
+    return (power @ mel_banks(settings).to(frames.device).T).clamp_min(SMALLEST_ENERGY).log()
 
 
 def fft_size(settings: MelSettings) -> int:

@@ -24,7 +24,10 @@ class ExactConfig:
         "both", "Which outputs of the backbone: CLS, the mean of the patches, or both.", choices=("cls", "mean", "both")
     )
     width: int = option(
-        2048, "Columns of the fixed random projection: more cost more and fit better.", minimum=16, maximum=LARGEST_WIDTH
+        2048,
+        "Columns of the fixed random projection: more cost more and fit better.",
+        minimum=16,
+        maximum=LARGEST_WIDTH,
     )
     alpha: float = option(1e-6, "Penalty of the squared weights, times the trace of the summed products.", minimum=0.0)
     memory: str = option(

@@ -52,7 +52,9 @@ class Rows:
 
     def in_order(self) -> "Rows":
         """By class, within it by id: nothing is said of the order in which samples came."""
-        keys = [f"{label:08d}".encode() + own.tobytes() for label, own in zip(self.labels, self.content_ids, strict=True)]
+        keys = [
+            f"{label:08d}".encode() + own.tobytes() for label, own in zip(self.labels, self.content_ids, strict=True)
+        ]
         return self.take(np.argsort(np.array(keys, dtype="S24"), kind="stable"))
 
 
@@ -89,6 +91,11 @@ class Memory:
         return "features" if self.rows is not None else "sums" if self.sums is not None else "none"
 
     @property
+    def can_solve(self) -> bool:
+        """Whether weights for all classes can be had: from what is kept, or since they were solved already."""
+        return self.kind != "none" or bool(self._solved)
+
+    @property
     def is_personal(self) -> bool:
         """Whether samples, or sums of few of them, could be read off it."""
         return self.kind != "none"
@@ -116,7 +123,9 @@ class Memory:
     # --- made -------------------------------------------------------------------------------------
 
     @classmethod
-    def of_rows(cls, recipe: Recipe, projection: Projection, classes: Sequence[str], rows: Rows, **rest: Any) -> "Memory":
+    def of_rows(
+        cls, recipe: Recipe, projection: Projection, classes: Sequence[str], rows: Rows, **rest: Any
+    ) -> "Memory":
         """Sum up rows whose labels are places in `classes`; classes without rows are left out."""
         names = sorted(name for number, name in enumerate(classes) if (rows.labels == number).any())
         place = np.array([names.index(name) if name in names else -1 for name in classes], np.int32)
@@ -127,22 +136,22 @@ class Memory:
             recipe=recipe, projection=projection, classes=tuple(names), counts=counts, hashes=("",) * len(names),
             rows=rows, **rest,
         )  # fmt: skip
-        return blank._summed()
+        return blank.summed(map(blank.sums_of_rows, names))
 
-    def _summed(self) -> "Memory":
-        """With the hashes of the rows' sums; solved on the way, since all sums pass by."""
+    def summed(self, sums: Iterable[Ints64]) -> "Memory":
+        """With the hashes of the classes' sums; solved on the way, since all sums pass by."""
         hashes: list[str] = []
 
         def noted() -> Iterator[Ints64]:
-            for name in self.classes:
-                own = self._sums_of_rows(name)
+            for own in sums:
                 hashes.append(sums_sha256(own))
                 yield own
 
         solution = solve(noted(), self.counts, width=self.recipe.width, alpha=self.recipe.alpha)
         return dataclasses.replace(self, hashes=tuple(hashes), _solved=[solution])
 
-    def _sums_of_rows(self, name: str) -> Ints64:
+    def sums_of_rows(self, name: str) -> Ints64:
+        """One class's packed sums, from the rows that are here."""
         assert self.rows is not None
         values = self.rows.values[self.rows.labels == self.classes.index(name)]
         parts = (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
@@ -159,7 +168,7 @@ class Memory:
             raise ConfigError(
                 "nothing was kept to solve from (--memory none); train again with --memory sums or --memory features"
             )
-        own = self._sums_of_rows(name) if self.sums is None else self.sums[name]
+        own = self.sums_of_rows(name) if self.sums is None else self.sums[name]
         if len(own) != num_packed(self.recipe.width) or sums_sha256(own) != self.hashes[self.classes.index(name)]:
             raise CheckpointError(f"the memory of class {name} is damaged: its sums are not those that were recorded")
         return own
@@ -269,7 +278,9 @@ class Memory:
             joined = dataclasses.replace(self, classes=names, groups=all_groups)
             return joined._again(self.rows.joined(others))
         more = Memory.of_rows(self.recipe, self.projection, names, others)
-        return self._with_sums({name: (more.class_sums(name), count) for name, count in zip(more.classes, more.counts, strict=True)})
+        return self._with_sums(
+            {name: (more.class_sums(name), count) for name, count in zip(more.classes, more.counts, strict=True)}
+        )
 
     def _with_sums(self, more: Mapping[str, tuple[Ints64, int]]) -> "Memory":
         """Sums added to those of the classes that are there, and classes that are not."""

@@ -67,7 +67,9 @@ def from_stored(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
             stored_shape=tuple(record["stored_shape"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the memory of the exact readout is damaged ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"the memory of the exact readout is damaged ({type(error).__name__}: {error})"
+        ) from error
     if memory.digest != record.get("digest"):
         raise CheckpointError("the memory of the exact readout is damaged: it does not have the digest that it states")
     return memory

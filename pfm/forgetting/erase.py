@@ -11,6 +11,7 @@ import torch
 from pfm.classes import check_removal
 from pfm.model.checkpoint import Checkpoint, Moments
 from pfm.model.classifier import class_row_names
+from pfm.model.readouts import READOUTS
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,7 +34,7 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
     moments: Moments = {
         name: {key: rows(name, value) for key, value in state.items()} for name, state in checkpoint.moments.items()
     }
-    return dataclasses.replace(
+    smaller = dataclasses.replace(
         checkpoint,
         classes=classes.without(positions),
         tensors={name: rows(name, tensor) for name, tensor in checkpoint.tensors.items()},
@@ -42,6 +43,7 @@ def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
         progress={},  # a run does not go on from here: its data holds the class
         erased=(*checkpoint.erased, *((classes.ids[p], classes.names[p]) for p in positions)),
     )
+    return READOUTS.get(checkpoint.model.readout).after_erasure(smaller)
 
 
 def class_rows(checkpoint: Checkpoint, positions: Iterable[int]) -> list[torch.Tensor]:

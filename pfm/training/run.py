@@ -1,8 +1,8 @@
 """A training run: epochs, evaluation, saving, stopping and going on, under one Accelerator."""
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +10,9 @@ import torch
 from pfm.backbones.spec import describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
+from pfm.exact.config import ExactConfig
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts import READOUTS
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
@@ -21,24 +24,11 @@ from pfm.training.learner import Learner
 from pfm.training.memory import Memory, prepare_memory
 from pfm.training.objective import Objective, class_weights
 from pfm.training.position import is_due
+from pfm.training.procedures import PROCEDURES, TrainResult
 from pfm.training.records import Records
 from pfm.training.saving import RunFiles, find_state
 from pfm.training.setup import Setup, load_run_data, set_up
 from pfm.training.step import training_step
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a run left its last checkpoint, and its last figures.
-
-    Attributes:
-        modes: accuracies of the last epoch by inference mode, None where it was not evaluated.
-    """
-
-    checkpoint: Path
-    modes: dict[str, float] | None
-    seconds: float
-    samples_per_s: float
 
 
 def train(
@@ -70,24 +60,46 @@ def train(
             say(text)
 
     hint_at_launcher(tell)
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
+    procedure.check(config)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, data)
+    if spec.preprocess is None and not spec.was_sized:
+        spec = spec.fitted(tuple(data.train.inputs.shape[1:]))
     tell(data.describe(spec.storage))
     files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
-    setup = set_up(config, accelerator, spec, data, files, tell)
-    learner = Learner(setup)
-    if found is not None:
-        learner.restore(*found)
-    with (
-        RunLog(files.log, is_main=accelerator.is_main_process) as log,
-        tracking(accelerator, "pfm", config.to_dict()),
-        StopRequest() as stop,
-    ):
-        return _Run(setup, learner, Records(setup, learner, log), stop).go()
+    return procedure.run(set_up(config, accelerator, spec, data, files, tell), found)
+
+
+class Steps:
+    """Training step by step, epoch after epoch."""
+
+    def check(self, config: RunConfig) -> None:
+        """Any configuration is one of steps."""
+
+    def unused(self) -> tuple[str, ...]:
+        """Options that have no meaning here: those of readouts that are solved, which the model's options refuse."""
+        return tuple(field.name for field in dataclasses.fields(ExactConfig))
+
+    def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
+        """Train from the beginning, or from a state that was found."""
+        learner = Learner(setup)
+        if found is not None:
+            learner.restore(*found)
+        accelerator = setup.accelerator
+        with (
+            RunLog(setup.files.log, is_main=accelerator.is_main_process) as log,
+            tracking(accelerator, "pfm", setup.config.to_dict()),
+            StopRequest() as stop,
+        ):
+            return _Run(setup, learner, Records(setup, learner, log), stop).go()
+
+
+STEPS = Steps()
 
 
 class _Run:
