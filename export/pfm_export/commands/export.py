@@ -80,6 +80,7 @@ def onnx(
         f"wrote {out} ({size / 2**20:.1f} MiB, {len(checkpoint.classes)} classes)\n"
         f"parity with torch over {len(parity.cases)} cases: worst difference {parity.worst_difference:.1e} "
         f"(largest logit {parity.largest_logit:.1f})"
+        + (f"; {parity.integers.describe()}" if parity.integers else "")
     )
     if report.accuracy is not None:
         _show_accuracy(report.accuracy, form)

@@ -46,7 +46,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
         "prompt_tokens": model.config.prompt_tokens,
         "prompt_layer": model.config.prompt_layer,
         "final_norm": model.config.final_norm,
-        "hidden_size": checkpoint.spec.hidden_size,
+        "hidden_size": model.row_size,
         "classes": [
             {"id": i, "name": n} for i, n in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
         ],

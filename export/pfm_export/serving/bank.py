@@ -115,5 +115,5 @@ def per_request_feed(rows: Sequence[Rows], *, prompt_tokens: int) -> dict[str, n
     prompts = np.zeros((len(rows), longest, rows[0].prompts.shape[1]), dtype=np.float32)
     for padded, entry in zip(prompts, rows, strict=True):
         padded[: len(entry.prompts)] = entry.prompts
-    lens = np.array([len(entry.prompts) // prompt_tokens for entry in rows], dtype=np.int32)
+    lens = np.array([len(entry.prompts) // max(1, prompt_tokens) for entry in rows], dtype=np.int32)
     return {INPUT_PROMPTS: prompts, INPUT_LENS: lens}

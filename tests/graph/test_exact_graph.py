@@ -1,0 +1,80 @@
+"""The exact readout's graph: integers bit for bit, in every form and precision."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from making.exact import fit, image_data
+from making.models import TINY
+from pfm.backbones.family import PRESETS
+from pfm.model.checkpoint import Checkpoint
+from pfm_export.graph.export import export_bundle
+from pfm_export.graph.form import GraphForm
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.runner import GraphRunner
+from pfm_export.serving.session import ActiveSet, PromptSession
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return fit(image_data(), tmp_path_factory.mktemp("raw"), width=300)
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
+        made = fit(image_data(), tmp_path_factory.mktemp("vit"), model_name="scratch:tiny", width=300)
+    return dataclasses.replace(made, spec=dataclasses.replace(made.spec, model_name="scratch:vit_digits"))
+
+
+def test_raw_integers_are_the_models_bit_for_bit(raw: Checkpoint, tmp_path: Path) -> None:
+    report = export_bundle(raw, tmp_path / "b", form=GraphForm(uint8_input=True))
+    assert report.parity.integers is not None
+    assert (report.parity.integers.differ, report.parity.integers.compared > 0) == (0, True)
+    session = PromptSession(tmp_path / "b", device="cpu")
+    images = image_data().train.inputs.permute(0, 2, 3, 1).numpy()
+    labels = [("red", "green", "blue", "grey")[i] for i in image_data().train.labels]
+    assert session.predict(images[:40]).labels == labels[:40]
+    assert "blue" not in session.predict(images, without=["blue"]).labels
+    session.erase(["blue"])
+    assert "blue" not in session.predict(images).labels
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_the_projection_stays_out_of_every_precision(vit: Checkpoint, tmp_path: Path, precision: str) -> None:
+    report = export_bundle(vit, tmp_path / "b", form=GraphForm(precision=precision))
+    assert report.parity.integers is not None
+    graph = onnx.load(tmp_path / "b" / "model.onnx").graph
+    (projection,) = [entry for entry in graph.initializer if entry.name.endswith("projection")]
+    assert projection.data_type == onnx.TensorProto.INT8
+    assert set(onnx.numpy_helper.to_array(projection).ravel().tolist()) == {-1, 0, 1}
+    assert [node.op_type for node in graph.node][-1] == "Gemm"
+    assert {"Round", "Clip", "Floor", "Relu", "Cast", "MatMul"} <= {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("form", [GraphForm(split=True), GraphForm(per_request_prompts=True), GraphForm(split=True, precision="fp16")])
+def test_every_form_answers_each_request_with_its_own_classes(raw: Checkpoint, tmp_path: Path, form: GraphForm) -> None:
+    export_bundle(raw, tmp_path / "b", form=form)
+    session = PromptSession(tmp_path / "b", device="cpu")
+    pixels = raw.preprocess(image_data().train.inputs[:3]).numpy()
+    sets = [ActiveSet(), ActiveSet(without=("green",)), ActiveSet(active=("grey",))]
+    answers = session.predict_each(pixels, sets)
+    assert [answer.labels[0] for answer in answers][::2] == ["red", "grey"]
+    assert answers[1].labels[0] != "green"
+
+
+def test_the_integers_of_equal_features_are_numpys(raw: Checkpoint, tmp_path: Path) -> None:
+    from pfm.model.readouts.ridge import memory_of
+
+    export_bundle(raw, tmp_path / "b")
+    memory = memory_of(raw)
+    assert memory.rows is not None
+    runner = GraphRunner(Bundle.open(tmp_path / "b"))
+    pixels = raw.preprocess(image_data().train.inputs).numpy()
+    found = runner.read_integers(runner.trunk(pixels), 300)
+    wanted = memory.projection.project(memory.rows.values, memory.recipe)[:, :-1]
+    assert np.array_equal(np.unique(found, axis=0), np.unique(wanted, axis=0))
