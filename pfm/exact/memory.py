@@ -21,6 +21,17 @@ AT_ONCE = 4096  # rows that are projected at a time
 FEW = 20  # samples of a class below which its sums are nearly the samples
 
 
+def digest_of(recipe: Mapping[str, Any], projection: str, classes: Iterable[tuple[str, int, str]]) -> str:
+    """The canonical digest.
+
+    Args:
+        projection: its SHA-256.
+        classes: name, count and SHA-256 of the sums of each, in any order.
+    """
+    listed = [list(entry) for entry in sorted(classes)]
+    return canonical_sha256({"format": "pfm-exact-1", "recipe": recipe, "projection": projection, "classes": listed})
+
+
 @dataclass(frozen=True)
 class Rows:
     """Samples as integers; personal data.
@@ -103,11 +114,8 @@ class Memory:
     @property
     def digest(self) -> str:
         """The canonical digest: equal for equal recipe, projection, classes, counts and sums, and for nothing else."""
-        classes = [list(entry) for entry in zip(self.classes, self.counts, self.hashes, strict=True)]
-        return canonical_sha256(
-            {"format": "pfm-exact-1", "recipe": self.recipe.to_dict(), "projection": self.projection.sha256(),
-             "classes": classes}
-        )  # fmt: skip
+        classes = zip(self.classes, self.counts, self.hashes, strict=True)
+        return digest_of(self.recipe.to_dict(), self.projection.sha256(), classes)
 
     @property
     def size_bytes(self) -> int:

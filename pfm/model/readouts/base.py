@@ -35,6 +35,7 @@ class Readout(ABC):
         procedure: how a model with it is trained, a name of `pfm.training.procedures.PROCEDURES`.
         stored: buffers that a checkpoint holds beside the trained tensors.
         measures_input: whether mean and deviation of the input may be measured on the training data.
+        row_scale: what a row is multiplied by where somebody learns one by steps; outputs may be far from 1.
         erasure_is_exact: whether a model without a class is the one that never saw it.
     """
 
@@ -46,6 +47,7 @@ class Readout(ABC):
     procedure: ClassVar[str] = "steps"
     stored: ClassVar[tuple[str, ...]] = ()
     measures_input: ClassVar[bool] = True
+    row_scale: ClassVar[float] = 1.0
     erasure_is_exact: ClassVar[bool] = False
 
     # --- what it makes of the options ---------------------------------------------------------------

@@ -70,6 +70,7 @@ class Ridge(Readout):
     procedure = "fit"
     stored = ("ridge.projection", "ridge.offset")
     measures_input = False
+    row_scale = 2.0**-15
     erasure_is_exact = True
 
     def misfit(self, config: ModelConfig) -> str:
