@@ -43,6 +43,10 @@ class CertificateError(PfmError):
     """A certificate, or something it speaks of, that was changed."""
 
 
+class TraceFoundError(PfmError):
+    """Something of an erased class is in the bytes that were to be written without it; they are not written."""
+
+
 class AuditError(PfmError):
     """An audit whose verdict is not the one that was required."""
 

@@ -47,7 +47,8 @@ OWNERS = {
     "sklearn": ("pfm.data",),
     "torchaudio": ("pfm.data.mel",),
     "soundfile": ("pfm.data.waves",),
-    "PIL": ("pfm.data.pixels", "pfm.data.decoding", "pfm.evaluation.pictures", "pfm_export.serving.images"),
+    "pydicom": ("pfm.data.dicom",),
+    "PIL": ("pfm.data.pixels", "pfm.data.dicom", "pfm.evaluation.pictures", "pfm_export.serving.images"),
     "accelerate": ("pfm.training",),
     "matplotlib": ("pfm.evaluation.pictures",),
     "onnx": ("pfm_export.graph",),
@@ -61,7 +62,7 @@ OWNERS = {
     "click": ("pfm.cli", "pfm.commands", "pfm_export.commands", "pfm_bench.commands"),
 }
 # what no module imports while it is itself imported
-LATE = {"transformers", "peft", "datasets", "medmnist", "sklearn", "torchaudio", "matplotlib", "onnxscript"}
+LATE = {"pydicom", "transformers", "peft", "datasets", "medmnist", "sklearn", "torchaudio", "matplotlib", "onnxscript"}
 # what a file in `pfm/` must not be called: `accelerate launch pfm/train.py` puts that folder first on the path
 SHADOWING = {
     *sys.stdlib_module_names, "accelerate", "click", "cryptography", "datasets", "evaluate", "matplotlib", "medmnist",

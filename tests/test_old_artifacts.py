@@ -99,6 +99,8 @@ def test_a_class_is_erased_from_old_artifacts(name: str, copied: Path) -> None:
     assert len(ledger.read(copied / name / "ledger.jsonl")) == 1
     session = PromptSession(copied / name, device="cpu")
     assert session.predict(INPUTS).classes == ("0", "2", "3")
-    whole = PromptSession(OLD / name, device="cpu").scores(INPUTS, without=["1"])
-    np.testing.assert_allclose(session.scores(INPUTS), whole, rtol=1e-6)
+    found, whole = session.scores(INPUTS), PromptSession(OLD / name, device="cpu").scores(INPUTS, without=["1"])
+    if rows.weight is not None:  # the rows that are left were centred, which moves all scores of an input by one number
+        found, whole = (scores - scores.mean(axis=1, keepdims=True) for scores in (found, whole))
+    np.testing.assert_allclose(found, whole, rtol=1e-6, atol=1e-6)
     check_parity(load_checkpoint(copied / f"{name}.pt").build_model(), copied / name)

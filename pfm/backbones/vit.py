@@ -70,7 +70,7 @@ class Vit(Family):
     def storage(self, config: HfConfig, preprocess: Preprocess | None) -> ImageStorage:
         from pfm.data.images import ImageStorage
 
-        return ImageStorage(config["image_size"])
+        return ImageStorage(config["image_size"], getattr(preprocess, "resample", "bilinear"))
 
     def input_shape(self, config: HfConfig) -> tuple[int, ...]:
         return (config.get("num_channels", 3), config["image_size"], config["image_size"])

@@ -54,8 +54,9 @@ def all_but(config: type, *names: str) -> Part:
 
 
 def of_run(config: type) -> Part:
-    """All fields, for a command that takes the data of a checkpoint's run where --dataset names no other."""
-    return dataclasses.replace(all_but(config), is_of_run=True)
+    """All fields but those that a checkpoint decides, for a command that takes the data of a checkpoint's run where
+    --dataset names no other."""
+    return dataclasses.replace(all_but(config, *getattr(config, "of_training", ())), is_of_run=True)
 
 
 def with_options(**configs: type | Part) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pfm.classes import split_names
+from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
+from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
@@ -22,6 +25,7 @@ class DataConfig:
     """Which data, and where it is."""
 
     section: ClassVar = Section.DATA
+    of_training: ClassVar = ("fit", "depth", "decode")  # what a model keeps to for good
     dataset: str = option(
         "bloodmnist",
         "A MedMNIST name, a path to an .npz in MedMNIST's layout, imagefolder:PATH, audiofolder:PATH, "
@@ -32,15 +36,52 @@ class DataConfig:
     data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
-    input_column: str = option("", "Column of the inputs in a Hugging Face data set.  [default: found by its type]")
-    label_column: str = option("", "Column of the labels in a Hugging Face data set.  [default: found by its type]")
+    input_column: str = option(
+        "", "Column of the inputs in a Hugging Face data set, or of the files in --table.  [default: found by its type]"
+    )
+    label_column: str = option(
+        "", "Column of the labels in a Hugging Face data set, or in --table.  [default: found by its type or name]"
+    )
     label_from: str = option(
         "",
         "Take the label from the file's name: name:PATTERN with fields in braces, such as "
         "'name:{digit}_{speaker}_{n}'; --label says which.  [default: the label column, or the folder]",
     )
     label: str = option("", "Field of --label_from that is the label.")
+    table: str = option(
+        "",
+        "A CSV file with a row for each file of a folder: its name, and its label, group or split.  [default: a "
+        "metadata.csv beside the files]",
+        is_path=True,
+    )
+    split_column: str = option("", "Column of --table that holds the split.  [default: split, where there is one]")
+    ignore: str = option("", "Folders of splits or classes to leave out, separated by commas.")
+    group: str = option(
+        "",
+        "What samples belong together, such as a patient's: a column, folder (below the class's), dicom (the patient), "
+        "or name:PATTERN with a field {group}. Samples that are held out never divide a group.",
+    )
+    hash_groups: str = option(
+        "",
+        "Store a keyed hash of each group instead of its name; the key is in this file, which is made where there is "
+        "none.",
+        is_path=True,
+    )
     max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
+    fit: str = option(
+        "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
+    )
+    depth: str = option(
+        FULL_DEPTH,
+        "Of grey images with more than 8 bits, what becomes black and white: the full range of 16 bits, the range of "
+        "the training images, or a window of levels such as 0:4095.",
+    )
+    decode: str = option(
+        "fast",
+        "Photographs are decoded straight to the model's size, JPEG at the nearest smaller scale (fast), or whole "
+        "first (full).",
+        choices=DECODE,
+    )
     skip_bad: bool = option(False, "Leave out files that cannot be read, and count them, instead of stopping.")
 
     def __post_init__(self) -> None:
@@ -55,6 +96,11 @@ class DataConfig:
             raise ConfigError("--label_from and --label go together: the pattern, and which of its fields is the label")
         if self.label_from:
             _ = self.name_pattern
+        _ = read_window(self.depth), group_pattern(self.group)
+        if self.hash_groups and not self.group:
+            raise ConfigError("--hash_groups is for groups, and there are none; give --group")
+        if self.split_column and not self.table:
+            raise ConfigError("--split_column names a column of --table; give that too")
         if self.data_type not in (DEFAULT_KIND, self.kind):
             self._refuse(f"--dataset {self.dataset}", self.kind)
 
@@ -98,6 +144,11 @@ class DataConfig:
     def name_pattern(self) -> NamePattern | None:
         """How labels are read off file names, if they are."""
         return NamePattern(self.label_from.removeprefix(PREFIX), self.label) if self.label_from else None
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the folders to leave out."""
+        return tuple(split_names(self.ignore)) if self.ignore else ()
 
     @property
     def folder(self) -> str:

@@ -2,31 +2,28 @@
 
 What is decided once for a model (how an image is fitted into the square, at what scale a JPEG is decoded, which grey
 levels become black and white) is an `ImageDecoding`, which checkpoints and bundles store with their preprocessing.
+Pillow is imported when a file is opened or an image resized, since a server that is given arrays needs none.
 
 Letters: H and W pixels of an image, C colour channels (1 or 3), S pixels of the model's side.
 """
 
-import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from pfm.data.pixels import UNREADABLE, Remark, decode, explain_unreadable, grey_range
 from pfm.errors import ConfigError
 from pfm.storage import Json
 
-__all__ = [
-    "BEFORE", "DECODE", "FIT", "UNREADABLE", "ImageDecoding", "decode_image", "explain_unreadable", "fit_pixels",
-    "measure_range",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from pfm.data.pixels import Remark, Source
 
 FIT = ("stretch", "crop", "pad")
-DECODE = ("full", "fast")
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+DECODE = ("fast", "full")
+RESAMPLE = ("bilinear", "bicubic")
+FULL_DEPTH, RANGE_OF_DATA = "full", "range"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +50,8 @@ class ImageDecoding:
     def __post_init__(self) -> None:
         for what, value, known in (
             ("--fit", self.fit, FIT),
-            ("decoding", self.decode, DECODE),
-            ("resampling", self.resample, tuple(_FILTERS)),
+            ("--decode", self.decode, DECODE),
+            ("resampling", self.resample, RESAMPLE),
         ):
             if value not in known:
                 raise ConfigError(f"{what} {value!r} is not known; use one of {', '.join(known)}")
@@ -94,9 +91,38 @@ BEFORE = ImageDecoding(background=None)
 """What holds for checkpoints and bundles that say nothing of it, since they are older."""
 
 
-def decode_image(
-    source: "bytes | Path | Image.Image", decoding: ImageDecoding, remark: Remark | None = None
-) -> np.ndarray:
+def read_window(depth: str) -> tuple[float, float] | None:
+    """The window of grey levels that `--depth` gives as LOW:HIGH; None for the words that it takes.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if depth in (FULL_DEPTH, RANGE_OF_DATA):
+        return None
+    low, _, high = depth.partition(":")
+    try:
+        window = (float(low), float(high))
+    except ValueError:
+        window = (0.0, 0.0)
+    if not -math.inf < window[0] < window[1] < math.inf:
+        raise ConfigError(
+            f"--depth {depth!r} is not known; use {FULL_DEPTH}, {RANGE_OF_DATA}, or LOW:HIGH, such as 0:4095"
+        )
+    return window
+
+
+def stored_decoding(preprocess: Mapping[str, Any]) -> ImageDecoding | None:
+    """That of a preprocessing as it is stored; None where no data has decided it.
+
+    Raises:
+        KeyError: a value is missing.
+        ConfigError: a value that is not known.
+    """
+    values = preprocess.get("decoding", BEFORE.to_dict())
+    return None if values is None else ImageDecoding.from_dict(values)
+
+
+def decode_image(source: "Source", decoding: ImageDecoding, remark: "Remark | None" = None) -> np.ndarray:
     """A file as (H, W, C) uint8: turned as its EXIF says, transparency laid on a ground, fitted.
 
     Args:
@@ -104,49 +130,71 @@ def decode_image(
         remark: is told what is odd about the image.
 
     Raises:
-        One of `UNREADABLE`: not an image, damaged, too large to be safe, or without a known range of grey levels.
+        One of `pfm.data.pixels.UNREADABLE`: not an image, damaged, too large to be safe, or without a known range of
+            grey levels.
     """
-    image = _opened(source)
+    from pfm.data.pixels import decode, opened
+
+    image = opened(source)
     if decoding.decode == "fast" and decoding.size is not None:
-        image.draft(None, _at_least(image.size, decoding))  # of a JPEG; does nothing for others
+        height, width = _inner((image.height, image.width), decoding.size, decoding.fit)
+        image.draft(None, (width, height))  # of a JPEG, at least so large; does nothing for others
     pixels = decode(image, window=decoding.window, background=decoding.background, remark=remark)
     return fit_pixels(pixels, decoding)
-
-
-def measure_range(source: "bytes | Path | Image.Image") -> tuple[float, float] | None:
-    """Lowest and highest grey level of a file of more than 8 bits; None for others.
-
-    Raises:
-        One of `UNREADABLE`.
-    """
-    return grey_range(_opened(source))
 
 
 def fit_pixels(pixels: np.ndarray, decoding: ImageDecoding) -> np.ndarray:
     """(H, W, C) uint8 -> (S, S, C) uint8, or to a square of its own size, or as it is; see `ImageDecoding.size`."""
     size, fit = decoding.size, decoding.fit
-    if fit == "crop" and size is None:
-        return _middle_square(pixels)
     if size is not None:
         pixels = _resized(pixels, size, decoding)
+    elif fit == "crop":
+        pixels = _middle_square(pixels)
     return _padded(pixels) if fit == "pad" else pixels
 
 
-def _opened(source: "bytes | Path | Image.Image") -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+def sources_range(sources: Iterable["Source"]) -> tuple[float, float] | None:
+    """Lowest and highest grey level over all files of more than 8 bits; None where there are none.
+
+    Files that cannot be read are passed over; whoever decodes them will name them.
+    """
+    from pfm.data.pixels import UNREADABLE, grey_range, opened
+
+    lows: list[float] = []
+    highs: list[float] = []
+    for source in sources:
+        try:
+            found = grey_range(opened(source))
+        except UNREADABLE:
+            continue
+        if found is not None:
+            lows.append(found[0])
+            highs.append(found[1])
+    return (min(lows), max(highs)) if lows and min(lows) < max(highs) else None
 
 
-def _at_least(size: tuple[int, int], decoding: ImageDecoding) -> tuple[int, int]:
-    """Width and height that a JPEG has to have at the least when it is decoded, of its own `size`."""
-    assert decoding.size is not None
-    width, height = size
-    inner = _inner((height, width), decoding.size, decoding.fit)
-    return inner[1], inner[0]
+def have_one_small_size(sources: Iterable["Source"], size: int) -> bool:
+    """Whether all images are of one size, and that not above `size` either way; reads headers, up to the first other.
+
+    Files that cannot be read are passed over.
+    """
+    from pfm.data.pixels import UNREADABLE, opened, seen_size
+
+    first: tuple[int, int] | None = None
+    for source in sources:
+        try:
+            image = opened(source)
+            with image:
+                found = seen_size(image)
+        except UNREADABLE:
+            continue
+        first = first or found
+        if found != first or max(found) > size:
+            return False
+    return True
 
 
-def _inner(shape: tuple[int, ...], size: int, fit: str) -> tuple[int, int]:
+def _inner(shape: tuple[int, int], size: int, fit: str) -> tuple[int, int]:
     """Height and width that an image of this shape fills of the square of side `size`."""
     if fit != "pad":
         return size, size
@@ -172,7 +220,7 @@ def _padded(pixels: np.ndarray) -> np.ndarray:
 
 def _resized(pixels: np.ndarray, size: int, decoding: ImageDecoding) -> np.ndarray:
     height, width = pixels.shape[:2]
-    box = (0.0, 0.0, width, height)
+    box = (0.0, 0.0, float(width), float(height))
     if decoding.fit == "crop":  # in fractions of a pixel, so that an image decoded at a smaller scale is cropped alike
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
@@ -180,7 +228,6 @@ def _resized(pixels: np.ndarray, size: int, decoding: ImageDecoding) -> np.ndarr
     shape = _inner((height, width), size, decoding.fit)
     if (height, width) == shape:
         return pixels
-    is_grey = pixels.shape[2] == 1
-    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels))
-    resized = np.asarray(image.resize((shape[1], shape[0]), _FILTERS[decoding.resample], box))
-    return resized[:, :, None] if is_grey else resized
+    from pfm.data.pixels import resized
+
+    return resized(pixels, shape, box, decoding.resample)

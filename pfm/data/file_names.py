@@ -15,27 +15,30 @@ class NamePattern:
 
     Args:
         text: fields in braces, what stands between them as it is, such as `{digit}_{speaker}_{n}`.
-        label: the field that is the label.
+        label: the field that is wanted: the label, or the group.
+        flag: the option that the pattern came with.
 
     Raises:
         ConfigError: no fields, one twice, or none called `label`.
     """
 
-    def __init__(self, text: str, label: str) -> None:
+    def __init__(self, text: str, label: str, flag: str = "--label_from") -> None:
         fields = _FIELD.findall(text)
         if not fields or not all(field.isidentifier() for field in fields) or len(set(fields)) < len(fields):
             raise ConfigError(
-                f"--label_from name:{text} has no fields, or one twice; it looks like name:{{digit}}_{{speaker}}_{{n}}"
+                f"{flag} name:{text} has no fields, or one twice; it looks like name:{{digit}}_{{speaker}}_{{n}}"
             )
-        if label not in fields:
+        if label not in fields and flag == "--label_from":
             raise ConfigError(f"--label {label!r} is not a field of name:{text}; choose one of {', '.join(fields)}")
+        if label not in fields:
+            raise ConfigError(f"{flag} name:{text} has no field {{{label}}}, which says what is read off the name")
         parts = _FIELD.split(text)  # text, field, text, …, text
         pieces = [f"(?P<{part}>.+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts)]
         self._pattern = re.compile("".join(pieces))
-        self.text, self.label = text, label
+        self.text, self.label, self.fields, self._flag = text, label, tuple(fields), flag
 
-    def labels(self, paths: Sequence[str | None]) -> list[str]:
-        """The label of each file.
+    def labels(self, paths: Sequence[str | None], field: str = "") -> list[str]:
+        """The label of each file, or another field.
 
         Raises:
             DataError: a name that does not fit, or a file without one.
@@ -44,8 +47,8 @@ class NamePattern:
         for path in paths:
             match = self._pattern.fullmatch(PurePath(path).stem) if path else None
             if match is None:
-                raise DataError(f"the file name {path!r} does not fit --label_from name:{self.text}")
-            found.append(match[self.label])
+                raise DataError(f"the file name {path!r} does not fit {self._flag} name:{self.text}")
+            found.append(match[field or self.label])
         return found
 
 

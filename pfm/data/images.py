@@ -4,37 +4,84 @@ Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pfm.data.config import ImageAugmentConfig
-from pfm.data.decoding import BEFORE, UNREADABLE, decode_image, explain_unreadable
+from pfm.data.config import DataConfig, ImageAugmentConfig
+from pfm.data.decoding import (
+    RANGE_OF_DATA,
+    RESAMPLE,
+    ImageDecoding,
+    decode_image,
+    have_one_small_size,
+    read_window,
+    sources_range,
+    stored_decoding,
+)
 from pfm.data.image_augmentation import ImageAugmentation
+from pfm.data.inputs import Storage
 from pfm.data.kinds import InputKind
+from pfm.data.pixels import UNREADABLE, explain_unreadable
 from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
 from pfm.errors import ConfigError, DataError
 from pfm.runlog import progress
 from pfm.storage import Json
 
-RESAMPLE = ("bilinear", "bicubic")
-
 
 @dataclass(frozen=True)
 class ImageStorage:
-    """How images are stored: as they are, (N, C, H, W) uint8, those of uneven size brought to `size` x `size`."""
+    """How images are stored, (N, C, H, W) uint8: as they are where they are small and of one size, else brought to S.
+
+    Attributes:
+        size: S, the model's side.
+        resample: how the model's preprocessing resizes.
+        decoding: how files are decoded; None until data decides it, see `decided`.
+    """
 
     kind: ClassVar[str] = "image"
     noun: ClassVar[str] = "images"
     item: ClassVar[str] = "image"
     folder_prefix: ClassVar[str] = "imagefolder:"
+    endings: ClassVar[tuple[str, ...]] = (
+        ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jpe", ".jfif", ".dib", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".dcm", ".dicom",
+    )  # fmt: skip
     column_type: ClassVar[str] = "Image"
     how_to_ask: ClassVar[str] = ""
     augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig
     size: int
+    resample: str = "bilinear"
+    decoding: ImageDecoding | None = None
+
+    def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "ImageStorage":
+        """As the options say and the files need; what a trained model says of its decoding stays."""
+        decoding = self.decoding
+        if decoding is None:
+            window = read_window(config.depth)
+            if config.depth == RANGE_OF_DATA and "train" in files:
+                window = sources_range(files["train"].sources())
+            decoding = ImageDecoding(fit=config.fit, decode=config.decode, resample=self.resample, window=window)
+        elif decoding.size is not None:
+            return self
+        sources = (source for part in files.values() for source in part.sources())
+        if not have_one_small_size(sources, self.size):
+            decoding = decoding.sized(self.size)
+        return replace(self, decoding=decoding)
+
+    def taken(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) that are not files, cropped or padded to a square where that is asked for."""
+        fit, (height, width) = (self.decoding or ImageDecoding()).fit, inputs.shape[2:]
+        if fit == "stretch" or height == width:
+            return inputs
+        side = min(height, width) if fit == "crop" else max(height, width)
+        top, left = (height - side) // 2, (width - side) // 2  # below zero where black is put beside
+        if fit == "crop":
+            return inputs[:, :, top : top + side, left : left + side].contiguous()
+        return F.pad(inputs, (-left, side - width + left, -top, side - height + top))
 
     def read(self, files: FilesToRead) -> Stacked:
         """Decode images; those of one common size keep it.
@@ -43,13 +90,17 @@ class ImageStorage:
             DataError: an image that cannot be decoded, or none that can.
         """
         arrays: list[np.ndarray] = []
+        decoding = self.decoding or ImageDecoding()
         kept: list[int] = []
         remarks = Remarks()
         with progress(files.count, f"decoding {files.where}", unit="img") as bar:
             for index in range(files.count):
                 try:
-                    arrays.append(decode_image(files.load(index), BEFORE))
+                    odd: list[str] = []
+                    arrays.append(decode_image(files.load(index), decoding, odd.append))
                     kept.append(index)
+                    for what in odd:
+                        remarks.add(what, files.name(index))
                 except UNREADABLE as error:
                     name, reason = files.name(index), explain_unreadable(error)
                     if not files.skip_bad:
@@ -105,6 +156,7 @@ class ImagePreprocess:
         size: side of the square the backbone takes, in pixels.
         mean, std: per channel, of pixel values in [0, 1].
         resample: "bilinear" or "bicubic", both with antialiasing.
+        decoding: how the files were decoded that the model was trained on; None where no data has decided it.
     """
 
     kind: ClassVar[str] = ImageStorage.kind
@@ -112,6 +164,7 @@ class ImagePreprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: str = "bilinear"
+    decoding: ImageDecoding | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -153,7 +206,11 @@ class ImagePreprocess:
     @property
     def storage(self) -> ImageStorage:
         """How the images it takes are stored."""
-        return ImageStorage(self.size)
+        return ImageStorage(self.size, self.resample, self.decoding)
+
+    def stored_as(self, storage: Storage) -> "ImagePreprocess":
+        """For inputs that are stored so."""
+        return replace(self, decoding=storage.decoding) if isinstance(storage, ImageStorage) else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -161,11 +218,19 @@ class ImagePreprocess:
         return (3, self.size, self.size)
 
     def to_dict(self) -> Json:
-        return {"kind": self.kind, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        decoding = None if self.decoding is None else self.decoding.to_dict()
+        means = {"mean": list(self.mean), "std": list(self.std)}
+        return {"kind": self.kind, "size": self.size, **means, "resample": self.resample, "decoding": decoding}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocess":
-        return cls(size=values["size"], mean=values["mean"], std=values["std"], resample=values["resample"])
+        return cls(
+            size=values["size"],
+            mean=values["mean"],
+            std=values["std"],
+            resample=values["resample"],
+            decoding=stored_decoding(values),
+        )
 
 
 def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -16,7 +16,7 @@ from pfm.storage import Json
 
 if TYPE_CHECKING:
     from pfm.data.augmentation import Augmentation
-    from pfm.data.config import AugmentConfig
+    from pfm.data.config import AugmentConfig, DataConfig
 
 
 class Storage(Protocol):
@@ -26,6 +26,7 @@ class Storage(Protocol):
         kind: its name in the registry.
         noun, item: what several inputs are called, and one of them.
         folder_prefix: in front of a folder of them, in `--dataset`.
+        endings: of the names of its files, in small letters.
         column_type: of a column of them in Hugging Face `datasets`.
         how_to_ask: what to tell a user who gave other data to a model of this kind.
         augment_config: the options of what is varied in training, a dataclass.
@@ -35,9 +36,18 @@ class Storage(Protocol):
     noun: ClassVar[str]
     item: ClassVar[str]
     folder_prefix: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]]
     column_type: ClassVar[str]
     how_to_ask: ClassVar[str]
     augment_config: ClassVar[type[Any]]
+
+    def decided(self, files: Mapping[str, FilesToRead], config: "DataConfig") -> "Storage":
+        """The same with nothing left open that options or the files of each split decide, once for a model."""
+        ...
+
+    def taken(self, inputs: torch.Tensor, /) -> torch.Tensor:
+        """Inputs (N, …) that a source has as arrays, as they are to be stored."""
+        ...
 
     def read(self, files: FilesToRead) -> Stacked:
         """Decode files into one tensor.
@@ -101,6 +111,10 @@ class Preprocess(Protocol):
     @property
     def storage(self) -> Storage:
         """How the inputs it takes are stored."""
+        ...
+
+    def stored_as(self, storage: Storage, /) -> "Preprocess":
+        """The same for inputs that are stored so; of a storage that leaves nothing open."""
         ...
 
     @property

@@ -1,11 +1,18 @@
 """Data sets by name: the reader that takes the name reads it."""
 
+import dataclasses
+import itertools
+from pathlib import Path
+
 import torch
 
 from pfm.data.config import DataConfig
+from pfm.data.groups import hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
-from pfm.data.splits import ClassificationData, check_labels
+from pfm.data.readers.folders import FolderReader
+from pfm.data.splits import ClassificationData, Split, check_labels
+from pfm.errors import ConfigError
 from pfm.registry import load_plugins
 
 
@@ -24,6 +31,44 @@ def load_data(config: DataConfig, storage: Storage, *, device: torch.device | No
     config.check_storage(storage)
     load_plugins()
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
+    if (config.table or config.ignore) and not isinstance(reader, FolderReader):
+        raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
     data = reader.read(config, storage, device)
+    if data.storage is None:
+        data = _as_arrays(data, storage.decided({}, config))
     check_labels(data)
-    return data
+    return _with_groups(data, config) if config.group else data
+
+
+def _with_groups(data: ClassificationData, config: DataConfig) -> ClassificationData:
+    """The data with its groups compared, and hashed where that is asked for.
+
+    Raises:
+        ConfigError: the source has none.
+    """
+    splits = [(name, split, split.groups) for name, split in data.splits() if split.groups is not None]
+    if not any(name == "train" for name, _, _ in splits):
+        raise ConfigError(f"--group {config.group}: {data.name} says nothing of groups; leave it out")
+    notes = [
+        shared_note(first, second, groups, others)
+        for (first, _, groups), (second, _, others) in itertools.combinations(splits, 2)
+    ]
+    data = dataclasses.replace(data, notes=(*data.notes, *(note for note in notes if note)))
+    if not config.hash_groups:
+        return data
+    key = read_key(Path(config.hash_groups))
+    hashed = {
+        name: dataclasses.replace(split, groups=tuple(hashed_group(group, key) for group in groups))
+        for name, split, groups in splits
+    }
+    return dataclasses.replace(data, **hashed)
+
+
+def _as_arrays(data: ClassificationData, storage: Storage) -> ClassificationData:
+    """Data that a reader has as arrays, stored as files would be."""
+
+    def taken(split: Split) -> Split:
+        return dataclasses.replace(split, inputs=storage.taken(split.inputs))
+
+    val = None if data.val is None else taken(data.val)
+    return dataclasses.replace(data, train=taken(data.train), test=taken(data.test), val=val, storage=storage)

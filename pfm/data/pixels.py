@@ -1,11 +1,15 @@
 """From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
+
+from pfm.data.dicom import FRAMES, INVERTED, WINDOW, is_dicom, open_dicom
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
@@ -13,13 +17,55 @@ DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
 TRANSPARENT = "with transparency, laid on white"
-SHALLOW = "of 16 bits whose brightest grey level is below 16,384 of 65,535, so that few of 256 are left"
+SHALLOW = "of 16 bits whose brightest grey level is below 16,384 of 65,535, so that few are left of 256 (see --depth)"
 SEVERAL_FRAMES = "with several frames, of which the first is used"
 Remark = Callable[[str], None]
+Source = bytes | Path | Image.Image
 
 
 def explain_unreadable(error: Exception) -> str:
     return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def opened(source: Source) -> Image.Image:
+    """An image of which only the header is read.
+
+    Raises:
+        One of `UNREADABLE`.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if not is_dicom(source):
+            raise
+        return open_dicom(source)
+
+
+def seen_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image once it is turned as its EXIF says; nothing is decoded."""
+    width, height = image.size
+    is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    return (width, height) if is_on_its_side else (height, width)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey with more than 8 bits."""
+    return image.mode.startswith(DEEP_MODES)
+
+
+def resized(pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float], how: str) -> np.ndarray:
+    """A part of an image (H, W, C) uint8 to another shape, in whole grey levels, with antialiasing.
+
+    Args:
+        box: left, top, right and lower edge of the part, in pixels or fractions of one.
+        how: "bilinear" or "bicubic".
+    """
+    is_grey = pixels.shape[2] == 1
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if is_grey else pixels))
+    found = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling[how.upper()], box))
+    return found[:, :, None] if is_grey else found
 
 
 def decode(
@@ -43,10 +89,10 @@ def decode(
         raise ValueError("there is none")
     remark = remark or _say_nothing
     with image:
-        if getattr(image, "n_frames", 1) > 1:
+        if max(getattr(image, "n_frames", 1), image.info.get(FRAMES, 1)) > 1:
             remark(SEVERAL_FRAMES)
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(DEEP_MODES):
+        if is_deep(image):
             return _from_deep(image, window, remark)[:, :, None]
         if background is not None and image.has_transparency_data:
             image = _laid_on(image, background, remark)
@@ -60,7 +106,7 @@ def decode(
 def grey_range(image: Any) -> tuple[float, float] | None:
     """Lowest and highest level of an image of more than 8 bits; None for others."""
     with image:
-        if not image.mode.startswith(DEEP_MODES):
+        if not is_deep(image):
             return None
         values = np.asarray(image)
         return float(values.min()), float(values.max())
@@ -69,11 +115,13 @@ def grey_range(image: Any) -> tuple[float, float] | None:
 def _from_deep(image: Image.Image, window: tuple[float, float] | None, remark: Remark) -> np.ndarray:
     """(H, W) uint8 of grey with more than 8 bits."""
     values = np.asarray(image, dtype=np.float64)
+    window = window or image.info.get(WINDOW)
     if window is not None:
         low, high = window
         if np.isnan(values).any():
             raise ValueError("it has pixels that are not numbers")
-        return np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        levels = np.round((values.clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        return 255 - levels if image.info.get(INVERTED) else levels
     if image.mode == "F":
         raise ValueError(
             "floating-point pixels have no known range; give --depth LOW:HIGH, or save it with 8 or 16 bits"
@@ -85,7 +133,7 @@ def _scale_to_uint8(values: np.ndarray, *, is_16_bit: bool, remark: Remark) -> n
     """16-bit data scaled by 1/257; 32-bit data too, unless all of it is in 0..255."""
     highest = values.max(initial=0)
     if not (highest <= 65535 and values.min(initial=0) >= 0):  # nan too
-        raise ValueError("grey levels outside 0..65535")
+        raise ValueError("grey levels outside 0..65535; give --depth range or --depth LOW:HIGH")
     is_scaled = is_16_bit or highest > 255
     if is_scaled and highest < 16384:
         remark(SHALLOW)

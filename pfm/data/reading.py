@@ -1,6 +1,7 @@
 """Reading many files: which, what came of them, which could not be read, and what is odd about others."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,12 @@ class FilesToRead:
     skip_bad: bool = False
     max_seconds: float = 30.0
     device: torch.device | None = None
+
+    def sources(self) -> Iterator[Any]:
+        """What is to be decoded, one after another; what is not there is passed over."""
+        for index in range(self.count):
+            with contextlib.suppress(ValueError, OSError):
+                yield self.load(index)
 
 
 @dataclass(frozen=True)

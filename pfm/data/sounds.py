@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from pfm.data.config import SoundAugmentConfig
+from pfm.data.config import DataConfig, SoundAugmentConfig
 from pfm.data.frames import FRAME_SECONDS
+from pfm.data.inputs import Storage
 from pfm.data.kinds import InputKind
 from pfm.data.mapped import mapped_tensor
 from pfm.data.mel import MelSettings, clip_lengths, log_mel, resampled
@@ -34,9 +35,27 @@ class SoundStorage(MelSettings):
     noun: ClassVar[str] = "sounds"
     item: ClassVar[str] = "clip"
     folder_prefix: ClassVar[str] = "audiofolder:"
+    endings: ClassVar[tuple[str, ...]] = (
+        ".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus",
+    )  # fmt: skip
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig
+
+    def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "SoundStorage":
+        """The same: nothing is left open.
+
+        Raises:
+            ConfigError: an option that is for images.
+        """
+        given = [f"--{name}" for name in config.of_training if getattr(config, name) != getattr(DataConfig, name)]
+        if given:
+            raise ConfigError(f"for images only: {', '.join(given)}; this data has none")
+        return self
+
+    def taken(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The same features."""
+        return inputs
 
     def read(self, files: FilesToRead) -> Stacked:
         """Read sound files and compute their features, in batches on the device.
@@ -200,6 +219,10 @@ class SoundPreprocess:
     def storage(self) -> SoundStorage:
         """How the sounds it takes are stored."""
         return SoundStorage(self.sampling_rate, self.num_mel_bins)
+
+    def stored_as(self, storage: Storage) -> "SoundPreprocess":
+        """The same: sounds are stored in one way."""
+        return self
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 Whatever the source, the result is the same; `pfm.data.loading` finds the source.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,6 +75,7 @@ class ClassificationData:
         train, test: what is trained and measured on.
         val: a validation split where the source has one and it is not trained on.
         notes: what a user should know of how the splits came about.
+        storage: how the inputs are stored, with nothing left open; None for data made by hand.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ClassificationData:
     test: Split
     val: Split | None = None
     notes: tuple[str, ...] = ()
+    storage: Storage | None = None
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         yield "train", self.train
@@ -101,6 +104,9 @@ class ClassificationData:
         for position, (number, name) in enumerate(zip(self.classes.ids, self.classes.names, strict=True)):
             lines.append(f"  {number:>3}  {name.ljust(width)}" + "".join(f"{count[position]:8d}" for count in counts))
         lines.append("  " + "total".ljust(width + 5) + "".join(f"{len(split):8d}" for _, split in splits))
+        if all(split.groups is not None for _, split in splits):
+            groups = [len(set(split.groups or ())) for _, split in splits]
+            lines.append("  " + "groups".ljust(width + 5) + "".join(f"{number:8d}" for number in groups))
         return "\n".join(lines)
 
 
@@ -142,15 +148,23 @@ def class_list(config: DataConfig, found: list[str]) -> ClassList:
     return ClassList.from_names(given)
 
 
-def split_off_test(split: Split, what: str) -> tuple[Split, Split, str]:
-    """Part of `split`, each class in proportion, for the test; the same part every time.
+def split_off_test(split: Split, what: str, names: Sequence[str] = ()) -> tuple[Split, Split, str]:
+    """Part of `split`, each class in proportion and no group divided, for the test; the same part every time.
 
     Args:
         what: to call the data in an error.
+        names: of the classes, for errors and notes.
 
     Returns:
         What is left for training, the test split, and a note.
+
+    Raises:
+        DataError: too few samples, or a class that is all in one group.
     """
+    if split.groups is not None:
+        is_held, note = whole_groups(split, TEST_SHARE, f"{what} has no test split", names)
+        note = f"no test split in the source: {note} held out for the test"
+        return split.subset((~is_held).nonzero()[:, 0]), split.subset(is_held.nonzero()[:, 0]), note
     from sklearn.model_selection import train_test_split
 
     try:
@@ -177,6 +191,11 @@ def hold_out_for_threshold(data: ClassificationData, abstain: float) -> Classifi
     """
     if abstain == 0 or data.val is not None:
         return data
+    if data.train.groups is not None:
+        is_held, note = whole_groups(
+            data.train, THRESHOLD_SHARE, "--abstain needs held-out samples", data.classes.names
+        )
+        return _held_out(data, is_held, f"--abstain: {note} held out to choose a threshold on")
     labels = data.train.labels
     order = torch.randperm(len(labels), generator=make_generator("held out", len(labels)))
     rank = torch.empty_like(labels)  # of a sample within its class, in the drawn order
@@ -190,7 +209,65 @@ def hold_out_for_threshold(data: ClassificationData, abstain: float) -> Classifi
             "--abstain needs held-out samples, and there is neither a validation split nor a class with ten training "
             "samples; give more data or leave --abstain out"
         )
-    note = f"--abstain: {int(is_held.sum())} training samples are held out to choose a threshold on"
+    return _held_out(
+        data, is_held, f"--abstain: {int(is_held.sum())} training samples are held out to choose a threshold on"
+    )
+
+
+def whole_groups(split: Split, share: float, what: str, names: Sequence[str]) -> tuple[torch.Tensor, str]:
+    """Samples to hold out, about a share of each class, so that no group is divided; the same ones every time.
+
+    Args:
+        what: for what, to open an error with.
+        names: of the classes.
+
+    Returns:
+        Which ones (N,) bool, and how many of what, for a note.
+
+    Raises:
+        DataError: a class would be left without training samples.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    assert split.groups is not None
+    labels, count = split.labels.numpy(), round(1 / share)
+    if len(set(split.groups)) < 2:
+        raise DataError(f"{what}, and all samples are of one group, which cannot be divided")
+    folds = StratifiedGroupKFold(n_splits=min(count, len(set(split.groups))), shuffle=True, random_state=0)
+    best: tuple[int, ...] = ()
+    is_held = np.zeros(len(labels), dtype=bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer samples than folds
+        for rest, held in folds.split(np.zeros(len(labels)), labels, np.array(split.groups)):
+            # best: no class lost for training, then none without a held-out sample, then nearest to the share
+            found = (len(set(labels[rest])), len(set(labels[held])), -abs(len(held) - round(share * len(labels))))
+            if found > best:
+                best = found
+                is_held[:] = False
+                is_held[held] = True
+    every = set(labels.tolist())
+    lost = sorted(every - set(labels[~is_held].tolist()))
+    if lost:
+        raise DataError(
+            f"{what}, and class {_called(lost, names)} is all in groups that would be held out; give a split of your "
+            "own, or leave --group out"
+        )
+    num_held = len({group for group, held in zip(split.groups, is_held, strict=True) if held})
+    note = (
+        f"{num_held:,} of {len(set(split.groups)):,} whole groups, {int(is_held.sum()):,} of {len(labels):,} samples,"
+    )
+    without = sorted(every - set(labels[is_held].tolist()))
+    if without:
+        note += f" none of class {_called(without, names)},"
+    return torch.from_numpy(is_held), note
+
+
+def _called(labels: list[int], names: Sequence[str]) -> str:
+    return _shortened([names[label] if names else str(label) for label in labels])
+
+
+def _held_out(data: ClassificationData, is_held: torch.Tensor, note: str) -> ClassificationData:
+    """The data with those training samples for validation."""
     return replace(
         data,
         train=data.train.subset((~is_held).nonzero()[:, 0]),

@@ -7,15 +7,16 @@ any moment, the next erasure in that folder first finishes what was announced.
 
 import dataclasses
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.erase import class_rows, erase, find_traces
+from pfm.forgetting.centring import CENTRED
+from pfm.forgetting.erase import ERASED, class_rows, erase
+from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.forgetting.search import SearchReport, search
 from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
@@ -33,6 +34,9 @@ SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
     "measured when that was done, and is not zero for certain"
 )
+
+# of a file that was written by a process that did not live to record it
+SEARCHED_BEFORE = "before it was written, by a process that was killed before it could say what for"
 
 
 def erased_path(source: Path, checkpoint: Checkpoint, positions: list[int]) -> Path:
@@ -90,9 +94,9 @@ def erase_file(
             reason=reason,
             requested_by=requested_by,
         )
-        content = _without(checkpoint, smaller, begun["hash"])
+        content, searched = _without(checkpoint, smaller, begun["hash"], target.name)
         write_bytes(target, content)
-        done = finish(folder)
+        done = finish(folder, {target.name: searched})
         assert done is not None
         return done
 
@@ -129,21 +133,33 @@ def announce_in_place(
     )
 
 
-def finish(folder: Path) -> Record | None:
-    """Do what was announced in a folder's ledger and not done yet; the record, None where there was nothing."""
+def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:
+    """Do what was announced in a folder's ledger and not done yet; the record, None where there was nothing.
+
+    Args:
+        searched: what files that this process has already written were searched for.
+    """
     path = folder / LEDGER
     records = ledger.read(path)
     if not records or records[-1].get("action") != "erase-begin":
         return None
     begun = records[-1]
-    files = [_finish_file(folder, begun, entry) for entry in begun["files"]]
+    files = [_finish_file(folder, begun, entry, searched or {}) for entry in begun["files"]]
     if not any("sha256_after" in entry for entry in files):
         return ledger.append(path, {"action": "abandoned", "request": begun["request"], "begun": begun["hash"]})
-    told = {key: begun[key] for key in ("request", "classes", "erased", "remains", "reason", "requested_by")}
-    return ledger.append(path, {"action": "erase", "begun": begun["hash"], **told, "files": files})
+    told = {
+        key: begun[key]
+        for key in ("request", "classes", "erased", "changed", "remains", "reason", "requested_by")
+        if key in begun
+    }
+    in_place = [folder / entry["file"] for entry in begun["files"] if entry["source"] == entry["file"]]
+    numbers = [item["id"] for item in begun["classes"]]
+    figures = [file.name for file in figure_files(in_place) if erase_figures(file, numbers)]
+    done = {"action": "erase", "begun": begun["hash"], **told, "files": files, "figures": figures}
+    return ledger.append(path, done)
 
 
-def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
+def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str, SearchReport]) -> Record:
     """Erase from one file what was announced, where that is not done yet."""
     target = folder / entry["file"]
     is_copy = entry["source"] != entry["file"]
@@ -152,7 +168,8 @@ def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
         return {**plain, "missing": True}
     checkpoint = load_checkpoint(target)
     if checkpoint.ledger_head == begun["hash"]:
-        return {**plain, "sha256_after": sha256(target)}
+        report = known.get(target.name)
+        return {**plain, "sha256_after": sha256(target), "searched": report.to_dict() if report else SEARCHED_BEFORE}
     if is_copy:  # somebody else's file
         return {**plain, "missing": True}
     before = sha256(
@@ -161,19 +178,22 @@ def _finish_file(folder: Path, begun: Record, entry: Record) -> Record:
     numbers = {item["id"] for item in begun["classes"]}
     positions = [p for p, number in enumerate(checkpoint.classes.ids) if number in numbers]
     smaller = erase(checkpoint, [checkpoint.classes.names[p] for p in positions]) if positions else checkpoint
-    content = _without(checkpoint, smaller, begun["hash"])
+    content, searched = _without(checkpoint, smaller, begun["hash"], target.name)
     write_bytes(target, content)
-    return {**plain, "sha256_before": before, "sha256_after": sha256_bytes(content)}
+    after = {"sha256_before": before, "sha256_after": sha256_bytes(content)}
+    return {**plain, **after, "searched": searched.to_dict()}
 
 
-def _without(checkpoint: Checkpoint, smaller: Checkpoint, head: str) -> bytes:
-    """The bytes of the smaller checkpoint, searched for what they must not hold."""
+def _without(checkpoint: Checkpoint, smaller: Checkpoint, head: str, name: str) -> tuple[bytes, SearchReport]:
+    """The bytes of the smaller checkpoint, and what they were searched for before they are written.
+
+    Raises:
+        TraceFoundError: they hold something of a class that is gone.
+    """
     content = checkpoint_bytes(dataclasses.replace(smaller, ledger_head=head))
     gone = [p for p, number in enumerate(checkpoint.classes.ids) if number not in smaller.classes.ids]
     kept = class_rows(smaller, range(len(smaller.classes)))
-    rows = [row for row in class_rows(checkpoint, gone) if not any(torch.equal(row, other) for other in kept)]
-    assert find_traces(content, rows) == 0, "an erased tensor is in the bytes to be written"
-    return content
+    return content, search(content, class_rows(checkpoint, gone), kept=kept, file=name)
 
 
 def _announce(
@@ -192,7 +212,8 @@ def _announce(
         "request": request or secrets.token_hex(8),
         "classes": classes,
         "files": files,
-        "erased": ["prompt", "classifier row", "optimizer moments", "averaged copies"],
+        "erased": list(ERASED),
+        "changed": list(CENTRED),
         "remains": list(remains),
         "reason": reason,
         "requested_by": requested_by,

@@ -7,6 +7,7 @@ model. It is plain tensors, numbers and strings, and loads with `torch.load(weig
 
 import dataclasses
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,8 +208,26 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "memory": {name: _copy(tensor) for name, tensor in checkpoint.memory.items()},
     }
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(_canonical(content), buffer)
     return buffer.getvalue()
+
+
+def _canonical(value: Any) -> Any:
+    """The same value made of objects whose identity follows from what they are equal to.
+
+    pickle writes an object that it has met before as a reference, and knows it by its identity: two equal strings may
+    be one object or two, depending on whether they were read from a file. So that equal checkpoints have equal bytes,
+    equal strings are one object here, and no two containers are.
+    """
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, Mapping):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple([_canonical(item) for item in value])
+    return value
 
 
 def _plain(value: Any) -> Any:

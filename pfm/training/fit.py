@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pfm.data.config import AugmentConfig
+from pfm.data.decoding import RANGE_OF_DATA
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import make_evaluator
 from pfm.exact.ids import new_key
@@ -48,6 +49,10 @@ class Fit:
         """
         if config.device.mixed_precision != "no":
             raise ConfigError("--mixed_precision: exact features are computed in float32; leave it out")
+        if config.data.depth == RANGE_OF_DATA:
+            raise ConfigError(
+                f"--depth {RANGE_OF_DATA} measures on samples that can go; name the window of grey levels, or leave it out"
+            )
         if config.train.resume:
             raise ConfigError("--resume: a fit is one pass and has no state to go on from; leave it out")
 

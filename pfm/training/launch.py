@@ -14,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataPara
 
 from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError
+from pfm.training.launcher import watch_launcher
 
 # more than enough for a thread to be given the processor again
 DRAIN_S = 0.5
@@ -30,6 +31,7 @@ def start_accelerator(
     Raises:
         ConfigError: the launcher asks for something this trainer does not do.
     """
+    watch_launcher()
     if _asked_for("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
             "the launch config asks for DeepSpeed, which pfm does not drive; accelerate_configs/zero2_8.yaml shares "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,11 +100,13 @@ class Learner:
                 seed=setup.config.train.seed,
                 epoch=self.at.epoch,
                 step=self.at.step,
-                run=setup.config.to_dict(),
+                run=self._run(),
                 averaged=self.average.tensors if self.average else {},
                 unknown_below=self._choose_threshold(),
                 progress={
                     **dataclasses.asdict(self.at),
+                    # since when they are meant depends on where a run was stopped; a whole epoch needs them no more
+                    "losses": self.at.losses if self.at.batch else {},
                     "global_batch": setup.global_batch,
                     "labels": labels_checksum(setup.data.train.labels),
                     "scaler": scaler.state_dict() if scaler is not None else None,
@@ -115,6 +118,11 @@ class Learner:
             raise self.broken(f"{broken[0]} is no longer a number")
         if setup.accelerator.is_main_process:
             save_checkpoint(path, state)
+
+    def _run(self) -> dict[str, Any]:
+        """The configuration as it is saved: the same whether a run was stopped and went on or not."""
+        run = self.setup.config.to_dict()
+        return {**run, "train": {**run["train"], "resume": ""}}
 
     def _choose_threshold(self) -> float:
         """Below which probability the model that is saved answers `unknown`; 0 where it never does."""

@@ -101,10 +101,15 @@ def find_state(resume: str, files: RunFiles, say: Callable[[str], None]) -> tupl
         say(f"nothing to resume in {files.folder}: starting anew")
         return None
     path, checkpoint = found
+    if checkpoint.erased:
+        gone = ", ".join(name for _, name in checkpoint.erased)
+        raise CheckpointError(
+            f"--resume: {path} is erased of {gone}, and of the optimizer's state, from which that would follow; no run "
+            "can go on from it. Train anew in another --save_dir, on data without what was erased"
+        )
     if not checkpoint.progress:
         raise CheckpointError(
-            f"{path} does not say where its run stood (a class was erased from it, or another version or tool wrote "
-            "it); a run cannot go on from it"
+            f"{path} does not say where its run stood (another version or tool wrote it); a run cannot go on from it"
         )
     return path, checkpoint
 

@@ -97,6 +97,7 @@ def set_up(
     model, lora, frozen = _build_model(spec, data, config)
     _check_metric(config.train.best_metric, model)
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
+    preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
     check_cache(config.feed, model, is_augmented=is_augmented)
     tell(_describe_model(model, spec, accelerator))

@@ -36,7 +36,12 @@ from pfm_export.commands.records import RecordOptions
 CHANGED: dict[str, str] = {  # a value for each option of the data that is not its default
     "dataset": "digits", "data_type": "audio", "data_dir": "elsewhere", "size": "64", "class_names": "a,b",
     "input_column": "scan", "label_column": "finding", "label_from": "name:{digit}_{n}", "label": "digit",
-    "max_seconds": "2.5", "skip_bad": "",
+    "max_seconds": "2.5", "skip_bad": "", "table": "labels.csv", "split_column": "fold", "ignore": "old",
+    "group": "site", "hash_groups": "salt.key", "fit": "crop", "depth": "0:4095", "decode": "full",
+}  # fmt: skip
+GO_TOGETHER = {
+    "label_from": ("label_from", "label"), "label": ("label_from", "label"),
+    "split_column": ("table", "split_column"), "hash_groups": ("group", "hash_groups"),
 }  # fmt: skip
 TAKE_DATA = ("train", "eval", "audit", "scrub", "bench forget")
 TEXT_DEFAULT = re.compile(r"\[default: (.+?)\]")
@@ -235,9 +240,12 @@ def test_every_option_of_the_data_is_handed_on(
     assert plain.dataset == str(trained / "colours.npz")  # what the run was trained on
     assert set(CHANGED) == {field.name for field in dataclasses.fields(DataConfig)}
     for name, value in CHANGED.items():
+        if path != "train" and name in DataConfig.of_training:
+            assert not any(option.name == name for option in options_of(path))
+            continue
         given = [f"--{name}", *([value] if value else [])]
-        if name in ("label_from", "label"):
-            given = ["--label_from", CHANGED["label_from"], "--label", CHANGED["label"]]
+        if name in GO_TOGETHER:
+            given = [word for other in GO_TOGETHER[name] for word in (f"--{other}", CHANGED[other])]
         assert run(pfm, [*start, *given]) == 130
         assert str(getattr(seen[-1], name)) == (value or "True")
         assert getattr(seen[-1], name) != getattr(plain, name)

@@ -482,7 +482,7 @@ def test_images_of_all_kinds_and_sizes_in_one_folder_become_alike(tmp_path: Path
             save_image(folder / "a.png", flat)
             save_image(folder / "b.JPG", flat[:, :-1], quality=95)
             save_image(folder / "c.png", flat[:-1, :, 0])  # grey
-            save_image(folder / "d.png", np.dstack([flat, flat[:, :, :1]]))  # with alpha
+            save_image(folder / "d.png", np.dstack([flat, np.full_like(flat[:, :, :1], 255)]))  # with alpha
             save_image(folder / "e.png", np.full((9, 9), level * 257, dtype=np.uint16))  # 16 bits
             Image.fromarray(flat).quantize(4).save(folder / "f.gif")
     data = load(f"imagefolder:{tmp_path / 'mixed'}", image_size=10)
@@ -534,16 +534,16 @@ def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None
 def test_a_folder_that_is_none_or_has_no_images_is_refused(tmp_path: Path) -> None:
     assert f"no folder {tmp_path / 'nowhere'}" in refusal(f"imagefolder:{tmp_path / 'nowhere'}")
     (tmp_path / "fruit" / "apple").mkdir(parents=True)
-    assert "as an image folder" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "holds no images (.jpg, .jpeg, .png" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
     (tmp_path / "fruit" / "apple" / "note.txt").write_text("no image")
-    refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "(1 .txt; first: apple/note.txt)" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
 
 
 @pytest.mark.usefixtures("cache")
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
     for index in range(4):
         save_image(tmp_path / "fruit" / f"{index}.png", np.zeros((4, 4), dtype=np.uint8))
-    refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "0.png is in no class's folder" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
 
 
 @pytest.mark.usefixtures("cache")
@@ -679,6 +679,43 @@ def test_a_test_label_that_training_lacks_is_named(tmp_path: Path) -> None:
     test = hf_split(2, labels=["a", "z"], feature=text, label_column="label")
     message = refusal(save_hf(tmp_path / "colours", train=train, test=test))
     assert "colours: split 'test' has the label 'z', which does not occur in training" in message
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("order", [["green", "red", "grey", "blue"], ["black", "grey", "blue", "green", "red"]])
+def test_splits_that_number_their_names_otherwise_mean_the_same_classes(tmp_path: Path, order: list[str]) -> None:
+    names = ["red", "green", "blue", "grey"]
+    labels = [order.index(names[number % 4]) for number in range(8)]
+    test = hf_split(8, labels=labels, feature=datasets.ClassLabel(names=order))
+    data = load(save_hf(tmp_path / "colours", train=hf_split(8), validation=test, test=test))
+    assert data.val is not None
+    assert data.train.labels.tolist() == data.test.labels.tolist() == data.val.labels.tolist() == [0, 1, 2, 3] * 2
+    other = hf_split(2, labels=[0, 1], feature=datasets.ClassLabel(names=["red", "pink"]))
+    assert "has the label 'pink', which does not occur in training" in refusal(
+        save_hf(tmp_path / "others", train=hf_split(8), test=other)
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_column_may_say_what_belongs_together(tmp_path: Path) -> None:
+    groups = [f"p{number // 4}" for number in range(40)]
+    data = load(save_hf(tmp_path / "colours", train=hf_split(40, patient=groups)), group="patient")
+    assert data.train.groups is not None
+    assert data.test.groups is not None
+    assert not set(data.train.groups) & set(data.test.groups)
+    assert "has no column 'site'" in refusal(tmp_path / "colours", group="site")
+
+
+def test_an_npz_may_hold_groups_too(tmp_path: Path) -> None:
+    patients = {"train_patient": np.arange(64) // 4, "test_patient": np.array([f"t{i}" for i in range(22)])}
+    data = load(write_npz(tmp_path / "a.npz", **patients), group="patient")
+    assert data.train.groups == tuple(str(number // 4) for number in range(64))
+    assert data.test.groups is not None
+    assert data.test.groups[3] == "t3"
+    assert "lacks test_patient" in refusal(write_npz(tmp_path / "b.npz", train_patient=np.arange(64)), group="patient")
+    assert "holds 5 values for 22 images" in refusal(
+        write_npz(tmp_path / "c.npz", train_patient=np.arange(64), test_patient=np.arange(5)), group="patient"
+    )
 
 
 @pytest.mark.usefixtures("cache")

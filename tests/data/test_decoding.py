@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pfm.data.decoding import BEFORE, ImageDecoding, decode_image, fit_pixels, measure_range
+from pfm.data.decoding import (
+    BEFORE,
+    ImageDecoding,
+    decode_image,
+    fit_pixels,
+    have_one_small_size,
+    sources_range,
+    stored_decoding,
+)
 from pfm.data.pixels import SEVERAL_FRAMES, SHALLOW, TRANSPARENT
 from pfm.errors import ConfigError
 
@@ -35,6 +43,22 @@ def test_a_decoding_survives_its_dictionary() -> None:
 def test_an_impossible_decoding_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         ImageDecoding(**changes)  # type: ignore[arg-type]  # the values under test are wrong on purpose
+
+
+def test_a_preprocessing_that_says_nothing_of_it_is_decoded_as_before() -> None:
+    assert stored_decoding({"size": 8}) == BEFORE
+    assert stored_decoding({"decoding": PLAIN.to_dict()}) == PLAIN
+    assert stored_decoding({"decoding": None}) is None
+
+
+def test_images_of_one_size_are_found_by_their_headers_as_they_are_seen() -> None:
+    wide, tall = (encoded(Image.fromarray(noise(*shape, 3)), "JPEG") for shape in ((5, 8), (8, 5)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    on_its_side = encoded(Image.fromarray(noise(8, 5, 3)), "JPEG", exif=exif)
+    assert have_one_small_size([wide, b"no image", wide[:-20], on_its_side], 8)
+    assert not have_one_small_size([wide, tall], 8)
+    assert not have_one_small_size([wide, wide], 7)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -86,7 +110,7 @@ def test_twelve_bits_in_sixteen_keep_their_levels_within_a_window() -> None:
     remarks: list[str] = []
     assert len(np.unique(decode_image(content, PLAIN, remarks.append))) == 17
     assert remarks == [SHALLOW]
-    assert measure_range(content) == (0, 4095)
+    assert sources_range([content, b"no image", encoded(Image.fromarray(noise(4, 4)))]) == (0, 4095)
     windowed = decode_image(content, ImageDecoding(window=(0, 4095)))
     assert np.array_equal(windowed[:, :, 0], np.round(deep / 4095 * 255).astype(np.uint8))
     narrow = decode_image(content, ImageDecoding(window=(1000, 1255)))[:, :, 0]
@@ -96,7 +120,7 @@ def test_twelve_bits_in_sixteen_keep_their_levels_within_a_window() -> None:
 def test_a_window_leaves_images_of_eight_bits_alone() -> None:
     grey = noise(5, 4)
     content = encoded(Image.fromarray(grey))
-    assert measure_range(content) is None
+    assert sources_range([content]) is None
     assert np.array_equal(decode_image(content, ImageDecoding(window=(0, 10)))[:, :, 0], grey)
 
 

@@ -115,9 +115,9 @@ def test_metadata_that_does_not_fit_the_files_is_refused(tmp_path: Path) -> None
     write_wav(folder / "b.wav", tone(300, 0.1))
     for content, message in (
         ("file_name,label\na.wav,x\n", "says nothing of"),
-        ("file_name,label\na.wav,x\nb.wav,y\nc.wav,y\n", "which is not there"),
-        ("name,label\na.wav,x\n", "has no column file_name (it has name, label)"),
-        ("", "has no column file_name (it has none)"),
+        ("file_name,label\na.wav,x\nb.wav,y\nc.wav,y\n", "names are not there; first: c.wav (line 4)"),
+        ("name,label\na.wav,x\n", "has no column 'file_name' (it has name, label)"),
+        ("", "has no rows (columns: none)"),
     ):
         (folder / "metadata.csv").write_text(content)
         assert message in refusal(f"audiofolder:{folder}")

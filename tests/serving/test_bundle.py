@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from making.bundles import NAMES, WIDTH, make_bundle
-from pfm.errors import BundleError, ClassNameError, StorageError
+from making.files import all_bytes
+from pfm.errors import BundleError, ClassNameError, StorageError, TraceFoundError
 from pfm.forgetting import ledger
+from pfm.forgetting.centring import centred
 from pfm.forgetting.ledger import LEDGER
+from pfm.storage import sha256_bytes
 from pfm_export.serving import bundle as bundle_module
 from pfm_export.serving import manifest as manifest_module
 from pfm_export.serving.bank import BANK
-from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.manifest import MANIFEST
+from pfm_export.serving.bundle import NOT_ANY_MORE, Bundle, write_bundle
+from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.signature import MODEL
 
 
@@ -51,11 +54,55 @@ def test_an_erased_class_is_in_no_byte_of_the_bundle(folder: Path) -> None:
     assert left.classes.ids == (0, 2)
     for file in folder.iterdir():
         assert not any(secret in file.read_bytes() for secret in gone)
-    for position, old in ((0, 0), (1, 2)):
-        assert secrets(left, position) == secrets(bundle, old)
+    before, after = bundle.rows([0, 2]), left.rows([0, 1])
+    np.testing.assert_array_equal(after.prompts, before.prompts)
+    if before.weight is not None and before.bias is not None:
+        np.testing.assert_array_equal(after.weight, centred(before.weight))
+        np.testing.assert_array_equal(after.bias, centred(before.bias))
     assert Bundle.open(folder).manifest["erased"] == [{"id": 1, "name": "green"}]
     record = ledger.read(folder / LEDGER)[-1]
     assert (record["reason"], record["classes"]) == ("request 7", [{"id": 1, "name": "green"}])
+
+
+def test_figures_that_were_measured_with_the_class_go_with_it(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    write_manifest(folder, {**bundle.manifest, "parity": {"largest_logit": 8.25}, "accuracy": {"bundle": 0.875}})
+    assert "8.25" in (folder / "manifest.json").read_text()  # the control
+    left = Bundle.open(folder).erase(["green"])
+    assert left.manifest["parity"] == left.manifest["accuracy"] == NOT_ANY_MORE
+    assert "8.25" not in (folder / "manifest.json").read_text()
+
+
+def test_a_bundle_is_searched_file_by_file_before_anything_changes(folder: Path) -> None:
+    """Rows are made long enough to be told from chance."""
+    rng = np.random.default_rng(0)
+    bank = {f"prompt.{i}": rng.standard_normal((2, 32), dtype=np.float32) for i in range(3)}
+    place = folder.with_name("wide")
+    manifest = {**Bundle.open(folder).manifest, "readout": "prompt", "hidden_size": 32}
+    half = bank["prompt.1"][1].astype(np.float16).tobytes()
+    for number, graph in enumerate((b"a graph", b"a graph" + half)):
+        write_bundle(place / str(number), graphs={"model.onnx": graph}, bank=bank, manifest=manifest)
+    left = Bundle.open(place / "0").erase(["green"])
+    searched = ledger.read(left.folder / LEDGER)[-1]["searched"]
+    assert (searched["files"], searched["rows"]) == ([BANK, "manifest.json", "model.onnx"], 2)
+    before = all_bytes(place / "1")
+    with pytest.raises(TraceFoundError, match=r"prompt\.1 token 1 .* found as float16 in model\.onnx"):
+        Bundle.open(place / "1").erase(["green"])
+    assert all_bytes(place / "1") == before
+
+
+def test_an_erasure_that_an_older_version_announced_is_completed_as_it_was_announced(folder: Path) -> None:
+    """Its hash is of a bank whose rows were not centred."""
+    bundle = Bundle.open(folder)
+    after = bundle._bank.without([1], is_centred=False)
+    ledger.append(
+        folder / LEDGER,
+        {"action": "erase", "classes": [{"id": 1, "name": "green"}], "file": BANK,
+         "sha256_before": bundle._bank.sha256, "sha256_after": sha256_bytes(after)},
+    )  # fmt: skip
+    left = Bundle.open(folder).finish_pending()
+    assert left.classes.names == ("red", "blue")
+    assert (folder / BANK).read_bytes() == after
 
 
 def test_erasing_one_after_the_other_keeps_the_chain(folder: Path) -> None:

@@ -52,4 +52,5 @@ def test_plain_onnxruntime_serves_wav_files(name: str, tmp_path: Path) -> None:
 
 
 def test_the_examples_are_short() -> None:
-    assert all(len(example.read_text().splitlines()) < 40 for example in (EXAMPLE, SOUND_EXAMPLE))
+    assert len(EXAMPLE.read_text().splitlines()) < 100  # half of it decodes files as training does
+    assert len(SOUND_EXAMPLE.read_text().splitlines()) < 40

@@ -223,7 +223,13 @@ def test_a_run_does_not_go_on_from_an_erased_checkpoint(
     erased = tmp_path / "erased.pt"
     assert run(pfm, ["forget", "--ckpt", str(tmp_path / "out" / f"{STEM}_2.pt"), "--classes", "1",
                      "--out", str(erased)]) == 0  # fmt: skip
-    assert "does not say where its run stood" in refused([*arguments, "--resume", str(erased)], capsys)
+    capsys.readouterr()
+    assert "erased.pt is erased of 1, and of the optimizer's state" in refused(
+        [*arguments, "--resume", str(erased)], capsys
+    )
+    assert run(pfm, ["forget", "--classes", "1", "--in_place", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert f"{STEM}_2.pt is erased of 1" in refused([*arguments, "--resume", "auto", "--epochs", "3"], capsys)
 
 
 @pytest.mark.usefixtures("preset")

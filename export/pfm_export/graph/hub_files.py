@@ -64,6 +64,7 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
         "do_normalize": True,
         "image_mean": list(settings["mean"]),
         "image_std": list(settings["std"]),
+        "decoding": settings["decoding"],  # what comes before; no processor of the field knows of it
     }
 
 

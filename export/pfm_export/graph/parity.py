@@ -169,7 +169,8 @@ def check_parity(model: PromptedClassifier, folder: Path, *, tolerance: float | 
 def measure_parity(model: PromptedClassifier, folder: Path, *, tolerance: float | None = None) -> ParityReport:
     """As `check_parity`, but a difference is reported and not judged.
 
-    Classes may have been erased from the bundle: those that are left are compared.
+    Classes may have been erased from the bundle: those that are left are compared, logits less their mean where the
+    classifier has a row for each class.
 
     Raises:
         ParityError: a bundle of another model, or a graph with other names or shapes.
@@ -205,6 +206,8 @@ class _Comparison:
         self._positions = _positions(model, bundle)  # in the model, of each of the bundle's classes
         self._scores_all = not bundle.stated.signatures.scores_prompts
         self.integers = None if model.readout.sees_prompts else IntegerParity()
+        # an erasure moves the rows of the classes that are left, and with them all logits of a forward by one number
+        self._up_to_a_shift = self._scores_all and bool(bundle.stated.erased)
 
     def require_names(self, form: GraphForm) -> None:
         """
@@ -252,14 +255,15 @@ class _Comparison:
         difference = 0.0
         for row, active in enumerate(actives):
             read = every if self._scores_all else active
-            right = wanted[row, [self._positions[p] for p in read]]
-            found = got[row, : len(right)]
+            right, found = wanted[row, [self._positions[p] for p in read]], got[row, : len(read)]
             is_there = right > -np.inf  # the model has no score for a class whose row is left out
+            right, found = right[is_there], found[is_there]
+            if self._up_to_a_shift and len(right):
+                right, found = right - right.mean(), found - found.mean()
             # a nan stays one, and fails
-            off = np.abs(found[is_there] - right[is_there])
-            difference = float(np.maximum(difference, off.max(initial=0)))
-            self.largest = max(self.largest, float(np.abs(right[is_there]).max(initial=0)))
-            if not (got[row, len(right) :] < -1e3).all():
+            difference = float(np.maximum(difference, np.abs(found - right).max(initial=0)))
+            self.largest = max(self.largest, float(np.abs(right).max(initial=0)))
+            if not (got[row, len(read) :] < -1e3).all():
                 raise ParityError(f"{what}: a padded place of row {row} has a score")
         return ParityCase(len(actives), longest, difference, is_mixed, inputs)
 

@@ -14,11 +14,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from pfm.errors import BundleError
+from pfm.forgetting.centring import centred_by_name
+from pfm.forgetting.search import Row
 from pfm.storage import sha256_bytes
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT
 
 BANK = "bank.safetensors"
 Floats = npt.NDArray[np.float32]
+_ROWS = ("weight", "bias")  # of the classifier
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,41 @@ class Bank:
         weight = np.stack([self._tensors[f"weight.{i}"] for i in ids]) if ids else none
         return Rows(prompts, weight, np.array([self._tensors[f"bias.{i}"] for i in ids], dtype=np.float32))
 
-    def without(self, ids: Iterable[int]) -> bytes:
-        """The bytes of a bank that holds nothing of these classes."""
-        gone = {f"{kind}.{number}" for number in ids for kind in ("prompt", "weight", "bias")}
-        return pack({name: tensor for name, tensor in self._tensors.items() if name not in gone})
+    def without(self, ids: Iterable[int], *, is_centred: bool = True) -> bytes:
+        """The bytes of a bank that holds nothing of these classes.
+
+        Args:
+            is_centred: the classifier rows that are left are moved to mean zero, so that those that went do not
+                follow from them (see `pfm.forgetting.centring`).
+        """
+        gone = {f"{kind}.{number}" for number in ids for kind in (*_ROWS, "prompt")}
+        kept = {name: tensor for name, tensor in self._tensors.items() if name not in gone}
+        return pack(centred_by_name(kept, _ROWS) if is_centred else kept)
+
+    def search_rows(self, ids: Iterable[int]) -> list[Row]:
+        """What of these classes a file can be searched for."""
+        found: list[Row] = []
+        for number in ids:
+            for kind, shape in self._shape.of_class().items():
+                whole = [t for name, t in self._tensors.items() if name.rpartition(".")[0] == kind]
+                largest = max((float(np.abs(tensor).max(initial=0)) for tensor in whole), default=0.0)
+                tokens = self._tensors[f"{kind}.{number}"].reshape(-1, shape[-1] if shape else 1)  # (m, D)
+                for token, values in enumerate(tokens):
+                    name = f"{kind}.{number}" + (f" token {token}" if len(tokens) > 1 else "")
+                    found.append(Row(name=name, values=values, largest=largest))
+        return found
+
+
+def unpack(content: bytes) -> dict[str, Floats]:
+    """The tensors of such a file.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        return safetensors.numpy.load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def pack(tensors: Mapping[str, Floats]) -> bytes:

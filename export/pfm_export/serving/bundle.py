@@ -18,12 +18,14 @@ from typing import Any
 from pfm.classes import check_removal
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
+from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.forgetting.search import SearchReport, search
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving.kinds import InputKind
-from pfm_export.serving.manifest import FORMAT, VERSION, Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
@@ -31,6 +33,10 @@ REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
     "other copies of this bundle and the checkpoint it was exported from are out of reach",
 )
+
+# figures in the manifest that were measured with every class there
+MEASURED = ("parity", "accuracy")
+NOT_ANY_MORE = "was measured with classes that have been erased since, and went with them; `pfm export check` measures"
 
 
 class Bundle:
@@ -179,8 +185,10 @@ class Bundle:
     def _erase(self, names: Sequence[str], reason: str, requested_by: str) -> "Bundle":
         positions = self.classes.positions(names)
         check_removal(self.classes, positions)
+        ids = [self.classes.ids[p] for p in positions]
         gone = [{"id": self.classes.ids[p], "name": self.classes.names[p]} for p in positions]
-        bank = self._bank.without(self.classes.ids[p] for p in positions)
+        bank = self._bank.without(ids)
+        searched = self._search(bank, ids)
         record = ledger.seal(
             self._records,
             {
@@ -189,6 +197,8 @@ class Bundle:
                 "file": BANK,
                 "sha256_before": self._bank.sha256,
                 "sha256_after": sha256_bytes(bank),
+                "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
+                "searched": searched.to_dict(),
                 "remains": list(REMAINS),
                 "reason": reason,
                 "requested_by": requested_by,
@@ -197,16 +207,31 @@ class Bundle:
         ledger.write(self.folder / LEDGER, [*self._records, record])
         return Bundle.open(self.folder).finish_pending()
 
+    def _search(self, bank: bytes, ids: Sequence[int]) -> SearchReport:
+        """Search a bank that is to be written, and every other file of the bundle, for the rows of classes.
+
+        Raises:
+            TraceFoundError: something of them is there; nothing was changed.
+        """
+        rows, kept = self._bank.search_rows(ids), self._bank.search_rows(i for i in self.classes.ids if i not in ids)
+        report = search(bank, rows, kept=kept, file=BANK)
+        for name in sorted({MANIFEST, *self.stated.files} - {BANK}):
+            report = report.joined(search(read_file(self.folder / name), rows, kept=kept, file=name))
+        return report
+
     def finish_pending(self) -> "Bundle":
         """Complete an erasure that was interrupted, if there is one."""
         if self._pending is None:
             return self
         after = self._pending["sha256_after"]
         if self._bank.sha256 != after:
-            write_bytes(self.folder / BANK, self._bank.without(number for number, _ in self.pending))
+            # one that an older version began is completed as it was announced
+            gone, is_centred = [number for number, _ in self.pending], "changed" in self._pending
+            write_bytes(self.folder / BANK, self._bank.without(gone, is_centred=is_centred))
         size = (self.folder / BANK).stat().st_size
         document = {
             **self.manifest,
+            **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],
             "profiles": {

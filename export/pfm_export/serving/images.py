@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pfm.data.decoding import ImageDecoding, decode_image, fit_pixels, stored_decoding
 from pfm.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,20 +27,28 @@ class ImageSettings:
         size: S.
         mean, std: per channel, of pixel values in [0, 1].
         resample: "bilinear" or "bicubic", both with antialiasing.
+        decoding: how files were decoded in training.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: str
+    decoding: ImageDecoding
 
     @classmethod
     def of(cls, preprocess: Mapping[str, Any]) -> "ImageSettings":
-        return cls(preprocess["size"], tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["resample"])
+        return cls(
+            preprocess["size"],
+            tuple(preprocess["mean"]),
+            tuple(preprocess["std"]),
+            preprocess["resample"],
+            stored_decoding(preprocess) or ImageDecoding(),
+        )
 
 
 def preprocess(images: Sequence[Any], settings: ImageSettings) -> Floats:
-    """Images -> (B, 3, S, S) float32: resized without cropping, normalised, as in training.
+    """Images -> (B, 3, S, S) float32: decoded, fitted, resized and normalised as in training.
 
     Args:
         images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3).
@@ -49,58 +58,60 @@ def preprocess(images: Sequence[Any], settings: ImageSettings) -> Floats:
     """
     mean = np.asarray(settings.mean, np.float32).reshape(3, 1, 1) * 255
     std = np.asarray(settings.std, np.float32).reshape(3, 1, 1) * 255
-    return np.stack([(_resized(array, settings) - mean) / std for array in _arrays(images)])
+    return np.stack([(_resized(array, settings) - mean) / std for array in _arrays(images, settings)])
 
 
-def by_shape(images: Sequence[Any]) -> list[tuple[list[int], Pixels]]:
-    """Images as they are, those of one size together: for each size the places and (B, H, W, 3) uint8.
+def by_shape(images: Sequence[Any], settings: ImageSettings) -> list[tuple[list[int], Pixels]]:
+    """Images decoded and fitted as in training, those of one size together: the places and (B, H, W, 3) uint8.
 
     Raises:
         DataError: an image that cannot be read, or none at all.
     """
     places: dict[tuple[int, ...], list[int]] = {}
-    arrays = [array if array.ndim == 3 else array[:, :, None] for array in _arrays(images)]
+    arrays = _arrays(images, settings)
     colours = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
     for place, array in enumerate(colours):
         places.setdefault(array.shape, []).append(place)
     return [(group, np.stack([colours[place] for place in group])) for group in places.values()]
 
 
-def _arrays(images: Sequence[Any]) -> list[Pixels]:
-    """Each image as uint8, (H, W) or (H, W, 1) or (H, W, 3)."""
+def _arrays(images: Sequence[Any], settings: ImageSettings) -> list[Pixels]:
+    """Each image as uint8, (H, W, 1) or (H, W, 3)."""
     if len(images) == 0:
         raise DataError("no image was given")
-    return [_array(image) for image in images]
+    return [_array(image, settings.decoding) for image in images]
 
 
-def _array(image: Any) -> Pixels:
-    array: npt.NDArray[Any] = cast("npt.NDArray[Any]", image) if isinstance(image, np.ndarray) else _decoded(image)
+def _array(image: Any, decoding: ImageDecoding) -> Pixels:
+    is_array = isinstance(image, np.ndarray)
+    array: npt.NDArray[Any] = cast("npt.NDArray[Any]", image) if is_array else _decoded(image, decoding)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(f"an image must be uint8 of shape H x W or H x W x 3, got {array.dtype} {array.shape}")
     if 0 in array.shape:
         raise DataError(f"an image must have pixels, got {array.shape}")
-    return array
+    array = array if array.ndim == 3 else array[:, :, None]
+    return fit_pixels(array, decoding) if is_array else array
 
 
-def _decoded(image: Any) -> npt.NDArray[Any]:
+def _decoded(image: Any, decoding: ImageDecoding) -> npt.NDArray[Any]:
     """Of a file name or a PIL image; of anything else, what numpy makes of it."""
     from PIL import Image
 
-    from pfm.data.decoding import BEFORE, UNREADABLE, decode_image, explain_unreadable
+    from pfm.data.pixels import UNREADABLE, explain_unreadable
 
     if isinstance(image, str | os.PathLike):
         path = Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode_image(path, BEFORE)
+            return decode_image(path, decoding)
         except UNREADABLE as error:
             raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
-    return decode_image(image.copy(), BEFORE) if isinstance(image, Image.Image) else np.asarray(image)
+    return decode_image(image.copy(), decoding) if isinstance(image, Image.Image) else np.asarray(image)
 
 
 def _resized(array: Pixels, settings: ImageSettings) -> Floats:
     """(3, S, S) float32 in 0..255."""
     size = settings.size
-    planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+    planes = np.moveaxis(array, 2, 0)
     if planes.shape[1:] != (size, size):
         from PIL import Image
 

@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from pfm.errors import BundleError
 from pfm.exact.memory import digest_of
 from pfm.exact.solve import solve
 from pfm.exact.sums import num_packed
 from pfm.storage import Json, explain, write_bytes
-from pfm_export.serving.bank import Floats
+from pfm_export.serving.bank import Floats, pack, unpack
 
 SOLVED = "exact.safetensors"
 _DIGEST, _CHECK = "digest", "check"
@@ -148,15 +146,15 @@ def write_solved(folder: Path, state: ExactState) -> None:
     """
     rows = state.solve(folder)
     digest = np.frombuffer(bytes.fromhex(state.digest), np.uint8)
-    write_bytes(folder / SOLVED, safetensors.numpy.save({**rows, _DIGEST: digest, _CHECK: _check(rows, digest)}))
+    write_bytes(folder / SOLVED, pack({**rows, _DIGEST: digest, _CHECK: _check(rows, digest)}))
 
 
 def read_solved(folder: Path, state: ExactState) -> dict[str, Floats] | None:
     """Rows that were solved from what is there now; None where there are none, or they are of another state."""
     try:
-        tensors = dict(safetensors.numpy.load((folder / SOLVED).read_bytes()))
+        tensors = unpack((folder / SOLVED).read_bytes())
         digest, check = tensors.pop(_DIGEST), tensors.pop(_CHECK)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None
     if digest.tobytes().hex() != state.digest or check.tobytes() != _check(tensors, digest).tobytes():
         return None

@@ -10,11 +10,10 @@ import torch
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.digits import DigitsReader
+from pfm.data.readers.folders import FolderReader
 from pfm.data.readers.hugging_face import HuggingFaceReader
-from pfm.data.readers.image_folder import ImageFolderReader
 from pfm.data.readers.medmnist import MedMnistReader
 from pfm.data.readers.npz import NpzReader
-from pfm.data.readers.sound_folder import SoundFolderReader
 from pfm.data.splits import ClassificationData
 from pfm.registry import Registry
 
@@ -46,5 +45,4 @@ READERS.register("hugging_face", HuggingFaceReader())
 READERS.register("medmnist", MedMnistReader())
 READERS.register("npz", NpzReader())
 READERS.register("digits", DigitsReader())
-READERS.register("audiofolder", SoundFolderReader())
-READERS.register("imagefolder", ImageFolderReader())
+READERS.register("folder", FolderReader())

@@ -61,7 +61,12 @@ def numbered_labels(
             f"{name}: column {label!r} holds no labels (whole numbers or text); name another with --label_column"
         )
     names, index = _label_names(parts["train"], label, name)
-    return {role: _numbered(part[label][:], index, what[role]) for role, part in parts.items()}, names
+    numbers = {role: _numbered(part[label][:], index, what[role]) for role, part in parts.items()}
+    for role, part in parts.items():
+        own = getattr(part.features[label], "names", names)
+        if index is None and list(own) != names:  # a ClassLabel of the same names in another order, or of others
+            numbers[role] = _renumbered(numbers[role], own, names, what[role])
+    return numbers, names
 
 
 def undecoded(part: Any, column: str) -> Any:
@@ -110,6 +115,17 @@ def _label_names(train: Any, label: str, name: str) -> tuple[list[str], dict[Any
     if len(names) < 2:
         raise DataError(f"{name} has {len(names)} class ({', '.join(names)}); at least two are needed")
     return names, index
+
+
+def _renumbered(numbers: torch.Tensor, own: list[str], names: list[str], what: str) -> torch.Tensor:
+    """Labels (N,) that count a split's own names, counted by those of training."""
+    used = numbers.unique().tolist()
+    if used[0] < 0 or used[-1] >= len(own):
+        raise DataError(f"{what}: labels run from {used[0]} to {used[-1]} over {len(own)} names")
+    unknown = next((own[number] for number in used if own[number] not in names), None)
+    if unknown is not None:
+        raise DataError(f"{what} has the label {unknown!r}, which does not occur in training")
+    return torch.tensor([names.index(name) if name in names else -1 for name in own])[numbers]
 
 
 def _numbered(values: list[Any], index: dict[Any, int] | None, what: str) -> torch.Tensor:

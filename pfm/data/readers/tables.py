@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from pfm.data.config import DataConfig
+from pfm.data.groups import group_pattern
 from pfm.data.inputs import Storage
 from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
+from pfm.data.readers.roles import SPLIT_NAMES, as_data
 from pfm.data.reading import FilesToRead
-from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
+from pfm.data.splits import ClassificationData, Split
 from pfm.errors import DataError
-
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "eval")}
 
 
 def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
@@ -37,28 +37,49 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch
     column = input_column(chosen["train"].features, name, config, storage)
     what = {role: f"{name}: split {by_role[role]!r}" for role in chosen}
     labels, names = numbered_labels(chosen, what, column, name, config)
-    stacked = storage.read_splits(
-        {
-            role: _files(part, column, f"{name}/{by_role[role]}", config, storage, device)
-            for role, part in chosen.items()
-        }
-    )
-    sources = {role: _source_names(part, column, by_role[role] or "", config) for role, part in chosen.items()}
-    splits = {
-        role: Split(
-            part.inputs, labels[role][part.kept], names=tuple(sources[role][place] for place in part.kept.tolist())
-        )
-        for role, part in stacked.items()
+    files = {
+        role: _files(part, column, f"{name}/{by_role[role]}", config, storage, device) for role, part in chosen.items()
     }
-    notes = tuple(note for part in stacked.values() for note in part.notes)
-    if "test" not in splits and "val" in splits:
-        splits["test"] = splits.pop("val")
-        notes += (f"no test split in the source: tested on {by_role['val']!r}",)
-    elif "test" not in splits:
-        splits["train"], splits["test"], note = split_off_test(splits["train"], name)
-        notes += (note,)
-    classes = class_list(config, names)
-    return ClassificationData(name, classes, splits["train"], splits["test"], splits.get("val"), notes)
+    storage = storage.decided(files, config)
+    stacked = storage.read_splits(files)
+    sources = {role: _source_names(part, column, by_role[role] or "", config) for role, part in chosen.items()}
+    groups = {role: _groups(part, column, what[role], config) for role, part in chosen.items()}
+    splits: dict[str, Split] = {}
+    for role, part in stacked.items():
+        kept = part.kept.tolist()
+        of_split = groups[role]
+        splits[role] = Split(
+            part.inputs,
+            labels[role][part.kept],
+            None if of_split is None else tuple(of_split[place] for place in kept),
+            tuple(sources[role][place] for place in kept),
+        )
+    notes = [note for part in stacked.values() for note in part.notes]
+    unused = [str(key) for key in parts if key not in by_role.values()]
+    if unused:
+        notes.append(f"splits that are not used: {', '.join(unused)}")
+    return as_data(config, splits, names, storage, called={role: str(by_role[role]) for role in chosen}, notes=notes)
+
+
+def _groups(part: Any, column: str, what: str, config: DataConfig) -> list[str] | None:
+    """The group of each row, None where none were asked for.
+
+    Raises:
+        DataError: no such column, or a row without a group.
+    """
+    pattern = group_pattern(config.group)
+    if not config.group:
+        return None
+    if pattern is not None:
+        return pattern.labels(paths(part, column))
+    if config.name_pattern is not None and config.group in config.name_pattern.fields:
+        return config.name_pattern.labels(paths(part, column), config.group)
+    if config.group not in part.features:
+        raise DataError(f"{what} has no column {config.group!r} for --group (it has {', '.join(part.features)})")
+    values = part[config.group][:]
+    if any(value is None or not str(value).strip() for value in values):
+        raise DataError(f"{what}: rows without a group in column {config.group}")
+    return [str(value) for value in values]
 
 
 def _source_names(part: Any, column: str, split: str, config: DataConfig) -> list[str]:

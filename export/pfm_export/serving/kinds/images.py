@@ -41,7 +41,7 @@ class ImageInput(InputKind):
         return (3, self.settings.size, self.settings.size)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
-        for places, inputs in by_shape(items):
+        for places, inputs in by_shape(items, self.settings):
             yield Batch.of_items(places, inputs)
 
     def model_input(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
