@@ -18,6 +18,7 @@ def to_record(memory: Memory) -> dict[str, Any]:
     """Plain values; the projection and the tensors are apart."""
     return {
         "recipe": memory.recipe.to_dict(),
+        "projection": memory.projection.sha256(),
         "classes": list(memory.classes),
         "counts": list(memory.counts),
         "hashes": list(memory.hashes),

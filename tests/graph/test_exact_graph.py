@@ -10,6 +10,8 @@ import pytest
 from making.exact import fit, image_data
 from making.models import TINY
 from pfm.backbones.family import PRESETS
+from pfm.errors import BundleError
+from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
@@ -79,3 +81,37 @@ def test_the_integers_of_equal_features_are_numpys(raw: Checkpoint, tmp_path: Pa
     found = runner.read_integers(runner.trunk(pixels), 300)
     wanted = memory.projection.project(memory.rows.values, memory.recipe)[:, :-1]
     assert np.array_equal(np.unique(found, axis=0), np.unique(wanted, axis=0))
+
+
+def test_a_bundle_with_sums_forgets_exactly_and_says_when(raw: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(raw, tmp_path / "b", with_sums=True)
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.is_exact
+    assert (tmp_path / "b" / "sums.2.bin").stat().st_mode & 0o777 == 0o600
+    fast = bundle.erase(["blue"])
+    assert (fast.is_exact, (tmp_path / "b" / "sums.2.bin").exists()) == (False, False)
+    solved = fast.solve()
+    assert solved.is_exact
+    wanted = erase(raw, ["blue"])
+    assert np.array_equal(solved.rows([0, 1, 2]).weight, wanted.tensors["ridge.weight"].numpy())
+    assert solved.exact is not None
+    assert solved.exact.digest == wanted.exact["digest"]
+    again = solved.erase(["red"])
+    assert not again.is_exact
+    assert not (tmp_path / "b" / "exact.safetensors").exists()
+
+
+def test_a_bundle_without_sums_says_what_exact_weights_need(raw: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(raw, tmp_path / "b")
+    fast = Bundle.open(tmp_path / "b").erase(["blue"])
+    assert not fast.is_exact
+    with pytest.raises(BundleError, match="--with_sums"):
+        fast.solve()
+
+
+def test_damaged_sums_are_not_solved_from(raw: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(raw, tmp_path / "b", with_sums=True)
+    file = tmp_path / "b" / "sums.0.bin"
+    file.write_bytes(file.read_bytes()[:-8] + b"\1" * 8)
+    with pytest.raises(BundleError, match="was changed"):
+        Bundle.open(tmp_path / "b").erase(["blue"]).solve()

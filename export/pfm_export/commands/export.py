@@ -47,6 +47,11 @@ class MeasureConfig:
     type=PATH,
     help="Write it into this Triton model repository too; `pfm export triton` has the settings.",
 )
+@click.option(
+    "--with_sums",
+    is_flag=True,
+    help="Put in what --readout ridge is solved from, one file a class, so that the bundle forgets exactly. Personal data.",
+)
 @with_options(form=GraphForm, measure=MeasureConfig)
 def onnx(
     ckpt: Path,
@@ -54,6 +59,7 @@ def onnx(
     model_name: str | None,
     overwrite: bool,
     triton: Path | None,
+    with_sums: bool,
     form: GraphForm,
     measure: MeasureConfig,
 ) -> None:
@@ -73,7 +79,7 @@ def onnx(
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     samples = _samples(checkpoint, form, measure)
-    report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, samples=samples)
+    report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, with_sums=with_sums, samples=samples)
     size = sum(file.stat().st_size for file in out.iterdir())
     parity = report.parity
     click.echo(

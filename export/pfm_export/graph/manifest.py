@@ -26,12 +26,20 @@ _FACTS = (
 )  # fmt: skip
 
 
-def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm, bank: Mapping[str, Floats]) -> Json:
+def describe(
+    checkpoint: Checkpoint,
+    model: PromptedClassifier,
+    form: GraphForm,
+    bank: Mapping[str, Floats],
+    *,
+    with_sums: bool = False,
+) -> Json:
     """The manifest of a bundle, but for what is measured on it.
 
     Args:
         model: the checkpoint's.
         bank: what the bundle's bank holds, by name.
+        with_sums: the bundle carries what an exact readout is solved from.
     """
     preprocess = checkpoint.preprocess.to_dict()
     kind = form.input_kind(checkpoint.preprocess.kind)(preprocess)
@@ -65,11 +73,30 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
             "config": without_classes(checkpoint.spec.config),
         },
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
+        **_exact(checkpoint, with_sums=with_sums),
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
     }
     return {**stated, "bundle": _identity(stated, bank)}
+
+
+def _exact(checkpoint: Checkpoint, *, with_sums: bool) -> Json:
+    """What the rows of an exact readout are a function of; nothing for others."""
+    record = checkpoint.exact
+    if not record:
+        return {}
+    numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
+    summed = zip(record["classes"], record["counts"], record["hashes"], strict=True)
+    return {
+        "exact": {
+            "recipe": record["recipe"],
+            "projection": record["projection"],
+            "classes": [{"id": numbers[name], "name": name, "count": n, "sha256": sha} for name, n, sha in summed],
+            "bank_digest": record["digest"] if record["is_solved"] else "",
+            "has_sums": with_sums,
+        }
+    }
 
 
 def graph_facts(manifest: Json) -> Json:

@@ -5,6 +5,7 @@
 Letters: K classes that are used, m tokens per prompt, D hidden size, B requests.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,14 @@ class Bank:
             return Rows(prompts, None, None)
         weight = np.stack([self._tensors[f"weight.{i}"] for i in ids]) if ids else none
         return Rows(prompts, weight, np.array([self._tensors[f"bias.{i}"] for i in ids], dtype=np.float32))
+
+    def rows_from(self, solved: Mapping[str, Floats], ids: Sequence[int]) -> Rows:
+        """The same with classifier rows that were solved since, by their names in a bank."""
+        return dataclasses.replace(
+            self.rows(ids),
+            weight=np.stack([solved[f"weight.{i}"] for i in ids]) if ids else self.rows(ids).weight,
+            bias=np.array([solved[f"bias.{i}"] for i in ids], dtype=np.float32),
+        )
 
     def without(self, ids: Iterable[int], *, is_centred: bool = True) -> bytes:
         """The bytes of a bank that holds nothing of these classes.

@@ -4,6 +4,7 @@
     bank.safetensors   everything of the classes (see `pfm_export.serving.bank`)
     manifest.json      classes, preprocessing, profiles, versions, SHA-256 of the files
     ledger.jsonl       what was erased, each line carrying the hash of the line before
+    sums.<i>.bin, exact.safetensors    of an exact readout, see `pfm_export.serving.solving`
 
 Erasing a class rewrites the bank. The ledger line is written first, then the bank, then the
 manifest. Whoever opens a bundle between two of these steps sees the class as erased, and the next
@@ -24,6 +25,7 @@ from pfm.forgetting.search import SearchReport, search
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
+from pfm_export.serving import solving
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
@@ -46,6 +48,7 @@ class Bundle:
         folder: where it is.
         stated: what its manifest says.
         classes: those that can be served; a class whose erasure was interrupted is not among them.
+        exact: what the rows are a function of, for a readout that forgets exactly; None for others.
     """
 
     def __init__(self, folder: Path, stated: Manifest, records: list[Record], bank: bytes) -> None:
@@ -61,6 +64,9 @@ class Bundle:
         missing = self._bank.missing(self.classes.ids)
         if missing is not None:
             raise BundleError(f"{folder / BANK} has no fitting {missing}; export again")
+        known = stated.document.get("exact")
+        self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
+        self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -133,8 +139,31 @@ class Bundle:
         return content
 
     def rows(self, positions: Sequence[int]) -> Rows:
-        """The rows of the classes at `positions`, in that order."""
-        return self._bank.rows([self.classes.ids[p] for p in positions])
+        """The rows of the classes at `positions`, in that order; of an exact readout those solved last."""
+        ids = [self.classes.ids[p] for p in positions]
+        return self._bank.rows(ids) if self._solved is None else self._bank.rows_from(self._solved, ids)
+
+    @property
+    def is_exact(self) -> bool | None:
+        """Whether the rows are those of a fit on nothing but the classes that are there; None where nobody claims it."""
+        if self.exact is None:
+            return None
+        return self._solved is not None or self.exact.bank_digest == self.exact.digest
+
+    def solve(self) -> "Bundle":
+        """Solve the rows of the classes that are there from the bundle's own sums, and keep them on disk.
+
+        Raises:
+            BundleError: not an exact readout, or one that was exported without its sums.
+            StorageError: the file cannot be written.
+        """
+        with locked(self.folder / LOCK):
+            bundle = Bundle.open(self.folder).finish_pending()
+            if bundle.exact is None:
+                raise BundleError(f"{self.folder} is not of an exact readout; its weights are not solved")
+            if not bundle.is_exact:
+                solving.write_solved(self.folder, bundle.exact)
+            return Bundle.open(self.folder)
 
     def erase(self, keys: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> "Bundle":
         """Remove classes from the files, for good; returns the bundle as it is afterwards.
@@ -200,6 +229,7 @@ class Bundle:
                 "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
                 "searched": searched.to_dict(),
                 "remains": list(REMAINS),
+                **({} if self.exact is None else {"exact": self.exact.without(ids).claim()}),
                 "reason": reason,
                 "requested_by": requested_by,
             },
@@ -229,8 +259,11 @@ class Bundle:
             gone, is_centred = [number for number, _ in self.pending], "changed" in self._pending
             write_bytes(self.folder / BANK, self._bank.without(gone, is_centred=is_centred))
         size = (self.folder / BANK).stat().st_size
+        if self.exact is not None:
+            solving.drop(self.folder, (number for number, _ in self.pending))
         document = {
             **self.manifest,
+            **({} if self.exact is None else {"exact": self.exact.to_dict()}),
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],

@@ -10,7 +10,7 @@ never saw it. Which of the two answers is told by a digest.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ SOLVED = "exact.safetensors"
 _DIGEST, _CHECK = "digest", "check"
 
 
+def sums_file(number: int) -> str:
+    """Of a class's sums."""
+    return f"sums.{number}.bin"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassSums:
     """One class's sums: its number and name, how many samples, and the SHA-256 of its file."""
@@ -40,7 +45,7 @@ class ClassSums:
     @property
     def file(self) -> str:
         """Its name in the bundle."""
-        return f"sums.{self.id}.bin"
+        return sums_file(self.id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,20 @@ class ExactState:
         """Of the classes that are there."""
         return digest_of(self.recipe, self.projection, ((c.name, c.count, c.sha256) for c in self.classes))
 
+    def without(self, ids: Iterable[int]) -> "ExactState":
+        """Of a fit without some classes."""
+        gone = set(ids)
+        return replace(self, classes=tuple(entry for entry in self.classes if entry.id not in gone))
+
+    def claim(self) -> Json:
+        """What a ledger says of it."""
+        weights = (
+            "solved from the bundle's own sums after the row was dropped"
+            if self.has_sums
+            else "rows of the solution that knew the class; exact ones need the memory of the checkpoint"
+        )
+        return {"digest": self.digest, "weights": weights}
+
     def solve(self, folder: Path, ids: Sequence[int] | None = None) -> dict[str, Floats]:
         """Rows by their names in a bank, solved for all classes that are there, or as if there were only some.
 
@@ -108,7 +127,7 @@ class ExactState:
         rows: dict[str, Floats] = {}
         for place, entry in enumerate(wanted):
             rows[f"weight.{entry.id}"] = found.weight[place].astype(np.float32)
-            rows[f"bias.{entry.id}"] = np.float32(found.bias[place]).reshape(())
+            rows[f"bias.{entry.id}"] = np.array(found.bias[place], np.float32)
         return rows
 
     def _read(self, folder: Path, entry: ClassSums, width: int) -> npt.NDArray[np.int64]:
@@ -169,13 +188,13 @@ def _check(rows: Mapping[str, Floats], digest: npt.NDArray[np.uint8]) -> npt.NDA
     return np.frombuffer(found.digest(), np.uint8)
 
 
-def drop(folder: Path, gone: Iterable[ClassSums]) -> None:
+def drop(folder: Path, ids: Iterable[int]) -> None:
     """Delete the sums of classes, and rows that were solved while they were there.
 
     Raises:
         BundleError: a file cannot be deleted.
     """
-    for name in (*(entry.file for entry in gone), SOLVED):
+    for name in (*map(sums_file, ids), SOLVED):
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:
