@@ -54,6 +54,8 @@ def evaluate(
     evaluation = _in_batches(evaluation, batch_size)
     if suspend and evaluation.max_subsets is not None:
         raise ConfigError("--max_subsets is about forgetting k classes, which is not measured with --suspend")
+    if suspend and evaluation.exact_subsets:
+        raise ConfigError("--exact_subsets is about forgetting k classes, which is not measured with --suspend")
 
     import torch
 
@@ -68,6 +70,10 @@ def evaluate(
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
+    if evaluation.exact_subsets and not checkpoint.exact:
+        raise ConfigError(
+            f"--exact_subsets solves weights from sums; --readout {checkpoint.model.readout} was trained and has none"
+        )
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
@@ -86,6 +92,11 @@ def evaluate(
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:
         measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets)
+        if evaluation.exact_subsets:
+            from pfm.evaluation.exact_subsets import solve_subsets
+            from pfm.model.readouts.ridge import memory_of
+
+            measured = solve_subsets(evaluator, model, measured, memory_of(checkpoint))
         if accelerator.is_main_process:
             click.echo(describe_evaluation(measured, model))
             for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):

@@ -30,7 +30,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     model=ModelConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval
+    evaluation=all_but(EvalConfig, "max_subsets", "exact_subsets"),  # of pfm eval
     device=DeviceConfig,
 )
 def train(**configs: Any) -> None:

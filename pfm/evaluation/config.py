@@ -15,3 +15,6 @@ class EvalConfig:
     max_subsets: int | None = option(
         None, "Evaluate at most this many subsets for each k, drawn with the seed.  [default: all]", minimum=1
     )
+    exact_subsets: bool = option(
+        False, "Solve anew for each set of classes that is left, instead of leaving rows out (--readout ridge only)."
+    )

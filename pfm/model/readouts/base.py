@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class Readout(ABC):
         stored: buffers that a checkpoint holds beside the trained tensors.
         measures_input: whether mean and deviation of the input may be measured on the training data.
         row_scale: what a row is multiplied by where somebody learns one by steps; outputs may be far from 1.
+        meanings: what inference modes are, in words, where they are not what they are with prompts.
         erasure_is_exact: whether a model without a class is the one that never saw it.
     """
 
@@ -48,6 +50,7 @@ class Readout(ABC):
     stored: ClassVar[tuple[str, ...]] = ()
     measures_input: ClassVar[bool] = True
     row_scale: ClassVar[float] = 1.0
+    meanings: ClassVar[Mapping[str, str]] = {}
     erasure_is_exact: ClassVar[bool] = False
 
     # --- what it makes of the options ---------------------------------------------------------------

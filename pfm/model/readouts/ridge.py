@@ -10,7 +10,8 @@ C classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +72,17 @@ class Ridge(Readout):
     stored = ("ridge.projection", "ridge.offset")
     measures_input = False
     row_scale = 2.0**-15
+    meanings: ClassVar[Mapping[str, str]] = {
+        "full_bank": "every class has its row",
+        "full_bank_shuffle": "every class, in another order: the same",
+        "match_only": "only the sample's own row: always right",
+        "mixed_subset": "its own row and some others",
+        "all_wrong": "every row but its own: never right",
+        "wrong_subset": "some other rows, not its own: never right",
+        "random_wrong": "one other row: never right",
+        "none": "no row: answers nothing",
+        "infer_best": "the largest score of all rows: the full solution",
+    }
     erasure_is_exact = True
 
     def misfit(self, config: ModelConfig) -> str:
