@@ -30,6 +30,7 @@ from pfm.data.splits import ClassificationData, Split
 from pfm.device import DeviceConfig, Processes
 from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.evaluator import make_evaluator
+from pfm.evaluation.exact_subsets import solve_subsets
 from pfm.evaluation.samples import label_positions
 from pfm.evaluation.subsets import forget_sizes
 from pfm.exact.ids import new_key
@@ -47,7 +48,7 @@ from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.run import train
 from pfm_bench.reports.header import host_facts
 
-WIDTHS = (1024, 2048, 4096)
+WIDTHS = (1024, 2048)
 ALPHAS = (1e-8, 1e-7, 1e-6, 1e-5)
 SEEDS = (42, 2, 3)
 SOLVES = (1024, 2048, 4096, 8192)
@@ -156,19 +157,12 @@ def measure(case: Case, data: ClassificationData, width: int, alpha: float, seed
     smaller = erase(checkpoint, [data.classes.names[0]])
     erase_s = time.monotonic() - started
     memory = memory_of(smaller)
-    exact = []
-    for name in data.classes.names:
-        without = erase(checkpoint, [name])
-        rest = make_evaluator(
-            data.test, label_positions(without.classes, data.classes, without.erased), checkpoint.preprocess, HERE,
-            EvalConfig(), seed=seed,
-        )  # fmt: skip
-        exact.append(rest.evaluate(without.build_model()).modes["full_bank"])
+    exact = solve_subsets(evaluator, model, evaluation, memory_of(checkpoint)).subsets[0].summary()
     return {
         "seed": seed,
         "full_bank": evaluation.modes["full_bank"],
         "retain_k1": by_rows["retain_mean"],
-        "retain_k1_exact": statistics.fmean(exact),
+        "retain_k1_exact": exact["retain_mean"],
         "forget_k1": by_rows["forget_mean"],
         "fit_s": round(result.seconds, 2),
         "features_per_s": round(result.samples_per_s, 1),
