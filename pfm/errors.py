@@ -53,6 +53,12 @@ class AuditError(PfmError):
     exit_code = 1
 
 
+class NotLookedIntoError(PfmError):
+    """Something was done, and files that may hold what was erased were not looked into."""
+
+    exit_code = 3
+
+
 class DeviceError(PfmError):
     """A device or execution provider that is not there."""
 

@@ -38,6 +38,7 @@ def option(
     maximum: float | None = None,
     section: Section | None = None,
     is_path: bool = False,
+    is_flag: bool = False,
 ) -> Any:
     """A dataclass field that is an option as well.
 
@@ -45,9 +46,10 @@ def option(
         choices: the values it takes, or what lists them when the command line is read, such as a registry's `names`.
         section: of `--help`, where it is not that of the class, its `section`.
         is_path: it is a path, or may be one; see `expand_paths`.
+        is_flag: of a bool: there is no option that says no.
     """
     facts = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "section": section}
-    return dataclasses.field(default=default, metadata={**facts, "is_path": is_path})
+    return dataclasses.field(default=default, metadata={**facts, "is_path": is_path, "is_flag": is_flag})
 
 
 def expanded(path: T) -> T:

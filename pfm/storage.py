@@ -27,11 +27,12 @@ def explain(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, is_private: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, follow: bool = True, is_private: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
 
     Args:
-        is_private: nobody but its owner may read it (mode 600).
+        follow: where `path` is a link, replace what it names; otherwise that stays as it is, and the link goes.
+        is_private: nobody but its owner may read it (mode 600); a file that was so stays so.
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full, read-only or not permitted.
@@ -39,11 +40,16 @@ def replacing(path: Path, *, is_private: bool = False) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
+        if follow and path.is_symlink():
+            path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name exists")
+        is_private = is_private or (path.exists() and path.stat().st_mode & 0o077 == 0)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(OSError):  # where there are no locks, nobody can tell that it is being written
+                _lock(file, wait=False)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -78,8 +84,11 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes | memoryview, *, is_private: bool = False) -> None:
-    with replacing(path, is_private=is_private) as file:
+def write_bytes(
+    path: Path, content: bytes | memoryview, *, follow: bool = True, is_private: bool = False
+) -> None:
+    """Write a file at once; `follow` and `is_private` as in `replacing`."""
+    with replacing(path, follow=follow, is_private=is_private) as file:
         file.write(content)
 
 
@@ -105,28 +114,66 @@ def locked(path: Path) -> Iterator[None]:
     """One process, and one thread of it, at a time; `path` is a file that is there for nothing else.
 
     Raises:
-        StorageError: the file cannot be made.
+        StorageError: the file cannot be made or locked.
     """
+    file = _locked(path, wait=True)
+    assert file is not None
+    with file:  # let go of when the file is closed, also by a process that dies
+        yield
+
+
+def try_lock(path: Path) -> BinaryIO | None:
+    """The file `path`, open and locked until it is closed; None where somebody else has it.
+
+    Raises:
+        StorageError: the file cannot be made or locked.
+    """
+    return _locked(path, wait=False)
+
+
+def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
+    while True:
+        try:
+            if path.exists() and not path.is_file():
+                raise OSError(None, "it is not a regular file")
+            file = path.open("a+b")
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {explain(error)}; choose a folder that you may write to"
+            ) from error
+        try:
+            if not _lock(file, wait=wait):
+                file.close()
+                return None
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # whoever had it may have deleted it
+                return file
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            file.close()
+            raise StorageError(
+                f"{path} cannot be locked: {explain(error)}; choose a folder on a file system with locks"
+            ) from error
+        file.close()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock an open file; whether that was possible, where nobody waits."""
     try:
-        file = path.open("a+b")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {explain(error)}; choose a folder that you may write to") from error
-    with file:
         if os.name == "nt":
             import msvcrt
 
             file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]  # Windows only
-            try:
-                yield
-            finally:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, also by a process that dies
-            yield
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (BlockingIOError, PermissionError):
+        if wait:
+            raise
+        return False
+    return True
 
 
 def make_folder(path: Path) -> Path:

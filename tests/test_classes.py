@@ -1,10 +1,12 @@
 """Classes by name, number and position."""
 
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pfm.classes import ClassList, check_removal, split_names
+from pfm.classes import ClassList, Typed, check_removal, check_unknown, class_keys, names_meant, split_names
 from pfm.errors import ClassNameError
 
 ANIMALS = ClassList.from_names(["cat", "dog", "horse", "mouse"])
@@ -15,27 +17,45 @@ def test_classes_from_names_are_counted_from_zero() -> None:
     assert len(ANIMALS) == 4
 
 
-def test_a_class_is_found_by_name_and_by_number() -> None:
+def test_a_string_is_a_name_and_an_int_a_number() -> None:
     assert ANIMALS.position("dog") == 1
-    assert ANIMALS.position("1") == ANIMALS.position(1) == 1
-    assert ANIMALS.position("  horse ") == 2
+    assert ANIMALS.position(1) == ANIMALS.position(np.int64(1)) == 1  # type: ignore[arg-type]  # numpy's count too
+    with pytest.raises(ClassNameError, match="no class '1'; a string is a name, so give a number as an int, 1"):
+        ANIMALS.position("1")
+    numbered = ClassList.from_names(["2", "0", "1"])
+    assert [numbered.position(key) for key in ("0", "1", "2", 0, 1, 2)] == [1, 2, 0, 0, 1, 2]
 
 
-def test_a_name_wins_over_a_number() -> None:
-    classes = ClassList.from_names(["2", "0", "1"])
-    assert [classes.position(key) for key in ("0", "1", "2")] == [1, 2, 0]
+def test_a_bare_string_is_one_class_and_not_its_letters() -> None:
+    digits = ClassList.from_names([str(digit) for digit in range(12)])
+    assert digits.positions("10") == digits.positions(["10"]) == digits.positions(10) == [10]
+    assert digits.split_erased("10", ()) == ([10], [])
+    assert class_keys("a,b") == ("a,b",)
+
+
+@pytest.mark.parametrize("keys", [b"10", [b"1"], 1.0, [None], True, [True], None])
+def test_what_is_neither_a_name_nor_a_number_is_refused(keys: Any) -> None:
+    with pytest.raises(ClassNameError, match="names no class"):
+        ANIMALS.positions(keys)
+
+
+def test_blanks_belong_to_a_name() -> None:
+    classes = ClassList.from_names(["cat", " cat", "cat "])
+    assert [classes.position(name) for name in classes.names] == [0, 1, 2]
+    with pytest.raises(ClassNameError, match="no class ' horse '; did you mean 'horse'"):
+        ANIMALS.position(" horse ")
 
 
 def test_a_number_is_that_of_the_class_and_not_its_place() -> None:
     left = ANIMALS.without([1])
     assert left.ids == (0, 2, 3)
-    assert left.position("3") == 2
-    with pytest.raises(ClassNameError, match="no class '1'"):
+    assert left.position(3) == 2
+    with pytest.raises(ClassNameError, match="no class 1 "):
         left.position(1)
 
 
-@pytest.mark.parametrize("key", ["-1", "1.0", "", "²", "4", "٤"])
-def test_what_is_no_class_is_refused(key: str) -> None:
+@pytest.mark.parametrize("key", ["-1", "1.0", "", "²", "4", "٤", -1, 4])
+def test_what_is_no_class_is_refused(key: str | int) -> None:
     with pytest.raises(ClassNameError, match=re.escape(f"no class {key!r}")):
         ANIMALS.position(key)
 
@@ -53,23 +73,69 @@ def test_a_name_of_another_case_gets_a_suggestion() -> None:
 
 
 def test_several_classes_come_in_order_and_once() -> None:
-    assert ANIMALS.positions(["mouse", "0", "cat", 3]) == [0, 3]
+    assert ANIMALS.positions(["mouse", 0, "cat", 3]) == [0, 3]
     assert ANIMALS.positions([]) == []
 
 
-def test_a_name_that_holds_commas_can_be_given_on_the_command_line() -> None:
-    """bloodmnist, the paper's first data set, has such a class."""
-    name = "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)"
-    classes = ClassList.from_names(["basophil", name, "platelet", "a,b,c"])
-    assert classes.positions(split_names(name)) == [1]
-    assert classes.positions(split_names(f"platelet, {name}, 0,a,b,c")) == [0, 1, 2, 3]
-    with pytest.raises(ClassNameError, match=r"no class 'immature granulocytes\(myelocytes'; did you mean"):
-        classes.positions(["immature granulocytes(myelocytes", "platelet"])
+# --- on the command line ----------------------------------------------------------------------------
 
 
-def test_a_class_whose_name_is_part_of_another_is_found_first() -> None:
-    classes = ClassList.from_names(["a", "b", "a, b"])
-    assert classes.positions(split_names("a, b")) == [0, 1]
+def meant(*texts: str, literal: bool = False, **known: ClassList) -> list[str]:
+    return names_meant([Typed(text, is_literal=literal) for text in texts], known or {"it": ANIMALS})
+
+
+def test_a_name_wins_and_a_number_counts_where_no_name_is_one() -> None:
+    assert meant("dog", "0", "cat") == ["dog", "cat"]
+    assert meant("1", it=ClassList.from_names(["2", "0", "1"])) == ["1"]
+    assert meant("3", it=ANIMALS.without([1])) == ["mouse"]
+
+
+@pytest.mark.parametrize("names", [("2", "3", "5"), ("a", "b", "7"), ("1", "cat")])
+def test_a_number_among_names_that_are_numbers_is_never_a_position(names: tuple[str, ...]) -> None:
+    """`--classes 0` erased the class called 2."""
+    with pytest.raises(ClassNameError, match=r"no class is called '0'.*a number is only ever a name"):
+        meant("0", it=ClassList.from_names(names))
+
+
+@pytest.mark.parametrize("text", ["4", "01", "+1", "1.0", "-1", "٤", "²", "9" * 5000, ""])
+def test_what_stands_for_no_class_is_refused(text: str) -> None:
+    with pytest.raises(ClassNameError, match="no class"):
+        meant(text)
+
+
+def test_a_number_that_is_not_the_same_class_everywhere_is_refused() -> None:
+    pets, insects = ClassList.from_names(["cat", "dog"]), ClassList.from_names(["ant", "bee", "fly"])
+    with pytest.raises(ClassNameError, match=r"number 1 is not the same class everywhere \('dog' in p; 'bee' in q\)"):
+        meant("1", p=pets, q=insects)
+    with pytest.raises(ClassNameError, match="nothing in p; 'fly' in q"):
+        meant("2", p=pets, q=insects)
+    assert meant("1", p=pets, q=ANIMALS) == ["dog"]
+    assert meant("bee", p=pets, q=insects) == ["bee"]
+
+
+def test_the_same_number_is_the_same_class_after_an_erasure() -> None:
+    """Or the command given twice would erase another one."""
+    left = ANIMALS.without([1])
+    assert meant("1", it=left.with_erased([(1, "dog")])) == ["dog"]
+    assert meant("1", p=left.with_erased([(1, "dog")]), q=ANIMALS) == ["dog"]
+    with pytest.raises(ClassNameError, match="no class '1'"):
+        meant("1", it=left)
+
+
+@pytest.mark.parametrize("name", ["a, b", "immature granulocytes(myelocytes, metamyelocytes)", " x", "x ", "1", ","])
+def test_a_literal_name_is_taken_as_it_is(name: str) -> None:
+    classes = ClassList.from_names(["a", "b", "x", name])
+    assert meant(name, literal=True, it=classes) == [name]
+    with pytest.raises(ClassNameError, match="no class '0'"):
+        meant("0", literal=True, it=classes)
+
+
+def test_only_a_model_without_the_answer_unknown_has_a_class_of_that_name() -> None:
+    classes = ClassList.from_names(["known", "unknown"])
+    check_unknown(classes, has_answer=False)
+    check_unknown(ANIMALS, has_answer=True)
+    with pytest.raises(ClassNameError, match="also what this model answers"):
+        check_unknown(classes, has_answer=True)
 
 
 def test_keeping_and_removing_are_complements() -> None:

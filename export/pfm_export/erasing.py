@@ -1,132 +1,95 @@
-"""One erasure over any number of artifacts: checkpoints, resume states, best copies, bundles, run folders.
+"""One erasure over everything that some paths name: checkpoints, bundles and banks in any depth, and running runs.
 
-Everything is read and checked before anything changes. Then each folder's ledger says what is about to be
-erased, then the files change one by one, each the old one or the new one, then the ledgers say what was
-done. Killed at any moment, the same command completes it.
+The order is what makes it safe to kill at any moment:
+
+1. the walk finds what there is; every folder in which something may change is locked, and the walk is made again;
+2. what an earlier erasure announced and did not finish is finished;
+3. everything is opened, and whatever speaks against the erasure is said before anything changes;
+4. each folder's ledger says what is about to be erased from which files;
+5. the files change one by one, each the old one or the new one; then the ledgers say what was done;
+6. bundles follow, each ledger, bank, manifest; half-written files of dead processes are deleted.
+
+Killed before 4, nothing has changed. Killed later, the next erasure there finishes what was announced, and the same
+command does the rest.
 """
 
 import contextlib
+import dataclasses
 import os
 import secrets
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfm.classes import check_removal
-from pfm.errors import CheckpointError, ClassNameError, StorageError
+from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
+from pfm.errors import ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.ledger import LEDGER, LOCK
-from pfm.options import expanded
-from pfm.storage import locked
-from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.manifest import is_bundle
+from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
+from pfm.forgetting.artifacts.walk import Seen, Walk
+from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.storage import explain, locked, try_lock
+from pfm_export.artifacts import look_at
+from pfm_export.survey import Held, Survey, given_paths, opened
 
-# what may hold tensors and is not ours
-_FOREIGN = {".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".onnx", ".npz", ".npy", ".pkl", ".data"}
-
-
-@dataclass
-class Found:
-    """The artifacts that some paths name, links followed, each once.
-
-    Attributes:
-        folders: those named as a whole.
-        foreign: files in them that may hold tensors and are not artifacts of ours.
-        linked: files that have another name on this disk, which goes on to hold what is erased here.
-    """
-
-    checkpoints: list[Path] = field(default_factory=list[Path])
-    bundles: list[Path] = field(default_factory=list[Path])
-    folders: list[Path] = field(default_factory=list[Path])
-    foreign: list[Path] = field(default_factory=list[Path])
-    linked: list[Path] = field(default_factory=list[Path])
+ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
+_ATTEMPTS = 20  # to lock a tree that others write into
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: "erased", "was erased before", or "never had it"."""
+    """What became of one artifact.
+
+    Attributes:
+        what: "erased", "was erased before", or "never had it".
+        kind: of artifact.
+        is_kept: it is a file or bundle that a certificate can speak of.
+    """
 
     path: Path
     what: str
-
-
-def find_artifacts(paths: Iterable[Path]) -> Found:
-    """Look at what each path is: a checkpoint, a bundle, or a folder that holds some.
-
-    Raises:
-        CheckpointError: nothing is there, or a folder without any artifact.
-    """
-    found = Found()
-    for path in paths:
-        place = path.resolve()
-        if is_bundle(place):
-            found.bundles.append(place)
-        elif place.is_dir():
-            _look_into(place, path, found)
-        elif place.is_file():
-            found.checkpoints.append(place)
-        else:
-            raise CheckpointError(f"there is no checkpoint, bundle or folder {path}")
-    found.checkpoints = list(dict.fromkeys(found.checkpoints))
-    found.bundles = list(dict.fromkeys(found.bundles))
-    named: dict[tuple[int, int], int] = {}
-    for file in found.checkpoints:
-        status = file.stat()
-        key = (status.st_dev, status.st_ino)
-        named[key] = named.get(key, 0) + 1
-    found.linked = [f for f in found.checkpoints if f.stat().st_nlink > named[(f.stat().st_dev, f.stat().st_ino)]]
-    return found
-
-
-def _look_into(folder: Path, given: Path, found: Found) -> None:
-    from pfm.model.checkpoint import load_checkpoint
-
-    before = len(found.checkpoints) + len(found.bundles)
-    found.folders.append(folder)
-    for root, names, files in os.walk(folder):
-        here = Path(root)
-        for name in [n for n in names if is_bundle(here / n)]:
-            found.bundles.append((here / name).resolve())
-            names.remove(name)
-        for name in sorted(files):
-            file = (here / name).resolve()
-            if file.suffix == ".pt" and not name.startswith("."):
-                try:
-                    load_checkpoint(file)
-                except CheckpointError:
-                    found.foreign.append(file)
-                else:
-                    found.checkpoints.append(file)
-            elif file.suffix in _FOREIGN:
-                found.foreign.append(file)
-    if len(found.checkpoints) + len(found.bundles) == before:
-        raise CheckpointError(f"{given} holds no checkpoint and no bundle; name the files or folders that do")
+    kind: str
+    is_kept: bool = True
 
 
 def erase_everywhere(
-    paths: Sequence[Path], keys: Sequence[str | int], *, reason: str = "", requested_by: str = ""
-) -> tuple[Found, list[Outcome]]:
-    """Erase classes from every artifact named, in place and for good.
+    paths: Sequence[Path],
+    keys: ClassKeys,
+    *,
+    reason: str = "",
+    requested_by: str = "",
+    allow_unknown: bool = False,
+) -> tuple[Survey, list[Outcome]]:
+    """Erase classes from every artifact that some paths name or hold, in place and for good.
+
+    Args:
+        allow_unknown: go on where a file has a further name on its disk that the walk did not find.
 
     Returns:
-        what was found, and what became of each artifact.
+        what was found, and what became of each artifact, bundles last.
 
     Raises:
-        ClassNameError: an artifact named by itself never had the class, or would have none left.
-        StorageError, BundleError, CheckpointError: an artifact or a ledger that is not whole; where something
-            was announced already, the same command completes it.
+        ClassNameError: nothing, or an artifact named by itself, never had a class, or would have none left.
+        StorageError, BundleError, CheckpointError: an artifact or a ledger that is not whole, or a file that goes on
+            under another name; where something was announced already, the same command completes it.
     """
-    found = find_artifacts([expanded(path) for path in paths])
-    request = secrets.token_hex(8)
-    groups: dict[Path, list[Path]] = {}
-    for file in found.checkpoints:
-        groups.setdefault(file.parent, []).append(file)
-    with _locked(groups):
-        outcomes = _erase_checkpoints(groups, found, keys, request, reason, requested_by) if groups else []
-    outcomes += _erase_bundles(found, keys, reason, requested_by, is_dry=False)  # each takes its own lock
-    with _locked([*groups, *found.bundles]):
-        _sweep([*groups, *found.bundles], found)
-    return found, outcomes
+    given, wanted = given_paths(paths), class_keys(keys)
+    request = _Request(wanted, reason, requested_by, allow_unknown)
+    for _ in range(_ATTEMPTS):
+        folders = look_at(given).folders()
+        with _locked(folders):
+            found = look_at(given)  # as it is now: a run or another erasure may have written since
+            if set(found.folders()) <= set(folders):
+                return _erase(found, folders, request)
+    raise StorageError(f"{given[0]} does not stand still: others write new files into it; stop them, and try again")
+
+
+@dataclass(frozen=True)
+class _Request:
+    keys: tuple[str | int, ...]
+    reason: str
+    requested_by: str
+    allow_unknown: bool
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 @contextlib.contextmanager
@@ -138,98 +101,204 @@ def _locked(folders: Iterable[Path]) -> Generator[None]:
         yield
 
 
-def _erase_checkpoints(
-    groups: dict[Path, list[Path]],
-    found: Found,
-    keys: Sequence[str | int],
-    request: str,
-    reason: str,
-    requested_by: str,
-) -> list[Outcome]:
-    from pfm.forgetting import files as forgetting
-    from pfm.model.checkpoint import load_checkpoint
+def _erase(seen: Walk, folders: list[Path], request: _Request) -> tuple[Survey, list[Outcome]]:
+    """With every folder locked."""
+    completed = set[Path]()
+    for folder in folders:
+        _finish_announced(folder)
+    for entry in seen.holding():
+        if isinstance(entry.kind, FolderKind) and entry.kind.finish(entry.path):
+            completed.add(entry.path)
+    found = opened(seen)
+    wanted, outcomes = _plan(found, request.keys)
+    _check_records(found)
+    _check_shared(found.walk)
+    _check_names(found, wanted, request)
+    by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
+    for held, classes in wanted:
+        if isinstance(held.kind, HoldingKind):
+            by_folder.setdefault(held.path.parent, {}).setdefault(classes, []).append(held)
+    looked = _looked(found, [*by_folder, *(held.path for held, _ in wanted if isinstance(held.kind, FolderKind))])
+    _rewrite_files(by_folder, looked, request)
+    for held, classes in wanted:
+        if isinstance(held.kind, FolderKind):
+            names = [name for _, name in classes]
+            held.kind.erase(
+                held.path, names, reason=request.reason, requested_by=request.requested_by,
+                looked=looked.get(held.path, {}),
+            )  # fmt: skip
+        outcomes.append(_outcome(held, ERASED))
+    found.others += _sweep(found.walk.parts)
+    folders_last = sorted(outcomes, key=lambda outcome: (outcome.path in found.walk.kept, outcome.path))
+    return found, [_completed(outcome, completed) for outcome in folders_last]
 
-    for folder in groups:
-        forgetting.finish(folder)
+
+def _finish_announced(folder: Path) -> None:
+    if any(record.get("action") == "erase-begin" for record in ledger.read(folder / LEDGER)):
+        from pfm.forgetting.files import finish  # which needs torch
+
+        finish(folder)
+
+
+def _outcome(held: Held, what: str) -> Outcome:
+    is_kept = isinstance(held.kind, FolderKind) or held.kind.is_kept
+    return Outcome(held.path, what, held.kind.name, is_kept)
+
+
+def _completed(outcome: Outcome, completed: set[Path]) -> Outcome:
+    is_done = outcome.what == BEFORE and outcome.path in completed
+    return dataclasses.replace(outcome, what=ERASED) if is_done else outcome
+
+
+def _plan(
+    found: Survey, keys: tuple[str | int, ...]
+) -> tuple[list[tuple[Held, tuple[tuple[int, str], ...]]], list[Outcome]]:
+    """What has to go from which artifact, number and name; and the outcome for those where nothing has to.
+
+    Raises:
+        ClassNameError: see `erase_everywhere`.
+    """
+    if not keys:
+        raise ClassNameError("no class is named; name at least one")
+    wanted: list[tuple[Held, tuple[tuple[int, str], ...]]] = []
     outcomes: list[Outcome] = []
-    wanted: dict[Path, dict[tuple[tuple[int, str], ...], list[Path]]] = {}  # folder -> classes -> files
-    for folder, files in groups.items():
-        for file in files:
-            checkpoint = load_checkpoint(file)
+    for held in found.held:
+        own = [key for key in keys if held.ever.knows(key)]
+        if held.path in found.walk.named and len(own) < len(keys):
             try:
-                present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
+                held.ever.positions(keys)  # says which of them it never had, and what is close to it
             except ClassNameError as error:
-                if _is_named_by_folder(file, found):
-                    outcomes.append(Outcome(file, "never had it"))
-                    continue
-                raise ClassNameError(f"{file}: {error}") from error
-            if not present:
-                assert gone
-                outcomes.append(Outcome(file, "was erased before"))
-                continue
-            check_removal(checkpoint.classes, present)
-            classes = tuple((checkpoint.classes.ids[p], checkpoint.classes.names[p]) for p in present)
-            wanted.setdefault(folder, {}).setdefault(classes, []).append(file)
-        records = ledger.read(folder / LEDGER)
-        for file in files:
-            ledger.require(folder / LEDGER, records, load_checkpoint(file).ledger_head, by=file.name)
-    if all(outcome.what == "never had it" for outcome in outcomes) and not wanted and not found.bundles:
-        raise ClassNameError(f"none of these files ever had a class {', '.join(map(str, keys))}")
-    _erase_bundles(found, keys, reason, requested_by, is_dry=True)  # refuse before anything changes
-    # one announcement a folder and set of classes; nearly always one in all
-    for number in range(max((len(sets) for sets in wanted.values()), default=0)):
-        due = [(folder, *list(sets.items())[number]) for folder, sets in wanted.items() if number < len(sets)]
-        for folder, classes, files in due:
-            forgetting.announce_in_place(
-                folder, files, classes, request=request, reason=reason, requested_by=requested_by
-            )
-        for folder, _, files in due:
-            forgetting.finish(folder)
-            outcomes += [Outcome(file, "erased") for file in files]
-    return outcomes
-
-
-def _is_named_by_folder(file: Path, found: Found) -> bool:
-    return any(folder in file.parents for folder in found.folders)
-
-
-def _erase_bundles(
-    found: Found, keys: Sequence[str | int], reason: str, requested_by: str, *, is_dry: bool
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for folder in found.bundles:
-        bundle = Bundle.open(folder)
-        try:
-            present, _ = bundle.classes.split_erased(keys, (*bundle.stated.erased, *bundle.pending))
-        except ClassNameError as error:
-            if _is_named_by_folder(folder, found):
-                outcomes.append(Outcome(folder, "never had it"))
-                continue
-            raise ClassNameError(f"{folder}: {error}") from error
+                raise ClassNameError(f"{held.path}: {error}") from error
+        classes = held.holding.classes
+        present, _ = classes.split_erased(own, held.holding.erased)
         if present:
-            check_removal(bundle.classes, present)
-        if is_dry:
-            continue
-        if present:
-            names = [bundle.classes.names[p] for p in present]
-            bundle.erase(names, reason=reason, requested_by=requested_by)
+            if isinstance(held.kind, FolderKind) or held.kind.is_kept:
+                check_removal(classes, present)
+            wanted.append((held, tuple((classes.ids[p], classes.names[p]) for p in present)))
         else:
-            with locked(folder / LOCK):
-                Bundle.open(folder).finish_pending()
-        outcomes.append(Outcome(folder, "erased" if present or bundle.pending else "was erased before"))
-    return outcomes
+            outcomes.append(_outcome(held, BEFORE if own else NEVER))
+    unknown = [key for key in keys if not any(held.ever.knows(key) for held in found.held)]
+    if unknown:
+        known = ClassList.from_names(list(dict.fromkeys(name for held in found.held for name in held.ever.names)))
+        try:
+            known.position(unknown[0])
+        except ClassNameError as error:
+            raise ClassNameError(f"none of these files ever had it: {error}") from error
+        raise ClassNameError(f"none of these files ever had a class {unknown[0]!r}")
+    return wanted, outcomes
 
 
-def _sweep(folders: Iterable[Path], found: Found) -> None:
-    """Delete what killed processes left half written beside the artifacts; it may hold what was erased."""
-    starts = (f".{LEDGER}.", *(f".{path.name[:40]}." for path in found.checkpoints))
-    try:
-        for folder in {*folders}:
-            for part in folder.glob(".*.part"):
-                if folder in found.bundles or part.name.startswith(starts):
-                    part.unlink(missing_ok=True)
-        for folder in found.folders:
-            for part in folder.rglob(".*.part"):
+def _check_records(found: Survey) -> None:
+    """Refuse a file whose last erasure is in no ledger: lines were removed. A copy may be recorded elsewhere.
+
+    Raises:
+        StorageError: which.
+    """
+    places = {held.path.parent / LEDGER: ledger.read(held.path.parent / LEDGER) for held in found.held}
+    known = {record["hash"] for records in places.values() for record in records}
+    for held in found.held:
+        if held.holding.ledger_head not in known:
+            place = held.path.parent / LEDGER
+            ledger.require(place, places[place], held.holding.ledger_head, by=held.path.name)
+
+
+def _check_shared(found: Walk) -> None:
+    """Refuse folders that share files, as links into a store do: rewriting one breaks the other.
+
+    Raises:
+        StorageError: which two.
+    """
+    owners: dict[Path, Path] = {}
+    for folder, files in found.kept.items():
+        for file in files:
+            if file == Path(os.path.realpath(folder / LEDGER)):
+                continue  # each gets a ledger of its own
+            other = owners.setdefault(file, folder)
+            if other != folder:
+                raise StorageError(
+                    f"{other} and {folder} are links to the same {file}; erase from one of them, and the other can "
+                    "no longer be served: delete it, then try again"
+                )
+
+
+def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Request) -> None:
+    """Refuse to erase from a file that goes on under a name which the walk did not find.
+
+    Raises:
+        StorageError: which, and what to do.
+    """
+    for held, _ in wanted:
+        count = found.walk.other_names(found.walk.seen[held.path])
+        if count:
+            found.linked.append(held.path)
+    if found.linked and not request.allow_unknown:
+        raise StorageError(
+            f"{found.linked[0]} has another name on its disk (a hard link) outside of what you named, which would go "
+            "on holding the class; name that too, or delete it; --allow_unknown erases here all the same"
+        )
+
+
+def _rewrite_files(
+    by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]], looked: dict[Path, Record], request: _Request
+) -> None:
+    """Announce all, then do it."""
+    if not by_folder:
+        return
+    from pfm.forgetting.files import announce_in_place, finish
+
+    for folder, sets in by_folder.items():
+        for classes, files in sets.items():
+            announce_in_place(
+                folder,
+                [(held.kind.name, held.path) for held in files],
+                classes,
+                looked=looked.get(folder),
+                request=request.id,
+                reason=request.reason,
+                requested_by=request.requested_by,
+                is_exact=all(held.holding.is_exact for held in files),
+            )
+    for folder in by_folder:
+        finish(folder)
+
+
+def _looked(found: Survey, folders: Sequence[Path]) -> dict[Path, Record]:
+    """For each ledger, what was seen of the other files: how many are clean and why, and each not looked into.
+
+    A file goes to the ledger of the innermost folder around it, or else to the first.
+    """
+    result: dict[Path, Record] = {}
+    for seen in found.others:
+        around = [folder for folder in folders if folder in seen.path.parents]
+        if not folders:
+            continue
+        place = max(around, key=lambda folder: len(folder.parts)) if around else folders[0]
+        entry = result.setdefault(place, {"clean": {}, "not_looked_into": {}})
+        if seen.verdict is Verdict.CLEAN:
+            entry["clean"][seen.how] = entry["clean"].get(seen.how, 0) + 1
+        else:
+            name = seen.path.relative_to(place) if around else seen.path
+            entry["not_looked_into"][name.as_posix()] = seen.how
+    return result
+
+
+def _sweep(parts: Iterable[Path]) -> list[Seen]:
+    """Delete what killed processes left half written, which may hold anything; what is being written stays.
+
+    Returns:
+        those that stay.
+    """
+    left: list[Seen] = []
+    for part in parts:
+        try:
+            if not part.exists():
+                continue
+            file = try_lock(part)
+            if file is None:
+                left.append(Seen(part, None, Verdict.CLOSED, "another process is writing it"))
+                continue
+            with file:
                 part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot delete {error.filename}: {error.strerror}; delete it by hand") from error
+        except OSError as error:
+            raise StorageError(f"cannot delete {part}: {explain(error)}; delete it by hand") from error
+    return left

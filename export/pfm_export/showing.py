@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from pfm.classes import ClassList
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
+from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
+from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.storage import Json, explain, sha256
+from pfm_export.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 
@@ -111,6 +114,7 @@ def _recipe_of(checkpoint: "Checkpoint") -> Json:
         "model_name": checkpoint.spec.model_name or None,
         "epoch": checkpoint.epoch,
         "epochs": train.get("epochs"),
+        "prompt_start": getattr(checkpoint, "start", "") or None,
         "step": checkpoint.step,
         "seed": checkpoint.seed,
         **{name: train[name] for name in _SHOWN_OF_RECIPE if name in train},
@@ -173,19 +177,38 @@ def _describe_ledger(path: Path) -> Json:
 
 
 def _describe_folder(folder: Path) -> Json:
-    artifacts: list[Json] = []
-    for root, names, files in os.walk(folder):
-        here = Path(root)
-        for name in sorted(names):
-            if is_bundle(here / name):
-                artifacts.append(_described_or_broken(here / name))
-                names.remove(name)
-        names.sort()
-        found = sorted(name for name in files if name == LEDGER or (name.endswith(".pt") and not name.startswith(".")))
-        artifacts += [_described_or_broken(here / name) for name in found]
+    """Everything that an erasure of the folder would look at."""
+    found, clean = look_at([folder]), dict[str, int]()
+    artifacts, closed = list[Json](), list[Json]()
+    for seen in found.seen.values():
+        if isinstance(seen.kind, FolderKind) or seen.path.name == LEDGER or _is_checkpoint(seen):
+            artifacts.append(_described_or_broken(seen.path))
+        elif isinstance(seen.kind, HoldingKind):
+            artifacts.append(_described_in_short(seen, seen.kind))
+        elif seen.verdict is Verdict.CLEAN:
+            clean[seen.how] = clean.get(seen.how, 0) + 1
+        else:
+            closed.append({"path": str(seen.path), "why": seen.how})
     if not artifacts:
         raise CheckpointError(f"{folder} holds no checkpoint, bundle or ledger")
-    return {"kind": "folder", "path": str(folder), "artifacts": artifacts}
+    closed += [{"path": str(part), "why": "half-written"} for part in found.parts]
+    return {
+        "kind": "folder", "path": str(folder), "artifacts": artifacts, "clean": clean, "not_looked_into": closed,
+    }  # fmt: skip
+
+
+def _is_checkpoint(seen: Seen) -> bool:
+    return isinstance(seen.kind, HoldingKind) and seen.kind.name == "checkpoint"
+
+
+def _described_in_short(seen: Seen, kind: HoldingKind) -> Json:
+    """An artifact that has nothing to show but its classes."""
+    try:
+        holding = kind.open(seen.path)
+    except PfmError as error:
+        return {"kind": "cannot be read", "path": str(seen.path), "problem": str(error)}
+    size = seen.path.stat().st_size
+    return {"kind": kind.name, "path": str(seen.path), "size_bytes": size, **_classes(holding.classes, holding.erased)}
 
 
 def _described_or_broken(path: Path) -> Json:
@@ -205,12 +228,12 @@ def _file(path: Path, stated: str) -> Json:
 
 
 def _classes(classes: ClassList, erased: Iterable[tuple[int, str]]) -> Json:
+    """Each class with the position that a command line takes: it stays a class's own when others are erased."""
     return {
         "classes": [
-            {"position": position, "number": number, "name": name}
-            for position, (number, name) in enumerate(zip(classes.ids, classes.names, strict=True))
+            {"position": number, "name": name} for number, name in zip(classes.ids, classes.names, strict=True)
         ],
-        "erased": [{"number": number, "name": name} for number, name in erased],
+        "erased": [{"position": number, "name": name} for number, name in erased],
     }
 
 
@@ -251,9 +274,19 @@ def as_text(document: Any) -> str:
 
 def _show_folder(document: Any) -> list[str]:
     lines = [f"folder  {document['path']}"]
+    top = os.path.realpath(document["path"])
     for entry in document["artifacts"]:
-        lines.append(f"  {entry['kind']:<10}  {Path(entry['path']).relative_to(document['path'])}: {_in_short(entry)}")
-    return lines
+        lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
+    lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
+    lines += [
+        f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
+    ]
+    return lines + [f"  half-written     {_below(top, path)}" for path in document["half_written"]]
+
+
+def _below(top: str, path: str) -> str:
+    """A path as it is called in the folder; whole where a link led out of it."""
+    return os.path.relpath(path, top) if Path(path).is_relative_to(top) else path
 
 
 def _in_short(entry: Any) -> str:
@@ -262,7 +295,8 @@ def _in_short(entry: Any) -> str:
     if "classes" not in entry:
         return entry["problem"]
     erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
-    return f"{len(entry['classes'])} classes, readout {entry['readout']}, {_size(entry['size_bytes'])}{erased}"
+    readout = f", readout {entry['readout']}" if "readout" in entry else ""
+    return f"{len(entry['classes'])} classes{readout}, {_size(entry['size_bytes'])}{erased}"
 
 
 def _show_checkpoint(document: Any) -> list[str]:
@@ -318,9 +352,9 @@ def _heading(document: Any) -> list[str]:
 
 
 def _about_model(document: Any) -> list[str]:
-    classes = [f"{'position':>8}  {'number':>6}  name"]
-    classes += [f"{item['position']:>8}  {item['number']:>6}  {item['name']}" for item in document["classes"]]
-    erased = [f"{item['number']} {item['name']}" for item in document["erased"]]
+    classes = [f"{'position':>8}  name"]
+    classes += [f"{item['position']:>8}  {_name(item['name'])}" for item in document["classes"]]
+    erased = [f"{item['position']} {_name(item['name'])}" for item in document["erased"]]
     below = document["unknown_below"]
     answer = f", `unknown` below a probability of {below:.3g}" if below else ""
     return [
@@ -328,6 +362,11 @@ def _about_model(document: Any) -> list[str]:
         _row("erased", ", ".join(erased) or "none"),
         _row("readout", f"{document['readout']}, target without the own prompt: {document['target']}{answer}"),
     ]
+
+
+def _name(name: str) -> str:
+    """A name, in quotes where blanks at its ends would not be seen."""
+    return repr(name) if name != name.strip() or not name else name
 
 
 def _recipe(recipe: Any) -> list[str]:

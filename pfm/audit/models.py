@@ -6,7 +6,7 @@ Letters: N samples, C classes of the full model.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
 from pfm.audit.groups import Groups
 from pfm.audit.subject import Loaded, Subject, as_subject
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal
 from pfm.data.config import DataConfig
 from pfm.data.splits import ClassificationData
 from pfm.errors import ClassNameError
@@ -37,7 +37,7 @@ class AuditRequest:
     Attributes:
         full: the model before.
         data: as `pfm train` loaded it for this model.
-        keys: the classes, names or numbers.
+        keys: the classes, one or several: names (strings) or numbers (ints).
         judged: the model after; None for what `erase` makes of `full`. One that still holds the classes is
             judged with their prompts left out.
         served: exported graphs to ask as well, by name.
@@ -46,7 +46,7 @@ class AuditRequest:
 
     full: Checkpoint
     data: ClassificationData
-    keys: Sequence[str | int]
+    keys: ClassKeys
     judged: Checkpoint | None = None
     served: Mapping[str, Subject] = field(default_factory=dict)
     source: DataConfig | None = None

@@ -8,7 +8,7 @@ measured; that takes samples of the class, to attack with and never to train on.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pfm.audit.comparisons.untrained import untrained
 from pfm.audit.config import AuditConfig
 from pfm.audit.resurrection import Attacker, Recovery, gap_interval
 from pfm.audit.subject import Loaded, as_subject
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
@@ -97,7 +97,7 @@ class ScrubReport:
 def scrub(
     full: Checkpoint,
     data: ClassificationData,
-    keys: Sequence[str | int],
+    keys: ClassKeys,
     config: ScrubConfig,
     attack: AuditConfig,
     folder: Path,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--suspend",
     default="",
     show_default=False,
-    help="Evaluate with these classes' prompts left out (names or numbers), and nothing else.",
+    help="Evaluate with these classes' prompts left out (names, separated by commas), and nothing else.",
 )
 @click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
 @click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
@@ -121,12 +121,14 @@ def _in_batches(evaluation: EvalConfig, batch_size: int | None) -> EvalConfig:
 
 
 def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", suspend: str, path: Path) -> None:
-    from pfm.classes import split_names
+    from pfm.classes import Typed, names_meant, split_names
     from pfm.evaluation.results import percent
     from pfm.forgetting.suspend import active_positions
     from pfm.storage import write_json
 
-    active = active_positions(model.classes, split_names(suspend))
+    active = active_positions(
+        model.classes, names_meant([Typed(text) for text in split_names(suspend)], {"the checkpoint": model.classes})
+    )
     result = evaluator.accuracy_of_set(model, active)
     names = [name for i, name in enumerate(model.classes.names) if i not in active]
     if not evaluator.processes.is_main:

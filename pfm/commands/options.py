@@ -154,12 +154,16 @@ def _help(field: "dataclasses.Field[Any]", part: Part) -> str:
 def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[str, Any]) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    name = f"--{field.name}"
+    name = f"--{field.name.rstrip('_')}"  # a field cannot be called `class`
     shared: dict[str, Any] = {"default": field.default, "cls": SectionedOption, **shown}
-    if field.default is None or field.default == "" or "[default: " in shown["help"]:
+    if field.default is None or field.default in ("", ()) or "[default: " in shown["help"]:
         shared["show_default"] = False
+    if hint is bool and field.metadata["is_flag"]:
+        return click.option(name, is_flag=True, **shared)
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
+    if typing.get_origin(hint) is tuple:  # `tuple[str, ...]`: as often as one likes
+        return click.option(name, field.name, multiple=True, **shared)
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = field.metadata["choices"]
     if choices:
         kind = click.Choice(choices) if isinstance(choices, tuple) else _OpenChoice(choices)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import torch
 
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal
 from pfm.forgetting.centring import centred
 from pfm.forgetting.search import Row
 from pfm.model.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ ERASED = (
 )
 
 
-def erase(checkpoint: Checkpoint, keys: Iterable[str | int]) -> Checkpoint:
+def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
     """The checkpoint without some classes, and without what they follow from: a run does not go on from it.
 
     Raises:

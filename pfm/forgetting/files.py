@@ -5,19 +5,22 @@ them changes, and what was done, after. An artifact that was erased from names t
 any moment, the next erasure in that folder first finishes what was announced.
 """
 
-import dataclasses
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from pfm.classes import ClassKeys
 from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
+from pfm.forgetting.artifacts import ARTIFACT_KINDS, HoldingKind
+from pfm.forgetting.artifacts.checkpoints import content_of, exact_facts
 from pfm.forgetting.centring import CENTRED
-from pfm.forgetting.erase import ERASED, class_rows, erase
+from pfm.forgetting.erase import ERASED, erase
 from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
-from pfm.forgetting.search import SearchReport, search
-from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
+from pfm.forgetting.search import SearchReport
+from pfm.model.checkpoint import Checkpoint
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
@@ -30,11 +33,19 @@ REMAINS_IN_PLACE = (
     "copies of these files elsewhere (backups, snapshots, exports not named here) are out of reach, and so are the "
     "disk's own blocks until they are written again",
 )
+REMAINS_EXACT = (
+    "the frozen backbone was trained before, on data that this does not cover; what was made of the samples is gone, and "
+    "the weights are those of a fit that never saw them",
+    "copies of these files elsewhere (backups, snapshots, exports) are out of reach; the difference of two copies shows "
+    "what left",
+)
 SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
     "measured when that was done, and is not zero for certain"
 )
 
+# what the last line of an erasure repeats of the first
+_TOLD = ("request", "classes", "erased", "changed", "remains", "reason", "requested_by", "looked")
 # of a file that was written by a process that did not live to record it
 SEARCHED_BEFORE = "before it was written, by a process that was killed before it could say what for"
 
@@ -48,7 +59,7 @@ def erased_path(source: Path, checkpoint: Checkpoint, positions: list[int]) -> P
 def erase_file(
     source: Path,
     checkpoint: Checkpoint,
-    keys: Iterable[str | int],
+    keys: ClassKeys,
     target: Path,
     *,
     reason: str = "",
@@ -89,44 +100,50 @@ def erase_file(
             folder,
             records,
             classes,
-            [{"file": target.name, "source": source.name, "sha256_before": before}],
-            remains=REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1]),
+            [{"file": target.name, "source": source.name, "sha256_before": before, **exact_facts(smaller)}],
+            remains=_remains(smaller) if scrubbed is None else (SCRUBBED, REMAINS[1]),
             reason=reason,
             requested_by=requested_by,
         )
-        content, searched = _without(checkpoint, smaller, begun["hash"], target.name)
-        write_bytes(target, content)
+        content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
+        write_bytes(target, content, is_private=smaller.is_personal)
         done = finish(folder, {target.name: searched})
         assert done is not None
         return done
 
 
+def _remains(smaller: Checkpoint) -> Sequence[str]:
+    return REMAINS_EXACT if smaller.exact.get("is_solved") else REMAINS
+
+
 def announce_in_place(
     folder: Path,
-    files: Sequence[Path],
+    files: Sequence[tuple[str, Path]],
     classes: Sequence[tuple[int, str]],
     *,
+    looked: Mapping[str, Any] | None = None,
     request: str = "",
     reason: str = "",
     requested_by: str = "",
+    is_exact: bool = False,
 ) -> None:
-    """Record that classes are about to be erased from checkpoints of a folder, in place.
+    """Record that classes are about to be erased from files of a folder, in place.
 
-    Until `finish` was called for the folder, nothing has changed. The caller holds the folder's lock and
-    has finished what was announced before.
+    Until `finish` was called for the folder, nothing has changed. The caller holds the folder's lock, has finished
+    what was announced before, and has seen that the ledger holds what the files name.
 
-    Raises:
-        StorageError: the ledger is broken, or lacks an erasure that one of the files names.
+    Args:
+        files: kind and path of each.
+        looked: what was seen of the folder's other files.
+        is_exact: all of the files become those that never saw the classes.
     """
-    records = ledger.read(folder / LEDGER)
-    for path in files:
-        ledger.require(folder / LEDGER, records, load_checkpoint(path).ledger_head, by=path.name)
     _announce(
         folder,
-        records,
+        ledger.read(folder / LEDGER),
         [{"id": number, "name": name} for number, name in classes],
-        [{"file": path.name, "source": path.name, "sha256_before": sha256(path)} for path in files],
-        remains=REMAINS_IN_PLACE,
+        [{"file": path.name, "source": path.name, "kind": kind, "sha256_before": sha256(path)} for kind, path in files],
+        remains=REMAINS_EXACT if is_exact else REMAINS_IN_PLACE,
+        looked=looked,
         request=request,
         reason=reason,
         requested_by=requested_by,
@@ -134,24 +151,26 @@ def announce_in_place(
 
 
 def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:
-    """Do what was announced in a folder's ledger and not done yet; the record, None where there was nothing.
+    """Do what was announced in a folder's ledger and not done yet; the last record, None where there was nothing.
 
     Args:
         searched: what files that this process has already written were searched for.
     """
+    records = ledger.read(folder / LEDGER)
+    done = {record.get("begun") for record in records}
+    last = None
+    for begun in records:
+        if begun.get("action") == "erase-begin" and begun["hash"] not in done:
+            last = _finish_one(folder, begun, searched or {})
+    return last
+
+
+def _finish_one(folder: Path, begun: Record, searched: Mapping[str, SearchReport]) -> Record:
     path = folder / LEDGER
-    records = ledger.read(path)
-    if not records or records[-1].get("action") != "erase-begin":
-        return None
-    begun = records[-1]
-    files = [_finish_file(folder, begun, entry, searched or {}) for entry in begun["files"]]
+    files = [_finish_file(folder, begun, entry, searched) for entry in begun["files"]]
     if not any("sha256_after" in entry for entry in files):
         return ledger.append(path, {"action": "abandoned", "request": begun["request"], "begun": begun["hash"]})
-    told = {
-        key: begun[key]
-        for key in ("request", "classes", "erased", "changed", "remains", "reason", "requested_by")
-        if key in begun
-    }
+    told = {key: begun[key] for key in _TOLD if key in begun}
     in_place = [folder / entry["file"] for entry in begun["files"] if entry["source"] == entry["file"]]
     numbers = [item["id"] for item in begun["classes"]]
     figures = [file.name for file in figure_files(in_place) if erase_figures(file, numbers)]
@@ -166,34 +185,20 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
     plain = dict(entry)
     if not target.exists():  # a copy that was never written, or a file that was deleted meanwhile: the class is gone
         return {**plain, "missing": True}
-    checkpoint = load_checkpoint(target)
-    if checkpoint.ledger_head == begun["hash"]:
+    kind = ARTIFACT_KINDS.get(entry.get("kind", "checkpoint"))
+    assert isinstance(kind, HoldingKind)
+    rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
+    if rewritten is None:
         report = known.get(target.name)
         return {**plain, "sha256_after": sha256(target), "searched": report.to_dict() if report else SEARCHED_BEFORE}
     if is_copy:  # somebody else's file
         return {**plain, "missing": True}
-    before = sha256(
-        target
-    )  # another than announced where a run wrote the file once more; it is erased from all the same
-    numbers = {item["id"] for item in begun["classes"]}
-    positions = [p for p, number in enumerate(checkpoint.classes.ids) if number in numbers]
-    smaller = erase(checkpoint, [checkpoint.classes.names[p] for p in positions]) if positions else checkpoint
-    content, searched = _without(checkpoint, smaller, begun["hash"], target.name)
-    write_bytes(target, content)
-    after = {"sha256_before": before, "sha256_after": sha256_bytes(content)}
-    return {**plain, **after, "searched": searched.to_dict()}
-
-
-def _without(checkpoint: Checkpoint, smaller: Checkpoint, head: str, name: str) -> tuple[bytes, SearchReport]:
-    """The bytes of the smaller checkpoint, and what they were searched for before they are written.
-
-    Raises:
-        TraceFoundError: they hold something of a class that is gone.
-    """
-    content = checkpoint_bytes(dataclasses.replace(smaller, ledger_head=head))
-    gone = [p for p, number in enumerate(checkpoint.classes.ids) if number not in smaller.classes.ids]
-    kept = class_rows(smaller, range(len(smaller.classes)))
-    return content, search(content, class_rows(checkpoint, gone), kept=kept, file=name)
+    before = sha256(target)  # another than announced where a run wrote it once more; it is erased from all the same
+    after = before
+    if rewritten.content is not None:
+        write_bytes(target, rewritten.content)
+        after = sha256_bytes(rewritten.content)
+    return {**plain, **rewritten.facts, "sha256_before": before, "sha256_after": after}
 
 
 def _announce(
@@ -203,6 +208,7 @@ def _announce(
     files: list[Record],
     *,
     remains: Sequence[str],
+    looked: Mapping[str, Any] | None = None,
     request: str = "",
     reason: str,
     requested_by: str,
@@ -217,6 +223,7 @@ def _announce(
         "remains": list(remains),
         "reason": reason,
         "requested_by": requested_by,
+        **({"looked": dict(looked)} if looked else {}),
     }
     sealed = ledger.seal(records, entry)
     ledger.write(folder / LEDGER, [*records, sealed])

@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 from pfm import __version__
 from pfm.errors import StorageError
+from pfm.holding import LEDGER, LOCK
 from pfm.storage import explain, sha256_bytes, write_bytes
+
+__all__ = ["LEDGER", "LOCK", "START", "Record", "append", "canonical", "head", "read", "require", "seal", "write"]
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
-LEDGER = "ledger.jsonl"
-LOCK = ".lock"  # beside a ledger, held while classes are erased
 START = "0" * 64
 
 
@@ -98,7 +99,8 @@ def seal(records: list[Record], entry: Record) -> Record:
 
 
 def write(path: Path, records: list[Record]) -> None:
-    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records))
+    """Write all records. A link becomes a file: all empty ledgers of a store are one file, which is not ours alone."""
+    write_bytes(path, b"".join(canonical(record) + b"\n" for record in records), follow=False)
 
 
 def append(path: Path, entry: Record) -> Record:

@@ -1,12 +1,10 @@
 """Suspend: a prompt is left out of one active set. Reversible; no byte changes."""
 
-from collections.abc import Iterable
-
-from pfm.classes import ClassList
+from pfm.classes import ClassKeys, ClassList
 from pfm.errors import ClassNameError
 
 
-def active_positions(classes: ClassList, suspended: Iterable[str | int]) -> list[int]:
+def active_positions(classes: ClassList, suspended: ClassKeys) -> list[int]:
     """Positions that stay active when some classes are suspended.
 
     Raises:

@@ -83,7 +83,7 @@ class Learner:
         """Write the model and where the run stands; every process has to call it.
 
         Raises:
-            TrainingError: a trained number is none any more; nothing is written.
+            TrainingError: a trained number is none any more, or a class was erased; nothing is written.
         """
         setup = self.setup
         if not (setup.accelerator.is_main_process or is_sharded(self.model)):
@@ -117,7 +117,8 @@ class Learner:
         if broken:
             raise self.broken(f"{broken[0]} is no longer a number")
         if setup.accelerator.is_main_process:
-            save_checkpoint(path, state)
+            with setup.files.writing():
+                save_checkpoint(path, state)
 
     def _run(self) -> dict[str, Any]:
         """The configuration as it is saved: the same whether a run was stopped and went on or not."""

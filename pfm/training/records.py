@@ -99,17 +99,16 @@ class Records:
         setup.accelerator.wait_for_everyone()
         self.log.write("end", seconds=round(seconds, 2))
         if setup.accelerator.is_main_process and self._epochs:
-            write_json(
-                setup.files.summary,
-                {
-                    "config": setup.config.to_dict(),
-                    "device": str(setup.processes.device),
-                    "processes": setup.processes.world_size,
-                    "seconds": round(seconds, 2),
-                    "flops_per_sample": self.meter.flops_per_sample,
-                    "epochs": self._epochs,
-                },
-            )
+            summary = {
+                "config": setup.config.to_dict(),
+                "device": str(setup.processes.device),
+                "processes": setup.processes.world_size,
+                "seconds": round(seconds, 2),
+                "flops_per_sample": self.meter.flops_per_sample,
+                "epochs": self._epochs,
+            }
+            with setup.files.writing():
+                write_json(setup.files.summary, summary)
         path = setup.files.epoch(self.at.epoch)
         setup.tell(
             f"saved {path} ({seconds:.0f} s)\nnext: pfm eval --ckpt {path}   pfm export onnx --ckpt {path} --out bundle"

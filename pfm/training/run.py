@@ -1,18 +1,21 @@
 """A training run: epochs, evaluation, saving, stopping and going on, under one Accelerator."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
-from pfm.backbones.spec import describe_backbone
+from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.exact.config import ExactConfig
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
+from pfm.holding import running
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
@@ -51,6 +54,8 @@ def train(
     Raises:
         PfmError: see `pfm.errors`; data, backbone and folder are checked before training starts.
         StoppedError: a signal ended the run; it was saved.
+        TrainingError: one of its classes was erased from the folder, before or meanwhile; nothing is written then.
+        StorageError: another run writes into the folder.
     """
     trackers = split_trackers(config.train.report_to)
     accelerator = start_accelerator(device, config.device, trackers=trackers, project_dir=config.train.save_dir)
@@ -60,18 +65,32 @@ def train(
             say(text)
 
     hint_at_launcher(tell)
-    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
-    procedure.check(config)
+    PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, data)
     if spec.preprocess is None and not spec.was_sized:
         spec = spec.fitted(tuple(data.train.inputs.shape[1:]))
     tell(data.describe(spec.storage))
-    files = RunFiles(make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}")
+    folder, stem = make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}"
+    files = RunFiles(folder, stem, data.classes.names)
+    with running(folder, data.classes) if accelerator.is_main_process else contextlib.nullcontext():
+        return _train(config, accelerator, spec, data, files, tell)
+
+
+def _train(
+    config: RunConfig,
+    accelerator: Accelerator,
+    spec: BackboneSpec,
+    data: ClassificationData,
+    files: RunFiles,
+    tell: Callable[[str], None],
+) -> TrainResult:
+    """The run, which has its folder for itself."""
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
     return procedure.run(set_up(config, accelerator, spec, data, files, tell), found)
 
 
@@ -205,11 +224,12 @@ class _Run:
             self.learner.save(path)
             self.learner.last_saved = path
         if setup.accelerator.is_main_process:
-            if is_saved:
-                files.state.unlink(missing_ok=True)
-                files.prune(train.keep)
-            if self.at.history:
-                write_json(files.accuracies, self.at.history)
+            with files.writing():
+                if is_saved:
+                    files.state.unlink(missing_ok=True)
+                    files.prune(train.keep)
+                if self.at.history:
+                    write_json(files.accuracies, self.at.history)
         return path.name if is_saved else None
 
     def _leave_if_asked(self) -> None:

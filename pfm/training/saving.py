@@ -4,6 +4,7 @@ Everything random in a run is drawn from (seed, epoch, step) and from nothing el
 needed to go on is the trained tensors, the optimizer's moments and a position; no generator's state.
 """
 
+import contextlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,15 +15,26 @@ from typing import Any
 import torch
 
 from pfm.errors import CheckpointError, ConfigError
+from pfm.holding import writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.storage import try_lock
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of one run, by its data set and seed."""
+    """The files of one run, by its data set and seed.
+
+    Attributes:
+        classes: names of those that are trained.
+    """
 
     folder: Path
     stem: str
+    classes: tuple[str, ...] = ()
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Files of the run may be written while the block runs; see `pfm.holding.writing`."""
+        return writing(self.folder, self.classes)
 
     def epoch(self, number: int) -> Path:
         return self.folder / f"{self.stem}_{number}.pt"
@@ -64,7 +76,10 @@ class RunFiles:
     def sweep(self) -> None:
         """Delete what a killed process left half written; nothing ever reads it."""
         for path in self.folder.glob(f".{self.stem}*.part"):
-            path.unlink(missing_ok=True)
+            file = try_lock(path)  # unless somebody, such as an evaluation, is writing it
+            if file is not None:
+                with file:
+                    path.unlink(missing_ok=True)
 
     def _candidates(self) -> Iterator[Path]:
         """Newest first; a state inside an epoch is younger than every whole epoch, or was deleted."""

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
+from pfm.classes import check_unknown
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, hold_out_for_threshold
@@ -97,6 +98,7 @@ def set_up(
     model, lora, frozen = _build_model(spec, data, config)
     _check_metric(config.train.best_metric, model)
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
+    check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
     check_cache(config.feed, model, is_augmented=is_augmented)

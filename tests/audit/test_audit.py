@@ -79,7 +79,7 @@ def audited(
     key = name if judged is None else f"{name} {len(judged.classes)}"
     if key not in results:
         full = load_checkpoint(ckpt(folder, name))
-        request = AuditRequest(full=full, data=data, keys=["2"], judged=judged)
+        request = AuditRequest(full=full, data=data, keys=[2], judged=judged)
         results[key] = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
     return results[key]
 
@@ -136,12 +136,12 @@ def test_models_to_compare_with_are_trained_once(
 
     monkeypatch.setattr(trained, "train", refuse)
     monkeypatch.setattr(trained, "tune", refuse)
-    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=[2])
     again = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
     for part in ("utility", "shape", "membership", "shadow_attacks", "resurrection", "probe", "exposure"):
         assert again[part] == first[part], part
     with pytest.raises(AssertionError, match="trained again"):
-        audit(dataclasses.replace(request, keys=["1"]), SMALL, folder / "models", CPU, say=lambda _: None)
+        audit(dataclasses.replace(request, keys=[1]), SMALL, folder / "models", CPU, say=lambda _: None)
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def test_the_command_writes_a_report_and_can_require_a_level(
     assert "by level: suspend pass, erase pass" in capsys.readouterr().out
     assert run(pfm, [*common, "--forgotten", str(full), "--require", "erase"]) == 1
     assert "level erase was required; the verdict is fail" in capsys.readouterr().err
-    save_checkpoint(folder / "less.pt", erase(load_checkpoint(full), ["2"]))
+    save_checkpoint(folder / "less.pt", erase(load_checkpoint(full), [2]))
     assert run(pfm, [*common[:2], str(folder / "less.pt"), *common[3:]]) == 2
     assert "was erased from" in capsys.readouterr().err
 
@@ -276,7 +276,7 @@ def test_what_no_attack_asks_for_is_not_trained(
         raise AssertionError("trained")
 
     monkeypatch.setattr(trained, "train", refuse)
-    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+    request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=[2])
     models = Models(request, SMALL, tmp_path, CPU, lambda _: None)
     assert ATTACKS.get("exposure").measure(models).figures["erased"] == 32
     assert ATTACKS.get("closed_form").measure(models).figures["largest_difference_to_retraining"] < 1e-8
@@ -302,7 +302,7 @@ class RetainedConfidence:
 def test_an_attack_from_outside_is_made_judged_and_shown(folder: Path, data: ClassificationData) -> None:
     attack = ATTACKS.register("retained_confidence", RetainedConfidence())
     try:
-        request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=["2"])
+        request = AuditRequest(full=load_checkpoint(ckpt(folder, "paper")), data=data, keys=[2])
         result = audit(request, SMALL, folder / "models", CPU, say=lambda _: None)
         assert 0 < result[attack.name]["value"] <= 1
         assert verdicts(result)["retained confidence"] == FAIL

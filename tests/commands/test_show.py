@@ -48,11 +48,11 @@ def test_a_checkpoint_is_shown_with_its_classes_numbers_and_ledger(shown: Any, f
     found = shown(path, "--json")
     assert found["kind"] == "checkpoint"
     assert found["classes"] == [
-        {"position": 0, "number": 0, "name": "red"},
-        {"position": 1, "number": 1, "name": "green"},
-        {"position": 2, "number": 3, "name": "grey"},
+        {"position": 0, "name": "red"},
+        {"position": 1, "name": "green"},
+        {"position": 3, "name": "grey"},
     ]
-    assert found["erased"] == [{"number": 2, "name": "blue"}]
+    assert found["erased"] == [{"position": 2, "name": "blue"}]
     assert (found["readout"], found["target"]) == ("cls", "uniform")
     assert (found["sha256"], found["size_bytes"]) == (sha256(path), path.stat().st_size)
     assert found["holds"] == ["optimizer moments", "averaged copies"]
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_shown_with_its_classes_numbers_and_ledger(shown: Any, f
     assert [line["action"] for line in found["ledger"]] == ["erase-begin", "erase"]
     assert found["recipe"]["seed"] == 42
     said = shown(path)
-    assert "       2       3  grey" in said
+    assert "       3  grey" in said
     assert "  erased      2 blue" in said
     assert f"SHA-256     {sha256(path)}" in said
     assert "erase blue, reason 'request 7', by 'ward 3'" in said
@@ -70,7 +70,7 @@ def test_a_bundle_is_shown_with_its_profiles_and_files(shown: Any, folder: Path)
     bundle = folder / "bundle"
     found = shown(bundle, "--json")
     assert [item["name"] for item in found["classes"]] == ["red", "green"]
-    assert found["erased"] == [{"number": 2, "name": "blue"}]
+    assert found["erased"] == [{"position": 2, "name": "blue"}]
     assert found["profiles"] == {"ward-7": ["green"]}
     assert found["files"]["model.onnx"]["sha256"] == sha256(bundle / "model.onnx")
     assert "ward-7 leaves out green" in shown(bundle)
@@ -82,13 +82,16 @@ def test_a_bundle_is_shown_with_its_profiles_and_files(shown: Any, folder: Path)
 def test_a_ledger_and_a_folder_are_shown(shown: Any, folder: Path) -> None:
     assert [line["line"] for line in shown(folder / LEDGER, "--json")["lines"]] == [1, 2]
     assert "line 2" in shown(folder / LEDGER)
-    (folder / "stranger.pt").write_bytes(b"x")
-    kinds = [entry["kind"] for entry in shown(folder, "--json")["artifacts"]]
-    assert kinds == ["bundle", "ledger", "checkpoint", "cannot be read"]
+    (folder / "stranger.pt").write_bytes(b"\x80x")
+    save_checkpoint(folder / "deep" / "copy", trained_state())
+    found = shown(folder, "--json")
+    assert [entry["kind"] for entry in found["artifacts"]] == ["bundle", "checkpoint", "ledger", "checkpoint"]
+    assert [entry["path"] for entry in found["not_looked_into"]] == [str(folder / "stranger.pt")]
     said = shown(folder)
     assert "model.pt: 3 classes, readout cls" in said
     assert "erased: blue" in said
-    assert "stranger.pt is not a checkpoint" in said
+    assert "not looked into  stranger.pt: nothing tells what it is" in said
+    assert "checkpoint  deep/copy: 4 classes" in said
 
 
 def test_the_recipe_of_a_run_is_shown(shown: Any) -> None:

@@ -16,7 +16,7 @@ from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
 from pfm.data.readers.folders import Sample, find_samples
 from pfm.data.sounds import SoundStorage
-from pfm.data.splits import ClassificationData
+from pfm.data.splits import ClassificationData, hold_out_for_threshold
 from pfm.errors import ConfigError, DataError, PfmError
 
 KINDS: dict[str, tuple[Storage, str]] = {"image": (ImageStorage(8), "png"), "audio": (SoundStorage(), "wav")}
@@ -31,11 +31,11 @@ def touch(root: Path, names: Iterable[str], ending: str = "") -> None:
         path.touch()
 
 
-def find(root: Path, kind: str = "image", **options: Any) -> tuple[list[Sample], tuple[str, ...]]:
+def find(root: Path, kind: str = "image", **options: Any) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     storage, _ = KINDS[kind]
     config = DataConfig(dataset=f"{storage.folder_prefix}{root}", **options)
-    samples, _, notes = find_samples(root, config, storage)
-    return samples, notes
+    found = find_samples(root, config, storage)
+    return found.samples, found.notes
 
 
 def counts(samples: Iterable[Sample]) -> dict[tuple[str, str], int]:
@@ -182,6 +182,8 @@ def test_a_class_of_which_nothing_is_read_is_named(
     assert counts(samples) == {("train", "a"): 2, ("train", "b"): 2}
     assert any("class 'c'" in note and "is left out" in note for note in notes)
     assert find(tmp_path, kind, ignore="c")[1] == ()
+    (tmp_path / "train" / "d").mkdir()
+    assert "(nor have 'd'); convert the files, take the folder out, or give --ignore 'c,d'" in refusal(tmp_path, kind)
 
 
 @both_kinds
@@ -393,6 +395,18 @@ def test_a_held_out_split_divides_no_group(tmp_path: Path) -> None:
     assert data.notes == ("no test split in the source: 2 of 10 whole groups, 12 of 60 samples, held out for the test",)
     assert "groups" in data.describe(ImageStorage(8))
     assert load(tmp_path / "scans", group="folder").test.names == test.names  # the same part every time
+
+
+def test_what_a_threshold_is_chosen_on_divides_no_group_either(tmp_path: Path) -> None:
+    data = load(write_patients(tmp_path / "scans", [f"p{i}" for i in range(20)]), group="folder")
+    held = hold_out_for_threshold(data, 0.05)
+    assert held.val is not None
+    assert held.val.groups is not None
+    assert held.train.groups is not None
+    assert not set(held.val.groups) & set(held.train.groups)
+    assert len(held.val) + len(held.train) == len(data.train)
+    assert held.notes[-1] == "--abstain: 2 of 16 whole groups, 12 of 96 samples, held out to choose a threshold on"
+    assert hold_out_for_threshold(data, 0.0) is data
 
 
 def test_a_group_in_two_splits_is_a_warning_with_counts(tmp_path: Path) -> None:

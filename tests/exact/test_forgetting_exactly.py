@@ -101,8 +101,8 @@ def test_a_file_that_holds_samples_is_for_its_owner_only(full: Checkpoint, tmp_p
     save_checkpoint(path, full)
     assert path.stat().st_mode & 0o777 == 0o600
     assert memory_of(load_checkpoint(path)).digest == full.exact["digest"]
-    save_checkpoint(path, dataclasses.replace(full, memory={}))
-    assert path.stat().st_mode & 0o777 != 0o600
+    save_checkpoint(tmp_path / "y.pt", dataclasses.replace(full, memory={}))
+    assert (tmp_path / "y.pt").stat().st_mode & 0o777 != 0o600
 
 
 def test_nothing_of_a_forgotten_sample_is_in_the_bytes(full: Checkpoint, tmp_path: Path) -> None:

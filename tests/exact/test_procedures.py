@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from making.commands import Refuse
-from making.exact import fit, image_data
+from making.exact import fit, image_data, only
 from making.images import write_npz
 from pfm.cli import pfm, run
 from pfm.exact.recipe import LARGEST, LARGEST_SUM, Projection, Recipe
 from pfm.exact.solve import solve
 from pfm.exact.sums import sums_of
+from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint
 
 
@@ -84,3 +85,30 @@ def test_rows_of_a_fit_do_not_depend_on_the_batch_of_evaluation(tmp_path: Path) 
     with torch.inference_mode():
         whole = model.trunk(inputs)
         assert torch.equal(whole, torch.cat([model.trunk(one) for one in inputs.split(7)]))
+
+
+def test_forget_takes_out_classes_groups_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = image_data()
+    full = fit(data, tmp_path)
+    path = tmp_path / "colours_seed_3_1.pt"
+    refuse = Refuse(capsys)
+    assert "in a command of their own" in refuse("forget", "--class", "red", "--group", "camera1", "--ckpt", path)
+    assert run(pfm, ["forget", "--group", "camera2", "--ckpt", str(path), "--out", str(tmp_path / "less.pt")]) == 0
+    is_left = torch.tensor([group != "camera2" for group in data.train.groups or ()])
+    fresh = fit(only(data, is_left), tmp_path / "fresh")
+    less = load_checkpoint(tmp_path / "less.pt")
+    assert less.exact["digest"] == fresh.exact["digest"]
+    assert less.exact["digest"] in capsys.readouterr().out
+    assert load_checkpoint(path).exact["digest"] == full.exact["digest"]
+    (tmp_path / "less.pt").unlink()
+    assert run(pfm, ["forget", "--sample", "image9.png", "--in_place", str(path)]) == 0
+    (begun, done) = [
+        record for record in ledger.read(tmp_path / "ledger.jsonl") if record["files"][0]["file"] == path.name
+    ]
+    assert (done["rows"], done["files"][0]["exact"]["weights"]) == (1, "solved from what is left")
+    assert load_checkpoint(path).ledger_head == begun["hash"]
+    assert "image9" not in (tmp_path / "ledger.jsonl").read_text()
+    assert run(pfm, ["forget", "--class", "blue", "--in_place", str(path)]) == 0
+    assert "is the model that never saw the class" in capsys.readouterr().out
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "not in the memory" in refuse("forget", "--sample", "image9.png", "--in_place", path)

@@ -28,8 +28,9 @@ from pfm.forgetting.search import Row
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import BANK, class_row_names
 from pfm.storage import locked
-from pfm_export.erasing import erase_everywhere, find_artifacts
+from pfm_export.erasing import erase_everywhere
 from pfm_export.serving.bundle import Bundle
+from pfm_export.survey import survey
 
 
 def in_every_form(rows: list[Row]) -> list[bytes]:
@@ -101,7 +102,7 @@ def test_every_copy_of_a_class_goes_from_ten_artifacts(ten: Path, made: Path) ->
     content = all_bytes(made)
     found = sum(piece in content for piece in pieces)
     assert found * 3 >= len(pieces)  # the control: the float32 form of each is there
-    (ten / "run" / ".colours_seed_0_9.pt.x1.part").write_bytes(pieces[0])  # a killed training left it
+    (ten / "run" / ".colours_seed_0_9.pt.x1abcdef.part").write_bytes(pieces[0])  # a killed training left it
     erase_everywhere([ten / "run", ten / "other" / "0.pt", ten / "other" / "1.pt", ten / "bundle_a"], ["blue"])
     content = all_bytes(ten)
     assert not [piece for piece in pieces if piece in content]
@@ -114,7 +115,7 @@ def test_a_second_erasure_changes_nothing_and_another_class_adds_to_the_record(t
     _, outcomes = erase_everywhere([ten], ["blue"])
     assert {outcome.what for outcome in outcomes} == {"was erased before"}
     assert all_bytes(ten) == before
-    erase_everywhere([ten], ["red", "2"])
+    erase_everywhere([ten], ["red", "blue"])
     assert load_checkpoint(ten / "other" / "0.pt").erased == ((2, "blue"), (0, "red"))
     assert [record["action"] for record in ledger.read(ten / "other" / LEDGER)] == ["erase-begin", "erase"] * 2
 
@@ -123,7 +124,10 @@ def test_a_link_leads_to_the_file_behind_it_and_a_second_name_is_reported(ten: P
     best = ten / "best.pt"
     best.symlink_to(ten / "other" / "0.pt")
     os.link(ten / "other" / "1.pt", ten / "copy.pt")
-    found, _ = erase_everywhere([best, ten / "other" / "1.pt"], ["blue"])
+    with pytest.raises(StorageError, match=r"1\.pt has another name on its disk .* outside of what you named"):
+        erase_everywhere([best, ten / "other" / "1.pt"], ["blue"])
+    assert load_checkpoint(best).erased == ()
+    found, _ = erase_everywhere([best, ten / "other" / "1.pt"], ["blue"], allow_unknown=True)
     assert found.linked == [(ten / "other" / "1.pt").resolve()]
     assert best.is_symlink()
     assert load_checkpoint(ten / "other" / "0.pt").classes.names == ("red", "green", "grey")
@@ -142,7 +146,7 @@ def test_nothing_changes_where_one_artifact_is_refused(ten: Path) -> None:
         erase_everywhere([ten / "run", ten / "nothing"], ["blue"])
     (ten / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint and no bundle"):
-        find_artifacts([ten / "empty"])
+        survey([ten / "empty"])
     assert all_bytes(ten) == middle
 
 

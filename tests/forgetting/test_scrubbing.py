@@ -103,14 +103,14 @@ def test_a_scrub_ends_within_the_tolerance_or_with_its_budget_spent(
 
     monkeypatch.setattr(scrubbing, "tune", spy)
     config = ScrubConfig(epsilon=-1.0, rounds=2, budget=0.4)  # cannot be reached
-    scrubbed, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
+    scrubbed, report = scrub(full, data, [2], config, SMALL, folder / "models", CPU, say=lambda _: None)
     assert len(seen) == 2
     assert not report.is_within
     assert [entry.epochs for entry in report.rounds] == [0, 2, 2]
     assert scrubbed.classes.ids == (0, 1, 3)
     assert scrubbed.build_model().num_classes == 3
     config = ScrubConfig(epsilon=2.0)  # is reached at once
-    untouched, report = scrub(full, data, ["2"], config, SMALL, folder / "models", CPU, say=lambda _: None)
+    untouched, report = scrub(full, data, [2], config, SMALL, folder / "models", CPU, say=lambda _: None)
     assert report.is_within
     assert report.retained_cost == 0
     assert any(not torch.equal(untouched.tensors[name], scrubbed.tensors[name]) for name in untouched.tensors)

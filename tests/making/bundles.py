@@ -1,5 +1,6 @@
 """A bundle with everything but a graph that runs, and a graph that runs but is wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ NAMES = ("red", "green", "blue")
 WIDTH = 6
 
 
-def make_bundle(folder: Path, readout: str = "cls") -> Path:
+def make_bundle(folder: Path, readout: str = "cls", names: Sequence[str] = NAMES) -> Path:
     """Everything but a graph that runs: these tests never run it."""
     random = np.random.default_rng(0)
     bank: dict[str, np.ndarray] = {}
-    for i in range(3):
+    for i in range(len(names)):
         bank[f"prompt.{i}"] = random.standard_normal((2, WIDTH), dtype=np.float32)
         if readout == "cls":
             bank[f"weight.{i}"] = random.standard_normal(WIDTH, dtype=np.float32)
@@ -28,7 +29,7 @@ def make_bundle(folder: Path, readout: str = "cls") -> Path:
         "wrong_target": "uniform",
         "prompt_tokens": 2,
         "hidden_size": WIDTH,
-        "classes": [{"id": i, "name": name} for i, name in enumerate(NAMES)],
+        "classes": [{"id": i, "name": name} for i, name in enumerate(names)],
         "erased": [],
         "input": {"name": "pixel_values"},
         "preprocess": {},

@@ -128,11 +128,11 @@ def test_an_interrupted_erasure_hides_the_class_and_the_next_one_finishes_it(
     written: list[str] = []
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:
-        def wrapper(path: Path, content: object) -> None:
+        def wrapper(path: Path, content: object, **more: object) -> None:
             if len(written) == steps:
                 raise KilledError
             written.append(path.name)
-            write(path, content)
+            write(path, content, **more)
 
         return wrapper
 

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from making.commands import train_arguments
+from pfm.cli import pfm, run
 from pfm.data.config import DataConfig
+from pfm.data.decoding import ImageDecoding
 from pfm.data.images import ImagePreprocess, ImageStorage
 from pfm.data.loading import load_data
+from pfm.errors import DataError
+from pfm.model.checkpoint import load_checkpoint
 from pfm.storage import Json
 from pfm_export.serving.kinds import INPUT_KINDS
 
@@ -119,6 +124,21 @@ def test_training_session_and_plain_example_see_the_same_pixels(
             assert np.abs(found - wanted).max() < tolerance, name
 
 
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_a_graph_that_resizes_says_that_it_takes_squares_where_the_model_does(fit: str) -> None:
+    preprocess = ImagePreprocess(size=16, mean=MEAN, std=STD, decoding=ImageDecoding(fit=fit))
+    kind = INPUT_KINDS.get("images")(preprocess.to_dict())
+    images = np.zeros((2, 9, 12, 3), np.uint8)
+    assert kind.checked(images[:, :, :9]).shape == (2, 9, 9, 3)
+    if fit == "stretch":
+        assert kind.checked(images) is images
+    else:
+        with pytest.raises(DataError, match=rf"square images \(--fit {fit}\), got 12 x 9"):
+            kind.checked(images)
+    (batch,) = kind.batches(list(images))
+    assert batch.inputs.shape[1:3] == {"stretch": (9, 12), "crop": (9, 9), "pad": (12, 12)}[fit]
+
+
 def test_a_model_of_before_is_served_as_before_except_that_photographs_are_turned(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     with_alpha = random.integers(0, 256, (16, 16, 4), dtype=np.uint8)
@@ -134,3 +154,18 @@ def _as_stored(image: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+
+
+@pytest.mark.usefixtures("preset")
+def test_a_run_stores_how_its_images_were_decoded(tmp_path: Path) -> None:
+    write(tmp_path / "data", lambda is_b: (45, 30) if is_b else (40, 50))
+    said = ["--epochs", "1", "--eval_every", "0", "--fit", "crop", "--depth", "0:5000"]
+    assert run(pfm, train_arguments(f"imagefolder:{tmp_path / 'data'}", tmp_path / "out", *said)) == 0
+    (path,) = (tmp_path / "out").glob("*.pt")
+    preprocess = load_checkpoint(path).preprocess
+    side = preprocess.input_shape[1]
+    decoding = ImageDecoding(size=side, fit="crop", decode="fast", window=(0, 5000))
+    assert preprocess.to_dict()["decoding"] == decoding.to_dict()
+    # a later command reads the data as the model does, whatever its own options are
+    data = load_data(DataConfig(dataset=f"imagefolder:{tmp_path / 'data'}"), preprocess.storage)
+    assert data.storage == preprocess.storage

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfm.classes import split_names
+from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
 from pfm.storage import make_folder, write_json
@@ -13,12 +13,11 @@ from pfm_bench.commands.out import out_option
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm train; left as it is.")
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--rounds", default=100, type=click.IntRange(min=5), help="Erasures, each from a fresh copy.")
 @click.option("--threads", default=1, type=click.IntRange(min=1), help="CPU threads of everything.")
-@with_options(data=of_run(DataConfig))
+@with_options(chosen=ClassChoice, data=of_run(DataConfig))
 @out_option("forget.json")
-def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
+def bench_forget(ckpt: Path, chosen: ClassChoice, rounds: int, threads: int, data: DataConfig, out: Path) -> None:
     """Time from erase to the first answer without the class, beside fine-tuning and retraining.
 
     On the CPU. Retraining repeats the run that the checkpoint came from, without the classes.
@@ -33,6 +32,6 @@ def bench_forget(ckpt: Path, classes: str, rounds: int, threads: int, data: Data
     torch.set_num_threads(threads)
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)
     folder = make_folder(out)
-    report = bench_forgetting(ckpt, loaded, split_names(classes), rounds=rounds, say=click.echo)
+    report = bench_forgetting(ckpt, loaded, chosen.names_in(checkpoint), rounds=rounds, say=click.echo)
     write_json(folder / "forget.json", report.to_dict())
     click.echo(f"{report.describe()}\nwrote {folder / 'forget.json'}")

@@ -9,7 +9,7 @@ import click
 
 from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
-from pfm.classes import split_names
+from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig
@@ -42,11 +42,12 @@ class AuditOptions:
 
 @click.command("audit", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint that has the classes.")
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @click.option("--quick/--full", "is_quick", default=True, help="Minutes on two cores, or everything.")
-@with_options(options=AuditOptions, data=of_run(DataConfig), device=only(DeviceConfig, "gpu_id", "cpu"))
+@with_options(
+    chosen=ClassChoice, options=AuditOptions, data=of_run(DataConfig), device=only(DeviceConfig, "gpu_id", "cpu")
+)
 def audit_command(
-    ckpt: Path, classes: str, is_quick: bool, options: AuditOptions, data: DataConfig, device: DeviceConfig
+    ckpt: Path, chosen: ClassChoice, is_quick: bool, options: AuditOptions, data: DataConfig, device: DeviceConfig
 ) -> None:
     """Attack a model that forgot classes, beside one that never saw them, and judge.
 
@@ -62,7 +63,8 @@ def audit_command(
     from pfm.model.checkpoint import load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
-    checkpoint, keys, out = load_checkpoint(ckpt), split_names(classes), options.out
+    checkpoint, out = load_checkpoint(ckpt), options.out
+    keys = chosen.names_in(checkpoint)
     present, gone = checkpoint.classes.split_erased(keys, checkpoint.erased)
     if gone or not present:
         raise ClassNameError(

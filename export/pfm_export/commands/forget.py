@@ -1,49 +1,81 @@
 """`pfm forget`: classes are erased from artifacts in place, or from a copy of a checkpoint."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
-from pfm.errors import ConfigError
+from pfm.errors import ConfigError, NotLookedIntoError
+from pfm.options import option
+from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget_in_place
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOptions:
+    """From what the classes are erased, and what is asked before."""
+
+    ckpt: Path | None = option(None, "Checkpoint to copy without the classes.")
+    out: Path | None = option(None, "With --ckpt: file to write.  [default: beside it]")
+    in_place: bool = option(False, "Erase from the artifacts themselves. Cannot be undone.", is_flag=True)
+    yes: bool = option(
+        False,
+        "With --in_place: do not ask at a terminal. Where there is none, as in a script, nothing is ever asked.",
+        is_flag=True,
+    )
+    allow_unknown: bool = option(
+        False,
+        "With --in_place: leave with code 0 although files were not looked into, and erase from files that have "
+        "another name (a hard link) elsewhere.",
+        is_flag=True,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("yes", "allow_unknown"):
+            if getattr(self, name) and not self.in_place:
+                raise ConfigError(f"--{name} is about erasing --in_place; leave it out")
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
 @click.argument("artifacts", nargs=-1, type=PATH)
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
-@click.option("--ckpt", type=PATH, help="Checkpoint to copy without the classes.")
-@click.option("--out", type=PATH, help="With --ckpt: file to write.  [default: beside it]")
-@click.option("--in_place", is_flag=True, help="Erase from the artifacts themselves. Cannot be undone.")
-@with_options(record=RecordOptions)
+@with_options(chosen=ClassChoice, samples=SampleChoice, options=ForgetOptions, record=RecordOptions)
 def forget(
     artifacts: tuple[Path, ...],
-    classes: str,
-    ckpt: Path | None,
-    out: Path | None,
-    in_place: bool,
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
     record: RecordOptions,
 ) -> None:
     """Erase classes: prompts, classifier rows, averaged copies and optimizer moments.
 
-    pfm forget --classes 3 --in_place ARTIFACT… erases from any number of checkpoints, resume states,
-    bundles and whole run folders, for good. Interrupted, the same command completes it.
+    pfm forget --class NAME --in_place ARTIFACT… erases from any number of checkpoints, resume states,
+    bundles and whole folders, for good. Interrupted, the same command completes it. Folders are searched
+    in any depth, by what is in a file and not by its name, and links are followed. Where files could not be
+    looked into (archives, tensors of other tools), they are named and the command leaves with code 3.
 
-    pfm forget --classes 3 --ckpt X writes a checkpoint without the class and leaves X as it is.
+    pfm forget --group NAME or --sample FILE takes out less than a class, of --readout ridge.
+
+    pfm forget --class NAME --ckpt X writes a checkpoint without the class and leaves X as it is.
 
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
     `pfm suspend` leaves classes out of a bundle's answers and can be undone; `pfm scrub` retunes the
     shared weights too.
     """
-    from pfm.classes import split_names
-
-    keys = split_names(classes)
-    if in_place:
+    ckpt = options.ckpt
+    if samples:
+        _forget_samples(artifacts, chosen, samples, options, record)
+        return
+    chosen.typed()
+    if options.in_place:
         named = (*artifacts, *([ckpt] if ckpt else []))
-        if not named or out is not None:
+        if not named or options.out is not None:
             raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
         record.check_key()
-        done = _erase_in_place(named, keys, record)
+        _erase_in_place(named, chosen, options, record)
     elif artifacts:
         raise ConfigError(
             f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
@@ -55,25 +87,88 @@ def forget(
 
         record.check_key()
         checkpoint = load_checkpoint(ckpt)
-        done = [copy_path(ckpt, checkpoint, keys, out)]
-        write_copy(ckpt, checkpoint, keys, done[0], record)
-    record.certify(done, keys)
+        keys = chosen.names_in(checkpoint)
+        target = copy_path(ckpt, checkpoint, keys, options.out)
+        write_copy(ckpt, checkpoint, keys, target, record)
+        record.certify([target], keys)
 
 
-def _erase_in_place(artifacts: tuple[Path, ...], keys: list[str], record: RecordOptions) -> list[Path]:
-    """Returns the artifacts that hold none of the classes now, and did once."""
-    from pfm_export.erasing import erase_everywhere
+def _forget_samples(
+    artifacts: Sequence[Path],
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
+    record: RecordOptions,
+) -> None:
+    """Groups and samples."""
+    if chosen.class_ or chosen.classes:
+        raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
+    if record.certificate is not None:
+        raise ConfigError("--certificate speaks of classes; the ledger has the digest of what is left")
+    told = {"reason": record.reason, "requested_by": record.requested_by}
+    if options.in_place:
+        named = (*artifacts, *([options.ckpt] if options.ckpt else []))
+        if not named or options.out is not None:
+            raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
+        forget_in_place(named, samples, yes=options.yes, allow_unknown=options.allow_unknown, **told)
+    elif artifacts:
+        raise ConfigError(
+            f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
+        )
+    elif options.ckpt is None:
+        raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
+    else:
+        forget_copy(options.ckpt, options.out, samples, **told)
+
+
+def _erase_in_place(
+    artifacts: Sequence[Path], chosen: ClassChoice, options: ForgetOptions, record: RecordOptions
+) -> None:
+    """List, ask, erase, and say what is still there.
+
+    Raises:
+        NotLookedIntoError: it is done, and some files may hold the classes all the same.
+    """
+    from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
     from pfm_export.serving.bundle import REMAINS
+    from pfm_export.survey import copies, survey
 
-    found, outcomes = erase_everywhere(artifacts, keys, reason=record.reason, requested_by=record.requested_by)
+    found = survey(artifacts)
+    names = chosen.names({str(held.path): held.ever for held in found.held})
+    affected = [held for held in found.held if any(held.holding.classes.knows(name) for name in names)]
+    same = copies(affected)
+    lines = [
+        f"{held.kind.name}  {held.path}" + (f", a copy of {same[held.path]}" if held.path in same else "")
+        for held in affected
+    ]
+    ask(names, lines, found.closed, yes=options.yes)
+    found, outcomes = erase_everywhere(
+        artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown
+    )
     for outcome in outcomes:
-        click.echo(f"{outcome.what:<17}  {outcome.path}")
+        what = "stops soon" if outcome.kind == "run" and outcome.what not in (BEFORE, NEVER) else outcome.what
+        click.echo(f"{what:<17}  {outcome.path}")
+    for line in listed(found.clean):
+        click.echo(f"{'clean':<17}  {line}")
     click.echo("this cannot be undone; the record is ledger.jsonl beside each artifact")
+    if any(outcome.kind == "run" for outcome in outcomes):
+        click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for file in found.linked:
-        click.echo(f"still there: {file} has another name on this disk, which holds the file as it was; delete it too")
-    for file in found.foreign:
-        click.echo(f"not looked into: {file} is not an artifact of pfm and may hold tensors")
-    from_checkpoints = ("copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach",)
-    for remark in (REMAINS[0].replace("the graph's ", "the "), *from_checkpoints):
+        click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
+    for line in listed(found.closed, most=None):
+        click.echo(f"not looked into: {line}")
+    elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
+    exact = [held.path for held in found.held if held.holding.is_exact]
+    for path in exact:
+        click.echo(f"exact: {path} is the model that never saw the class")
+    shared = [] if len(exact) == len(found.held) else [REMAINS[0].replace("the graph's ", "the ")]
+    for remark in (*shared, elsewhere):
         click.echo(f"still there: {remark}")
-    return [outcome.path for outcome in outcomes if outcome.what != "never had it"]
+    record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
+    left = [*(seen.path for seen in found.closed), *found.linked]
+    if left and not options.allow_unknown:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise NotLookedIntoError(
+            f"done, but {left[0]}{more} may hold the class and was not looked into; look at what is listed above, "
+            "delete it or move it away, and give --allow_unknown where it is harmless"
+        )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.commands.class_choice import ClassChoice
+
 if TYPE_CHECKING:
     from pfm_export.serving.bundle import Bundle
 
@@ -16,7 +18,7 @@ profile_option = click.option(
 
 def edit_profiles(
     folders: Sequence[Path],
-    classes: str,
+    chosen: ClassChoice,
     profile: str,
     edit: "Callable[[Bundle, Sequence[str]], Bundle]",
     *,
@@ -25,14 +27,14 @@ def edit_profiles(
     """Edit a profile of every bundle; all are looked at before one is changed.
 
     Args:
-        edit: of one bundle, by names or numbers of classes.
+        edit: of one bundle, by names of classes.
         must_exist: refuse a profile that a bundle does not have.
     """
-    from pfm.classes import split_names
     from pfm_export.serving.bundle import Bundle
 
-    keys = split_names(classes)
     bundles = [Bundle.open(folder) for folder in folders]
+    known = {str(bundle.folder): bundle.classes for bundle in bundles}
+    keys = chosen.names(known)
     for bundle in bundles:
         bundle.classes.positions(keys)
         if must_exist:

@@ -63,7 +63,7 @@ class RecordOptions:
 
         Args:
             artifacts: that hold none of the classes any more.
-            keys: names or numbers of the classes.
+            keys: names of the classes.
 
         Raises:
             StorageError: no ledger records it.
@@ -72,10 +72,9 @@ class RecordOptions:
 
         if self.certificate is None:
             return
-        numbers = [int(text) for text in keys if text.isdecimal()]
         described: list[Record] = []
         for artifact in artifacts:
-            found = certificate.describe_artifact(artifact, keys, numbers)
+            found = certificate.describe_artifact(artifact, keys, [])
             if found is None:
                 click.echo(f"not certified: {artifact} lacks the class, and no ledger beside it says since when")
             else:

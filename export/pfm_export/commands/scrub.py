@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
@@ -31,15 +32,20 @@ class ScrubOptions:
 
 @click.command("scrub", context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint to start from; left as it is.")
-@click.option("--classes", required=True, help="Names or numbers, separated by commas; a name wins over a number.")
 @with_options(
+    chosen=ClassChoice,
     options=ScrubOptions,
     record=RecordOptions,
     data=of_run(DataConfig),
     device=only(DeviceConfig, "gpu_id", "cpu"),
 )
 def scrub(
-    ckpt: Path, classes: str, options: ScrubOptions, record: RecordOptions, data: DataConfig, device: DeviceConfig
+    ckpt: Path,
+    chosen: ClassChoice,
+    options: ScrubOptions,
+    record: RecordOptions,
+    data: DataConfig,
+    device: DeviceConfig,
 ) -> None:
     """Erase classes from a copy of a checkpoint and retune its shared weights on the retained samples.
 
@@ -48,14 +54,13 @@ def scrub(
     what it cost on the retained classes. The retrained model is trained first, and kept in pfm-audit/models
     beside the copy.
     """
-    from pfm.classes import split_names
     from pfm.data.loading import load_data
     from pfm.model.checkpoint import load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
-    keys = split_names(classes)
     record.check_key()
     checkpoint = load_checkpoint(ckpt)
+    keys = chosen.names_in(checkpoint)
     target = copy_path(ckpt, checkpoint, keys, options.out)
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")

@@ -14,8 +14,9 @@ from pfm.commands.options import CONTEXT_SETTINGS, PATH
 def show(artifact: Path, as_json: bool) -> None:
     """Say what a checkpoint, a bundle, a ledger or a folder of them is.
 
-    Classes with their positions and numbers, those erased, readout, recipe, data set, sizes, hashes,
-    versions, lines of the ledger, and profiles of suspended classes. Changes nothing.
+    Classes with their positions, those erased, readout, recipe, data set, sizes, hashes, versions, lines
+    of the ledger, and profiles of suspended classes; of a folder, everything in it that an erasure would
+    look at. A class keeps its position when others are erased. Changes nothing.
     """
     from pfm.storage import finite
     from pfm_export.showing import as_text, describe

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pfm import __version__
+from pfm.classes import check_unknown
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
@@ -40,7 +41,11 @@ def describe(
         model: the checkpoint's.
         bank: what the bundle's bank holds, by name.
         with_sums: the bundle carries what an exact readout is solved from.
+
+    Raises:
+        ClassNameError: a class is called as the answer `unknown` is.
     """
+    check_unknown(checkpoint.classes, has_answer=model.can_abstain)
     preprocess = checkpoint.preprocess.to_dict()
     kind = form.input_kind(checkpoint.preprocess.kind)(preprocess)
     signatures = form.signatures(type(kind), model.readout.graph_inputs, model.readout.graph_output)

@@ -6,8 +6,11 @@ Letters: K classes that are used, m tokens per prompt, D hidden size, B requests
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,7 @@ from pfm.storage import sha256_bytes
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT
 
 BANK = "bank.safetensors"
+LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 Floats = npt.NDArray[np.float32]
 _ROWS = ("weight", "bias")  # of the classifier
 
@@ -84,6 +88,11 @@ class Bank:
         except (SafetensorError, ValueError, KeyError) as error:
             raise BundleError(f"{BANK} is damaged ({error}); restore it or export again") from error
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors."""
+        return tuple(self._tensors)
+
     def missing(self, ids: Iterable[int]) -> str | None:
         """The first tensor of these classes that is not there or of another shape; None where all are right."""
         for number in ids:
@@ -145,6 +154,23 @@ def unpack(content: bytes) -> dict[str, Floats]:
         return safetensors.numpy.load(content)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def tensor_names(path: Path, head: bytes) -> tuple[str, ...]:
+    """Names of the tensors of a safetensors file; none where it is not one.
+
+    Args:
+        head: its first bytes, 8 or more.
+    """
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:9] != b"{" or length > LONGEST_HEADER:
+        return ()
+    try:
+        with path.open("rb") as file:
+            header: Any = json.loads(file.read(8 + length)[8:])
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return tuple(name for name in cast("dict[str, Any]", header) if name != "__metadata__")
 
 
 def pack(tensors: Mapping[str, Floats]) -> bytes:

@@ -11,12 +11,12 @@ manifest. Whoever opens a bundle between two of these steps sees the class as er
 erasure finishes what was left.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pfm.classes import check_removal
+from pfm.classes import ClassKeys, check_removal, class_keys
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.centring import CENTRED
@@ -47,6 +47,7 @@ class Bundle:
     Attributes:
         folder: where it is.
         stated: what its manifest says.
+        shape: of what its bank has for each class.
         classes: those that can be served; a class whose erasure was interrupted is not among them.
         exact: what the rows are a function of, for a readout that forgets exactly; None for others.
     """
@@ -55,8 +56,8 @@ class Bundle:
         self.folder = folder
         self.stated = stated
         self._records = records
-        shape = BankShape(stated.hidden_size, stated.prompt_tokens, has_rows=stated.signatures.takes_rows)
-        self._bank = Bank.parse(bank, shape)
+        self.shape = BankShape(stated.hidden_size, stated.prompt_tokens, has_rows=stated.signatures.takes_rows)
+        self._bank = Bank.parse(bank, self.shape)
         self.classes = stated.classes
         self._pending = self._find_pending()
         gone = {number for number, _ in self.pending}
@@ -165,7 +166,7 @@ class Bundle:
                 solving.write_solved(self.folder, bundle.exact)
             return Bundle.open(self.folder)
 
-    def erase(self, keys: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> "Bundle":
+    def erase(self, keys: ClassKeys, *, reason: str = "", requested_by: str = "") -> "Bundle":
         """Remove classes from the files, for good; returns the bundle as it is afterwards.
 
         Raises:
@@ -175,9 +176,23 @@ class Bundle:
         names = [self.classes.names[p] for p in self.classes.positions(keys)]
         with locked(self.folder / LOCK):
             # as it is on disk now: another process may have erased a class since, or died while it did
-            return Bundle.open(self.folder).finish_pending()._erase(names, reason, requested_by)
+            return Bundle.open(self.folder).erase_held(names, reason=reason, requested_by=requested_by)
 
-    def suspend(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+    def erase_held(
+        self, names: Sequence[str], *, reason: str = "", requested_by: str = "", looked: Mapping[str, Any] | None = None
+    ) -> "Bundle":
+        """The same for who holds the folder's lock.
+
+        Args:
+            looked: what was seen of other files, for the record.
+        """
+        return self.finish_pending()._erase(names, reason, requested_by, looked or {})
+
+    def bank_rows(self, ids: Sequence[int]) -> Rows:
+        """The rows of the classes of these numbers, in that order."""
+        return self._bank.rows(ids)
+
+    def suspend(self, keys: ClassKeys, *, profile: str = "default") -> "Bundle":
         """Leave classes out of a profile's answers, which can be undone: nothing of them is removed.
 
         A profile is made by the first suspension in it. The profile "default" counts wherever no
@@ -188,7 +203,7 @@ class Bundle:
         """
         return self._edit_profile(keys, profile, lambda left_out, chosen: left_out | chosen)
 
-    def restore(self, keys: Iterable[str | int], *, profile: str = "default") -> "Bundle":
+    def restore(self, keys: ClassKeys, *, profile: str = "default") -> "Bundle":
         """Undo `suspend`.
 
         Raises:
@@ -197,10 +212,8 @@ class Bundle:
         self.suspended(profile)
         return self._edit_profile(keys, profile, lambda left_out, chosen: left_out - chosen)
 
-    def _edit_profile(
-        self, keys: Iterable[str | int], profile: str, edit: Callable[[set[int], set[int]], set[int]]
-    ) -> "Bundle":
-        keys = list(keys)
+    def _edit_profile(self, keys: ClassKeys, profile: str, edit: Callable[[set[int], set[int]], set[int]]) -> "Bundle":
+        keys = class_keys(keys)
         with locked(self.folder / LOCK):
             bundle = Bundle.open(self.folder).finish_pending()
             chosen = {bundle.classes.ids[p] for p in bundle.classes.positions(keys)}
@@ -211,7 +224,7 @@ class Bundle:
             write_manifest(self.folder, {**bundle.manifest, "profiles": {**profiles, profile: sorted(left_out)}})
             return Bundle.open(self.folder)
 
-    def _erase(self, names: Sequence[str], reason: str, requested_by: str) -> "Bundle":
+    def _erase(self, names: Sequence[str], reason: str, requested_by: str, looked: Mapping[str, Any]) -> "Bundle":
         positions = self.classes.positions(names)
         check_removal(self.classes, positions)
         ids = [self.classes.ids[p] for p in positions]
@@ -232,6 +245,7 @@ class Bundle:
                 **({} if self.exact is None else {"exact": self.exact.without(ids).claim()}),
                 "reason": reason,
                 "requested_by": requested_by,
+                **({"looked": dict(looked)} if looked else {}),
             },
         )
         ledger.write(self.folder / LEDGER, [*self._records, record])
@@ -280,12 +294,15 @@ class Bundle:
     def _find_pending(self) -> Record | None:
         """The record of an erasure that was not finished; None where manifest, ledger and bank agree."""
         before, expected = self.stated.files[BANK].sha256, self.stated.ledger_head
-        if ledger.head(self._records) == expected:
+        # other files of the folder have lines of their own in between; a bundle's is of its bank
+        own = [record for record in self._records if record.get("file") == BANK]
+        heads = [ledger.START, *(record["hash"] for record in own)]
+        if heads[-1] == expected:
             if self._bank.sha256 != before:
                 raise BundleError(f"{self.folder / BANK} was changed; restore it or export again")
             return None
-        last = self._records[-1] if self._records else {}
-        fits = last.get("previous") == expected and last.get("sha256_before") == before
+        last = own[-1] if own else {}
+        fits = len(own) > 0 and heads[-2] == expected and last.get("sha256_before") == before
         if not fits or self._bank.sha256 not in (before, last.get("sha256_after")):
             raise BundleError(f"{self.folder}: manifest, ledger and bank do not belong together; export again")
         return last

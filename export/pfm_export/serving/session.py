@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import ClassList
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown, class_keys
 from pfm.errors import BundleError, ClassNameError, DataError
 from pfm.options import expanded
 from pfm_export.serving.bank import Floats
@@ -22,15 +22,13 @@ from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.watching import open_whole, stamp
 
-UNKNOWN = "unknown"
-
 
 @dataclass(frozen=True)
 class ActiveSet:
     """Which classes one request may be answered with.
 
     Attributes:
-        active: names or numbers of the classes to choose from; default all that the profile leaves.
+        active: names (strings) or numbers (ints) of the classes to choose from; default all that the profile leaves.
         without: classes to leave out of them.
         profile: whose suspended classes are left out; default the profile "default", if there is one.
     """
@@ -39,14 +37,19 @@ class ActiveSet:
     without: tuple[str | int, ...] = ()
     profile: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.active is not None:
+            object.__setattr__(self, "active", class_keys(self.active))  # a bare string is one class
+        object.__setattr__(self, "without", class_keys(self.without))
+
     @classmethod
     def of(
         cls,
-        active: Iterable[str | int] | None = None,
-        without: Iterable[str | int] = (),
+        active: ClassKeys | None = None,
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> "ActiveSet":
-        return cls(None if active is None else tuple(active), tuple(without), profile)
+        return cls(None if active is None else class_keys(active), class_keys(without), profile)
 
     def positions(self, bundle: Bundle) -> tuple[int, ...]:
         """Positions in the bundle, ascending.
@@ -99,6 +102,7 @@ class PromptSession:
 
     Raises:
         BundleError: the bundle is incomplete or was changed.
+        ClassNameError: a class is called as the answer `unknown` is.
         DeviceError: the device asked for is not there.
 
     Example:
@@ -122,6 +126,8 @@ class PromptSession:
         self._lock = threading.Lock()
         self._seen, self._opened = open_whole(self._folder)
         self._graph_hashes = self._opened.graph_hashes
+        stated = self._opened.stated
+        check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
         for batch_size in warm_up:
             self.scores(self._runner.input.zeros(batch_size))
@@ -170,8 +176,8 @@ class PromptSession:
 
     def active(
         self,
-        active: Iterable[str | int] | None = None,
-        without: Iterable[str | int] = (),
+        active: ClassKeys | None = None,
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> tuple[str, ...]:
         """Names of the classes of an active set, as `predict` would have them now."""
@@ -181,9 +187,9 @@ class PromptSession:
     def predict(
         self,
         inputs: npt.NDArray[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify model inputs.
@@ -192,8 +198,9 @@ class PromptSession:
             inputs: (B, 3, S, S) float32, as `preprocess` makes them; (B, H, W, 3) uint8 for a bundle
                 exported with --uint8_input. Of sounds (B, L, M) float32 features, normalised, or with --with_frontend
                 samples (B, n) float32, NaN behind the end of a clip.
-            active: names or numbers of the classes to choose from; default all that are there.
-            without: classes to leave out, for this call only.
+            active: names (strings) or numbers (ints) of the classes to choose from, one or several; default all that
+                are there.
+            without: classes to leave out, for this call only, in the same way.
             profile: leave out the classes suspended in this profile; default the profile "default", if any.
 
         Raises:
@@ -207,9 +214,9 @@ class PromptSession:
     def predict_items(
         self,
         items: Sequence[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify whatever the bundle's input kind reads, such as images or sounds; else as `predict`.
@@ -224,9 +231,9 @@ class PromptSession:
     def predict_images(
         self,
         images: Sequence[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
@@ -236,9 +243,9 @@ class PromptSession:
     def predict_sounds(
         self,
         sounds: Sequence[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
         """Classify sounds; else as `predict`.
@@ -279,25 +286,25 @@ class PromptSession:
     def scores(
         self,
         inputs: npt.NDArray[Any],
-        active: Iterable[str | int] | None = None,
+        active: ClassKeys | None = None,
         *,
-        without: Iterable[str | int] = (),
+        without: ClassKeys = (),
         profile: str | None = None,
     ) -> Floats:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
         chosen = ActiveSet.of(active, without, profile)
         return np.stack(self._scores(lambda: [_given(inputs)], [chosen] * len(inputs))[2])
 
-    def erase(self, classes: Iterable[str | int], *, reason: str = "", requested_by: str = "") -> None:
+    def erase(self, classes: ClassKeys, *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
         self._bundle.erase(classes, reason=reason, requested_by=requested_by)
         _ = self._bundle  # takes notice, and lets go of the rows
 
-    def suspend(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+    def suspend(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
         self._bundle.suspend(classes, profile=profile)
 
-    def restore(self, classes: Iterable[str | int], *, profile: str = "default") -> None:
+    def restore(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Undo `suspend`."""
         self._bundle.restore(classes, profile=profile)
 

@@ -25,6 +25,7 @@ from pfm.storage import Json, explain, write_bytes
 from pfm_export.serving.bank import Floats, pack, unpack
 
 SOLVED = "exact.safetensors"
+SUMS = "sums.*.bin"
 _DIGEST, _CHECK = "digest", "check"
 
 

@@ -21,9 +21,10 @@ from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError
 from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
+from pfm.holding import running, writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.seeds import make_generator
-from pfm.storage import sha256_bytes, write_json
+from pfm.storage import make_folder, sha256_bytes, write_json
 from pfm.training.config import RunConfig
 from pfm.training.run import train
 
@@ -148,11 +149,14 @@ class Comparisons:
             self.say(f"{name}: taken from {folder}")
             return Trained(load_checkpoint(path), json.loads(note.read_text())["seconds"])
         self.say(f"{name}: training …")
-        started = time.monotonic()
-        made = make(folder)
-        seconds = time.monotonic() - started
-        save_checkpoint(path, made)
-        write_json(note, {"name": name, "seconds": round(seconds, 3), "key": key})
+        make_folder(folder)
+        with running(folder, self.checkpoint.classes):
+            started = time.monotonic()
+            made = make(folder)
+            seconds = time.monotonic() - started
+            with writing(folder, made.classes.names):
+                save_checkpoint(path, made)
+            write_json(note, {"name": name, "seconds": round(seconds, 3), "key": key})
         return Trained(made, seconds)
 
 

@@ -43,6 +43,23 @@ class Sample:
     group: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundSamples:
+    """What a folder holds.
+
+    Attributes:
+        samples: in order.
+        called: what the folder calls the split of each role.
+        is_by_folder: the classes are folders.
+        notes: for people.
+    """
+
+    samples: tuple[Sample, ...]
+    called: dict[str, str]
+    is_by_folder: bool
+    notes: tuple[str, ...]
+
+
 class FolderReader:
     """Folders of files, of any kind of input."""
 
@@ -61,13 +78,14 @@ class FolderReader:
             raise DataError(
                 f"no folder {root}; {storage.folder_prefix}PATH wants PATH/train/<class>/… or PATH/<class>/…"
             )
-        samples, called, notes = find_samples(root.resolve(), config, storage)
+        found = find_samples(root.resolve(), config, storage)
+        samples, called, notes = found.samples, found.called, found.notes
         by_role = {role: [sample for sample in samples if sample.role == role] for role in ("train", "val", "test")}
         by_role = {role: part for role, part in by_role.items() if part}
         if "train" not in by_role:
             raise DataError(f"{root} has no {storage.noun} for training (there are some for {', '.join(by_role)})")
         labels = {sample.label for sample in samples}
-        names = sorted_names(labels) if config.name_pattern else sorted(labels)
+        names = sorted(labels) if found.is_by_folder else sorted_names(labels)
         if len(names) < 2:
             raise DataError(
                 f"{config.short_name} has {len(names)} class ({', '.join(names)}); at least two are needed"
@@ -93,10 +111,8 @@ class FolderReader:
         return as_data(config, splits, names, storage, called=called, notes=notes)
 
 
-def find_samples(
-    root: Path, config: DataConfig, storage: Storage
-) -> tuple[list[Sample], dict[str, str], tuple[str, ...]]:
-    """The files with their splits, classes and groups; what the folder calls the splits; notes.
+def find_samples(root: Path, config: DataConfig, storage: Storage) -> FoundSamples:
+    """The files of a folder with their splits, classes and groups; none of them is read.
 
     Raises:
         DataError: folders or tables that do not say what each file is.
@@ -119,14 +135,15 @@ def find_samples(
         files = _in_classes(root, listing, facts, config, notes)
         labels = [file.folders[0] for file in files]
     roles = split_roles(files, facts)
-    groups = _groups(files, facts, config, is_by_folder=not (config.name_pattern or column))
+    is_by_folder = not (config.name_pattern or column)
+    groups = _groups(files, facts, config, is_by_folder=is_by_folder)
     if not config.group and any(ending_of(file.path) in DICOM_ENDINGS for file in files):
         notes.append(f"there are DICOM files: --group {DICOM} keeps all of a patient in one split")
-    samples = [
+    samples = tuple(
         Sample(file=file, role=role, label=label, group=group)
         for file, role, label, group in zip(files, roles, labels, groups, strict=True)
-    ]
-    return samples, listing.called, tuple(notes)
+    )
+    return FoundSamples(samples=samples, called=listing.called, is_by_folder=is_by_folder, notes=tuple(notes))
 
 
 def _of_table(files: list[FoundFile], facts: FileFacts, notes: list[str]) -> list[FoundFile]:
@@ -179,17 +196,23 @@ def _in_classes(
     if loose:
         notes.append(f"{len(loose):,} files are in no class's folder and are left out; first: {loose[0]}")
     found = {file.folders[0] for file in files if file.role == "train"}
+    lost: list[str] = []
     for (role, name), folder in sorted(listing.classes.items()):
         where = f"{listing.called.get(role, root.name)}/{name}"
         if folder.count == 0 and name not in found and role == "train":
-            text = f"class {name!r} has no file that is read: {folder.describe()}"
-            if not config.skip_bad:
-                raise DataError(f"{text}; convert the files, take the folder out, or give --ignore '{name}'")
-            notes.append(f"{text}; the class is left out")
+            lost.append(name)
+            notes.append(f"class {name!r} has no file that is read: {folder.describe()}; the class is left out")
         elif folder.count == 0:
             notes.append(f"nothing of {where} is read: {folder.describe()}")
         elif folder.others:
             notes.append(f"{where}: {folder.others.total():,} files are not read: {folder.describe()}")
+    if lost and not config.skip_bad:
+        first = listing.classes["train", lost[0]].describe()
+        others = f" (nor have {', '.join(map(repr, lost[1:6]))})" if lost[1:] else ""
+        raise DataError(
+            f"class {lost[0]!r} has no file that is read: {first}{others}; convert the files, take the folder out, or "
+            f"give --ignore '{','.join(lost)}'"
+        )
     return files
 
 

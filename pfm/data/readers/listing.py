@@ -95,21 +95,18 @@ def list_folder(root: Path, endings: Sequence[str], *, ignored: Sequence[str] = 
     roles = {name: role for role, name in called.items()}
     files: list[FoundFile] = []
     classes: dict[tuple[str, str], ClassFolder] = {}
-    for path, parts in _walk(root, frozenset({os.path.realpath(root)})):
-        role = roles.get(parts[0], "") if called and len(parts) > 1 else "" if called else "train"
-        inner = parts[1:] if called and role else parts
-        folders = inner[:-1]
-        if path is None:  # an empty folder
-            folders = inner
-        skipped = {name for name in (parts[0], *folders[:1]) if name in ignored and name != parts[-1]}
-        skipped |= {parts[-1]} & set(ignored) if path is None else set()
-        if skipped:
-            seen_ignored |= skipped
+    for path, above in _walk(root, frozenset({os.path.realpath(root)})):
+        is_in_split = above[:1] and above[0] in roles
+        role = roles[above[0]] if is_in_split else "" if called else "train"
+        folders = above[1:] if is_in_split else above
+        left_out = {name for name in (*above[:1], *folders[:1]) if name in ignored}
+        if left_out:
+            seen_ignored |= left_out
             continue
-        own = classes.setdefault((role, folders[0]), ClassFolder()) if folders and (role or not called) else None
+        own = classes.setdefault((role, folders[0]), ClassFolder()) if folders and role else None
         if path is None:
             continue
-        name = "/".join(parts)
+        name = "/".join((*above, path.name))
         if ending_of(path) in endings:
             files.append(FoundFile(path=path, name=name, role=role, folders=folders))
             if own is not None:
@@ -178,21 +175,25 @@ def _find_splits(
 
 
 def _walk(
-    folder: Path, above: frozenset[str], parts: tuple[str, ...] = ()
+    folder: Path, real_above: frozenset[str], above: tuple[str, ...] = ()
 ) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
-    """Files below a folder with the names on the way there; None for a folder without entries. In order of names."""
+    """Files below a folder, each with the folders that it is in; None for one of nothing. In order of names.
+
+    Args:
+        real_above: real paths of the folder and those that it is in.
+        above: names of the folders from where the walk began.
+    """
     entries = _entries(folder)
-    if not entries and parts:
-        yield None, parts
+    if not entries and above:
+        yield None, above
     for entry in entries:
-        inner = (*parts, entry.name)
         if not entry.is_dir():
-            yield Path(entry.path), inner
+            yield Path(entry.path), above
             continue
         real = os.path.realpath(entry.path)
-        if real in above:
+        if real in real_above:
             raise DataError(f"{entry.path} is a link to a folder that it is in itself; take it out")
-        yield from _walk(Path(entry.path), above | {real}, inner)
+        yield from _walk(Path(entry.path), real_above | {real}, (*above, entry.name))
 
 
 def _entries(folder: "Path | os.DirEntry[str]") -> "list[os.DirEntry[str]]":

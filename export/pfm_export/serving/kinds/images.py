@@ -15,7 +15,7 @@ from pfm_export.serving.kinds.base import Batch, InputKind
 
 
 class ImageInput(InputKind):
-    """The input of a graph exported with `--uint8_input`."""
+    """The input of a graph exported with `--uint8_input`: decoded, and square where the model crops or pads."""
 
     name = "images"
     modality = "image"
@@ -53,4 +53,11 @@ class ImageInput(InputKind):
     def checked(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if inputs.dtype != np.uint8:
             raise DataError(f"the input does not fit the graph: it takes uint8 images, got {inputs.dtype}")
+        height, width = inputs.shape[1:3] if inputs.ndim == 4 else (0, 0)
+        fit = self.settings.decoding.fit
+        if fit != "stretch" and height != width:
+            raise DataError(
+                f"the input does not fit the graph: the model takes square images (--fit {fit}), "
+                f"got {width} x {height}; hand files or arrays to predict_images, which makes them square"
+            )
         return super().checked(inputs)

@@ -1,0 +1,123 @@
+"""What some paths name, found and opened: which artifacts hold which classes, and which files hold none. No torch."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pfm.classes import ClassList
+from pfm.errors import CheckpointError
+from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
+from pfm.forgetting.artifacts.walk import Seen, Walk
+from pfm.options import expanded
+from pfm.storage import sha256
+from pfm_export.artifacts import look_at
+
+
+@dataclass(frozen=True)
+class Held:
+    """Something that holds classes, and which."""
+
+    path: Path
+    kind: HoldingKind | FolderKind
+    holding: Holding
+
+    @property
+    def ever(self) -> ClassList:
+        """Its classes, those erased before included."""
+        return self.holding.classes.with_erased(self.holding.erased)
+
+
+@dataclass
+class Survey:
+    """What some paths name, opened.
+
+    Attributes:
+        others: what holds no classes, or was not looked into.
+        linked: files with further names on their disk that the walk did not find: those go on holding everything.
+    """
+
+    walk: Walk
+    held: list[Held] = field(default_factory=list[Held])
+    others: list[Seen] = field(default_factory=list[Seen])
+    linked: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def clean(self) -> list[Seen]:
+        return [seen for seen in self.others if seen.verdict is Verdict.CLEAN]
+
+    @property
+    def closed(self) -> list[Seen]:
+        """Files that were not looked into."""
+        return [seen for seen in self.others if seen.verdict is Verdict.CLOSED]
+
+
+def survey(paths: Iterable[Path]) -> Survey:
+    """Find and open everything that some paths name; nothing is changed.
+
+    Raises:
+        CheckpointError: nothing is there, a folder without any artifact, or a file named that is not one.
+        PfmError: an artifact that is damaged.
+    """
+    return opened(look_at(given_paths(paths)))
+
+
+def given_paths(paths: Iterable[Path] | Path | str) -> list[Path]:
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [expanded(Path(path)) for path in several]
+
+
+def opened(found: Walk) -> Survey:
+    result = Survey(found)
+    for seen in found.seen.values():
+        kind = seen.kind
+        if not isinstance(kind, HoldingKind | FolderKind):
+            if seen.path in found.named:
+                raise CheckpointError(f"{seen.path} is not a checkpoint or a bundle: {_reason(seen)}")
+            result.others.append(seen)
+            continue
+        try:
+            held = Held(seen.path, kind, kind.open(seen.path))
+        except CheckpointError as error:
+            if not seen.path.exists():  # deleted since it was found
+                continue
+            if seen.path in found.named:
+                raise
+            result.others.append(dataclasses.replace(seen, verdict=Verdict.CLOSED, how=_without_path(error, seen.path)))
+            continue
+        if len(held.ever):
+            result.held.append(held)
+        else:
+            result.others.append(dataclasses.replace(seen, verdict=Verdict.CLEAN, how="it holds no class at all"))
+    places = {held.path for held in result.held}
+    for given, leads_to in found.under.items():
+        if not places & leads_to:
+            closed = sum(seen.path in leads_to for seen in result.closed)
+            also = f" ({closed} of its files were not looked into, such as archives)" if closed else ""
+            raise CheckpointError(f"{given} holds no checkpoint and no bundle{also}; name the files or folders that do")
+    return result
+
+
+def _reason(seen: Seen) -> str:
+    return seen.how if seen.verdict is Verdict.CLEAN else f"{seen.how}; an erasure does not look into it"
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def copies(held: Sequence[Held]) -> dict[Path, Path]:
+    """Files that hold the same bytes as another one, each with the first of them."""
+    sizes: dict[int, list[Path]] = {}
+    for entry in held:
+        if isinstance(entry.kind, HoldingKind):
+            sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
+    found: dict[Path, Path] = {}
+    for files in sizes.values():
+        first: dict[str, Path] = {}
+        for file in files if len(files) > 1 else []:
+            original = first.setdefault(sha256(file), file)
+            if original != file:
+                found[file] = original
+    return found

@@ -1,0 +1,171 @@
+"""What a kind of file has to say of itself: whether a file is one, whether it holds classes, how they go.
+
+A kind recognises a file by what is in it and never by its name. Nothing in a file is ever executed.
+"""
+
+import enum
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pfm.classes import ClassList
+from pfm.errors import CheckpointError, StorageError
+from pfm.storage import explain
+
+HEAD = 4096  # bytes that most kinds can be told by
+MOST_MEMBERS = 100_000  # of a zip file whose table of contents is read
+
+
+class Verdict(enum.Enum):
+    """What can be said of a file before it is opened."""
+
+    HOLDS = "holds classes"
+    CLEAN = "clean"
+    CLOSED = "not looked into"
+
+
+class Look:
+    """A file as it is, for kinds to recognise."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.size = path.stat().st_size
+            with path.open("rb") as file:
+                self.head = file.read(HEAD)
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {explain(error)}; make it readable, or take it away") from error
+
+    @cached_property
+    def members(self) -> tuple[str, ...] | None:
+        """Names of the files in a zip file, also one that something else stands in front of; None for other files."""
+        try:
+            if not zipfile.is_zipfile(self.path):
+                return None
+            with zipfile.ZipFile(self.path) as archive:
+                return tuple(archive.namelist()[:MOST_MEMBERS])
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """The classes of an artifact.
+
+    Attributes:
+        classes: that are there.
+        erased: number and name of those that were there once.
+        ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        is_exact: an erasure makes the artifact that never saw the class.
+    """
+
+    classes: ClassList
+    erased: tuple[tuple[int, str], ...] = ()
+    ledger_head: str = ""
+    is_exact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """A file without some classes.
+
+    Attributes:
+        content: what is to be written; None where nothing is.
+        facts: for its line in the ledger.
+    """
+
+    content: bytes | None
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class ArtifactKind(ABC):
+    """A kind of file.
+
+    Attributes:
+        name: in the output and in the ledger.
+        verdict: on files of this kind.
+    """
+
+    name: ClassVar[str]
+    verdict: ClassVar[Verdict]
+
+    @abstractmethod
+    def recognises(self, look: Look) -> bool:
+        """Whether a file is of this kind."""
+
+    @abstractmethod
+    def how(self, look: Look) -> str:
+        """How it is known to be clean, or why it was not looked into."""
+
+
+class HoldingKind(ArtifactKind):
+    """A kind of file that holds classes, which can be taken out of it; recorded in the ledger beside it."""
+
+    verdict = Verdict.HOLDS
+    is_kept = True  # it is an artifact, that a certificate can speak of
+
+    def how(self, look: Look) -> str:
+        del look
+        return "its classes were read"
+
+    @abstractmethod
+    def open(self, path: Path) -> Holding:
+        """The classes of a file.
+
+        Raises:
+            CheckpointError: it is damaged, or of another model or tool: it cannot be looked into.
+        """
+
+    @abstractmethod
+    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
+        """A file without classes, to be written by the caller; None where that was done for this `head` already.
+
+        Args:
+            classes: number and name.
+            head: hash of the ledger line that announced it.
+        """
+
+
+class FolderKind(ABC):
+    """A folder that is one artifact and keeps its own record of what was erased from it."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder is of this kind, whole or not."""
+
+    @abstractmethod
+    def members(self, folder: Path) -> tuple[Path, ...]:
+        """Those of its files that `erase` takes care of; the others are looked at one by one."""
+
+    @abstractmethod
+    def open(self, folder: Path) -> Holding:
+        """Its classes; one whose erasure was begun counts as erased.
+
+        Raises:
+            PfmError: it is damaged.
+        """
+
+    @abstractmethod
+    def finish(self, folder: Path) -> bool:
+        """Complete an erasure that was begun, if there is one; whether there was. The caller holds the lock."""
+
+    @abstractmethod
+    def erase(
+        self, folder: Path, names: Sequence[str], *, reason: str, requested_by: str, looked: Mapping[str, Any]
+    ) -> None:
+        """Take classes out of it for good. The caller holds the lock.
+
+        Args:
+            looked: what was seen of other files, for the record.
+        """
+
+
+def unreadable(path: Path, why: str) -> CheckpointError:
+    """The error of a file that cannot be looked into."""
+    return CheckpointError(f"{path}: {why}")

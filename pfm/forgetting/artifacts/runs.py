@@ -1,0 +1,28 @@
+"""A training run that is going on: it holds its classes in memory, and writes them with its next checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pfm.classes import ClassList
+from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten
+from pfm.holding import RUN, run_in
+
+
+class RunKind(HoldingKind):
+    """The file that a run holds. The line in the ledger is what stops the run, at its next checkpoint."""
+
+    name = "run"
+    is_kept = False
+
+    def recognises(self, look: Look) -> bool:
+        return look.path.name == RUN
+
+    def open(self, path: Path) -> Holding:
+        return Holding(classes=run_in(path.parent) or ClassList((), ()))
+
+    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
+        del path, classes, head
+        return Rewritten(content=None)
+
+
+RUNNING = RunKind()

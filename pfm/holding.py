@@ -1,0 +1,136 @@
+"""Who may write into a folder: one lock for training and erasing, one run at a time, and nothing of what was erased.
+
+    .lock          held by whoever writes files that hold classes, for as long as that takes
+    .run.lock      held by a training run from its first check to its end; says which classes it trains
+    ledger.jsonl   says what was erased (see `pfm.forgetting.ledger`)
+
+All locks are the system's (`flock`): a process that dies lets go of them.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pfm.classes import ClassList
+from pfm.errors import StorageError, TrainingError
+from pfm.storage import explain, locked, try_lock
+
+LOCK = ".lock"
+RUN = ".run.lock"
+LEDGER = "ledger.jsonl"
+
+
+@contextlib.contextmanager
+def running(folder: Path, classes: ClassList) -> Iterator[None]:
+    """A training run has the folder for itself while the block runs, and an erasure can see which classes it trains.
+
+    Raises:
+        TrainingError: one of them was erased from the folder.
+        StorageError: another run has it.
+    """
+    path = folder / RUN
+    check_not_erased(folder, classes.names)
+    file = try_lock(path)
+    for _ in range(10):
+        if file is None:  # perhaps somebody who looks whether there is a run, which takes a moment
+            time.sleep(0.02)
+            file = try_lock(path)
+    if file is None:
+        raise StorageError(
+            f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"
+        )
+    with file:
+        try:
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "ids": classes.ids, "names": classes.names}).encode())
+            file.flush()
+            check_not_erased(folder, classes.names)  # by who came before there was anything to see here
+            yield
+        finally:
+            # while they are held: whoever waits for one looks whether it is still the one in the folder
+            lock = try_lock(folder / LOCK) if (folder / LOCK).exists() else None
+            with contextlib.suppress(OSError), lock or contextlib.nullcontext():
+                path.unlink()
+                if lock is not None:
+                    (folder / LOCK).unlink()
+
+
+def run_in(folder: Path) -> ClassList | None:
+    """The classes that a run trains in a folder at this moment; None where there is no run."""
+    path = folder / RUN
+    for _ in range(100):  # it says so at once
+        try:
+            if not path.is_file():
+                return None
+            file = try_lock(path)
+            if file is not None:  # whoever held it is dead
+                file.close()
+                return None
+            stated = json.loads(path.read_bytes())
+            return ClassList(tuple(stated["ids"]), tuple(stated["names"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.01)
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    raise StorageError(f"{path} is held and does not say by which run; end that process, then try again")
+
+
+@contextlib.contextmanager
+def writing(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Files that hold these classes may be written into the folder while the block runs: no erasure is going on.
+
+    Raises:
+        TrainingError: one of the classes was erased from the folder; the block has not begun.
+    """
+    with locked(folder / LOCK):
+        check_not_erased(folder, names)
+        yield
+
+
+def check_not_erased(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to write classes into a folder that they were erased from.
+
+    Raises:
+        TrainingError: which of them, and what to do.
+        StorageError: the folder's ledger cannot be read.
+    """
+    found = erased_from(folder)
+    gone = [name for name in names if name in found]
+    if gone:
+        raise TrainingError(
+            f"{', '.join(map(repr, gone))} was erased from {folder} ({LEDGER}, {found[gone[0]]}), and this run would "
+            "bring it back; nothing was written. Train without its data, or in another folder with --save_dir"
+        )
+
+
+def erased_from(folder: Path) -> dict[str, str]:
+    """Name of each class that was erased from the files of a folder, and when; copies made without it do not count.
+
+    Raises:
+        StorageError: the ledger cannot be read.
+    """
+    path = folder / LEDGER
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record: dict[str, Any] = json.loads(line)
+            if record["action"] not in ("erase", "erase-begin"):
+                continue
+            entries = record.get("files", [record])
+            if not entries or any(entry.get("source", entry["file"]) == entry["file"] for entry in entries):
+                found |= {item["name"]: record["time"] for item in record["classes"]}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StorageError(f"{path}, line {number}: this is not a record of an erasure; it was changed") from error
+    return found
