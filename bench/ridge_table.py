@@ -199,7 +199,7 @@ def rates(names: Mapping[str, str]) -> dict[str, dict[str, float]]:
         split = Split(
             torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8), torch.arange(count) % 2,
         )  # fmt: skip
-        preprocess = spec.preprocess or spec.storage.default_preprocess(spec.input_shape)
+        preprocess = spec.preprocess or spec.family.constant_preprocess(spec.config)
         backbone = build_backbone(spec, seed=1)
         from pfm.classes import ClassList
         from pfm.model.classifier import PromptedClassifier

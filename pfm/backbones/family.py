@@ -190,6 +190,10 @@ class Family(ABC):
         del stored_shape
         return config
 
+    def constant_preprocess(self, config: HfConfig) -> Preprocess:
+        """The input's normalisation where no pretrained one is known and none may be measured."""
+        return self.storage(config, None).default_preprocess(self.input_shape(config))
+
     def feature_size(self, config: HfConfig, which: str) -> int:
         """Numbers of the feature vector that `features` makes."""
         return config["hidden_size"] * (2 if which == "both" else 1)

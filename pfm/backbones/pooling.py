@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 HALF = 127.5  # pixel values come as (p - 127.5) / 127.5
+MEAN, STD = -4.2677393, 4.5689974  # of AudioSet's log-mel values
 LEVELS = 16  # integers of a quantised feature to a grey level
 
 
@@ -30,7 +31,10 @@ class PooledPixels(nn.Module):
 
 
 class PooledFrames(nn.Module):
-    """Features (B, L, M), normalised -> (B, 1, L/frames · M/bins): twice the mean of each window."""
+    """Log-mel features (B, L, M) as stored -> (B, 1, L/frames · M/bins): the mean of each window, at a fixed scale.
+
+    A frame that a clip does not have is all zeros, and stays so; AudioSet's mean and deviation are for the others.
+    """
 
     def __init__(self, frames: int, bins: int) -> None:
         super().__init__()
@@ -40,5 +44,7 @@ class PooledFrames(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         length = features.shape[1] // self.frames * self.frames
         width = features.shape[2] // self.bins * self.bins
-        windows = features[:, :length, :width].unflatten(2, (-1, self.bins)).unflatten(1, (-1, self.frames))
-        return (windows.mean(dim=(2, 4)) * 2).flatten(1).unsqueeze(1)
+        is_there = (features != 0).any(dim=2, keepdim=True)  # (B, L, 1)
+        values = torch.where(is_there, (features - MEAN) / STD, 0.0)
+        windows = values[:, :length, :width].unflatten(2, (-1, self.bins)).unflatten(1, (-1, self.frames))
+        return windows.mean(dim=(2, 4)).flatten(1).unsqueeze(1)

@@ -135,7 +135,7 @@ def _of_pixels(config: HfConfig) -> HfConfig:
 
 
 class RawSounds(Raw):
-    """Mean log-mel values of windows of 4 frames and 2 bins, with AudioSet's mean and deviation."""
+    """Mean log-mel values of windows of 4 frames and 2 bins, at a fixed offset and scale."""
 
     name, title, noun, size_option = "raw_sounds", "raw log-mel frames", "sounds", "max_length"
     presets: ClassVar[Mapping[str, HfConfig]] = {
@@ -154,6 +154,13 @@ class RawSounds(Raw):
 
     def input_shape(self, config: HfConfig) -> tuple[int, ...]:
         return (config["max_length"], config["num_mel_bins"])
+
+    def constant_preprocess(self, config: HfConfig) -> Preprocess:
+        from pfm.data.sounds import SoundPreprocess
+
+        return SoundPreprocess(
+            max_length=config["max_length"], mean=0.0, std=0.5, num_mel_bins=config["num_mel_bins"]
+        )  # as stored, so that a frame that is not there can be told
 
     def grid(self, config: HfConfig) -> tuple[int, int]:
         return config["num_mel_bins"] // BINS, config["max_length"] // FRAMES

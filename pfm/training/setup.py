@@ -113,7 +113,7 @@ def _own_preprocess(model: PromptedClassifier, spec: BackboneSpec, data: Classif
     """For a backbone that was trained on none: measured on the training data, or constants where that may have to go."""
     if model.readout.measures_input:
         return spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
-    return spec.storage.default_preprocess(spec.input_shape)
+    return spec.family.constant_preprocess(spec.config)
 
 
 def _build_model(
