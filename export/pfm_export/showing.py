@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pfm.classes import ClassList
+from pfm.data.cache import CacheEntry, read_entry
 from pfm.errors import CheckpointError, PfmError, StorageError
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
+from pfm.forgetting.artifacts.decoded import DECODED
 from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.storage import Json, explain, sha256
@@ -36,6 +38,8 @@ def describe(path: Path) -> Json:
     try:
         if is_bundle(path):
             return _describe_bundle(path)
+        if (entry := read_entry(path)) is not None:
+            return _describe_decoded(entry)
         if path.is_dir():
             return _describe_folder(path)
         if not path.is_file():
@@ -176,6 +180,18 @@ def _describe_ledger(path: Path) -> Json:
     }
 
 
+def _describe_decoded(entry: CacheEntry) -> Json:
+    holding = DECODED.open(entry.folder)
+    return {
+        "kind": DECODED.name,
+        "path": str(entry.folder),
+        "size_bytes": entry.size_bytes,
+        "of": entry.where,
+        "rows": len(entry.kept),
+        **_classes(holding.classes, holding.erased),
+    }
+
+
 def _describe_folder(folder: Path) -> Json:
     """Everything that an erasure of the folder would look at."""
     found, clean = look_at([folder]), dict[str, int]()
@@ -278,10 +294,8 @@ def _show_folder(document: Any) -> list[str]:
     for entry in document["artifacts"]:
         lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
     lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
-    lines += [
-        f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in document["not_looked_into"]
-    ]
-    return lines + [f"  half-written     {_below(top, path)}" for path in document["half_written"]]
+    closed = document["not_looked_into"]
+    return lines + [f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in closed]
 
 
 def _below(top: str, path: str) -> str:
@@ -297,6 +311,11 @@ def _in_short(entry: Any) -> str:
     erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
     readout = f", readout {entry['readout']}" if "readout" in entry else ""
     return f"{len(entry['classes'])} classes{readout}, {_size(entry['size_bytes'])}{erased}"
+
+
+def _show_decoded(document: Any) -> list[str]:
+    return [*_heading(document), _row("of", document["of"]), _row("rows", f"{document['rows']:,}"),
+            _row("holds", _in_short(document))]  # fmt: skip
 
 
 def _show_checkpoint(document: Any) -> list[str]:
@@ -397,4 +416,5 @@ def _size(size_bytes: int) -> str:
 
 _SHOWN = {
     "checkpoint": _show_checkpoint, "bundle": _show_bundle, "ledger": _show_ledger, "folder": _show_folder,
+    DECODED.name: _show_decoded,
 }  # fmt: skip

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
-from pfm.data.config import DataConfig
+from pfm.data.config import DataConfig, FeedConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.command("eval", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
 @click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
-@with_options(data=of_run(DataConfig), evaluation=EvalConfig, device=DeviceConfig)
+@with_options(
+    data=of_run(DataConfig),
+    evaluation=EvalConfig,
+    device=DeviceConfig,
+    feed=only(FeedConfig, "data_on", "data_memory", "data_workers", "cache", "num_workers"),
+)
 @click.option(
     "--batch_size",
     default=None,
@@ -35,16 +40,22 @@ if TYPE_CHECKING:
     help="Evaluate with these classes' prompts left out (names, separated by commas), and nothing else.",
 )
 @click.option("--seed", default=42, type=SEED, help="Seed of the random modes and of sampled subsets.")
-@click.option("--save_dir", default="checkpoints", type=PATH, help="Folder for the JSON files and the picture.")
+@click.option(
+    "--save_dir",
+    default=None,
+    type=PATH,
+    help="Folder for the JSON files and the picture.  [default: the checkpoint's]",
+)
 def evaluate(
     ckpt: Path,
     model_name: str | None,
     data: DataConfig,
     evaluation: EvalConfig,
     device: DeviceConfig,
+    feed: FeedConfig,
     batch_size: int | None,
     suspend: str,
-    save_dir: Path,
+    save_dir: Path | None,
     seed: int,
 ) -> None:
     """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
@@ -60,13 +71,15 @@ def evaluate(
     import torch
 
     from pfm.data.loading import load_data
-    from pfm.evaluation.evaluator import make_evaluator
+    from pfm.data.reading import Intake
+    from pfm.evaluation.earlier import check_same_data
+    from pfm.evaluation.evaluator import Evaluator
     from pfm.evaluation.results import describe_evaluation, write_evaluation
-    from pfm.evaluation.samples import label_positions
+    from pfm.evaluation.samples import Samples, label_positions
     from pfm.evaluation.subsets import forget_sizes
     from pfm.model.checkpoint import load_checkpoint
     from pfm.storage import make_folder
-    from pfm.training.launch import leave, processes_of, start_accelerator
+    from pfm.training.launch import host_of, leave, processes_of, start_accelerator
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
@@ -76,18 +89,27 @@ def evaluate(
         )
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
+    accelerator = start_accelerator(where, device)
+    intake = Intake(
+        feed=feed,
+        device=accelerator.device,
+        host=host_of(accelerator),
+        splits=frozenset({"test"}),
+        say=click.echo if accelerator.is_main_process else lambda _: None,
+        is_shown=accelerator.is_main_process,
+    )
+    data = data_of_run(checkpoint, data).placed()
+    loaded = load_data(data, checkpoint.preprocess.storage, intake=intake)
     click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:
         model.store_frozen(torch.bfloat16)
-    accelerator = start_accelerator(where, device)
     model.to(accelerator.device)
-    evaluator = make_evaluator(
-        loaded.test, positions, checkpoint.preprocess, processes_of(accelerator), evaluation, seed=seed
-    )
-    stem = make_folder(save_dir) / f"{loaded.name}_seed_{seed}"
+    samples = Samples.of(loaded.test, positions, checkpoint.preprocess, accelerator.device, feed)
+    evaluator = Evaluator(samples, processes_of(accelerator), batch_size=evaluation.eval_batch_size, seed=seed)
+    stem = make_folder(save_dir or ckpt.parent) / f"{loaded.name}_seed_{seed}"
+    check_same_data(stem, data.dataset)
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:
@@ -99,7 +121,9 @@ def evaluate(
             measured = solve_subsets(evaluator, model, measured, memory_of(checkpoint))
         if accelerator.is_main_process:
             click.echo(describe_evaluation(measured, model))
-            for path in write_evaluation(stem, measured, model, title=f"{loaded.name}: {ckpt.name}"):
+            for path in write_evaluation(
+                stem, measured, model, title=f"{loaded.name}: {ckpt.name}", dataset=data.dataset
+            ):
                 click.echo(f"wrote {path}")
     leave(accelerator)
 

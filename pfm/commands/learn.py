@@ -31,13 +31,14 @@ def learn(ckpt: Path, out: Path | None, model_name: str | None, data: DataConfig
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
 
     from pfm.data.loading import load_data
+    from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint, save_checkpoint
     from pfm.training.launch import leave, processes_of, start_accelerator
     from pfm.training.learning import learn_on
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
-    loaded = load_data(data, checkpoint.preprocess.storage, device=where)
+    loaded = load_data(data, checkpoint.preprocess.storage, intake=Intake(device=where))
     accelerator = start_accelerator(where, device)
     learned = learn_on(checkpoint, loaded, processes_of(accelerator), click.echo)
     if accelerator.is_main_process:

@@ -197,4 +197,10 @@ def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
     if "dataset" not in stored:
         raise ConfigError("the checkpoint does not say which data it was trained on; name the data with --dataset")
     known = {field.name: stored[field.name] for field in dataclasses.fields(given) if field.name in stored}
-    return dataclasses.replace(given, **{**known, **typed})
+    found = dataclasses.replace(given, **{**known, **typed})
+    if found.place is not None and not found.place.exists():
+        raise ConfigError(
+            f"the run was trained on {found.dataset}, which is not there; if it was moved, say where it is now with "
+            "--dataset"
+        )
+    return found

@@ -1,6 +1,8 @@
 """Which data, where it is kept and what is varied in it: the options, and what follows from a name alone."""
 
 import dataclasses
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +12,7 @@ from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
+from pfm.data.room import parse_size
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
 
@@ -155,6 +158,20 @@ class DataConfig:
         """The data set's name, or the folder, without the prefix."""
         return self.dataset.removeprefix(KINDS.get(self.kind).storage.folder_prefix)
 
+    def placed(self) -> "DataConfig":
+        """The same with whole paths, so that a command in any folder finds the data; a name stays a name."""
+        prefix = self.dataset.removesuffix(self.folder)
+        changes = {"dataset": prefix + os.path.abspath(self.folder)} if prefix or _is_path(self.dataset) else {}
+        for name in ("data_dir", "table", "hash_groups"):
+            if value := getattr(self, name):
+                changes[name] = os.path.abspath(value)
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def place(self) -> Path | None:
+        """Where the data is, if that is a path."""
+        return Path(self.folder) if self.dataset != self.folder or _is_path(self.dataset) else None
+
     @property
     def short_name(self) -> str:
         """The data set's name as it stands in file names; with --label_from, behind it the field that is the label."""
@@ -164,6 +181,13 @@ class DataConfig:
         else:
             name = Path(path).resolve().name.removesuffix(".npz")
         return f"{name}_{self.label}" if self.label else name
+
+
+_OWN_NAMES = re.compile(r"digits|\w+mnist(3d)?")  # which win over a folder that is called so
+
+
+def _is_path(name: str) -> bool:
+    return _looks_like_path(name) and _OWN_NAMES.fullmatch(name) is None
 
 
 def _looks_like_path(name: str) -> bool:
@@ -217,18 +241,46 @@ class AugmentConfig(SoundAugmentConfig, ImageAugmentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedConfig:
-    """Where images, and what a frozen trunk makes of them, are kept."""
+    """Where inputs, and what a frozen trunk makes of them, are kept."""
 
     section: ClassVar = Section.SPEED
     data_on: str = option(
         "auto",
-        "Where the images are kept: auto is on the device where they fit into a third of its free memory.",
-        choices=("auto", "device", "host"),
+        "Where decoded inputs are kept: on the device, in host memory or in a temporary file, once for all processes "
+        "of a host; or nowhere, and they are decoded again in each epoch. auto is the first of these with room.",
+        choices=("auto", "device", "host", "disk", "decode"),
     )
-    num_workers: int = option(2, "Processes that gather batches where the images are kept in host memory.", minimum=0)
+    data_memory: str = option(
+        "", "Host memory that auto may take for them, such as 4GB.  [default: half of what is free]"
+    )
+    data_workers: int | None = option(
+        None, "Processes that decode files; 0: none but this one.  [default: the cores there are]", minimum=0
+    )
+    cache: str | None = option(
+        None,
+        "Folder that keeps decoded inputs for later commands, until the files or the options change; pfm show lists "
+        "what it holds, pfm forget erases it.  [default: none]",
+        is_path=True,
+    )
+    num_workers: int = option(
+        2, "Threads that gather batches ahead where inputs are not on the device; 0: none.", minimum=0
+    )
     cache_trunk: str = option(
         "off",
         "Keep the output of the frozen blocks below --prompt_layer, computed once for each image: on the device, in "
         "host memory, or in a temporary file that vanishes with the run.",
         choices=("off", "device", "host", "disk"),
     )
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
+        _ = self.memory_bytes
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What `--data_memory` says; None where it says nothing.
+
+        Raises:
+            ConfigError: it is not a size.
+        """
+        return parse_size(self.data_memory, "--data_memory") if self.data_memory else None

@@ -3,6 +3,7 @@
 Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels of the model.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,20 +17,21 @@ from pfm.data.decoding import (
     RANGE_OF_DATA,
     RESAMPLE,
     ImageDecoding,
-    decode_image,
     have_one_small_size,
     read_window,
     sources_range,
     stored_decoding,
 )
 from pfm.data.image_augmentation import ImageAugmentation
+from pfm.data.image_jobs import ImageLook, ImageRow, fitted_shape
 from pfm.data.inputs import Storage
+from pfm.data.intake import Looked, Rowed, Words, take_in
 from pfm.data.kinds import InputKind
-from pfm.data.pixels import UNREADABLE, explain_unreadable
-from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked
+from pfm.data.reading import FilesToRead, Stacked
 from pfm.errors import ConfigError, DataError
-from pfm.runlog import progress
 from pfm.storage import Json
+
+CHUNK_BYTES = 2**24  # of images whose pixels are counted at a time
 
 
 @dataclass(frozen=True)
@@ -89,42 +91,29 @@ class ImageStorage:
         Raises:
             DataError: an image that cannot be decoded, or none that can.
         """
-        arrays: list[np.ndarray] = []
-        decoding = self.decoding or ImageDecoding()
-        kept: list[int] = []
-        remarks = Remarks()
-        with progress(files.count, f"decoding {files.where}", unit="img") as bar:
-            for index in range(files.count):
-                try:
-                    odd: list[str] = []
-                    arrays.append(decode_image(files.load(index), decoding, odd.append))
-                    kept.append(index)
-                    for what in odd:
-                        remarks.add(what, files.name(index))
-                except UNREADABLE as error:
-                    name, reason = files.name(index), explain_unreadable(error)
-                    if not files.skip_bad:
-                        raise DataError(f"cannot decode {name}: {reason}; {HOW_TO_GO_ON}") from error
-                    remarks.add(SKIPPED, f"{name}: {reason}")
-                bar.update()
-        if not arrays:
-            raise DataError(f"no image can be decoded ({'; '.join(remarks.notes(files.where))})")
-        channels = max(array.shape[2] for array in arrays)
-        if channels == 3:
-            arrays = [np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array for array in arrays]
-        if len({array.shape for array in arrays}) > 1:
-            arrays = [_resize_one(array, self.size) for array in arrays]
-        stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-        return Stacked(stacked, torch.tensor(kept), remarks.notes(files.where))
+        return self.read_splits({"": files})[""]
 
     def read_splits(self, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
-        """The files of each split; splits that differ in channels or size from each other are made alike."""
-        splits = {name: self.read(part) for name, part in files.items()}
-        channels = max(split.inputs.shape[1] for split in splits.values())
-        inputs = {name: split.inputs.expand(-1, channels, -1, -1) for name, split in splits.items()}
-        if len({images.shape[2:] for images in inputs.values()}) > 1:
-            inputs = {name: resize_all(images, self.size) for name, images in inputs.items()}
-        return {name: replace(split, inputs=inputs[name]) for name, split in splits.items()}
+        """The files of each split, the images of all of them alike in channels and size."""
+        is_sized = self.decoding is not None and self.decoding.size is not None
+        words = Words(noun=self.noun, unit="img", verb="decode", doing="decoding")
+        return take_in(files, ImageLook(is_sized), self._plan, words)
+
+    def _plan(self, looked: Mapping[str, Looked]) -> Rowed:
+        decoding = self.decoding or ImageDecoding()
+        sizes = np.concatenate([part.facts for part in looked.values()])  # (N, 3) height, width, channels
+        channels = int(sizes[:, 2].max())
+        if decoding.size is None and (sizes[:, :2] != sizes[0, :2]).any():
+            decoding = decoding.sized(self.size)
+        shape = (channels, *fitted_shape(int(sizes[0, 0]), int(sizes[0, 1]), decoding))
+        image_bytes = math.prod(shape)
+        return Rowed(
+            job=ImageRow(decoding, channels),
+            shape=shape,
+            dtype=torch.uint8,
+            size_bytes={split: image_bytes * len(part.kept) for split, part in looked.items()},
+            is_ragged=False,
+        )
 
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
         """Images (N, C, H, W) as a data set with images of `stored_shape` would have stored them."""
@@ -234,22 +223,24 @@ class ImagePreprocess:
 
 
 def measure_channels(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel in [0, 1], of (N, C, H, W) uint8; grey counts three times."""
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in images.split(1024):
-        pixels = chunk.double() / 255
-        total += pixels.sum(dim=(0, 2, 3))
-        squares += pixels.square().sum(dim=(0, 2, 3))
+    """Mean and standard deviation per channel in [0, 1], of (N, C, H, W) uint8; grey counts three times.
+
+    Whole numbers are summed, so that the order and the number of threads change nothing.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)  # of each grey level
+    at_once = max(1, CHUNK_BYTES // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(images), at_once):
+        pixels = images[start : start + at_once].clone().transpose(0, 1).flatten(1)  # (C, pixels)
+        for own, channel in zip(counts, pixels, strict=True):
+            own += torch.bincount(channel, minlength=256)
+    levels = torch.arange(256)
+    total = (counts * levels).sum(dim=1).double() / 255
+    squares = (counts * levels * levels).sum(dim=1).double() / 255**2
     count = images.numel() / images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
     repeat = 3 // images.shape[1]
     return tuple(mean.tolist() * repeat), tuple(std.tolist() * repeat)
-
-
-def _resize_one(image: np.ndarray, size: int) -> np.ndarray:
-    return resize_all(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], size)[0].permute(1, 2, 0).numpy()
 
 
 def resize_all(images: torch.Tensor, size: int) -> torch.Tensor:

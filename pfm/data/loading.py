@@ -4,25 +4,24 @@ import dataclasses
 import itertools
 from pathlib import Path
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.groups import hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
 from pfm.data.readers import READERS
 from pfm.data.readers.folders import FolderReader
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.errors import ConfigError
 from pfm.registry import load_plugins
 
 
-def load_data(config: DataConfig, storage: Storage, *, device: torch.device | None = None) -> ClassificationData:
+def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = None) -> ClassificationData:
     """Load a data set.
 
     Args:
         storage: how the inputs are to be stored: what images of uneven size are brought to when decoded, or the
             features of sounds.
-        device: that computes features.  [default: the CPU]
+        intake: how files are decoded and where that is kept.  [default: by all cores, where there is room]
 
     Raises:
         DataError: no such data set, an unreadable file, or labels that do not fit.
@@ -33,7 +32,7 @@ def load_data(config: DataConfig, storage: Storage, *, device: torch.device | No
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
     if (config.table or config.ignore) and not isinstance(reader, FolderReader):
         raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
-    data = reader.read(config, storage, device)
+    data = reader.read(config, storage, intake or Intake())
     if data.storage is None:
         data = _as_arrays(data, storage.decided({}, config))
     check_labels(data)

@@ -11,13 +11,12 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pfm.data import frames as kaldi
-from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
+from pfm.data.frames import FRAME_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.waves import check_rate
-
-FRAMES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -71,35 +70,35 @@ def log_mel(waves: torch.Tensor, lengths: torch.Tensor, settings: MelSettings) -
         (B, F, M) float32; zeros for the frames that a clip does not have.
     """
     frames = waves.unfold(1, settings.frame_size, settings.hop)  # (B, F, frame)
-    features = _of_frames(frames.flatten(0, 1), settings).unflatten(0, frames.shape[:2])  # (B, F, M)
+    frames = frames - frames.mean(dim=2, keepdim=True)
+    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+    frames = (frames - PREEMPHASIS * before) * _window(settings.frame_size).to(waves.device)
+    size = fft_size(settings)
+    power = torch.fft.rfft(frames, n=size).abs().square()[..., : size // 2]  # Kaldi leaves the last one out
+    energies = power @ mel_banks(settings).to(waves.device).T  # (B, F, M)
+    features = energies.clamp_min(SMALLEST_ENERGY).log()
     own = (lengths - settings.frame_size).div(settings.hop, rounding_mode="floor") + 1  # (B,)
     is_there = torch.arange(features.shape[1], device=waves.device) < own.to(waves.device).unsqueeze(1)
     return torch.where(is_there.unsqueeze(2), features, 0.0)
 
 
-def _of_frames(frames: torch.Tensor, settings: MelSettings) -> torch.Tensor:
-    """Frames (n, frame) -> (n, M), in portions of one shape.
+def clip_features(samples: np.ndarray, rate: int, settings: MelSettings) -> np.ndarray:
+    """The features (F, M) float32 of one clip (n,) float32; the same bytes whatever the number of threads.
 
-    A row of a large product differs in its last bit from the same row of a small one. A clip's features must not depend
-    on which others it was read with, since those may be forgotten.
+    Raises:
+        ValueError: a clip shorter than one frame, or of a rate that cannot be brought to the settings'.
     """
-    found = frames.new_empty(len(frames), settings.num_mel_bins)
-    for start in range(0, len(frames), FRAMES_AT_ONCE):
-        part = frames[start : start + FRAMES_AT_ONCE]
-        missing = FRAMES_AT_ONCE - len(part)
-        whole = torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part
-        found[start : start + len(part)] = _portion(whole, settings)[: len(part)]
-    return found
-
-
-def _portion(frames: torch.Tensor, settings: MelSettings) -> torch.Tensor:
-    """(n, frame) -> (n, M)."""
-    frames = frames - frames.mean(dim=1, keepdim=True)
-    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    frames = (frames - PREEMPHASIS * before) * _window(settings.frame_size).to(frames.device)
-    size = fft_size(settings)
-    power = torch.fft.rfft(frames, n=size).abs().square()[:, : size // 2]  # Kaldi leaves the last one out
-    return (power @ mel_banks(settings).to(frames.device).T).clamp_min(SMALLEST_ENERGY).log()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a product shared out among threads is summed in another order
+    try:
+        wave = resampled(torch.from_numpy(samples), rate, settings.sampling_rate)
+        if len(wave) < settings.frame_size:
+            raise ValueError(
+                f"it lasts {1000 * len(samples) / rate:.1f} ms; at least {1000 * FRAME_SECONDS:.0f} ms are needed"
+            )
+        return log_mel(wave.unsqueeze(0), torch.tensor([len(wave)]), settings)[0].numpy()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fft_size(settings: MelSettings) -> int:

@@ -103,6 +103,11 @@ def decode(
         return np.asarray(image.convert("RGB"))
 
 
+def stored_channels(image: Image.Image) -> int:
+    """1 or 3, what `decode` makes of it; nothing is decoded."""
+    return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(DEEP_MODES) else 3
+
+
 def grey_range(image: Any) -> tuple[float, float] | None:
     """Lowest and highest level of an image of more than 8 bits; None for others."""
     with image:

@@ -1,11 +1,57 @@
 """Reading many files: which, what came of them, which could not be read, and what is odd about others."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from pfm.data.config import FeedConfig
+from pfm.data.sharing import Host
+from pfm.data.workers import Outcome, default_workers
+from pfm.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """How the files of a data set are taken in.
+
+    Attributes:
+        feed: the options.
+        device: that the model is on.
+        host: the processes that load the same data here.
+        splits: "train", "val", "test": what is asked for; inputs of others are decoded when somebody wants them all
+            the same. None is all.
+        say: is told where what was decoded is kept, and how large it is.
+        is_shown: whether this process shows its progress to people.
+    """
+
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    host: Host = field(default_factory=Host)
+    splits: frozenset[str] | None = None
+    say: Callable[[str], None] = lambda _: None
+    is_shown: bool = True
+
+    @property
+    def workers(self) -> int:
+        """Decoding processes of this process."""
+        return default_workers() if self.feed.data_workers is None else self.feed.data_workers
+
+    def wanted(self, roles: Iterable[str], *, skips: bool) -> list[str]:
+        """Which of the splits that a source has are read now.
+
+        Without a split for the test, that will be held out of another one. Of this one nothing is read now, so that
+        only what is held out is decoded; unless files that cannot be read are left out of it (`skips`).
+        """
+        there = list(roles)
+        if self.splits is None:
+            return there
+        found = [role for role in there if role in self.splits]
+        if "test" in self.splits and "test" not in there:
+            found += ["val"] if "val" in there else ["train"] if skips else []
+        return [role for role in there if role in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +65,8 @@ class FilesToRead:
         name: index -> what to call one of them in an error.
         skip_bad: leave out files that cannot be read, and count them.
         max_seconds: what of a longer clip is read.
-        device: that computes features.  [default: the CPU]
+        intake: how they are taken in.
+        classes: the class of each by name, for what is kept for later commands; None where nobody knows.
     """
 
     load: Callable[[int], Any]
@@ -28,7 +75,23 @@ class FilesToRead:
     name: Callable[[int], str]
     skip_bad: bool = False
     max_seconds: float = 30.0
-    device: torch.device | None = None
+    intake: Intake = field(default_factory=Intake)
+    classes: Sequence[str] | None = None
+
+    def source(self, index: int) -> Any:
+        """What is to be decoded, or the outcome of a file that is not there."""
+        try:
+            return self.load(index)
+        except (OSError, ValueError) as error:
+            return Outcome(None, str(error))
+
+    def cannot(self, verb: str, index: int, reason: str) -> DataError:
+        """The error of a file that cannot be read.
+
+        Args:
+            verb: what it cannot be, such as "decode".
+        """
+        return DataError(f"cannot {verb} {self.name(index)}: {reason}; {HOW_TO_GO_ON}")
 
     def sources(self) -> Iterator[Any]:
         """What is to be decoded, one after another; what is not there is passed over."""
@@ -50,35 +113,6 @@ class Stacked:
     inputs: torch.Tensor
     kept: torch.Tensor
     notes: tuple[str, ...] = ()
-
-
-def joined(files: Mapping[str, FilesToRead]) -> FilesToRead:
-    """The files of all splits, one split after another, to be read alike."""
-    places = [(split, index) for split, part in files.items() for index in range(part.count)]
-
-    def load(number: int) -> Any:
-        split, index = places[number]
-        return files[split].load(index)
-
-    def name(number: int) -> str:
-        split, index = places[number]
-        return files[split].name(index)
-
-    where = " and ".join(part.where for part in files.values())
-    return replace(next(iter(files.values())), load=load, count=len(places), where=where, name=name)
-
-
-def parted(stacked: Stacked, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
-    """What was read of `joined(files)`, split by split; the notes, which are of all, with the first."""
-    found: dict[str, Stacked] = {}
-    start = 0
-    for split, part in files.items():
-        is_own = (stacked.kept >= start) & (stacked.kept < start + part.count)
-        rows = is_own.nonzero()[:, 0]
-        own = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)  # they stand together
-        found[split] = Stacked(stacked.inputs[own], stacked.kept[rows] - start, () if found else stacked.notes)
-        start += part.count
-    return found
 
 
 @dataclass

@@ -11,20 +11,17 @@ import torch
 from torch.nn import functional as F
 
 from pfm.data.config import DataConfig, SoundAugmentConfig
-from pfm.data.frames import FRAME_SECONDS
 from pfm.data.inputs import Storage
+from pfm.data.intake import Looked, Rowed, Words, take_in
 from pfm.data.kinds import InputKind
-from pfm.data.mapped import mapped_tensor
-from pfm.data.mel import MelSettings, clip_lengths, log_mel, resampled
-from pfm.data.reading import HOW_TO_GO_ON, SKIPPED, FilesToRead, Remarks, Stacked, joined, parted
+from pfm.data.mel import MelSettings, clip_lengths
+from pfm.data.reading import FilesToRead, Stacked
 from pfm.data.sound_augmentation import SoundAugmentation
-from pfm.data.waves import UNREADABLE, Recording, explain_sound, read_sound
-from pfm.errors import ConfigError, DataError
-from pfm.runlog import progress
+from pfm.data.sound_jobs import SoundLook, SoundRow
+from pfm.errors import ConfigError
 from pfm.storage import Json
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the features AST was trained on
-MOST_AT_ONCE = 64  # clips whose features are computed as one batch
 
 
 @dataclass(frozen=True)
@@ -58,72 +55,30 @@ class SoundStorage(MelSettings):
         return inputs
 
     def read(self, files: FilesToRead) -> Stacked:
-        """Read sound files and compute their features, in batches on the device.
-
-        Memory is bounded by the longest of a batch; features are kept in a temporary file.
+        """Read sound files and compute their features.
 
         Raises:
             DataError: a file that cannot be read, or none that can.
         """
-        device = files.device or torch.device("cpu")
-        remarks = Remarks()
-        kept: list[int] = []
-        parts: list[torch.Tensor] = []
-        pending: list[torch.Tensor] = []
-        with progress(files.count, f"reading {files.where}", unit="clip") as bar:
-            for index in range(files.count):
-                try:
-                    recording = read_sound(files.load(index), max_seconds=files.max_seconds)
-                    wave = self._wave(recording)
-                except UNREADABLE as error:
-                    name, reason = files.name(index), explain_sound(error)
-                    if not files.skip_bad:
-                        raise DataError(f"cannot read {name}: {reason}; {HOW_TO_GO_ON}") from error
-                    remarks.add(SKIPPED, f"{name}: {reason}")
-                    continue
-                finally:
-                    bar.update()
-                _remark(remarks, recording, files.max_seconds, files.name(index))
-                kept.append(index)
-                pending.append(wave)
-                if len(pending) == MOST_AT_ONCE:
-                    parts += self._features(pending, device)
-                    pending = []
-            if pending:
-                parts += self._features(pending, device)
-        if not kept:
-            raise DataError(
-                f"no file can be read ({'; '.join(remarks.notes(files.where)) or f'{files.where} has none'})"
-            )
-        longest = max(len(part) for part in parts)
-        shape = (len(parts), longest, self.num_mel_bins)
-        stacked = mapped_tensor(shape, torch.float32, f"the features of {files.where}")
-        for row, part in enumerate(parts):
-            stacked[row, : len(part)] = part
-        return Stacked(stacked, torch.tensor(kept), remarks.notes(files.where))
+        return self.read_splits({"": files})[""]
 
     def read_splits(self, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
         """The files of each split, equally many frames in all."""
-        return parted(self.read(joined(files)), files)
+        seconds = next(iter(files.values())).max_seconds
+        words = Words(noun=self.noun, unit="clip", verb="read", doing="reading")
 
-    def _wave(self, recording: Recording) -> torch.Tensor:
-        """(n,) float32 at the storage's rate.
+        def plan(looked: Mapping[str, Looked]) -> Rowed:
+            frames = {split: part.facts[:, 0] for split, part in looked.items()}
+            longest = max(int(counts.max()) for counts in frames.values())
+            return Rowed(
+                job=SoundRow(self.sampling_rate, self.num_mel_bins, seconds),
+                shape=(longest, self.num_mel_bins),
+                dtype=torch.float32,
+                size_bytes={split: 4 * self.num_mel_bins * int(counts.sum()) for split, counts in frames.items()},
+                is_ragged=True,
+            )
 
-        Raises:
-            ValueError: shorter than one frame.
-        """
-        wave = resampled(torch.from_numpy(recording.samples), recording.rate, self.sampling_rate)
-        if len(wave) < self.frame_size:
-            seconds = len(recording.samples) / recording.rate
-            raise ValueError(f"it lasts {1000 * seconds:.1f} ms; at least {1000 * FRAME_SECONDS:.0f} ms are needed")
-        return wave
-
-    def _features(self, waves: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-        """The features (F, M) of each wave, as long as it is."""
-        lengths = torch.tensor([len(wave) for wave in waves])
-        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True).to(device)
-        features = log_mel(padded, lengths, self).cpu()
-        return [own[: self.num_frames(length)].clone() for own, length in zip(features, lengths.tolist(), strict=True)]
+        return take_in(files, SoundLook(self.sampling_rate, seconds), plan, words)
 
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
         """Features (N, F, M), which a data set only fills up with zeros."""
@@ -150,15 +105,6 @@ class SoundStorage(MelSettings):
             sampling_rate=self.sampling_rate,
             num_mel_bins=self.num_mel_bins,
         )
-
-
-def _remark(remarks: Remarks, recording: Recording, max_seconds: float, name: str) -> None:
-    if recording.is_cut:
-        remarks.add(f"longer than --max_seconds {max_seconds:g}, the rest of them not used", name)
-    if recording.silent_channels:
-        remarks.add("with a silent channel, mixed in all the same", name)
-    if recording.is_silent:
-        remarks.add("silent throughout", name)
 
 
 @dataclass(frozen=True, kw_only=True)

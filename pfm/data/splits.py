@@ -13,6 +13,7 @@ import torch
 from pfm.classes import ClassList, split_names
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
+from pfm.data.rows import join_rows, subset_rows
 from pfm.errors import DataError
 from pfm.seeds import make_generator
 
@@ -43,7 +44,8 @@ class Split:
     def subset(self, index: torch.Tensor) -> "Split":
         """The samples at these places (n,) int64."""
         places = index.tolist()
-        return Split(self.inputs[index], self.labels[index], _picked(self.groups, places), _picked(self.names, places))
+        groups, names = _picked(self.groups, places), _picked(self.names, places)
+        return Split(subset_rows(self.inputs, index), self.labels[index], groups, names)
 
     def relabelled(self, new: torch.Tensor) -> "Split":
         """With the new label (C,) of each old one; samples whose label becomes -1 are left out."""
@@ -54,7 +56,7 @@ class Split:
     def followed_by(self, other: "Split") -> "Split":
         """The samples of both."""
         return Split(
-            torch.cat([self.inputs, other.inputs]),
+            join_rows([self.inputs, other.inputs]),
             torch.cat([self.labels, other.labels]),
             None if self.groups is None or other.groups is None else self.groups + other.groups,
             None if self.names is None or other.names is None else self.names + other.names,

@@ -79,6 +79,16 @@ def read_sound(source: Source, *, max_seconds: float | None = None) -> Recording
         )
 
 
+def length_bound(source: Source) -> float:
+    """Seconds that a file lasts at the most, by its header; infinite where that does not say.
+
+    Raises:
+        OSError, ValueError: as `read_sound`, as far as the header shows it.
+    """
+    with _opened(source) as sound:
+        return sound.frames / sound.samplerate if sound.frames > 0 and sound.samplerate > 0 else math.inf
+
+
 def stream_sound(source: Source) -> Iterator[tuple[np.ndarray, int]]:
     """A sound file of any length as blocks (n,) float32, mixed to mono, each with its rate.
 

@@ -131,12 +131,18 @@ def _what_forgetting_means(measured: Evaluation, model: PromptedClassifier) -> l
     return lines
 
 
-def write_evaluation(stem: Path, measured: Evaluation, model: PromptedClassifier, *, title: str) -> list[Path]:
-    """The paper tool's JSON, everything measured as JSON, and the picture; returns what was written."""
+def write_evaluation(
+    stem: Path, measured: Evaluation, model: PromptedClassifier, *, title: str, dataset: str | None = None
+) -> list[Path]:
+    """The paper tool's JSON, everything measured as JSON, and the picture; returns what was written.
+
+    Args:
+        dataset: what the JSON says it is of.
+    """
     accuracies = Path(f"{stem}_inference_accuracies.json")
     write_json(accuracies, measured.inference_accuracies())
     whole = Path(f"{stem}_evaluation.json")
-    write_json(whole, {"classes": dataclasses.asdict(model.classes), **measured.to_dict()})
+    write_json(whole, {"dataset": dataset, "classes": dataclasses.asdict(model.classes), **measured.to_dict()})
     written = [accuracies, whole]
     if measured.subsets:
         picture = Path(f"{stem}_forgetting.png")

@@ -51,13 +51,20 @@ class Samples:
     source: Source
 
     @classmethod
-    def of(cls, split: Split, positions: torch.Tensor, preprocess: Preprocess, device: torch.device) -> Self:
+    def of(
+        cls,
+        split: Split,
+        positions: torch.Tensor,
+        preprocess: Preprocess,
+        device: torch.device,
+        feed: FeedConfig | None = None,
+    ) -> Self:
         """A split's inputs, moved to the device where they fit.
 
         Args:
             positions: `label_positions` of the split's labels.
         """
-        return cls(positions[split.labels], StoredInputs(Feed(split, device, FeedConfig()), preprocess))
+        return cls(positions[split.labels], StoredInputs(Feed(split, device, feed or FeedConfig()), preprocess))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pfm.data.reading import FilesToRead
 from pfm.errors import ClassNameError, ConfigError
@@ -113,5 +114,9 @@ def stored_content(path: Path, checkpoint: Checkpoint, memory: Memory) -> bytes:
         DataError: it cannot be read.
     """
     storage = checkpoint.preprocess.storage
-    read = storage.read(FilesToRead(load=lambda _: path, count=1, where=str(path), name=lambda _: str(path)))
-    return storage.brought_to(read.inputs, memory.stored_shape)[0].contiguous().numpy().tobytes()
+    seconds = checkpoint.run.get("data", {}).get("max_seconds", 30.0)  # what of a longer clip was read
+    files = FilesToRead(
+        load=lambda _: path, count=1, where=str(path), name=lambda _: str(path), max_seconds=seconds
+    )
+    inputs = storage.read(files).inputs[torch.tensor([0])]
+    return storage.brought_to(inputs, memory.stored_shape)[0].contiguous().numpy().tobytes()

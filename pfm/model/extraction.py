@@ -29,6 +29,7 @@ from pfm.model.views import StoredInputs
 from pfm.runlog import progress
 
 BATCH = 32
+AHEAD = 4  # batches that are read for each thread before they are computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +102,24 @@ def _computed(
     """Integers (b, F) of each batch, and the bytes of its samples as stored."""
 
     @torch.inference_mode()
-    def compute(index: torch.Tensor) -> tuple[Ints16, list[bytes]]:
+    def compute(given: tuple[torch.Tensor, int]) -> tuple[Ints16, list[bytes]]:
+        inputs, count = given
         if device.type == "cpu":
             torch.set_num_threads(1)
-        full = torch.cat([index, index[-1:].expand(BATCH - len(index))])
-        inputs = stored.feed(full)
-        integers = RIDGE.features(model, stored.preprocess(inputs))[: len(index)]
-        contents = [row.tobytes() for row in inputs[: len(index)].cpu().contiguous().numpy()]
+        integers = RIDGE.features(model, stored.preprocess(inputs))[:count]
+        contents = [row.tobytes() for row in inputs[:count].cpu().contiguous().numpy()]
         return integers.to(torch.int16).cpu().numpy(), contents
 
     threads = torch.get_num_threads()
-    if device.type != "cpu":
-        yield from map(compute, batches)
-        return
+    at_once = AHEAD * threads
+    full = [torch.cat([index, index[-1:].expand(BATCH - len(index))]) for index in batches]
+    counts = [len(index) for index in batches]
     try:
         with ThreadPoolExecutor(max(1, min(threads, os.cpu_count() or 1))) as pool:
-            yield from pool.map(compute, batches)
+            for start in range(0, len(full), at_once):  # so that no more than these are in memory
+                part = slice(start, start + at_once)
+                given = zip(stored.feed.batches(full[part]), counts[part], strict=True)
+                yield from (pool.map if device.type == "cpu" else map)(compute, given)
     finally:
         torch.set_num_threads(threads)
 

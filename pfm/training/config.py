@@ -159,8 +159,8 @@ class RunConfig:
     feed: FeedConfig = field(default_factory=FeedConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """By section and option: numbers, strings and bools, for a checkpoint or JSON."""
-        return dataclasses.asdict(self)
+        """By section and option: numbers, strings and bools, for a checkpoint or JSON; paths of data are whole."""
+        return dataclasses.asdict(dataclasses.replace(self, data=self.data.placed()))
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Mapping[str, Any]]) -> Self:

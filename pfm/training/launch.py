@@ -1,5 +1,6 @@
 """How a run is started: one Accelerator for one process, or for whatever a launcher started."""
 
+import datetime
 import importlib.util
 import os
 import time
@@ -12,12 +13,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 
+from pfm.data.sharing import Host
 from pfm.device import DeviceConfig, Processes
 from pfm.errors import ConfigError
 from pfm.training.launcher import watch_launcher
 
 # more than enough for a thread to be given the processor again
 DRAIN_S = 0.5
+# processes wait for the one that decodes for all of a host
+LOAD_TIMEOUT = datetime.timedelta(days=7)
 # tracker -> the package it needs
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "aim": "aim",
             "comet_ml": "comet_ml", "dvclive": "dvclive", "swanlab": "swanlab"}  # fmt: skip
@@ -65,6 +69,33 @@ def processes_of(accelerator: Accelerator) -> Processes:
         reduce=total,
         autocast=lambda: accelerator.autocast(),
     )
+
+
+def host_of(accelerator: Accelerator) -> Host:
+    """The processes of this host, which load the same data; every process has to call it.
+
+    They wait for each other in a group of their own, for as long as the one that decodes may take.
+    """
+    if accelerator.num_processes == 1:
+        return Host()
+    import torch.distributed as dist
+
+    own = (accelerator.process_index - accelerator.local_process_index, accelerator.process_index)
+    everyone: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(everyone, own)
+    leaders = sorted({leader for leader, _ in everyone})
+    groups = {}
+    for leader in leaders:  # every process makes every group, in the same order
+        ranks = [rank for of, rank in everyone if of == leader]
+        groups[leader] = dist.new_group(ranks, timeout=LOAD_TIMEOUT, backend="gloo"), len(ranks)
+    group, size = groups[own[0]]
+
+    def exchange(value: Any) -> Any:
+        told = [value]
+        dist.broadcast_object_list(told, src=own[0], group=group)
+        return told[0]
+
+    return Host(rank=accelerator.local_process_index, size=size, exchange=exchange)
 
 
 def _asked_for(variable: str) -> bool:

@@ -20,6 +20,7 @@ from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
 from pfm.training.config import RunConfig
+from pfm.training.earlier import replaced
 from pfm.training.evaluating import Evaluations
 from pfm.training.interrupt import StopRequest
 from pfm.training.launch import hint_at_launcher, split_trackers, start_accelerator, tracking
@@ -68,7 +69,9 @@ def train(
     PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
-    data = load_run_data(config, spec, accelerator, data)
+    _say_what_is_replaced(config, data, tell)
+    accelerator.wait_for_everyone()  # before anything is written
+    data = load_run_data(config, spec, accelerator, data, tell)
     if spec.preprocess is None and not spec.was_sized:
         spec = spec.fitted(tuple(data.train.inputs.shape[1:]))
     tell(data.describe(spec.storage))
@@ -119,6 +122,14 @@ class Steps:
 
 
 STEPS = Steps()
+
+
+def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:
+    """Before the data is loaded, which may take long."""
+    name = config.data.short_name if data is None else data.name
+    files = RunFiles(Path(config.train.save_dir), f"{name}_seed_{config.train.seed}")
+    if not config.train.resume and (note := replaced(files, config.data)):
+        tell(note)
 
 
 class _Run:

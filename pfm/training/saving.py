@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pfm.data.config import DataConfig
 from pfm.errors import CheckpointError, ConfigError
 from pfm.holding import writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
@@ -139,7 +140,7 @@ _FREE = {
     "data": {"data_dir"},
     "device": {"gpu_id", "cpu"},
     "evaluation": {"eval_batch_size", "max_subsets"},
-    "feed": {"data_on", "num_workers", "cache_trunk"},
+    "feed": {"data_on", "data_memory", "data_workers", "cache", "num_workers", "cache_trunk"},
 }  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def check_same_run(
     for section, values in run.items():
         for name, value in values.items():
             old = before.get(section, {}).get(name, value)
-            if name not in free.get(section, ()) and old != value:
+            if name not in free.get(section, ()) and old != value and not _was_moved(section, name, old, value):
                 raise ConfigError(
                     f"--resume: the run had --{name} {old}, now it is {value}; give --{name} {old}, or start anew"
                 )
@@ -175,6 +176,22 @@ def check_same_run(
         )
     if state["labels"] != labels_checksum(labels):
         raise ConfigError("--resume: the training split is not the one the run began with; give the same data")
+
+
+def _was_moved(section: str, name: str, old: Any, value: Any) -> bool:
+    """Whether an option says where the same data is now; of before, where it was relative, or is no longer there."""
+    if section != "data" or name not in ("dataset", "table", "hash_groups") or not (old and value):
+        return False
+    if name != "dataset":
+        was, now = Path(old).absolute(), Path(value)
+    else:
+        before, after = DataConfig(dataset=old).placed(), DataConfig(dataset=value).placed()
+        if before.dataset == after.dataset:
+            return True
+        if before.place is None or after.place is None or before.kind != after.kind:
+            return False
+        was, now = before.place, after.place
+    return was == now or (was.name == now.name and not was.exists())
 
 
 def labels_checksum(labels: torch.Tensor) -> list[int]:

@@ -13,6 +13,7 @@ from pfm.backbones.spec import BackboneSpec
 from pfm.classes import check_unknown
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, hold_out_for_threshold
 from pfm.device import Processes
 from pfm.errors import ConfigError
@@ -22,7 +23,7 @@ from pfm.model.config import LoraSettings
 from pfm.model.readouts import READOUTS
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
-from pfm.training.launch import processes_of
+from pfm.training.launch import host_of, processes_of
 from pfm.training.saving import RunFiles
 
 
@@ -70,16 +71,27 @@ class Setup:
 
 
 def load_run_data(
-    config: RunConfig, spec: BackboneSpec, accelerator: Accelerator, data: ClassificationData | None
+    config: RunConfig,
+    spec: BackboneSpec,
+    accelerator: Accelerator,
+    data: ClassificationData | None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ClassificationData:
     """What is trained on, and what a threshold is chosen on.
 
     Args:
         data: instead of what `config.data` names.
     """
-    with accelerator.main_process_first():  # one process downloads and decodes into the cache first
-        data = data or load_data(config.data, spec.storage, device=accelerator.device)
-        return hold_out_for_threshold(data, config.model.abstain)
+    if data is None:
+        intake = Intake(
+            feed=config.feed,
+            device=accelerator.device,
+            host=host_of(accelerator),
+            say=tell,
+            is_shown=accelerator.is_main_process,
+        )
+        data = load_data(config.data, spec.storage, intake=intake)
+    return hold_out_for_threshold(data, config.model.abstain)
 
 
 def set_up(

@@ -10,13 +10,15 @@ import pytest
 
 from making.bundles import make_bundle
 from making.checkpoints import trained_state
-from making.commands import Refuse
+from making.commands import Refuse, train_arguments
+from making.files import files
 from pfm.cli import pfm, run
 from pfm.errors import ClassNameError
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm_export.erasing import erase_everywhere
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.session import ActiveSet
+from pfm_export.serving.manifest import write_manifest
+from pfm_export.serving.session import ActiveSet, PromptSession
 
 TWELVE = [str(number) for number in range(12)]
 ODD = ("a, b", " x", "x ", "c")
@@ -147,3 +149,24 @@ def test_a_script_is_told_and_not_asked(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(pfm, ["forget", "--in_place", "--class", "dog", str(path)]) == 0
     assert capsys.readouterr().out.startswith("to be erased for good: 'dog'")
     assert "--yes is about erasing --in_place" in Refuse(capsys)("forget", "--class", "cat", "--ckpt", path, "--yes")
+
+
+# --- a class called unknown -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("preset")
+@pytest.mark.parametrize("options", ["--readout prompt --wrong_target none", "--abstain 0.1"])
+def test_a_class_called_unknown_is_refused_where_that_is_an_answer(
+    npz: Path, tmp_path: Path, refuse: Refuse, options: str
+) -> None:
+    names = ["--class_names", "red,green,unknown,grey"]
+    said = refuse(*train_arguments(npz, tmp_path / "out", *names, *options.split()))
+    assert "a class is called 'unknown', which is also what this model answers" in said
+    assert files(tmp_path / "out") == []
+
+
+def test_a_bundle_with_a_class_called_unknown_is_not_served_with_that_answer(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle", "prompt", names=("known", "unknown"))
+    write_manifest(folder, {**Bundle.open(folder).manifest, "wrong_target": "none"})
+    with pytest.raises(ClassNameError, match="also what this model answers"):
+        PromptSession(folder, device="cpu")

@@ -55,7 +55,7 @@ def test_a_checkpoint_is_shown_with_its_classes_numbers_and_ledger(shown: Any, f
     assert found["erased"] == [{"position": 2, "name": "blue"}]
     assert (found["readout"], found["target"]) == ("cls", "uniform")
     assert (found["sha256"], found["size_bytes"]) == (sha256(path), path.stat().st_size)
-    assert found["holds"] == ["optimizer moments", "averaged copies"]
+    assert found["holds"] == ["averaged copies"]
     assert not found["can_be_resumed"]
     assert [line["action"] for line in found["ledger"]] == ["erase-begin", "erase"]
     assert found["recipe"]["seed"] == 42

@@ -374,7 +374,8 @@ def plant(folder: Path, draw: random.Random, checkpoint: Path, depth: int = 0) -
             around = [place for place in folder.parent.rglob("*") if not place.is_symlink() and place != folder]
             path.symlink_to(draw.choice(around or [folder]))
         elif kind == "clean":
-            CLEAN[draw.choice(list(CLEAN))](folder / draw.choice(list(CLEAN)))
+            clean = draw.choice(list(CLEAN))
+            CLEAN[clean](folder / clean)
         elif kind == "closed":
             CLOSED["noise.bin"](path)
         elif kind == "folder" and depth < 4:

@@ -53,7 +53,22 @@ def start(folder: Path, processes: int, *more: str) -> subprocess.Popen[bytes]:
 
 
 def finish(folder: Path, processes: int, *more: str) -> None:
-    assert start(folder, processes, *more).wait(300) == 0, (folder / "said").read_text()
+    process = start(folder, processes, *more)
+    try:
+        assert process.wait(600) == 0, (folder / "said").read_text()
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to every process of a run."""
+    if process.poll() is None:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        for worker in workers:
+            worker.kill()
+        os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(workers, timeout=20)
+    process.wait()
 
 
 def steps_done(folder: Path) -> int:
@@ -63,20 +78,16 @@ def steps_done(folder: Path) -> int:
 
 
 def kill_at(folder: Path, processes: int, step: int, after_s: float) -> None:
-    """SIGKILL to every process of a run, once it has logged a step."""
+    """Start a run, or let it go on, and kill it once it has logged a step."""
     process = start(folder, processes, "--resume", "auto")
-    deadline = time.monotonic() + 200
-    while steps_done(folder) < step and process.poll() is None:
-        assert time.monotonic() < deadline, (folder / "said").read_text()
-        time.sleep(0.005)
-    time.sleep(after_s)
-    if process.poll() is None:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        for worker in workers:
-            worker.kill()
-        os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(workers, timeout=20)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 400
+        while steps_done(folder) < step and process.poll() is None:
+            assert time.monotonic() < deadline, (folder / "said").read_text()
+            time.sleep(0.005)
+        time.sleep(after_s)
+    finally:
+        kill(process)
 
 
 def hashes(folder: Path) -> dict[str, str]:

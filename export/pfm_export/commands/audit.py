@@ -60,6 +60,7 @@ def audit_command(
     from pfm.audit.page import render
     from pfm.audit.protocol import audit
     from pfm.data.loading import load_data
+    from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
@@ -76,7 +77,7 @@ def audit_command(
     request = AuditRequest(
         full=checkpoint,
         source=source,
-        data=load_data(source, checkpoint.preprocess.storage, device=where),
+        data=load_data(source, checkpoint.preprocess.storage, intake=Intake(device=where)),
         keys=keys,
         judged=load_checkpoint(options.forgotten) if options.forgotten else None,
         served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},

@@ -55,6 +55,7 @@ def scrub(
     beside the copy.
     """
     from pfm.data.loading import load_data
+    from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
@@ -64,7 +65,7 @@ def scrub(
     target = copy_path(ckpt, checkpoint, keys, options.out)
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
-    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, device=where)
+    loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=Intake(device=where))
     scrubbed = _retuned(checkpoint, loaded, keys, options, target, where)
     write_copy(ckpt, checkpoint, keys, target, record, scrubbed=scrubbed)
     record.certify([target], keys)

@@ -20,6 +20,7 @@ import torch
 from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
 from pfm.data.loading import load_data
+from pfm.data.reading import Intake
 from pfm.errors import DataError
 from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import Checkpoint
@@ -110,7 +111,8 @@ def find_samples(
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
     if data_dir is not None:
         known["data_dir"] = data_dir
-    data = load_data(DataConfig(**known), checkpoint.preprocess.storage)
+    intake = Intake(splits=frozenset({"test"}))
+    data = load_data(DataConfig(**known), checkpoint.preprocess.storage, intake=intake)
     labels = label_positions(checkpoint.classes, data.classes, checkpoint.erased)[data.test.labels]
     there = torch.nonzero(labels >= 0).flatten()
     if len(there) == 0:

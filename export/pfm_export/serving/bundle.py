@@ -76,7 +76,7 @@ class Bundle:
         Raises:
             BundleError: a file is missing, changed or of another version.
         """
-        folder = expanded(Path(folder))
+        folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         if not folder.is_dir():
             raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
         stated = read_manifest(folder)

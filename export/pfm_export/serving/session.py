@@ -122,7 +122,7 @@ class PromptSession:
         cuda_graphs: bool = False,
         warm_up: Sequence[int] = (),
     ) -> None:
-        self._folder = expanded(Path(folder))
+        self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         self._lock = threading.Lock()
         self._seen, self._opened = open_whole(self._folder)
         self._graph_hashes = self._opened.graph_hashes

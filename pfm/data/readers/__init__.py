@@ -5,8 +5,6 @@ A reader from outside the package registers itself with one line, `READERS.regis
 
 from typing import Protocol
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.digits import DigitsReader
@@ -14,6 +12,7 @@ from pfm.data.readers.folders import FolderReader
 from pfm.data.readers.hugging_face import HuggingFaceReader
 from pfm.data.readers.medmnist import MedMnistReader
 from pfm.data.readers.npz import NpzReader
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData
 from pfm.registry import Registry
 
@@ -25,12 +24,12 @@ class Reader(Protocol):
         """Whether `--dataset` names something of this source; nothing is read, and it may not be there."""
         ...
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         """Read it.
 
         Args:
             storage: how the inputs are to be stored.
-            device: that computes features.  [default: the CPU]
+            intake: how files are taken in.
 
         Raises:
             DataError: it is not there, cannot be read, or does not fit together.

@@ -8,6 +8,7 @@ import torch
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 
 
@@ -17,7 +18,7 @@ class DigitsReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset == "digits"
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         from sklearn.datasets import load_digits
 

@@ -18,7 +18,7 @@ from pfm.data.kinds import KINDS
 from pfm.data.readers.folder_table import FileFacts, read_facts, split_roles
 from pfm.data.readers.listing import ClassFolder, FoundFile, Listing, ending_of, list_folder
 from pfm.data.readers.roles import as_data, role_of
-from pfm.data.reading import FilesToRead
+from pfm.data.reading import FilesToRead, Intake
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import ConfigError, DataError
 
@@ -72,7 +72,7 @@ class FolderReader:
         endings = KINDS.get(config.kind).storage.endings
         return any(ending_of(path) in endings for path in folder.rglob("*") if path.is_file())
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         root = Path(config.folder).expanduser()
         if not root.is_dir():
             raise DataError(
@@ -92,7 +92,7 @@ class FolderReader:
                 + _inside_hint(root, names)
             )
         files = {
-            role: _files(part, f"{config.short_name}/{called.get(role, role)}", config, storage, device)
+            role: _files(part, f"{config.short_name}/{called.get(role, role)}", config, storage, intake)
             for role, part in by_role.items()
         }
         storage = storage.decided(files, config)
@@ -264,9 +264,7 @@ def _patient(path: Path) -> str:
         raise DataError(f"--group {DICOM}: cannot read {path}: {error}") from error
 
 
-def _files(
-    samples: Sequence[Sample], where: str, config: DataConfig, storage: Storage, device: torch.device | None
-) -> FilesToRead:
+def _files(samples: Sequence[Sample], where: str, config: DataConfig, storage: Storage, intake: Intake) -> FilesToRead:
     paths = [sample.file.path for sample in samples]
     return FilesToRead(
         load=paths.__getitem__,
@@ -275,7 +273,8 @@ def _files(
         name=lambda index: f"{paths[index]} ({storage.item} {index} of {where})",
         skip_bad=config.skip_bad,
         max_seconds=config.max_seconds,
-        device=device,
+        intake=intake,
+        classes=[sample.label for sample in samples],
     )
 
 

@@ -5,13 +5,11 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
 from pfm.data.readers.medmnist import medmnist_names
 from pfm.data.readers.tables import read_tables
-from pfm.data.reading import first_line
+from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData
 from pfm.errors import DataError
 from pfm.hub import quiet_hub
@@ -23,7 +21,7 @@ class HuggingFaceReader:
     def takes(self, config: DataConfig) -> bool:
         return True
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         import datasets
 
         path = Path(config.dataset).expanduser()
@@ -35,7 +33,7 @@ class HuggingFaceReader:
                     loaded = datasets.load_dataset(str(path) if path.exists() else config.dataset)
             except Exception as error:  # datasets raises its own, fsspec's and pyarrow's errors here
                 raise DataError(_not_found(config.dataset, path, error)) from error
-        return read_tables(loaded, config, storage, device)
+        return read_tables(loaded, config, storage, intake)
 
 
 def _not_found(name: str, path: Path, error: Exception) -> str:

@@ -4,12 +4,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
-
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import Storage
 from pfm.data.readers.npz import read_npz
+from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, class_list
 from pfm.errors import DataError, StorageError
 from pfm.storage import explain
@@ -23,7 +22,7 @@ class MedMnistReader:
 
         return config.dataset in medmnist.INFO
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         import medmnist
 

@@ -12,7 +12,7 @@ from pfm.classes import split_names
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
-from pfm.data.reading import first_line
+from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData, Split, class_list
 from pfm.errors import DataError
 from pfm.storage import explain
@@ -24,7 +24,7 @@ class NpzReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.endswith(".npz")
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         path = Path(config.dataset).expanduser()
         splits = read_npz(path, config.group)

@@ -1,27 +1,26 @@
 """From tables of Hugging Face `datasets`, one a split, to a data set of ours."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.groups import group_pattern
 from pfm.data.inputs import Storage
 from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
 from pfm.data.readers.roles import SPLIT_NAMES, as_data
-from pfm.data.reading import FilesToRead
+from pfm.data.reading import FilesToRead, Intake
 from pfm.data.splits import ClassificationData, Split
 from pfm.errors import DataError
 
 
-def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
     """Read the files of all splits, and number their labels.
 
     Args:
         loaded: a `DatasetDict`, or a `Dataset`, which then is all for training.
-        device: that computes features.
+        intake: how files are taken in.
 
     Raises:
         DataError: a split or column that is missing, a file that cannot be read, labels that do not fit.
@@ -38,7 +37,11 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, device: torch
     what = {role: f"{name}: split {by_role[role]!r}" for role in chosen}
     labels, names = numbered_labels(chosen, what, column, name, config)
     files = {
-        role: _files(part, column, f"{name}/{by_role[role]}", config, storage, device) for role, part in chosen.items()
+        role: replace(
+            _files(part, column, f"{name}/{by_role[role]}", config, storage, intake),
+            classes=[names[label] for label in labels[role].tolist()],
+        )
+        for role, part in chosen.items()
     }
     storage = storage.decided(files, config)
     stacked = storage.read_splits(files)
@@ -93,9 +96,7 @@ def _source_names(part: Any, column: str, split: str, config: DataConfig) -> lis
     return names
 
 
-def _files(
-    part: Any, column: str, where: str, config: DataConfig, storage: Storage, device: torch.device | None
-) -> FilesToRead:
+def _files(part: Any, column: str, where: str, config: DataConfig, storage: Storage, intake: Intake) -> FilesToRead:
     """The files of a split, undecoded."""
     sources = undecoded(part, column)
 
@@ -110,7 +111,7 @@ def _files(
         name=name,
         skip_bad=config.skip_bad,
         max_seconds=config.max_seconds,
-        device=device,
+        intake=intake,
     )
 
 

@@ -1,0 +1,66 @@
+"""What a decoding process does with a sound file; torch is imported when the first features are computed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pfm.data.frames import num_frames
+from pfm.data.waves import UNREADABLE, Recording, explain_sound, length_bound, read_sound
+from pfm.data.workers import Outcome
+
+
+@dataclass(frozen=True)
+class SoundLook:
+    """How many frames a clip has at the most, (1,) int64, from its header.
+
+    Attributes:
+        rate: samples per second that features are computed from.
+        max_seconds: what of a longer clip is read.
+    """
+
+    rate: int
+    max_seconds: float
+
+    def __call__(self, source: Any) -> Outcome:
+        try:
+            seconds = min(length_bound(source), self.max_seconds)
+        except UNREADABLE as error:
+            return Outcome(None, explain_sound(error))
+        return Outcome(np.array([num_frames(round(seconds * self.rate), self.rate) + 2]))  # roundings of a resampling
+
+
+@dataclass(frozen=True)
+class SoundRow:
+    """The log-mel features of a clip, (F, M) float32, as long as it is; one clip and one thread at a time.
+
+    Attributes:
+        rate: samples per second that features are computed from.
+        num_mel_bins: M.
+        max_seconds: what of a longer clip is read.
+    """
+
+    rate: int
+    num_mel_bins: int
+    max_seconds: float
+
+    def __call__(self, source: Any) -> Outcome:
+        from pfm.data.mel import MelSettings, clip_features
+
+        settings = MelSettings(self.rate, self.num_mel_bins)
+        try:
+            recording = read_sound(source, max_seconds=self.max_seconds)
+            features = clip_features(recording.samples, recording.rate, settings)
+        except UNREADABLE as error:
+            return Outcome(None, explain_sound(error))
+        return Outcome(features, remarks=tuple(self._remarks(recording)))
+
+    def _remarks(self, recording: Recording) -> list[str]:
+        found: list[str] = []
+        if recording.is_cut:
+            found.append(f"longer than --max_seconds {self.max_seconds:g}, the rest of them not used")
+        if recording.silent_channels:
+            found.append("with a silent channel, mixed in all the same")
+        if recording.is_silent:
+            found.append("silent throughout")
+        return found
