@@ -46,7 +46,7 @@ def solve_subsets(
     Raises:
         ConfigError: it keeps nothing to solve from.
     """
-    if memory.kind == "features" and num_packed(memory.recipe.width) * 8 * len(memory.classes) < MOST_SUMS_BYTES:
+    if memory.keeps == "features" and num_packed(memory.recipe.width) * 8 * len(memory.classes) < MOST_SUMS_BYTES:
         memory = memory.kept_as("sums")  # so that a set costs a solve and no more
     samples = evaluator.samples
     evaluator.samples = dataclasses.replace(samples, source=Remembered(samples.source))

@@ -97,19 +97,19 @@ class Memory:
     _solved: list[Solution] = field(default_factory=list[Solution], repr=False, compare=False)
 
     @property
-    def kind(self) -> str:
+    def keeps(self) -> str:
         """As `--memory` has it."""
         return "features" if self.rows is not None else "sums" if self.sums is not None else "none"
 
     @property
     def can_solve(self) -> bool:
         """Whether weights for all classes can be had: from what is kept, or since they were solved already."""
-        return self.kind != "none" or bool(self._solved)
+        return self.keeps != "none" or bool(self._solved)
 
     @property
     def is_personal(self) -> bool:
         """Whether samples, or sums of few of them, could be read off it."""
-        return self.kind != "none"
+        return self.keeps != "none"
 
     @property
     def digest(self) -> str:
@@ -172,7 +172,7 @@ class Memory:
             ConfigError: nothing was kept.
             CheckpointError: what was kept is damaged.
         """
-        if self.kind == "none":
+        if self.keeps == "none":
             raise ConfigError(
                 "nothing was kept to solve from (--memory none); train again with --memory sums or --memory features"
             )
@@ -270,8 +270,8 @@ class Memory:
     def _rows_for(self, what: str) -> Rows:
         if self.rows is None:
             raise ConfigError(
-                f"{what} can be taken out only where features are kept; this file has --memory {self.kind}, from which "
-                + ("classes can" if self.kind == "sums" else "nothing can")
+                f"{what} can be taken out only where features are kept; this file has --memory {self.keeps}, from which "
+                + ("classes can" if self.keeps == "sums" else "nothing can")
             )
         return self.rows
 
@@ -321,17 +321,17 @@ class Memory:
             stored_shape=stored_shape,
         )
 
-    def kept_as(self, kind: str) -> "Memory":
-        """The same, with no more kept than `kind` says.
+    def kept_as(self, what: str) -> "Memory":
+        """The same, with no more kept than `what` says.
 
         Raises:
             ConfigError: less is kept than that.
         """
-        if kind == self.kind:
+        if what == self.keeps:
             return self
-        if kind == "none":
+        if what == "none":
             return dataclasses.replace(self, rows=None, sums=None, groups=(), key=b"")
-        if kind == "sums" and self.rows is not None:
+        if what == "sums" and self.rows is not None:
             sums = {name: self.class_sums(name) for name in self.classes}
             return dataclasses.replace(self, rows=None, sums=sums, groups=(), key=b"")
-        raise ConfigError(f"--memory {kind} cannot be made of --memory {self.kind}")
+        raise ConfigError(f"--memory {what} cannot be made of --memory {self.keeps}")

@@ -23,7 +23,7 @@ def to_record(memory: Memory) -> dict[str, Any]:
         "counts": list(memory.counts),
         "hashes": list(memory.hashes),
         "groups": list(memory.groups),
-        "memory": memory.kind,
+        "memory": memory.keeps,
         "stored_shape": list(memory.stored_shape),
         "digest": memory.digest,
     }
@@ -48,12 +48,12 @@ def from_stored(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
         CheckpointError: they do not fit together.
     """
     try:
-        kind, classes = record["memory"], tuple(record["classes"])
+        keeps, classes = record["memory"], tuple(record["classes"])
         rows = None
-        if kind == "features":
+        if keeps == "features":
             rows = Rows(**{name: _array(tensors[f"rows.{name}"], dtype) for name, dtype in _ROWS.items()})
         sums = None
-        if kind == "sums":
+        if keeps == "sums":
             sums = {name: _array(tensors[f"sums.{p}"], torch.int64) for p, name in enumerate(classes)}
         memory = Memory(
             recipe=Recipe.from_dict(record["recipe"]),

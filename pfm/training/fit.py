@@ -114,7 +114,7 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
     modes = _evaluate(setup) if config.train.eval_every else None
     facts = {
         "seconds": round(seconds, 3), "features_per_s": round(rate, 1), "clipped": extracted.clipped,
-        "memory": memory.kind, "memory_bytes": memory.size_bytes, "digest": memory.digest if processes.is_main else "",
+        "memory": memory.keeps, "memory_bytes": memory.size_bytes, "digest": memory.digest if processes.is_main else "",
     }  # fmt: skip
     log.write("end", **facts, accuracies=modes)
     if processes.is_main:
@@ -140,7 +140,7 @@ def summed_over(extracted: Extracted, setup: Setup, blank: Memory) -> Memory:
     Args:
         blank: with the recipe and the projection.
     """
-    kind, processes = setup.config.model.memory, setup.processes
+    keeps, processes = setup.config.model.memory, setup.processes
     names, own = setup.model.classes.names, extracted.rows
     ordered = sorted(names)
     counts = np.bincount(setup.labels.numpy(), minlength=len(names))
@@ -151,12 +151,12 @@ def summed_over(extracted: Extracted, setup: Setup, blank: Memory) -> Memory:
     def sums() -> Iterator[Ints64]:
         for name in ordered:
             summed = total(local.sums_of_rows(name))
-            if kind == "sums":
+            if keeps == "sums":
                 kept[name] = summed
             yield summed
 
     rows, groups, key = None, (), b""
-    if kind == "features":
+    if keeps == "features":
         rows, groups, key = gathered_rows(extracted, len(setup.labels), processes), extracted.groups, extracted.key
         place = np.array([ordered.index(name) for name in names], np.int32)
         rows = dataclasses.replace(rows, labels=place[rows.labels])
@@ -164,7 +164,7 @@ def summed_over(extracted: Extracted, setup: Setup, blank: Memory) -> Memory:
             rows = None
     else:
         size = num_packed(blank.recipe.width) * 8 * len(names)
-        setup.tell(f"--memory {kind}: the sums of {len(names)} classes are {size / 2**20:,.0f} MiB")
+        setup.tell(f"--memory {keeps}: the sums of {len(names)} classes are {size / 2**20:,.0f} MiB")
     ready = dataclasses.replace(
         blank,
         classes=tuple(ordered),
@@ -176,7 +176,7 @@ def summed_over(extracted: Extracted, setup: Setup, blank: Memory) -> Memory:
     )
     if processes.is_main:
         made = ready.summed(sums())
-        return dataclasses.replace(made, sums=kept if kind == "sums" else None)
+        return dataclasses.replace(made, sums=kept if keeps == "sums" else None)
     for _ in sums():  # as often as the main process
         pass
     return ready
@@ -215,12 +215,12 @@ def _described(
 def remarks(memory: Memory) -> list[str]:
     """What a user has to know of what is kept."""
     size = f"{memory.size_bytes / 2**20:,.1f} MiB"
-    if memory.kind == "features":
+    if memory.keeps == "features":
         return [
             f"memory: {len(memory.rows or ()):,} samples as integers, {size}; they are personal data (raw features are small "
             "pictures), so that only you may read the file"
         ]
-    if memory.kind == "sums":
+    if memory.keeps == "sums":
         lines = [f"memory: a matrix a class, {size}; the difference of two copies of the file shows what left"]
         few = memory.few()
         if few:

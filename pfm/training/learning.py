@@ -47,7 +47,7 @@ def learn_on(
             "--resume` goes on with a run, and --readout ridge learns on"
         )
     memory = memory_of(checkpoint)
-    if memory.kind == "none":
+    if memory.keeps == "none":
         raise ConfigError("nothing was kept to add to (--memory none); fit again with --memory features or sums")
     model = checkpoint.build_model().to(processes.device)
     extracted = extract(model, data.train, checkpoint.preprocess, processes, key=memory.key)
