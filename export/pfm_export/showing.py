@@ -4,7 +4,6 @@ Bundles and ledgers are read without torch.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
 from pfm.forgetting.artifacts.decoded import DECODED
 from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
-from pfm.storage import Json, explain, sha256
+from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
 from pfm_export.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
@@ -60,7 +59,7 @@ def _refuse_json(path: Path) -> None:
         CheckpointError: always.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(read_ordinary(path))
     except ValueError:
         found = None
     is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
@@ -162,9 +161,9 @@ def _describe_bundle(folder: Path) -> Json:
 
 
 def _describe_ledger(path: Path) -> Json:
-    content = path.read_bytes().partition(b"\n")[0]
+    content = read_ordinary(path).partition(b"\n")[0]
     try:
-        is_ledger = not content or "previous" in json.loads(content)
+        is_ledger = not content or "previous" in parse_json(content)
     except (ValueError, TypeError):
         is_ledger = path.name == LEDGER  # its first line is broken; `ledger.read` says so
     if not is_ledger:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pfm.backbones.family import Family, HfConfig, Tensors, family_of
+from pfm.backbones.limits import check_folder, check_sizes
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
 
@@ -29,16 +30,19 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     path = Path(name).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    if path.exists():
+        check_folder(path)
     try:
         with quiet_hub():
             config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the library checks fields in ways of its own
         raise BackboneError(
             f"cannot load backbone {name!r}: {first_sentence(error)}; "
             "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
         ) from error
     values = config.to_dict()
     family = family_of(values, name)
+    check_sizes(values, name)
     try:
         with quiet_hub():
             processor = family.read_processor(place(name))
@@ -55,6 +59,9 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     """
     from transformers.utils import logging
 
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
     _, model_class = family.hf_classes()
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -106,7 +106,7 @@ def erase_file(
             requested_by=requested_by,
         )
         content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
-        write_bytes(target, content, is_private=smaller.is_personal)
+        write_bytes(target, content, like=source, is_private=smaller.is_personal)
         done = finish(folder, {target.name: searched})
         assert done is not None
         return done
@@ -141,7 +141,16 @@ def announce_in_place(
         folder,
         ledger.read(folder / LEDGER),
         [{"id": number, "name": name} for number, name in classes],
-        [{"file": path.name, "source": path.name, "kind": kind, "sha256_before": sha256(path)} for kind, path in files],
+        [
+            {
+                "file": path.name,
+                "source": path.name,
+                "kind": kind,
+                "sha256_before": sha256(path),
+                "left": _kind(kind).left(path, classes),
+            }
+            for kind, path in files
+        ],
         remains=REMAINS_EXACT if is_exact else REMAINS_IN_PLACE,
         looked=looked,
         request=request,
@@ -185,10 +194,14 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
     plain = dict(entry)
     if not target.exists():  # a copy that was never written, or a file that was deleted meanwhile: the class is gone
         return {**plain, "missing": True}
-    kind = ARTIFACT_KINDS.get(entry.get("kind", "checkpoint"))
-    assert isinstance(kind, HoldingKind)
+    kind = _kind(entry.get("kind", "checkpoint"))
     rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
     if rewritten is None:
+        if "left" in entry and kind.left(target, ()) != entry["left"]:
+            raise StorageError(
+                f"{target} names the announced erasure and holds other classes than that leaves: it was changed by "
+                "hand; put the file of before back, and erase from it again"
+            )
         report = known.get(target.name)
         return {**plain, "sha256_after": sha256(target), "searched": report.to_dict() if report else SEARCHED_BEFORE}
     if is_copy:  # somebody else's file
@@ -199,6 +212,12 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
         write_bytes(target, rewritten.content)
         after = sha256_bytes(rewritten.content)
     return {**plain, **rewritten.facts, "sha256_before": before, "sha256_after": after}
+
+
+def _kind(name: str) -> HoldingKind:
+    kind = ARTIFACT_KINDS.get(name)
+    assert isinstance(kind, HoldingKind)
+    return kind
 
 
 def _announce(

@@ -16,17 +16,19 @@ from typing import Any
 import torch
 
 from pfm import __version__
+from pfm.backbones.limits import check_stored
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess, preprocess_from_dict
-from pfm.errors import BackboneError, CheckpointError
+from pfm.errors import BackboneError, CheckpointError, PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.opening import misfit, open_torch_file
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
 from pfm.options import expanded
-from pfm.storage import explain, write_bytes
+from pfm.storage import write_bytes
 
 FORMAT = "pfm-checkpoint"
 VERSION = 1
@@ -90,6 +92,8 @@ class Checkpoint:
             CheckpointError: the tensors do not fit the model described.
             BackboneError: the frozen backbone cannot be loaded, or is not the one trained on.
         """
+        if not self.frozen_sha256:  # everything is in the file
+            check_stored(self.spec.config, sum(tensor.nbytes for tensor in self.tensors.values()), "the checkpoint")
         backbone = build_backbone(self.spec, seed=self.seed, load_weights=bool(self.frozen_sha256))
         if self.frozen_sha256 and frozen_sha256(backbone) != self.frozen_sha256:
             raise BackboneError(
@@ -252,12 +256,7 @@ def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Check
     path = expanded(Path(path))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {explain(error)}") from error
-    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged; nothing in it was executed") from error
+    content = open_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_own(path, content, model_name)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
@@ -274,8 +273,11 @@ def _reason(error: Exception) -> str:
 def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint:
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} is a checkpoint of format {content.get('version')}; this pfm reads format {VERSION}"
+            f"{path} is a checkpoint of format {str(content.get('version'))[:40]}; this pfm reads format {VERSION}"
         )
+    wrong = misfit(content)
+    if wrong:
+        raise CheckpointError(f"{path} is a damaged checkpoint ({wrong})")
     try:
         preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
@@ -301,5 +303,5 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             exact=content.get("exact", {}),
             memory=content.get("memory", {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PfmError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

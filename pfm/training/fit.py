@@ -61,6 +61,21 @@ class Fit:
         parts = (OptimConfig, ObjectiveConfig, LoraSettings, AugmentConfig)
         return (*_OF_STEPS, *(field.name for part in parts for field in dataclasses.fields(part)))
 
+    def plan(self, setup: Setup) -> None:
+        """Say what is kept, and how large it is."""
+        recipe = recipe_of(setup.model, {})
+        count, classes = len(setup.data.train), len(setup.data.classes)
+        sizes = {
+            "features": count * (2 * recipe.size + 40),
+            "sums": num_packed(recipe.width) * 8 * classes,
+            "none": 0,
+        }
+        keeps = setup.config.model.memory
+        setup.tell(
+            f"a fit in one pass: {count:,} samples, {recipe.size:,} integers each, projected to {recipe.width:,}; "
+            f"--memory {keeps} keeps {sizes[keeps] / 2**20:,.1f} MiB"
+        )
+
     def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
         """Fit, evaluate and save."""
         assert found is None, "see check"

@@ -9,6 +9,7 @@ from pfm.registry import Registry
 if TYPE_CHECKING:
     from pfm.model.checkpoint import Checkpoint
     from pfm.training.config import RunConfig
+    from pfm.training.plan import Plan
     from pfm.training.setup import Setup
 
 
@@ -39,6 +40,10 @@ class Procedure(Protocol):
 
     def unused(self) -> tuple[str, ...]:
         """Names of the options of `pfm train` that have no meaning for it."""
+        ...
+
+    def plan(self, setup: "Setup") -> "Plan | None":
+        """Say what a run is going to do, without doing it."""
         ...
 
     def run(self, setup: "Setup", found: "tuple[Path, Checkpoint] | None") -> TrainResult:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
+from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
@@ -27,6 +28,7 @@ from pfm.training.launch import hint_at_launcher, split_trackers, start_accelera
 from pfm.training.learner import Learner
 from pfm.training.memory import Memory, prepare_memory
 from pfm.training.objective import Objective, class_weights
+from pfm.training.plan import FORECAST_STEPS, Plan, make_plan
 from pfm.training.position import is_due
 from pfm.training.procedures import PROCEDURES, TrainResult
 from pfm.training.records import Records
@@ -72,8 +74,7 @@ def train(
     _say_what_is_replaced(config, data, tell)
     accelerator.wait_for_everyone()  # before anything is written
     data = load_run_data(config, spec, accelerator, data, tell)
-    if spec.preprocess is None and not spec.was_sized:
-        spec = spec.fitted(tuple(data.train.inputs.shape[1:]))
+    spec = _fitted(spec, data)
     tell(data.describe(spec.storage))
     folder, stem = make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}"
     files = RunFiles(folder, stem, data.classes.names)
@@ -107,8 +108,13 @@ class Steps:
         """Options that have no meaning here: those of readouts that are solved, which the model's options refuse."""
         return tuple(field.name for field in dataclasses.fields(ExactConfig))
 
+    def plan(self, setup: Setup) -> Plan | None:
+        """Say what the run is going to do."""
+        return show_plan(setup)
+
     def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
         """Train from the beginning, or from a state that was found."""
+        plan = show_plan(setup)
         learner = Learner(setup)
         if found is not None:
             learner.restore(*found)
@@ -118,10 +124,46 @@ class Steps:
             tracking(accelerator, "pfm", setup.config.to_dict()),
             StopRequest() as stop,
         ):
-            return _Run(setup, learner, Records(setup, learner, log), stop).go()
+            return _Run(setup, learner, Records(setup, learner, log), stop, plan).go()
 
 
 STEPS = Steps()
+
+
+def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:
+    """For the data's size, where neither the user nor pretraining says one."""
+    if spec.preprocess is None and not spec.was_sized:
+        return spec.fitted(tuple(data.train.inputs.shape[1:]))
+    return spec
+
+
+def show_plan(setup: Setup) -> Plan:
+    """Say what a run is going to do, and what is better put right before it."""
+    plan = make_plan(setup)
+    setup.tell(plan.describe())
+    for note in plan.notes():
+        setup.tell(f"note: {note}")
+    return plan
+
+
+def plan_only(
+    config: RunConfig, device: torch.device, say: Callable[[str], None] = print
+) -> Plan | None:
+    """What `train` would do, said as there, with nothing trained and nothing written.
+
+    Raises:
+        PfmError: as `train`, of what it checks before it starts.
+    """
+    accelerator = start_accelerator(device, config.device)
+    spec = describe_backbone(config.backbone)
+    config.augment.check_kind(spec.storage)
+    data = load_run_data(config, spec, accelerator, None)
+    spec = _fitted(spec, data)
+    say(data.describe(spec.storage))
+    files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
+    procedure.check(config)
+    return procedure.plan(set_up(config, accelerator, spec, data, files, say))
 
 
 def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:
@@ -135,12 +177,14 @@ def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, te
 class _Run:
     """The epochs of a run."""
 
-    def __init__(self, setup: Setup, learner: Learner, records: Records, stop: StopRequest) -> None:
+    def __init__(self, setup: Setup, learner: Learner, records: Records, stop: StopRequest, plan: Plan) -> None:
         self.setup = setup
         self.learner = learner
         self.at = learner.at
         self.records = records
         self.stop = stop
+        self.plan = plan
+        self._has_forecast = False
         self.objective = Objective.over(setup.model, setup.config.objective, setup.labels)
 
     def go(self) -> TrainResult:
@@ -162,6 +206,8 @@ class _Run:
                 self.at.finish_epoch(modes)
                 saved = self._save_epoch(is_best)
                 self.records.epoch(rates, modes, checkpoint=saved, is_best=is_best)
+            for line in advise(evaluations.last, self.setup.model) if evaluations.last is not None else ():
+                self.setup.tell(f"note: {line}")
         seconds = time.monotonic() - started
         self.records.end(seconds)
         checkpoint = self.setup.files.epoch(self.at.epoch)
@@ -214,6 +260,8 @@ class _Run:
                 bar.update(batch.count)
                 pending = self.records.add(numbers)
                 is_last = self.at.batch == loader.num_batches
+                if is_last or self.records.meter.steps == FORECAST_STEPS:
+                    self._forecast(train.epochs * loader.num_batches)
                 is_saved = is_due(self.at.batch - 1, train.save_steps) and not is_last
                 stopping = self.stop.agreed()
                 if pending == train.log_every or is_last or is_saved or stopping:
@@ -223,6 +271,17 @@ class _Run:
                     self._leave(stopping)
                 if is_saved:
                     learner.save(self.setup.files.state)
+
+    def _forecast(self, total_steps: int) -> None:
+        """Once, after the first steps: how long the rest takes."""
+        if self._has_forecast:
+            return
+        self._has_forecast = True
+        if self.setup.processes.device.type == "cuda":
+            torch.cuda.synchronize(self.setup.processes.device)  # or they were only asked for
+        text = self.plan.forecast(self.records.meter.rates(), steps_left=total_steps - self.at.step)
+        if text is not None:
+            self.setup.tell(text)
 
     def _save_epoch(self, is_best: bool) -> str | None:
         """Write what is due after an epoch, and delete what is not kept; the name of the epoch's checkpoint."""

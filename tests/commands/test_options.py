@@ -36,7 +36,8 @@ from pfm_export.commands.records import RecordOptions
 CHANGED: dict[str, str] = {  # a value for each option of the data that is not its default
     "dataset": "digits", "data_type": "audio", "data_dir": "elsewhere", "size": "64", "class_names": "a,b",
     "input_column": "scan", "label_column": "finding", "label_from": "name:{digit}_{n}", "label": "digit",
-    "max_seconds": "2.5", "skip_bad": "", "table": "labels.csv", "split_column": "fold", "ignore": "old",
+    "max_seconds": "2.5", "max_pixels": "9", "max_expansion": "7", "skip_bad": "",
+    "table": "labels.csv", "split_column": "fold", "ignore": "old",
     "group": "site", "hash_groups": "salt.key", "fit": "crop", "depth": "0:4095", "decode": "full",
 }  # fmt: skip
 GO_TOGETHER = {

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from making.checkpoints import image_checkpoint
 from making.exact import fit, image_data
 from making.models import TINY
 from pfm.backbones.family import PRESETS
@@ -115,3 +117,35 @@ def test_damaged_sums_are_not_solved_from(raw: Checkpoint, tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:-8] + b"\1" * 8)
     with pytest.raises(BundleError, match="was changed"):
         Bundle.open(tmp_path / "b").erase(["blue"]).solve()
+
+
+def test_a_session_says_which_answers_are_exact(raw: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(raw, tmp_path / "b", with_sums=True)
+    session = PromptSession(tmp_path / "b", device="cpu")
+    pixels = raw.preprocess(image_data().train.inputs[:4]).numpy()
+    assert session.predict(pixels).is_exact
+    assert session.predict(pixels, without="blue").is_exact is False
+    alone = session.predict(pixels, without="blue", exact=True)
+    assert (alone.is_exact, alone.classes) == (True, ("red", "green", "grey"))
+    wanted = erase(raw, ["blue"]).build_model().logits(raw.preprocess(image_data().train.inputs[:4]), torch.tensor([[0, 1, 2]] * 4))
+    found = session.scores(pixels, without="blue", exact=True)
+    np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-4)
+    mixed = session.predict_each(pixels[:2], [ActiveSet(without=("blue",), exact=True), ActiveSet(without=("blue",))])
+    assert [answer.is_exact for answer in mixed] == [True, False]
+    session.erase("blue")
+    assert "blue" not in session.predict(pixels).classes
+    assert session.settle()
+    assert session.predict(pixels).is_exact
+    np.testing.assert_allclose(session.scores(pixels), found, atol=1e-6)
+    other = PromptSession(tmp_path / "b", device="cpu")  # another process, later
+    assert other.predict(pixels).is_exact
+
+
+def test_a_readout_that_was_trained_has_no_exact_answers(tmp_path: Path) -> None:
+    made = image_checkpoint("cls")
+    export_bundle(made, tmp_path / "b")
+    session = PromptSession(tmp_path / "b", device="cpu")
+    pixels = np.zeros((1, 3, 8, 8), np.float32)
+    assert session.predict(pixels).is_exact is None
+    with pytest.raises(BundleError, match="not of an exact readout"):
+        session.predict(pixels, exact=True)

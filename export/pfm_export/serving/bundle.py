@@ -11,6 +11,7 @@ manifest. Whoever opens a bundle between two of these steps sees the class as er
 erasure finishes what was left.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
+from pfm_export.serving import fields
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving import solving
 from pfm_export.serving.kinds import InputKind
@@ -31,6 +33,8 @@ from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, rea
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
+MOST_SOLVED = 64  # sets of classes whose solutions are kept
+SLACK = 1 << 20  # bytes by which a bank that an interrupted erasure wrote may differ from what the manifest states
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
     "other copies of this bundle and the checkpoint it was exported from are out of reach",
@@ -65,9 +69,13 @@ class Bundle:
         missing = self._bank.missing(self.classes.ids)
         if missing is not None:
             raise BundleError(f"{folder / BANK} has no fitting {missing}; export again")
+        stray = self._bank.stray(stated.classes.ids)
+        if stray is not None:
+            raise BundleError(f"{folder / BANK} holds {stray[:80]}, of no class that the manifest states; export again")
         known = stated.document.get("exact")
         self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
         self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
+        self._by_set: dict[tuple[int, ...], Bundle] = {}
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -81,10 +89,11 @@ class Bundle:
             raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
         stated = read_manifest(folder)
         try:
-            return cls(folder, stated, ledger.read(folder / LEDGER), read_file(folder / BANK))
-        except StorageError as error:
+            bank = read_file(folder / BANK, stated.files[BANK].size_bytes + SLACK)
+            return cls(folder, stated, ledger.read(folder / LEDGER), bank)
+        except (StorageError, ClassNameError) as error:
             raise BundleError(str(error)) from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BundleError(f"{folder} is damaged ({type(error).__name__}: {error})") from error
 
     @property
@@ -104,8 +113,36 @@ class Bundle:
     @property
     def pending(self) -> tuple[tuple[int, str], ...]:
         """Number and name of the classes whose erasure was begun and not finished."""
-        entries: list[Record] = [] if self._pending is None else self._pending["classes"]
-        return tuple((entry["id"], entry["name"]) for entry in entries)
+        return () if self._pending is None else fields.pairs(self._pending["classes"])
+
+    @property
+    def held_again(self) -> str:
+        """What the ledger has against a class that is served: that it was erased; "" where there is none.
+
+        So it is where files of before an erasure were put back. `PromptSession` does not serve them; erasing the
+        class once more is what helps.
+
+        Raises:
+            StorageError: the ledger has a line that pfm did not write.
+        """
+        there = zip(self.classes.ids, self.classes.names, strict=True)
+        found = ledger.held_again(self._records, there, self.folder / LEDGER)
+        if found is None:
+            return ""
+        erasure, name = found
+        return (
+            f"{self.folder} holds the class {name}, whose erasure its ledger records (line {erasure.line}, "
+            f"{erasure.time}): files of before were put back"
+        )
+
+    @property
+    def bank_sha256(self) -> str:
+        """SHA-256 of the bank's bytes."""
+        return self._bank.sha256
+
+    def tensors_of(self, number: int) -> dict[str, Floats]:
+        """What the bank has of one class."""
+        return self._bank.tensors_of(number)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
@@ -134,7 +171,7 @@ class Bundle:
         stated = self.stated.files.get(name)
         if stated is None:
             raise BundleError(f"{self.folder} has no {name}; its graphs are {', '.join(self.graph_hashes)}")
-        content = read_file(self.folder / name)
+        content = read_file(self.folder / name, stated.size_bytes)
         if sha256_bytes(content) != stated.sha256:
             raise BundleError(f"{self.folder / name} was changed since it was exported; export it again")
         return content
@@ -150,6 +187,35 @@ class Bundle:
         if self.exact is None:
             return None
         return self._solved is not None or self.exact.bank_digest == self.exact.digest
+
+    def is_exact_for(self, positions: Sequence[int], is_solved: bool) -> bool | None:
+        """Whether answers with the classes at `positions` are exact ones; None where nobody claims it.
+
+        Args:
+            is_solved: `solved_for` gave the rows.
+        """
+        if self.exact is None:
+            return None
+        return is_solved or (bool(self.is_exact) and len(positions) == len(self.classes))
+
+    def solved_for(self, positions: Sequence[int]) -> "Bundle":
+        """The bundle with rows that were solved as if there were no classes but those at `positions`; kept.
+
+        Raises:
+            BundleError: not an exact readout, or one that was exported without its sums.
+        """
+        if self.exact is None:
+            raise BundleError(f"{self.folder} is not of an exact readout; it has no weights for a set alone")
+        key = tuple(sorted(positions))
+        if len(key) == len(self.classes) and self.is_exact:
+            return self
+        if key not in self._by_set:
+            other = copy.copy(self)
+            other._solved = self.exact.solve(self.folder, [self.classes.ids[p] for p in key])
+            if len(self._by_set) >= MOST_SOLVED:
+                self._by_set.clear()
+            self._by_set[key] = other
+        return self._by_set[key]
 
     def solve(self) -> "Bundle":
         """Solve the rows of the classes that are there from the bundle's own sums, and keep them on disk.

@@ -9,7 +9,8 @@ never saw it. Which of the two answers is told by a digest.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ class ExactState:
         }
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that it may have in the bundle."""
+        return (SOLVED, *(entry.file for entry in self.classes)) if self.has_sums else (SOLVED,)
+
+    @property
     def digest(self) -> str:
         """Of the classes that are there."""
         return digest_of(self.recipe, self.projection, ((c.name, c.count, c.sha256) for c in self.classes))
@@ -140,6 +146,39 @@ class ExactState:
         if len(values) != num_packed(width) or not _is_known(path, values, entry.sha256):
             raise BundleError(f"{path} was changed since it was exported; export again")
         return values
+
+
+class Solver:
+    """Solves behind an erasure, one solve after another, while the session answers."""
+
+    def __init__(self) -> None:
+        self._running: list[threading.Thread] = []
+        self._errors: list[Exception] = []
+
+    def submit(self, solve: Callable[[], object]) -> None:
+        """Begin, in a thread that a program waits for at its end."""
+
+        def run() -> None:
+            try:
+                solve()
+            except Exception as error:  # it is raised where somebody waits
+                self._errors.append(error)
+
+        self._running = [thread for thread in self._running if thread.is_alive()]
+        thread = threading.Thread(target=run, name="pfm exact weights")
+        self._running.append(thread)
+        thread.start()
+
+    def wait(self) -> None:
+        """Until all that was submitted is done.
+
+        Raises:
+            Exception: what the first of them that failed raised.
+        """
+        for thread in list(self._running):
+            thread.join()
+        if self._errors:
+            raise self._errors.pop(0)
 
 
 _known: dict[tuple[str, str], tuple[int, int]] = {}  # file and hash -> time and size at which it had that hash

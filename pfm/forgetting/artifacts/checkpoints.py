@@ -40,6 +40,16 @@ class CheckpointKind(HoldingKind):
             is_exact=checkpoint.is_personal,
         )
 
+    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        """With a digest of each prompt, which the erasure of another class leaves as it is."""
+        from pfm.forgetting.content import checkpoint_content
+
+        return [
+            {"id": c.number, "name": c.name, "prompt": c.prompt}
+            for c in checkpoint_content(path).classes
+            if (c.number, c.name) not in gone
+        ]
+
     def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
         from pfm.forgetting.erase import erase
         from pfm.model.checkpoint import load_checkpoint
