@@ -188,6 +188,16 @@ class Bundle:
             return None
         return self._solved is not None or self.exact.bank_digest == self.exact.digest
 
+    def hiding(self, positions: Sequence[int]) -> "Bundle":
+        """The bundle without classes that are about to be erased from its files; nothing is written."""
+        other = copy.copy(self)
+        other.classes = self.classes.without(positions)
+        other._by_set = {}
+        if self.exact is not None:
+            other.exact = self.exact.without(self.classes.ids[p] for p in positions)
+            other._solved = None
+        return other
+
     def is_exact_for(self, positions: Sequence[int], is_solved: bool) -> bool | None:
         """Whether answers with the classes at `positions` are exact ones; None where nobody claims it.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown
+from pfm.classes import check_removal, UNKNOWN, ClassKeys, ClassList, check_unknown
 from pfm.errors import BundleError, DataError
 from pfm.options import expanded
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
@@ -286,8 +286,17 @@ class PromptSession:
 
         Of an exact readout whose bundle has its sums, the rows that are left are solved anew behind this; see `settle`.
         """
-        erased = self._bundle.erase(classes, reason=reason, requested_by=requested_by)
-        _ = self._bundle  # takes notice, and lets go of the rows
+        bundle = self._bundle
+        positions = bundle.classes.positions(classes)
+        check_removal(bundle.classes, positions)
+        try:
+            with self._lock:  # answered no more from now on; the files follow
+                if self._opened is bundle:
+                    self._opened = bundle.hiding(positions)
+            erased = bundle.erase(classes, reason=reason, requested_by=requested_by)
+        finally:
+            self._seen = ()  # what is on disk counts, also where that could not be changed
+            _ = self._bundle  # takes notice, and lets go of the rows
         if erased.exact is not None and erased.exact.has_sums:
             self._solver.submit(erased.solve)
 
