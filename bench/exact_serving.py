@@ -1,9 +1,9 @@
-"""Served forgetting from a bundle's own sums: how fast a class is never answered again, and when exact weights are on disk.
+"""Served forgetting from a bundle's own sums: when a class is never answered again, and when exact weights are on disk.
 
     python bench/exact_serving.py --out bench/pfm_bench/results/exact_serving.json
 
-An exact readout of random samples, 11 classes, width 2,048; a session answers one request after another in a thread while
-classes are erased, one by one.
+An exact readout of random samples, 11 classes, width 2,048; a session answers one request after another in a thread
+while classes are erased, one by one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What `--readout ridge` reaches and costs, beside the two readouts that are trained; width and penalty chosen on held-out data.
+"""What `--readout ridge` reaches and costs, beside the two readouts that are trained.
 
     python bench/ridge_table.py --mednist PATH/mednist_64.npz --fsdd PATH/fsdd --vit PATH/vit_cifar32 \\
         --out bench/pfm_bench/results/ridge.json
@@ -32,7 +32,6 @@ from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.evaluator import make_evaluator
 from pfm.evaluation.exact_subsets import solve_subsets
 from pfm.evaluation.samples import label_positions
-from pfm.evaluation.subsets import forget_sizes
 from pfm.exact.ids import new_key
 from pfm.exact.recipe import Projection, Recipe
 from pfm.exact.solve import solve
@@ -128,9 +127,7 @@ def choose(case: Case, data: ClassificationData) -> tuple[dict[str, float], tupl
     for width in WIDTHS:
         recipe = Recipe(features={}, size=rows.values.shape[1], width=width, alpha=1.0)
         projection = Projection.draw(recipe, 1)
-        sums = [
-            sums_of([projection.project(rows.values[rows.labels == c], recipe)], width) for c in range(len(counts))
-        ]
+        sums = [sums_of([projection.project(rows.values[rows.labels == c], recipe)], width) for c in range(len(counts))]
         asked = projection.project(others.values, recipe)[:, :-1]
         for alpha in ALPHAS:
             solution = solve(sums, counts, width=width, alpha=alpha)
@@ -245,7 +242,10 @@ def main() -> None:
     if not arguments.no_speed:
         results["solve_s"] = solves()
         results["features"] = rates(
-            {"vit_tiny_patch16_224": "scratch:vit_tiny_patch16_224", "vit_base_patch16_224": "scratch:vit_base_patch16_224"}
+            {
+                "vit_tiny_patch16_224": "scratch:vit_tiny_patch16_224",
+                "vit_base_patch16_224": "scratch:vit_base_patch16_224",
+            }
         )
         _write(arguments.out, results)
 

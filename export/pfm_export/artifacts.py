@@ -27,8 +27,8 @@ from pfm_export.serving.bank import BANK, Bank, tensor_names
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.graph_names import graph_names
 from pfm_export.serving.manifest import MANIFEST, is_bundle
-from pfm_export.serving.solving import SOLVED, SUMS
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, TOKENS
+from pfm_export.serving.solving import SOLVED, SUMS
 
 _ROWS = ("prompt.", "weight.", "bias.")
 
@@ -132,6 +132,6 @@ BANK_FILE = ARTIFACT_KINDS.register("bank", BankKind())
 GRAPH = ARTIFACT_KINDS.register("graph", GraphKind())
 
 
-def look_at(paths: Sequence[Path]) -> Walk:
+def look_at(paths: Sequence[Path], also: Sequence[Path] = ()) -> Walk:
     """The walk over some paths, which knows what is in an export; see `pfm.forgetting.artifacts.walk`."""
-    return walk(paths)
+    return walk(paths, also)

@@ -173,11 +173,21 @@ def resurrect(
                 loss.backward()
                 optimizer.step()
         with torch.no_grad():
-            forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
-            retain = _test(model, tested.retain, prompt, row)
+            return recover(model, tested, prompt, row)
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)
+
+
+def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row: torch.Tensor) -> Recovery:
+    """What new prompts bring back, each on its own.
+
+    Args:
+        prompt: (A, m, D).
+        row: (A, D + 1) a classifier row and its bias, not looked at without class rows.
+    """
+    forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
+    retain = _test(model, tested.retain, prompt, row)
     scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
     return Recovery(
         forget=forget.argmax(dim=2) == model.num_classes,
@@ -190,7 +200,11 @@ def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tenso
     """Logits (B, C + 1) with every prompt of the model there and one more for each example; `unknown` last."""
     outputs = model.read(tokens, torch.cat([model.bank.everyone(len(tokens)), prompt], dim=1))
     scores = model.readout.score_with_new(
-        outputs, model.readout.weights(model), row * model.readout.row_scale, prompt_tokens=model.config.prompt_tokens, new_tokens=prompt.shape[1]
+        outputs,
+        model.readout.weights(model),
+        row * model.readout.row_scale,
+        prompt_tokens=model.config.prompt_tokens,
+        new_tokens=prompt.shape[1],
     )
     return F.pad(scores, (0, 1), value=model.unknown_logit)
 

@@ -186,7 +186,7 @@ class Family(ABC):
         return {**copies, name: torch.cat([own, patches], dim=1).contiguous()}
 
     def fitted(self, config: HfConfig, stored_shape: tuple[int, ...]) -> HfConfig:
-        """The configuration for inputs of a stored shape, where no size was asked for; most models have a size of their own."""
+        """The configuration for inputs of a stored shape, where no size was asked for; most models have their own."""
         del stored_shape
         return config
 

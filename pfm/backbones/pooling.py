@@ -1,6 +1,7 @@
 """Raw input pooled over windows: one token an input, whose numbers are the windows' means at a fixed offset and scale.
 
-Letters: B batch, C channels, S pixels of the side, g windows of a side, k pixels of a window's side, L frames, M mel bins.
+Letters: B batch, C channels, S pixels of the side, g windows of a side, k pixels of a window's side, L frames,
+M mel bins.
 """
 
 import torch

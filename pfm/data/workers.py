@@ -346,7 +346,14 @@ def work() -> None:
 
 def _receive(tasks: BinaryIO, waiting: "queue.SimpleQueue[Any]") -> None:
     """Read ahead, so that nobody who writes to us waits for us; and end with whoever writes."""
-    with contextlib.suppress(EOFError, OSError):
+    code = 0
+    try:
         while True:
             waiting.put(_read(tasks))
-    os._exit(0)  # also in the middle of a file
+    except (EOFError, OSError):
+        pass
+    except Exception:  # a task that cannot be unpickled here
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)  # also in the middle of a file

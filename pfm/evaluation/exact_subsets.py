@@ -35,9 +35,7 @@ class Remembered:
         return self._kept[key]
 
 
-def solve_subsets(
-    evaluator: Evaluator, model: PromptedClassifier, measured: Evaluation, memory: Memory
-) -> Evaluation:
+def solve_subsets(evaluator: Evaluator, model: PromptedClassifier, measured: Evaluation, memory: Memory) -> Evaluation:
     """The evaluation with the subsets' accuracies of sets that were each solved for.
 
     Args:

@@ -16,8 +16,8 @@ class ExactConfig:
     section: ClassVar = Section.EXACT
     features: str = option(
         "backbone",
-        "What is classified: the frozen backbone's outputs, or the raw input (pooled pixels or log-mel), which needs no "
-        "backbone.",
+        "What is classified: the frozen backbone's outputs, or the raw input (pooled pixels or log-mel), which needs "
+        "no backbone.",
         choices=("backbone", "raw"),
     )
     feature_tokens: str = option(

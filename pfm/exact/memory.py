@@ -270,8 +270,8 @@ class Memory:
     def _rows_for(self, what: str) -> Rows:
         if self.rows is None:
             raise ConfigError(
-                f"{what} can be taken out only where features are kept; this file has --memory {self.keeps}, from which "
-                + ("classes can" if self.keeps == "sums" else "nothing can")
+                f"{what} can be taken out only where features are kept; this file has --memory {self.keeps}, from "
+                + ("which classes can" if self.keeps == "sums" else "which nothing can")
             )
         return self.rows
 

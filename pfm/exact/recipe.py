@@ -118,8 +118,8 @@ class Projection:
     def project(self, rows: Ints16, recipe: Recipe) -> Floats:
         """Feature integers (n, D) -> (n, P + 1) integers from 0 to 4095 in float32, the constant behind.
 
-        Every product and sum in it is an integer below 2^24, so that it is exact in float32, here as in torch and in the
-        exported graph.
+        Every product and sum in it is an integer below 2^24, so that it is exact in float32, here as in torch and in
+        the exported graph.
         """
         sums = rows.astype(np.float32) @ self.matrix.astype(np.float32) + self.offset.astype(np.float32)
         scaled = np.floor(np.maximum(sums, 0) * np.float32(2.0**-recipe.shift))

@@ -34,10 +34,10 @@ REMAINS_IN_PLACE = (
     "disk's own blocks until they are written again",
 )
 REMAINS_EXACT = (
-    "the frozen backbone was trained before, on data that this does not cover; what was made of the samples is gone, and "
-    "the weights are those of a fit that never saw them",
-    "copies of these files elsewhere (backups, snapshots, exports) are out of reach; the difference of two copies shows "
-    "what left",
+    "the frozen backbone was trained before, on data that this does not cover; what was made of the samples is gone, "
+    "and the weights are those of a fit that never saw them",
+    "copies of these files elsewhere (backups, snapshots, exports) are out of reach; the difference of two copies "
+    "shows what left",
 )
 SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "

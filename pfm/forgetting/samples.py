@@ -1,4 +1,4 @@
-"""Groups and single samples taken out of a checkpoint whose readout is solved, as a value: nothing of them is left in it.
+"""Groups and single samples taken out of a checkpoint whose readout is solved, as a value: nothing of them is left.
 
 A sample goes with all its copies, whichever name or class they were stored under.
 """
@@ -61,8 +61,8 @@ def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
     """
     if not READOUTS.get(checkpoint.model.readout).erasure_is_exact:
         raise ConfigError(
-            f"groups and samples cannot be taken out of --readout {checkpoint.model.readout}, whose weights learned from all "
-            "samples together; only an exact readout (--readout ridge) can"
+            f"groups and samples cannot be taken out of --readout {checkpoint.model.readout}, whose weights learned from "
+            "all samples together; only an exact readout (--readout ridge) can"
         )
     memory = memory_of(checkpoint)
     is_gone = memory.rows_where(lambda rows: np.zeros(len(rows), bool))
@@ -115,8 +115,6 @@ def stored_content(path: Path, checkpoint: Checkpoint, memory: Memory) -> bytes:
     """
     storage = checkpoint.preprocess.storage
     seconds = checkpoint.run.get("data", {}).get("max_seconds", 30.0)  # what of a longer clip was read
-    files = FilesToRead(
-        load=lambda _: path, count=1, where=str(path), name=lambda _: str(path), max_seconds=seconds
-    )
+    files = FilesToRead(load=lambda _: path, count=1, where=str(path), name=lambda _: str(path), max_seconds=seconds)
     inputs = storage.read(files).inputs[torch.tensor([0])]
     return storage.brought_to(inputs, memory.stored_shape)[0].contiguous().numpy().tobytes()

@@ -27,6 +27,7 @@ from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.opening import misfit, open_torch_file
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
+from pfm.model.starts import UNSTATED
 from pfm.options import expanded
 from pfm.storage import write_bytes
 
@@ -56,6 +57,9 @@ class Checkpoint:
         exact: what a solved readout is a function of, in plain values; empty for readouts that are trained.
         memory: what is kept of the samples of a solved readout, by name; see `pfm.exact.stored`.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
+        start: where the classes' rows started, a name in `pfm.model.starts`; "" where the file does not say, see
+            `prompt_start`.
+        init_key: file in which the keys of secret starts were kept, absolute; "" where none was.
     """
 
     classes: ClassList
@@ -79,6 +83,13 @@ class Checkpoint:
     written_by: str = ""
     exact: Record = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    start: str = ""
+    init_key: str = ""
+
+    @property
+    def prompt_start(self) -> str:
+        """Where the classes' rows started: files that do not say are from the time when all followed from the seed."""
+        return self.start or UNSTATED
 
     @property
     def is_personal(self) -> bool:
@@ -128,6 +139,8 @@ class RunState:
     averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
+    start: str = ""
+    init_key: str = ""
 
 
 def snapshot(
@@ -166,6 +179,8 @@ def snapshot(
         averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
         progress=state.progress,
         unknown_below=state.unknown_below,
+        start=state.start,
+        init_key=state.init_key,
     )
 
 
@@ -210,6 +225,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "unknown_below": checkpoint.unknown_below,
         "exact": checkpoint.exact,
         "memory": {name: _copy(tensor) for name, tensor in checkpoint.memory.items()},
+        "start": checkpoint.start,
+        "init_key": checkpoint.init_key,
     }
     buffer = io.BytesIO()
     torch.save(_canonical(content), buffer)
@@ -302,6 +319,8 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             written_by=content["pfm"],
             exact=content.get("exact", {}),
             memory=content.get("memory", {}),
+            start=content.get("start", ""),
+            init_key=content.get("init_key", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PfmError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

@@ -21,7 +21,7 @@ from pfm.exact.memory import FEW, Memory
 from pfm.exact.recipe import Projection
 from pfm.exact.sums import Ints64, num_packed
 from pfm.model.checkpoint import Checkpoint, RunState, save_checkpoint, snapshot
-from pfm.model.config import LoraSettings
+from pfm.model.config import LoraSettings, StartConfig
 from pfm.model.extraction import Extracted, extract, gathered_rows, reducing
 from pfm.model.readouts.ridge import RIDGE, recipe_of, with_memory
 from pfm.runlog import RunLog
@@ -51,14 +51,14 @@ class Fit:
             raise ConfigError("--mixed_precision: exact features are computed in float32; leave it out")
         if config.data.depth == RANGE_OF_DATA:
             raise ConfigError(
-                f"--depth {RANGE_OF_DATA} measures on samples that can go; name the window of grey levels, or leave it out"
+                f"--depth {RANGE_OF_DATA} measures on samples that can go; name the window of levels, or leave it out"
             )
         if config.train.resume:
             raise ConfigError("--resume: a fit is one pass and has no state to go on from; leave it out")
 
     def unused(self) -> tuple[str, ...]:
         """All that is of steps."""
-        parts = (OptimConfig, ObjectiveConfig, LoraSettings, AugmentConfig)
+        parts = (OptimConfig, ObjectiveConfig, LoraSettings, AugmentConfig, StartConfig)
         return (*_OF_STEPS, *(field.name for part in parts for field in dataclasses.fields(part)))
 
     def plan(self, setup: Setup) -> None:
@@ -232,8 +232,8 @@ def remarks(memory: Memory) -> list[str]:
     size = f"{memory.size_bytes / 2**20:,.1f} MiB"
     if memory.keeps == "features":
         return [
-            f"memory: {len(memory.rows or ()):,} samples as integers, {size}; they are personal data (raw features are small "
-            "pictures), so that only you may read the file"
+            f"memory: {len(memory.rows or ()):,} samples as integers, {size}; they are personal data (raw features are "
+            "small pictures), so that only you may read the file"
         ]
     if memory.keeps == "sums":
         lines = [f"memory: a matrix a class, {size}; the difference of two copies of the file shows what left"]

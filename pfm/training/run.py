@@ -14,9 +14,9 @@ from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
+from pfm.holding import running
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
-from pfm.holding import running
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
@@ -95,7 +95,7 @@ def _train(
         files.sweep()
     found = find_state(config.train.resume, files, tell)
     procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
-    return procedure.run(set_up(config, accelerator, spec, data, files, tell), found)
+    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None), found)
 
 
 class Steps:
@@ -146,9 +146,7 @@ def show_plan(setup: Setup) -> Plan:
     return plan
 
 
-def plan_only(
-    config: RunConfig, device: torch.device, say: Callable[[str], None] = print
-) -> Plan | None:
+def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan | None:
     """What `train` would do, said as there, with nothing trained and nothing written.
 
     Raises:
@@ -163,7 +161,7 @@ def plan_only(
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
     procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
     procedure.check(config)
-    return procedure.plan(set_up(config, accelerator, spec, data, files, say))
+    return procedure.plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
 
 
 def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:

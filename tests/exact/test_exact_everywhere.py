@@ -42,13 +42,13 @@ def test_sounds_are_forgotten_exactly_from_their_files(tmp_path: Path) -> None:
         shutil.rmtree(tones / split / "high")
     without = fit(sounds(tones), tmp_path, model_name=RAW)
     assert erase(one_less.checkpoint, ["high"]).exact["digest"] == without.exact["digest"]
-    assert torch.equal(
-        erase(one_less.checkpoint, ["high"]).tensors["ridge.weight"], without.tensors["ridge.weight"]
-    )
+    assert torch.equal(erase(one_less.checkpoint, ["high"]).tensors["ridge.weight"], without.tensors["ridge.weight"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", [("--features", "raw"), ("--model_name", "scratch:vit_mini", "--image_size", "16")])
+@pytest.mark.parametrize(
+    "features", [("--features", "raw"), ("--model_name", "scratch:vit_mini", "--image_size", "16")]
+)
 def test_any_number_of_processes_and_threads_gives_the_same_bytes(tmp_path: Path, features: tuple[str, ...]) -> None:
     data = write_npz(tmp_path / "colours.npz", train=130, test=20)
     options = ["--dataset", str(data), "--readout", "ridge", *features, "--width", "64", "--eval_every", "0", "--cpu"]

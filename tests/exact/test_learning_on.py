@@ -52,4 +52,13 @@ def test_a_readout_without_memory_or_of_steps_cannot_learn_on(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="nothing was kept"):
         learn_on(nothing, DATA, HERE)
     with pytest.raises(ConfigError, match="step by step"):
-        learn_on(dataclasses.replace(nothing, model=dataclasses.replace(nothing.model, readout="cls", width=2048, features="backbone", memory="features", tune="full")), DATA, HERE)
+        learn_on(
+            dataclasses.replace(
+                nothing,
+                model=dataclasses.replace(
+                    nothing.model, readout="cls", width=2048, features="backbone", memory="features", tune="full"
+                ),
+            ),
+            DATA,
+            HERE,
+        )

@@ -61,7 +61,9 @@ def test_the_projection_stays_out_of_every_precision(vit: Checkpoint, tmp_path: 
     assert {"Round", "Clip", "Floor", "Relu", "Cast", "MatMul"} <= {node.op_type for node in graph.node}
 
 
-@pytest.mark.parametrize("form", [GraphForm(split=True), GraphForm(per_request_prompts=True), GraphForm(split=True, precision="fp16")])
+@pytest.mark.parametrize(
+    "form", [GraphForm(split=True), GraphForm(per_request_prompts=True), GraphForm(split=True, precision="fp16")]
+)
 def test_every_form_answers_each_request_with_its_own_classes(raw: Checkpoint, tmp_path: Path, form: GraphForm) -> None:
     export_bundle(raw, tmp_path / "b", form=form)
     session = PromptSession(tmp_path / "b", device="cpu")
@@ -127,7 +129,11 @@ def test_a_session_says_which_answers_are_exact(raw: Checkpoint, tmp_path: Path)
     assert session.predict(pixels, without="blue").is_exact is False
     alone = session.predict(pixels, without="blue", exact=True)
     assert (alone.is_exact, alone.classes) == (True, ("red", "green", "grey"))
-    wanted = erase(raw, ["blue"]).build_model().logits(raw.preprocess(image_data().train.inputs[:4]), torch.tensor([[0, 1, 2]] * 4))
+    wanted = (
+        erase(raw, ["blue"])
+        .build_model()
+        .logits(raw.preprocess(image_data().train.inputs[:4]), torch.tensor([[0, 1, 2]] * 4))
+    )
     found = session.scores(pixels, without="blue", exact=True)
     np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-4)
     mixed = session.predict_each(pixels[:2], [ActiveSet(without=("blue",), exact=True), ActiveSet(without=("blue",))])

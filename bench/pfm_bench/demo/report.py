@@ -54,7 +54,8 @@ class Summary:
     def table(self) -> str:
         """The readouts side by side, in Markdown."""
         lines = [
-            f"| {self.task.name}, trained from scratch | readout cls (the paper's) | readout prompt | readout ridge (exact) |",
+            f"| {self.task.name}, trained from scratch | readout cls (the paper's) | readout prompt "
+            "| readout ridge (exact) |",
             "|---|---:|---:|---:|",
         ]
         for title, cell in _ROWS:

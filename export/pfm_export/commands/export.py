@@ -50,7 +50,8 @@ class MeasureConfig:
 @click.option(
     "--with_sums",
     is_flag=True,
-    help="Put in what --readout ridge is solved from, one file a class, so that the bundle forgets exactly. Personal data.",
+    help="Put in what --readout ridge is solved from, one file a class, so that the bundle forgets exactly. "
+    "Personal data.",
 )
 @with_options(form=GraphForm, measure=MeasureConfig)
 def onnx(
@@ -85,8 +86,7 @@ def onnx(
     click.echo(
         f"wrote {out} ({size / 2**20:.1f} MiB, {len(checkpoint.classes)} classes)\n"
         f"parity with torch over {len(parity.cases)} cases: worst difference {parity.worst_difference:.1e} "
-        f"(largest logit {parity.largest_logit:.1f})"
-        + (f"; {parity.integers.describe()}" if parity.integers else "")
+        f"(largest logit {parity.largest_logit:.1f})" + (f"; {parity.integers.describe()}" if parity.integers else "")
     )
     if report.accuracy is not None:
         _show_accuracy(report.accuracy, form)

@@ -69,8 +69,8 @@ def forget_in_place(
     others = [held.path for held in found.held if held.path not in exact]
     if not exact:
         raise ConfigError(
-            f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with --memory "
-            "features do"
+            f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
+            "--memory features do"
         )
     ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
     removal = Removal(groups=chosen.group, samples=chosen.sample)

@@ -1,7 +1,7 @@
 """The part of a graph whose numbers are integers: from the features on, it stays float32 in every precision.
 
-A projection of -1, 0 and 1 (int8, with a Cast) and all before it back to the features' normalisation, and all behind it,
-is cut off; the rest is converted; the part is put back as it was.
+A projection of -1, 0 and 1 (int8, with a Cast) and all before it back to the features' normalisation, and all behind
+it, is cut off; the rest is converted; the part is put back as it was.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

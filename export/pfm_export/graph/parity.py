@@ -27,7 +27,9 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 
 BATCH_SIZES = (1, 3, 8)
-STEP = 2e-2  # of logits that come of integers: the last bit of a feature, or of a resized pixel, may round the other way
+STEP = (
+    2e-2  # of logits that come of integers: the last bit of a feature, or of a resized pixel, may round the other way
+)
 
 
 class ParityError(PfmError):

@@ -8,6 +8,7 @@ prompt, T tokens of the backbone, D hidden size.
 # torch and onnx leave the types of some of their own functions open
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -131,7 +132,7 @@ def export_graphs(
         is_head = ordinary.inputs[0] not in signature.inputs and not readout.sees_prompts  # which takes integers
         exact = set(range(len(proto.graph.node))) if is_head else exact_nodes(proto)
         precision = PRECISIONS.get(form.precision)
-        proto = convert_around(proto, exact, lambda rest: precision.convert(rest, portable=form.portable))
+        proto = convert_around(proto, exact, functools.partial(precision.convert, portable=form.portable))
         if ordinary.inputs[0] in signature.inputs:
             front_end.put_in_front(proto, ordinary.inputs[0])
         stated = wanted.files[name]

@@ -79,8 +79,8 @@ class Prediction:
         labels: name of the winning class of each input; "unknown" where the model has that answer.
         classes: names of the active classes, the columns of `probabilities`.
         probabilities: (B, K), over the active classes; a row sums to less than 1 by the share of "unknown".
-        is_exact: whether they come of weights solved for these classes alone, as if there had been no others; False where
-            they are rows of a solution for more classes; None of readouts that are not solved.
+        is_exact: whether they come of weights solved for these classes alone, as if there had been no others; False
+            where they are rows of a solution for more classes; None of readouts that are not solved.
     """
 
     labels: list[str]
@@ -107,7 +107,9 @@ class Unknown:
         return cls(score=stated.unknown_score, below=stated.unknown_below)
 
 
-def answers_of(classes: ClassList, active: Sequence[int], scores: Floats, unknown: Unknown, is_exact: bool | None = None) -> Prediction:
+def answers_of(
+    classes: ClassList, active: Sequence[int], scores: Floats, unknown: Unknown, is_exact: bool | None = None
+) -> Prediction:
     """From scores (n, K) of the classes at the positions `active`."""
     names = tuple(classes.names[p] for p in active)
     if unknown.score is not None:

@@ -25,9 +25,8 @@ from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
-from pfm_export.serving import fields
+from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
-from pfm_export.serving import solving
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
@@ -183,7 +182,7 @@ class Bundle:
 
     @property
     def is_exact(self) -> bool | None:
-        """Whether the rows are those of a fit on nothing but the classes that are there; None where nobody claims it."""
+        """Whether the rows are those of a fit on the classes that are there alone; None where nobody claims it."""
         if self.exact is None:
             return None
         return self._solved is not None or self.exact.bank_digest == self.exact.digest
@@ -199,21 +198,13 @@ class Bundle:
         return other
 
     def is_exact_for(self, positions: Sequence[int], is_solved: bool) -> bool | None:
-        """Whether answers with the classes at `positions` are exact ones; None where nobody claims it.
-
-        Args:
-            is_solved: `solved_for` gave the rows.
-        """
+        """Whether answers with some classes, by rows of `solved_for` or not, are exact; None where nobody claims it."""
         if self.exact is None:
             return None
         return is_solved or (bool(self.is_exact) and len(positions) == len(self.classes))
 
     def solved_for(self, positions: Sequence[int]) -> "Bundle":
-        """The bundle with rows that were solved as if there were no classes but those at `positions`; kept.
-
-        Raises:
-            BundleError: not an exact readout, or one that was exported without its sums.
-        """
+        """The bundle with rows solved as if there were no classes but some; a BundleError where it has no sums."""
         if self.exact is None:
             raise BundleError(f"{self.folder} is not of an exact readout; it has no weights for a set alone")
         key = tuple(sorted(positions))
@@ -228,12 +219,7 @@ class Bundle:
         return self._by_set[key]
 
     def solve(self) -> "Bundle":
-        """Solve the rows of the classes that are there from the bundle's own sums, and keep them on disk.
-
-        Raises:
-            BundleError: not an exact readout, or one that was exported without its sums.
-            StorageError: the file cannot be written.
-        """
+        """Solve the rows of the classes that are there from the bundle's own sums, which it has to have, onto disk."""
         with locked(self.folder / LOCK):
             bundle = Bundle.open(self.folder).finish_pending()
             if bundle.exact is None:

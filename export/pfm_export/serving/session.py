@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import check_removal, UNKNOWN, ClassKeys, ClassList, check_unknown
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
 from pfm.errors import BundleError, DataError
 from pfm.options import expanded
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
@@ -155,8 +155,8 @@ class PromptSession:
                 are there.
             without: classes to leave out, for this call only, in the same way.
             profile: leave out the classes suspended in this profile; default the profile "default", if any.
-            exact: answer with weights solved for these classes alone, once for each set of them; for a bundle of an exact
-                readout that was exported with its sums.
+            exact: answer with weights solved for these classes alone, once for each set of them; for a bundle of an
+                exact readout that was exported with its sums.
 
         Raises:
             ClassNameError: an unknown, erased or suspended class, or an unknown profile.

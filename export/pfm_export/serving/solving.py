@@ -125,7 +125,8 @@ class ExactState:
         """
         if not self.has_sums:
             raise BundleError(
-                f"{folder} carries no sums to solve from; export with --with_sums, or forget in the checkpoint and export again"
+                f"{folder} carries no sums to solve from; export with --with_sums, or forget in the "
+                "checkpoint and export again"
             )
         wanted = [entry for entry in sorted(self.classes, key=lambda c: c.name) if ids is None or entry.id in ids]
         width = int(self.recipe["width"])

@@ -6,6 +6,7 @@ Another one is added from anywhere by `ATTACKS.register(name, attack)`; see `att
 from pfm.audit.attacks.attack import ATTACKS, Attack, Measurement
 from pfm.audit.attacks.closed_form import ClosedForm
 from pfm.audit.attacks.cost import Cost
+from pfm.audit.attacks.derivable import Derivable
 from pfm.audit.attacks.exact import Exact
 from pfm.audit.attacks.exposure import Exposure
 from pfm.audit.attacks.membership import Membership
@@ -22,6 +23,7 @@ for _attack in (
     Utility(),
     OutputShape(),
     Stored(),
+    Derivable(),
     Membership(),
     ShadowModels(),
     Resurrection(),

@@ -1,4 +1,4 @@
-"""Whether a model that claims to forget exactly is the one that never saw the class: equality of digests, nothing less."""
+"""Whether a model that claims to forget exactly is the one that never saw the class: equality of digests."""
 
 import html
 from typing import TypedDict

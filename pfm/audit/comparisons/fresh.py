@@ -1,6 +1,6 @@
 """The reference of an exact artifact: a fit in a process of its own, from the source files, with the classes left out.
 
-Nothing of the audited model goes in but its configuration: features are extracted again, and the projection is drawn again.
+Nothing of the audited model goes in but its configuration: features are extracted again, the projection drawn again.
 
     echo '{"run": …, "data": …, "classes": ["3"]}' | python -m pfm.audit.comparisons.fresh
 

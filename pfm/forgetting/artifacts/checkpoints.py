@@ -38,6 +38,7 @@ class CheckpointKind(HoldingKind):
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
             is_exact=checkpoint.is_personal,
+            elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
 
     def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:

@@ -61,12 +61,14 @@ class Holding:
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
         is_exact: an erasure makes the artifact that never saw the class.
+        elsewhere: files, wherever they are, that hold something of the same classes.
     """
 
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
     is_exact: bool = False
+    elsewhere: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class HoldingKind(ArtifactKind):
 
     verdict = Verdict.HOLDS
     is_kept = True  # it is an artifact, that a certificate can speak of
+    numbers_classes = True  # its classes have positions, which a command line may name
 
     def how(self, look: Look) -> str:
         del look

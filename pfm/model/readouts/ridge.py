@@ -1,7 +1,7 @@
-"""A linear classifier on projected integers of frozen features, solved from sums over the samples, so that it forgets exactly.
+"""A linear classifier on projected integers of frozen features, solved from sums over the samples: it forgets exactly.
 
-The backbone and the projection see no prompts. Scores are rows of one solution; a class that is left out has no row, and
-so no score. Random projections in front of a ridge head: RanPAC (McDonnell et al., 2023, arXiv 2307.02251).
+The backbone and the projection see no prompts. Scores are rows of one solution; a class that is left out has no row,
+and so no score. Random projections in front of a ridge head: RanPAC (McDonnell et al., 2023, arXiv 2307.02251).
 
 Letters: B batch, T tokens, D hidden size of the backbone, F numbers of a feature vector, P columns of the projection,
 C classes.
