@@ -1,4 +1,4 @@
-"""Raw input as features: pooled pixels or pooled log-mel frames; no weights and no blocks, for readouts that are solved.
+"""Raw input as features: pooled pixels or log-mel frames, without weights or blocks; for readouts that are solved.
 
 The windows are summed, brought to a fixed offset and scale, and nothing in it is measured on data. Pixels are integers
 again before they are summed, so that the sums are the same on every machine.

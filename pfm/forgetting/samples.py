@@ -61,8 +61,8 @@ def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
     """
     if not READOUTS.get(checkpoint.model.readout).erasure_is_exact:
         raise ConfigError(
-            f"groups and samples cannot be taken out of --readout {checkpoint.model.readout}, whose weights learned from "
-            "all samples together; only an exact readout (--readout ridge) can"
+            f"groups and samples cannot be taken out of --readout {checkpoint.model.readout}, whose weights learned "
+            "from all samples together; only an exact readout (--readout ridge) can"
         )
     memory = memory_of(checkpoint)
     is_gone = memory.rows_where(lambda rows: np.zeros(len(rows), bool))
