@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pfm.errors import ConfigError
 from pfm.exact.recipe import CONSTANT, SHARPNESS
@@ -78,7 +79,7 @@ def _solve(sums: Iterable[Ints64], counts: Sequence[int], width: int, alpha: flo
     return Solution(weight=np.ascontiguousarray(solved[:-1].T), bias=solved[-1] * CONSTANT)
 
 
-def _substitute(factor: Doubles, targets: Doubles) -> Doubles:
+def _substitute(factor: npt.NDArray[np.floating], targets: Doubles) -> Doubles:
     """X with L Lᵀ X = targets, L lower triangular."""
     size = len(factor)
     found = targets.copy()

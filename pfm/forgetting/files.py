@@ -21,6 +21,7 @@ from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport
 from pfm.model.checkpoint import Checkpoint
+from pfm.model.starts import follows
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
@@ -101,7 +102,7 @@ def erase_file(
             records,
             classes,
             [{"file": target.name, "source": source.name, "sha256_before": before, **exact_facts(smaller)}],
-            remains=_remains(smaller) if scrubbed is None else (SCRUBBED, REMAINS[1]),
+            remains=_remains(checkpoint, smaller, is_scrubbed=scrubbed is not None),
             reason=reason,
             requested_by=requested_by,
         )
@@ -112,8 +113,10 @@ def erase_file(
         return done
 
 
-def _remains(smaller: Checkpoint) -> Sequence[str]:
-    return REMAINS_EXACT if smaller.exact.get("is_solved") else REMAINS
+def _remains(checkpoint: Checkpoint, smaller: Checkpoint, *, is_scrubbed: bool) -> Sequence[str]:
+    if smaller.exact.get("is_solved"):
+        return REMAINS_EXACT
+    return (*((SCRUBBED, REMAINS[1]) if is_scrubbed else REMAINS), follows(checkpoint.start))
 
 
 def announce_in_place(
@@ -151,12 +154,18 @@ def announce_in_place(
             }
             for kind, path in files
         ],
-        remains=REMAINS_EXACT if is_exact else REMAINS_IN_PLACE,
+        remains=REMAINS_EXACT if is_exact else (*REMAINS_IN_PLACE, *_follow(files)),
         looked=looked,
         request=request,
         reason=reason,
         requested_by=requested_by,
     )
+
+
+def _follow(files: Sequence[tuple[str, Path]]) -> list[str]:
+    """What can be drawn again of the classes, by the files' own statements, each once."""
+    said = (_kind(kind).open(path).follows for kind, path in files)
+    return [text for text in dict.fromkeys(said) if text]
 
 
 def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:

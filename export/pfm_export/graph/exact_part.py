@@ -7,7 +7,7 @@ it, is cut off; the rest is converted; the part is put back as it was.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # onnx leaves the types of some of its own functions open
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import TensorProto, helper
@@ -85,7 +85,7 @@ def convert_around(
     return whole
 
 
-def _replace(field: object, values: list[object]) -> None:
+def _replace(field: object, values: Sequence[object]) -> None:
     """Put other entries into a repeated field."""
     kept = [_copy(value) for value in values]
     del field[:]  # type: ignore[attr-defined]  # protobuf's repeated fields have no type of their own

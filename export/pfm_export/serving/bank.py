@@ -182,7 +182,7 @@ def tensor_names(path: Path, head: bytes) -> tuple[str, ...]:
     return tuple(name for name in cast("dict[str, Any]", header) if name != "__metadata__")
 
 
-def pack(tensors: Mapping[str, Floats]) -> bytes:
+def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """The bytes of a bank file."""
     return safetensors.numpy.save(dict(tensors))
 

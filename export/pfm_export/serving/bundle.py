@@ -23,6 +23,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
+from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
@@ -110,6 +111,11 @@ class Bundle:
         return self.stated.input_kind()
 
     @property
+    def follows(self) -> str:
+        """What can be drawn again of an erased class, as a sentence."""
+        return self.manifest.get("start", {}).get("follows") or follows("")
+
+    @property
     def pending(self) -> tuple[tuple[int, str], ...]:
         """Number and name of the classes whose erasure was begun and not finished."""
         return () if self._pending is None else fields.pairs(self._pending["classes"])
@@ -183,9 +189,8 @@ class Bundle:
     @property
     def is_exact(self) -> bool | None:
         """Whether the rows are those of a fit on the classes that are there alone; None where nobody claims it."""
-        if self.exact is None:
-            return None
-        return self._solved is not None or self.exact.bank_digest == self.exact.digest
+        state = self.exact
+        return None if state is None else self._solved is not None or state.bank_digest == state.digest
 
     def hiding(self, positions: Sequence[int]) -> "Bundle":
         """The bundle without classes that are about to be erased from its files; nothing is written."""
@@ -199,9 +204,8 @@ class Bundle:
 
     def is_exact_for(self, positions: Sequence[int], is_solved: bool) -> bool | None:
         """Whether answers with some classes, by rows of `solved_for` or not, are exact; None where nobody claims it."""
-        if self.exact is None:
-            return None
-        return is_solved or (bool(self.is_exact) and len(positions) == len(self.classes))
+        is_whole = bool(self.is_exact) and len(positions) == len(self.classes)
+        return None if self.exact is None else is_solved or is_whole
 
     def solved_for(self, positions: Sequence[int]) -> "Bundle":
         """The bundle with rows solved as if there were no classes but some; a BundleError where it has no sums."""
@@ -303,7 +307,7 @@ class Bundle:
                 "sha256_after": sha256_bytes(bank),
                 "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
                 "searched": searched.to_dict(),
-                "remains": list(REMAINS),
+                "remains": [*REMAINS, *([] if self.exact else [self.follows])],
                 **({} if self.exact is None else {"exact": self.exact.without(ids).claim()}),
                 "reason": reason,
                 "requested_by": requested_by,

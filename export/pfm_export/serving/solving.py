@@ -206,7 +206,8 @@ def write_solved(folder: Path, state: ExactState) -> None:
     """
     rows = state.solve(folder)
     digest = np.frombuffer(bytes.fromhex(state.digest), np.uint8)
-    write_bytes(folder / SOLVED, pack({**rows, _DIGEST: digest, _CHECK: _check(rows, digest)}))
+    tensors: dict[str, npt.NDArray[Any]] = {**rows, _DIGEST: digest, _CHECK: _check(rows, digest)}
+    write_bytes(folder / SOLVED, pack(tensors))
 
 
 def read_solved(folder: Path, state: ExactState) -> dict[str, Floats] | None:
@@ -221,7 +222,7 @@ def read_solved(folder: Path, state: ExactState) -> dict[str, Floats] | None:
     return tensors
 
 
-def _check(rows: Mapping[str, Floats], digest: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _check(rows: Mapping[str, Floats], digest: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """SHA-256 of rows and digest, so that a damaged file is noticed."""
     found = hashlib.sha256(digest.tobytes())
     for name in sorted(rows):
