@@ -56,7 +56,7 @@ class Backbone(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """How the weights that make the tokens are stored."""
-        return next(self.encoder.embeddings.parameters()).dtype
+        return next((tensor.dtype for tensor in self.encoder.embeddings.parameters()), torch.float32)
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S), or (B, L, M) of sounds -> (B, T, D): special tokens and patches, with positions."""
