@@ -38,7 +38,9 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
             "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
         ) from error
     values = config.to_dict()
+    values = values.get("vision_config", values)  # of a model for images and texts, the half that sees
     family = family_of(values, name)
+    values = family.completed(values)
     try:
         with quiet_hub():
             processor = family.read_processor(place(name))
@@ -55,6 +57,9 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     """
     from transformers.utils import logging
 
+    own = family.read_weights(name)
+    if own is not None:
+        return own
     _, model_class = family.hf_classes()
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -80,7 +85,7 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
             f"{name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "
             f"it is not a {model_class.__name__} checkpoint"
         )
-    return model.config.to_dict(), model.state_dict()
+    return family.completed(model.config.to_dict()), model.state_dict()
 
 
 def first_sentence(error: Exception) -> str:

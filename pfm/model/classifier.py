@@ -49,6 +49,7 @@ class PromptedClassifier(nn.Module):
                 f"--prompt_layer {config.prompt_layer} is too deep: "
                 f"the backbone has blocks 0 to {backbone.num_layers - 1}"
             )
+        config = config.resolved(has_final_norm=backbone.spec.family.final_norm)
         self.config = config
         self.classes = classes
         self.backbone = backbone
@@ -109,8 +110,8 @@ class PromptedClassifier(nn.Module):
         """
         positions = self.readout.reads(tokens.shape[1])
         joined = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
-        outputs = self.backbone.readout(joined, self.config.prompt_layer, positions, key_mask)
-        return self.backbone.normalise(outputs) if self.config.final_norm else outputs
+        start, is_normalised = self.config.prompt_layer, bool(self.config.final_norm)
+        return self.backbone.read(joined, start, positions, key_mask, is_normalised=is_normalised)
 
     def forward(
         self,

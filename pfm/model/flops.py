@@ -32,9 +32,9 @@ class _Block:
 
 def _block(spec: BackboneSpec, tokens: float, queries: float, rank: int) -> _Block:
     """A block that reads `tokens` and computes the outputs of `queries` of them."""
-    width, hidden = spec.hidden_size, spec.config["intermediate_size"]
+    width = spec.hidden_size
     return _Block(
-        weights=2 * (queries + tokens) * width * width + 2 * queries * width * hidden,
+        weights=2 * (queries + tokens) * width * width + queries * spec.mlp_weights,
         adapters=2 * rank * width * (queries + tokens),
         attention=2 * queries * tokens * width,
     )

@@ -28,10 +28,9 @@ def without_classes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def hub_files(spec: BackboneSpec, preprocess: Preprocess) -> dict[str, bytes]:
     """Both files' content, by name."""
-    _, model_class = spec.family.hf_classes()
     model = {
         **without_classes(spec.config),
-        "architectures": [model_class.__name__],
+        "architectures": [spec.family.architecture(spec.config)],
         "model_type": spec.family.name,
     }
     processor = PROCESSORS.get(preprocess.kind)(preprocess.to_dict())
