@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pfm.backbones.family import Card, HfConfig
+from pfm.backbones.family import Card, HfConfig, Tensors
 from pfm.backbones.vit import Vit
 from pfm.errors import BackboneError
 
@@ -62,6 +62,13 @@ class Dinov3(Vit):
         if not (config["query_bias"] and config["value_bias"] and config["proj_bias"] and config["mlp_bias"]):
             raise BackboneError("a DINOv3 without biases other than the keys' is not supported")
         return super().completed(config)
+
+    def names(self, weights: Tensors) -> Tensors:
+        renamed = super().names(weights)
+        if any(".mlp.gate_proj." in name for name in renamed):
+            return renamed
+        fc1, fc2 = (".mlp.up_proj.", ".mlp.fc1."), (".mlp.down_proj.", ".mlp.fc2.")
+        return {name.replace(*fc1).replace(*fc2): tensor for name, tensor in renamed.items()}
 
     def special(self, config: HfConfig) -> Mapping[str, int]:
         registers = config["num_register_tokens"]

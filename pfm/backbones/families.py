@@ -7,7 +7,8 @@ from pfm.backbones.dinov2 import DINOV2, DINOV2_REGISTERS
 from pfm.backbones.dinov3 import DINOV3
 from pfm.backbones.family import register_family
 from pfm.backbones.siglip import SIGLIP, SIGLIP2
+from pfm.backbones.timm_layout import TIMM
 from pfm.backbones.vit import VIT
 
-for family in (VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, AST):
+for family in (VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, TIMM, AST):
     register_family(family)

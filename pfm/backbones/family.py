@@ -208,6 +208,19 @@ class Family(ABC):
         del config
         return self.hf_classes()[1].__name__
 
+    def owns(self, raw: Mapping[str, Any]) -> bool:
+        """Whether a `config.json` is in a layout of the family's own, which the library does not read."""
+        del raw
+        return False
+
+    def read_layout(self, name: str, raw: Mapping[str, Any]) -> tuple[HfConfig, HfConfig]:
+        """Configuration and processor of a folder or hub id that `owns` says is the family's own.
+
+        Raises:
+            BackboneError: it is not supported, or something is missing.
+        """
+        raise NotImplementedError
+
     def read_weights(self, name: str) -> tuple[HfConfig, Tensors] | None:
         """Configuration and weights of a folder or hub id in a layout of the family's own; None: the library's layout.
 

@@ -3,11 +3,12 @@
 Nothing of a folder or repository is executed.
 """
 
+import json
 from pathlib import Path
 
 import torch
 
-from pfm.backbones.family import Family, HfConfig, Tensors, family_of
+from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors, family_of
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
 
@@ -29,6 +30,10 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     path = Path(name).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    raw = read_raw_config(name)
+    own = next((family for family in FAMILIES if family.owns(raw)), None)
+    if own is not None:
+        return own, *own.read_layout(name, raw)
     try:
         with quiet_hub():
             config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
@@ -47,6 +52,31 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     except OSError:
         processor = {}
     return family, values, processor
+
+
+def read_raw_config(name: str) -> HfConfig:
+    """`config.json` as it is; empty where there is none that can be read, of which the library says more."""
+    path = hub_file(name, "config.json")
+    try:
+        raw = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raw = {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def hub_file(name: str, file: str) -> Path | None:
+    """A file of a folder, or of a hub id out of the client's cache; None where there is none."""
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder / file if (folder / file).is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        with quiet_hub():
+            found = cached_file(name, file)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else Path(found)
 
 
 def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:

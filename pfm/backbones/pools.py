@@ -58,6 +58,7 @@ class AttentionPool(Pool):
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
         query = self._heads(self.q_proj(self.probe))  # (1, H, 1, D / H)
+        outputs = outputs[:, self.num_special :]
         key, value = self._heads(self.k_proj(outputs)), self._heads(self.v_proj(outputs))
         scores = torch.matmul(query, key.transpose(2, 3)) * self.head_dim**-0.5  # (B, H, 1, T)
         weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)

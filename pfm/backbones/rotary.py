@@ -1,4 +1,4 @@
-"""Rotary positions of patches (Heo et al., 2024, arXiv 2403.13298, as DINOv3 has them): a place is an angle, not a vector.
+"""Rotary positions of patches (Su et al., 2021, arXiv 2104.09864), as DINOv3 has them: a place is an angle.
 
 Queries and keys of patches are turned by angles that follow from the patch's centre. Special tokens and prompts have no
 place and are not turned, wherever they stand.

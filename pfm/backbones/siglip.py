@@ -1,4 +1,4 @@
-"""The half of SigLIP that sees (Zhai et al., 2023, arXiv 2303.15343), and SigLIP 2 (Tschannen et al., 2025, 2502.14786).
+"""The half of SigLIP that sees (Zhai et al., 2023, arXiv 2303.15343), and SigLIP 2 (Tschannen et al., 2502.14786).
 
 There is no CLS: an attention head of its own sums the patches up, or their mean does in a model without that head.
 SigLIP 2 at a fixed size has SigLIP's configuration. The form for any aspect ratio (NaFlex) takes flattened patches; it

@@ -35,8 +35,8 @@ class ModelConfig:
     prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
     final_norm: bool | None = option(
         None,
-        "Apply the backbone's final LayerNorm before the readout.  [default: as the family has it; not for ViT and AST, "
-        "as in the paper]",
+        "Apply the backbone's final LayerNorm before the readout.  [default: the family's own; no for ViT and AST, as "
+        "in the paper]",
     )
     abstain: float = option(
         0.0,

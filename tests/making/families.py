@@ -116,3 +116,34 @@ MORE: dict[str, Case] = {
     ),
     "siglip-rim": Case("SiglipVisionConfig", "SiglipVisionModel", _siglip, {**_SQUARE, "image_size": 18, **HIDDEN}, 18),
 }
+
+
+@dataclass(frozen=True)
+class TimmCase:
+    """A small model of timm's.
+
+    Attributes:
+        architecture: timm's name.
+        values: arguments that make it small.
+        said: what `model_args` hold beside the size.
+    """
+
+    architecture: str
+    values: dict[str, Any]
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+_SMALL: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 2, "num_classes": 0}
+TIMM_CASES: dict[str, TimmCase] = {
+    "vit": TimmCase("vit_tiny_patch16_224", _SMALL),
+    "uni": TimmCase("vit_base_patch16_224", {**_SMALL, "init_values": 1e-5}),
+    "registers": TimmCase("vit_base_patch14_reg4_dinov2", _SMALL),
+    "swiglu": TimmCase("vit_giant_patch14_reg4_dinov2", {**_SMALL, "num_heads": 4}),
+    "clip": TimmCase("vit_base_patch16_clip_quickgelu_224", _SMALL),
+    "siglip": TimmCase("vit_base_patch16_siglip_224", _SMALL),
+    "siglip2": TimmCase("vit_so400m_patch16_siglip_256", _SMALL),
+    "gap": TimmCase("vit_base_patch16_siglip_gap_224", _SMALL),
+    "mean": TimmCase("vit_base_patch16_224", {**_SMALL, "global_pool": "avg"}),
+    "deit": TimmCase("deit_small_distilled_patch16_224", _SMALL),
+    "deit3": TimmCase("deit3_small_patch16_224", _SMALL),
+}
