@@ -22,7 +22,10 @@ COMMANDS = {
     "restore": ("pfm_export.commands.restore:restore", "Undo `pfm suspend`."),
     "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),
     "scrub": ("pfm_export.commands.scrub:scrub", "Erase classes from a copy, and retune its shared weights."),
-    "verify": ("pfm_export.commands.verify:verify", "Check the certificate of an erasure; needs no torch."),
+    "verify": (
+        "pfm_export.commands.verify:verify",
+        "Check the certificate of an erasure, and look into the artifacts.",
+    ),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands.export:export", "Export to ONNX."),
     "bench": ("pfm_bench.commands.bench:bench", "Latency of a bundle; speed of training and the rest."),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors, family_of
+from pfm.backbones.limits import check_folder, check_sizes
 from pfm.errors import BackboneError
 from pfm.hub import quiet_hub
 
@@ -30,14 +31,18 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     path = Path(name).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    if path.exists():
+        check_folder(path)
     raw = read_raw_config(name)
     own = next((family for family in FAMILIES if family.owns(raw)), None)
     if own is not None:
-        return own, *own.read_layout(name, raw)
+        values, processor = own.read_layout(name, raw)
+        check_sizes(values, name)
+        return own, values, processor
     try:
         with quiet_hub():
             config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the library checks fields in ways of its own
         raise BackboneError(
             f"cannot load backbone {name!r}: {first_sentence(error)}; "
             "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
@@ -45,6 +50,7 @@ def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
     values = config.to_dict()
     values = values.get("vision_config", values)  # of a model for images and texts, the half that sees
     family = family_of(values, name)
+    check_sizes(values, name)
     values = family.completed(values)
     try:
         with quiet_hub():
@@ -79,6 +85,15 @@ def hub_file(name: str, file: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def read_tensors(path: Path) -> Tensors:
+    """Tensors of a safetensors file, or of a PyTorch one, of which nothing is executed."""
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     """The configuration that weights were stored with, and the weights, in float32.
 
@@ -87,6 +102,9 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     """
     from transformers.utils import logging
 
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
     own = family.read_weights(name)
     if own is not None:
         return own

@@ -1,8 +1,8 @@
-"""ViTs in timm's layout: `config.json` with an `architecture`, and weights under timm's names. timm itself is not needed.
+"""ViTs in timm's layout: `config.json` with an `architecture`, weights under timm's names. timm itself is not needed.
 
 Most of what a model is made of shows in the shapes and names of its weights: width, depth, LayerScale, registers, a
-gated MLP, a LayerNorm in front of the blocks, an attention pool. What does not show (heads, activation) is timm's by the
-architecture's name, unless `model_args` say otherwise. A file with weights that mean nothing here is refused.
+gated MLP, a LayerNorm in front of the blocks, an attention pool. What does not show (heads, activation) is timm's by
+the architecture's name, unless `model_args` say otherwise. A file with weights that mean nothing here is refused.
 """
 
 from __future__ import annotations
@@ -91,10 +91,13 @@ class Timm(Vit):
         return "architecture" in raw and "model_type" not in raw
 
     def read_layout(self, name: str, raw: Mapping[str, Any]) -> tuple[HfConfig, HfConfig]:
-        stored = timm_config(raw, self._tensors(name), name)
-        cfg = raw.get("pretrained_cfg", raw)
-        size = cfg.get("input_size", (3, stored["image_size"]))[-1]
-        return {**stored, "image_size": raw.get("model_args", {}).get("img_size", size)}, _processor(cfg, size)
+        try:
+            stored = timm_config(raw, self._tensors(name), name)
+            cfg = raw.get("pretrained_cfg", raw)
+            size = raw.get("model_args", {}).get("img_size") or cfg.get("input_size", (3, stored["image_size"]))[-1]
+            return {**stored, "image_size": size}, _processor(cfg, size)
+        except (AttributeError, IndexError, TypeError, ValueError, ArithmeticError) as error:
+            raise BackboneError(f"{name}: its config.json is not one of timm's ({error})") from error
 
     def read_weights(self, name: str) -> tuple[HfConfig, Tensors] | None:
         from pfm.backbones.hub import read_raw_config
@@ -104,17 +107,13 @@ class Timm(Vit):
 
     def _tensors(self, name: str) -> Tensors:
         """Weights in float32, under timm's names."""
-        import torch
-        from safetensors.torch import load_file
-
-        from pfm.backbones.hub import first_sentence, hub_file
+        from pfm.backbones.hub import first_sentence, hub_file, read_tensors
 
         path = next((path for file in WEIGHT_FILES if (path := hub_file(name, file)) is not None), None)
         if path is None:
             raise BackboneError(f"{name} has no weights; one of {', '.join(WEIGHT_FILES)} is expected")
         try:
-            whole = path.suffix == ".safetensors"
-            weights = load_file(path) if whole else torch.load(path, map_location="cpu", weights_only=True)
+            weights = read_tensors(path)
         except Exception as error:  # safetensors, pickle and zip each raise their own
             raise BackboneError(f"cannot load the weights of {name!r}: {first_sentence(error)}") from error
         return {key: tensor.float() for key, tensor in weights.items() if not _NOT_OURS.search(key)}
@@ -149,14 +148,12 @@ class Timm(Vit):
     def pool(self, config: HfConfig) -> Pool | None:
         from pfm.backbones.pools import AttentionPool, MeanPool
 
+        special = self.num_special(config)
         if config["pooling"] == "attention":
-            return AttentionPool(
-                dataclasses.replace(self.block_shape(config), is_gated=False), self.num_special(config)
-            )
-        is_before_norm = config["has_norm_behind_pool"]
-        return (
-            MeanPool(self.num_special(config), is_before_norm=is_before_norm) if config["pooling"] == "mean" else None
-        )
+            return AttentionPool(dataclasses.replace(self.block_shape(config), is_gated=False), special)
+        if config["pooling"] == "mean":
+            return MeanPool(special, is_before_norm=config["has_norm_behind_pool"])
+        return None
 
     def initial_weights(self, config: HfConfig) -> Tensors:
         return self.encoder(config).state_dict()
@@ -164,10 +161,11 @@ class Timm(Vit):
     def names(self, weights: Tensors) -> Tensors:
         renamed = super().names(weights)
         for name in list(renamed):
-            before, kind, leaf = *name.rpartition(".")[0].rpartition(".")[::2], name.rpartition(".")[2]
-            if kind == "qkv":
+            layer, _, leaf = name.rpartition(".")
+            before, _, joined = layer.rpartition(".")
+            if joined == "qkv":
                 parts = dict(zip(("q_proj", "k_proj", "v_proj"), renamed.pop(name).chunk(3), strict=True))
-            elif kind == "kv":
+            elif joined == "kv":
                 parts = dict(zip(("k_proj", "v_proj"), renamed.pop(name).chunk(2), strict=True))
             else:
                 continue

@@ -77,7 +77,8 @@ class Vit(Family):
     def storage(self, config: HfConfig, preprocess: Preprocess | None) -> ImageStorage:
         from pfm.data.images import ImageStorage
 
-        return ImageStorage(config["image_size"], getattr(preprocess, "resample", "bilinear"))
+        known = preprocess.storage if preprocess is not None else None
+        return known if isinstance(known, ImageStorage) else ImageStorage(config["image_size"])
 
     def input_shape(self, config: HfConfig) -> tuple[int, ...]:
         return (config.get("num_channels", 3), config["image_size"], config["image_size"])

@@ -12,7 +12,7 @@ from pfm.commands.sections import SectionedCommand, SectionedOption
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import Section
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 
@@ -28,6 +28,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     objective=ObjectiveConfig,
     augment=AugmentConfig,
     model=ModelConfig,
+    start=StartConfig,
     lora=LoraSettings,
     feed=FeedConfig,
     evaluation=all_but(EvalConfig, "max_subsets", "resamples"),  # of pfm eval

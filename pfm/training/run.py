@@ -102,7 +102,7 @@ def _train(
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
-    setup = set_up(config, accelerator, spec, data, files, tell)
+    setup = set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None)
     plan = show_plan(setup)
     learner = Learner(setup)
     if found is not None:
@@ -136,7 +136,7 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
     data = load_run_data(config, spec, accelerator, None)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
-    return show_plan(set_up(config, accelerator, spec, data, files, say))
+    return show_plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
 
 
 def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:

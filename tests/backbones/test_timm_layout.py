@@ -66,9 +66,8 @@ def test_what_is_not_a_vit_of_timms_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="resnet50 is not supported"):
         describe_backbone(BackboneConfig(model_name=str(other)))
     weights = small_vit()
-    normed = write(
-        tmp_path / "normed", "vit_tiny_patch16_224", {**weights, "blocks.0.attn.q_norm.weight": torch.ones(16)}
-    )
+    others = {**weights, "blocks.0.attn.q_norm.weight": torch.ones(16)}
+    normed = write(tmp_path / "normed", "vit_tiny_patch16_224", others)
     with pytest.raises(BackboneError, match=r"holds 1 tensors \(layers.0.attention.q_norm.weight"):
         describe_backbone(BackboneConfig(model_name=str(normed)))
     del weights["norm.bias"]

@@ -116,7 +116,7 @@ def test_an_array_of_greys_is_a_batch_and_one_grey_image_is_one(images: PromptSe
         np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), [], None, 7, {"image": IMAGE}, [None], b"", b"text",
         Image.new("F", (4, 4)), np.zeros((0, 8, 8, 3), np.uint8),
     ],
-    ids=str,
+    ids=lambda bad: f"{type(bad).__name__} {getattr(bad, 'size', bad)}",
 )  # fmt: skip
 def test_what_is_not_an_image_is_one_line(images: PromptSession, bad: Any) -> None:
     with pytest.raises(DataError):

@@ -56,7 +56,7 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": settings["size"], "width": settings["size"]},
+        **_fitted(settings),
         "resample": _RESAMPLE[settings["resample"]],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -65,6 +65,17 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
         "image_std": list(settings["std"]),
         "decoding": settings["decoding"],  # what comes before; no processor of the field knows of it
     }
+
+
+def _fitted(settings: Mapping[str, Any]) -> Json:
+    """How an image becomes square, in the words of the field's processors."""
+    side, decoding = settings["size"], settings["decoding"] or {}
+    resized = round(side / decoding.get("keep", 1.0))
+    is_cropped = decoding.get("fit") == "crop"
+    size = {"shortest_edge": resized} if is_cropped else {"height": resized, "width": resized}
+    if not is_cropped and resized == side:
+        return {"size": size}
+    return {"size": size, "do_center_crop": True, "crop_size": {"height": side, "width": side}}
 
 
 PROCESSORS.register("image", _of_images)

@@ -14,6 +14,7 @@ from pfm.classes import check_unknown
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.starts import stated as start_stated
 from pfm.storage import Json, sha256_bytes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import without_classes
@@ -69,6 +70,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
             "model_name": Path(name).name if Path(name).exists() else name,
             "config": without_classes(checkpoint.spec.config),
         },
+        "start": start_stated(checkpoint.prompt_start),
         "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,

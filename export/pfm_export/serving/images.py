@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from pfm.data.decoding import ImageDecoding, decode_image, fit_pixels, stored_decoding
 from pfm.errors import DataError
+from pfm_export.serving import fields
 
+LARGEST_SIDE = 8192  # pixels of a model's side
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -38,11 +40,15 @@ class ImageSettings:
 
     @classmethod
     def of(cls, preprocess: Mapping[str, Any]) -> "ImageSettings":
+        """
+        Raises:
+            KeyError, ValueError: something is missing, of another type, or out of all bounds.
+        """
         return cls(
-            preprocess["size"],
-            tuple(preprocess["mean"]),
-            tuple(preprocess["std"]),
-            preprocess["resample"],
+            fields.size(preprocess["size"], LARGEST_SIDE),
+            fields.many(preprocess["mean"], fields.real, count=3),
+            fields.many(preprocess["std"], fields.positive, count=3),
+            fields.one_of(preprocess["resample"], {"bilinear": "bilinear", "bicubic": "bicubic"}),
             stored_decoding(preprocess) or ImageDecoding(),
         )
 

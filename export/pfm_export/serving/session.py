@@ -21,7 +21,7 @@ from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.watching import open_whole, stamp
+from pfm_export.serving.watching import open_served, stamp
 
 __all__ = ["UNKNOWN", "ActiveSet", "Prediction", "PromptSession"]
 
@@ -67,7 +67,7 @@ class PromptSession:
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
         }  # fmt: skip
         self._lock = threading.Lock()
-        self._seen, self._opened = open_whole(self._folder)
+        self._seen, self._opened = open_served(self._folder)
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
@@ -92,7 +92,7 @@ class PromptSession:
         if stamp(self._folder) == self._seen:
             return self._opened
         with self._lock:
-            seen, opened = open_whole(self._folder)
+            seen, opened = open_served(self._folder)
             if opened.graph_hashes != self._graph_hashes:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
             self._seen, self._opened = seen, opened

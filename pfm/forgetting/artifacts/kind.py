@@ -118,6 +118,16 @@ class HoldingKind(ArtifactKind):
             CheckpointError: it is damaged, or of another model or tool: it cannot be looked into.
         """
 
+    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        """What a file is to hold once some classes went, for the line that announces it: number and name of each.
+
+        Raises:
+            CheckpointError: as `open`.
+        """
+        there = self.open(path).classes
+        pairs = zip(there.ids, there.names, strict=True)
+        return [{"id": number, "name": name} for number, name in pairs if (number, name) not in gone]
+
     @abstractmethod
     def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
         """A file without classes, to be written by the caller; None where that was done for this `head` already.
