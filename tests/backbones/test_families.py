@@ -3,18 +3,24 @@
 Letters: B batch, T tokens, D hidden size.
 """
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from making.families import CASES, MORE, Case
+from making.images import write_npz
 from making.models import tiny_model
 from pfm.backbones.backbone import SUMMARY, Backbone
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import FAMILIES
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import describe_backbone
+from pfm.cli import pfm, run
+from pfm.model.checkpoint import load_checkpoint
+from pfm_export.serving.session import PromptSession
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}  # float32 rounding
 
@@ -68,3 +74,45 @@ def test_variants_of_families_compute_what_the_library_does(name: str, tmp_path:
 def test_every_family_of_images_is_compared() -> None:
     images = {family.name for family in FAMILIES if family.noun == "images"}
     assert images == {*CASES, "timm"}  # which `test_timm_layout.py` compares
+
+
+# how one family is exported, so that every form meets several kinds of blocks
+FORMS: dict[str, tuple[str, ...]] = {
+    "vit": (),
+    "deit": ("--precision", "fp16"),
+    "dinov2": ("--split",),
+    "dinov2_with_registers": ("--precision", "int8", "--max_difference", "2"),
+    "dinov3_vit": ("--input", "images"),
+    "clip_vision_model": ("--per_request_prompts",),
+    "siglip_vision_model": ("--split", "--input", "images"),
+    "siglip2_vision_model": ("--precision", "fp16"),
+}
+
+
+def call(*arguments: object) -> None:
+    assert run(pfm, [str(argument) for argument in arguments]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", ["cls", "prompt"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_family_trains_forgets_is_exported_and_served(name: str, readout: str, tmp_path: Path) -> None:
+    CASES[name].make(tmp_path / "backbone")
+    data = write_npz(tmp_path / "colours.npz", size=16)
+    call("train", "--dataset", data, "--model_name", tmp_path / "backbone", "--epochs", 2, "--batch_size", 16,
+         "--lr", 0.01, "--save_dir", tmp_path / "run", "--readout", readout,
+         "--wrong_target", "none" if readout == "prompt" else "uniform", "--prompt_layer", 1, "--cache_trunk", "device",
+         "--gradient_checkpointing", "--eval_every", 0, "--cpu")  # fmt: skip
+    checkpoint = tmp_path / "run" / "colours_seed_42_2.pt"
+    bundle = tmp_path / "bundle"
+    call("export", "onnx", "--ckpt", checkpoint, "--out", bundle, *FORMS[name])  # parity with the model is checked there
+    images = list(np.load(data)["test_images"])
+    before = PromptSession(bundle, device="cpu").predict_images(images)
+    assert "2" in before.classes
+    call("forget", "--classes", "2", "--in_place", checkpoint, bundle)
+    session = PromptSession(bundle, device="cpu")
+    assert "2" not in session.predict_images(images).classes
+    assert json.loads((bundle / "config.json").read_text())["model_type"] == name
+    model = load_checkpoint(checkpoint).build_model()
+    assert model.num_classes == 3
+    assert model.config.final_norm is model.backbone.spec.family.final_norm
