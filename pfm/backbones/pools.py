@@ -34,6 +34,11 @@ class Pool(nn.Module):
         """(B, T, D) -> (B, 1, D)"""
         raise NotImplementedError
 
+    def multiply_adds(self, num_tokens: int) -> float:
+        """Of the matrix products for one input of T tokens."""
+        del num_tokens
+        return 0.0
+
 
 class MeanPool(Pool):
     """The mean of the patches."""
@@ -64,6 +69,11 @@ class AttentionPool(Pool):
         weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
         attended = self.o_proj(torch.matmul(weights, value).transpose(1, 2).flatten(2))  # (B, 1, D)
         return attended + self.mlp(self.layernorm(attended))
+
+    def multiply_adds(self, num_tokens: int) -> float:
+        width, tokens = self.probe.shape[-1], num_tokens - self.num_special
+        mlp = sum(parameter.numel() for parameter in self.mlp.parameters() if parameter.ndim == 2)
+        return 2 * (tokens + 1) * width * width + 2 * tokens * width + mlp
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

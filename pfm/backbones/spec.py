@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
+
 from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
@@ -71,6 +73,13 @@ class BackboneSpec:
     def mlp_weights(self) -> int:
         """Weights of the matrices of a block's MLP."""
         return self.family.block_shape(self.config).mlp_weights
+
+    @property
+    def pool_multiply_adds(self) -> float | None:
+        """Of the pool that sums an input up; None where CLS does."""
+        with torch.device("meta"):
+            pool = self.family.pool(self.config)
+        return None if pool is None else pool.multiply_adds(self.num_patches + self.num_special)
 
     @property
     def num_layers(self) -> int:

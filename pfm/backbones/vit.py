@@ -43,6 +43,10 @@ class Vit(Family):
                                   "num_attention_heads": 6, "intermediate_size": 1536},
         "vit_base_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12,
                                  "num_attention_heads": 12, "intermediate_size": 3072},
+        "vit_large_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 1024, "num_hidden_layers": 24,
+                                  "num_attention_heads": 16, "intermediate_size": 4096},
+        "vit_huge_patch14_224": {"image_size": 224, "patch_size": 14, "hidden_size": 1280, "num_hidden_layers": 32,
+                                 "num_attention_heads": 16, "intermediate_size": 5120},
     }  # fmt: skip
 
     cards: ClassVar[tuple[Card, ...]] = (

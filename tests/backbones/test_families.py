@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from making.families import CASES, MORE, Case
 from making.images import write_npz
@@ -20,6 +21,7 @@ from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import describe_backbone
 from pfm.cli import pfm, run
 from pfm.model.checkpoint import load_checkpoint
+from pfm.model.flops import StepWork, step_flops
 from pfm_export.serving.session import PromptSession
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}  # float32 rounding
@@ -116,3 +118,16 @@ def test_a_family_trains_forgets_is_exported_and_served(name: str, readout: str,
     model = load_checkpoint(checkpoint).build_model()
     assert model.num_classes == 3
     assert model.config.final_norm is model.backbone.spec.family.final_norm
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["dinov2_with_registers", "dinov3_vit", "siglip_vision_model"])
+def test_the_flop_count_of_a_family_is_what_torch_counts(name: str, tmp_path: Path) -> None:
+    CASES[name].make(tmp_path / name)
+    backbone = load(tmp_path / name)
+    model = tiny_model(backbone=backbone)
+    model.backbone.encoder.set_eager(True)
+    with FlopCounterMode(display=False) as counted:
+        model.logits(pixels_of(16)[:1], torch.tensor([[0, 1]]))
+    work = StepWork(prompts=(2.0,), num_scores=model.num_classes, rank=0, has_backward=False)
+    assert step_flops(backbone.spec, work) == counted.get_total_flops()
