@@ -131,6 +131,6 @@ BANK_FILE = ARTIFACT_KINDS.register("bank", BankKind())
 GRAPH = ARTIFACT_KINDS.register("graph", GraphKind())
 
 
-def look_at(paths: Sequence[Path]) -> Walk:
+def look_at(paths: Sequence[Path], also: Sequence[Path] = ()) -> Walk:
     """The walk over some paths, which knows what is in an export; see `pfm.forgetting.artifacts.walk`."""
-    return walk(paths)
+    return walk(paths, also)

@@ -33,7 +33,12 @@ class CheckpointKind(HoldingKind):
             checkpoint = load_checkpoint(path)
         except PfmError as error:  # torch wrote it, and it may hold anything
             raise unreadable(path, "torch wrote it, and it is not a checkpoint of pfm or is damaged") from error
-        return Holding(classes=checkpoint.classes, erased=checkpoint.erased, ledger_head=checkpoint.ledger_head)
+        return Holding(
+            classes=checkpoint.classes,
+            erased=checkpoint.erased,
+            ledger_head=checkpoint.ledger_head,
+            elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
+        )
 
     def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
         """With a digest of each prompt, which the erasure of another class leaves as it is."""

@@ -60,11 +60,13 @@ class Holding:
         classes: that are there.
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        elsewhere: files, wherever they are, that hold something of the same classes.
     """
 
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
+    elsewhere: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class HoldingKind(ArtifactKind):
 
     verdict = Verdict.HOLDS
     is_kept = True  # it is an artifact, that a certificate can speak of
+    numbers_classes = True  # its classes have positions, which a command line may name
 
     def how(self, look: Look) -> str:
         del look

@@ -72,7 +72,7 @@ def read_keys(path: Path) -> Keys:
                 keys[str(json.loads(match[2]))] = bytes.fromhex(match[1])
     except ValueError:
         keys = {}
-    if _text(keys).encode() != content:
+    if keys_text(keys).encode() != content:
         raise ConfigError(f"{path} is not a file of keys that pfm train --init_key made, or it was changed")
     return keys
 
@@ -102,7 +102,7 @@ def remove_key(path: Path | str, name: str) -> bool:
         return True
 
 
-def _text(keys: Mapping[str, bytes]) -> str:
+def keys_text(keys: Mapping[str, bytes]) -> str:
     lines = [f"{key.hex()} {json.dumps(name)}" for name, key in sorted(keys.items())]
     return "\n".join([HEADING, *lines, ""])
 
@@ -114,7 +114,7 @@ def _write(path: Path, keys: Mapping[str, bytes], *, must_be_new: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)  # 600
         with os.fdopen(descriptor, "wb") as file:
-            file.write(_text(keys).encode())
+            file.write(keys_text(keys).encode())
             file.flush()
             os.fsync(file.fileno())
         if must_be_new:
