@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 PROMPT = "--readout prompt --wrong_target none --final_norm"
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1"
-DIGITS_LENGTH = {"cls": "--epochs 80 --lr 8e-3", "prompt": "--epochs 90 --lr 5e-3 --max_grad_norm 1"}
+DIGITS_LENGTH = {"cls": "--epochs 60 --lr 8e-3", "prompt": "--epochs 90 --lr 5e-3 --max_grad_norm 1"}
 MEDNIST = (
     "--class_names AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT --model_name scratch:vit_mini --epochs 5 "
     "--weight_decay 0.01 --warmup 0.3"

@@ -43,6 +43,7 @@ from recipes import Recipe
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
+LONGER = {("digits", "cls", "common"): ("--epochs", "120")}  # than the recipe, which was chosen with the seed's start
 CONFIG = dataclasses.replace(QUICK, random_prompts=40)
 MOST_SAMPLES = 150  # of each side, that an attack is measured on
 
@@ -59,6 +60,11 @@ class Run:
     start: str
     number: int = 0
 
+    def options(self, places: dict[str, str]) -> list[str]:
+        """Of `pfm train`, the data at its place."""
+        longer = LONGER.get((self.recipe.data, self.recipe.readout, self.start), ())
+        return [*self.recipe.options(places), *longer, "--prompt_start", self.start]
+
     @property
     def name(self) -> str:
         return f"{self.recipe.name}_{self.start}" + (f"_keys{self.number}" if self.number else "")
@@ -68,7 +74,7 @@ def list_runs() -> Iterator[Run]:
     """Three runs of every start, for both readouts of each data set."""
     for data in CLASSES:
         for number, seed in enumerate(SEEDS, start=1):
-            for start in ("common", "seed", "secret"):
+            for start in ("common", "secret", "seed"):
                 for readout in ("cls", "prompt"):
                     has_keys = start == "secret"
                     yield Run(Recipe(data, readout, 42 if has_keys else seed), start, number if has_keys else 0)
@@ -77,7 +83,7 @@ def list_runs() -> Iterator[Run]:
 def measure(run: Run, places: dict[str, str]) -> dict[str, Any]:
     """Train, evaluate and attack."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [*run.recipe.options(places), "--prompt_start", run.start, "--save_dir", folder]
+        options = [*run.options(places), "--save_dir", folder]
         train_command.main(options, standalone_mode=False)
         (path,) = Path(folder).glob("*.pt")
         checkpoint = load_checkpoint(path)
@@ -178,8 +184,7 @@ def main() -> None:
     for run in list_runs():
         if run.name in runs or not run.name.startswith(arguments.only) or run.recipe.source not in ("", *places):
             continue
-        shown = run.recipe.options({"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd"})
-        command = ["pfm", "train", *shown, "--prompt_start", run.start]
+        command = ["pfm", "train", *run.options({"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd"})]
         runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, places)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
         write_json(arguments.out, {"host": host_facts(), "config": dataclasses.asdict(CONFIG), "runs": ordered})

@@ -45,7 +45,8 @@ class BundleKind(FolderKind):
 
     def open(self, folder: Path) -> Holding:
         bundle = Bundle.open(folder)
-        return Holding(classes=bundle.classes, erased=(*bundle.stated.erased, *bundle.pending))
+        gone = (*bundle.stated.erased, *bundle.pending)
+        return Holding(classes=bundle.classes, erased=gone, follows=bundle.follows)
 
     def finish(self, folder: Path) -> bool:
         bundle = Bundle.open(folder)

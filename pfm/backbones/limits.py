@@ -45,7 +45,8 @@ def check_stored(config: Mapping[str, Any], stored_bytes: int, name: str) -> Non
     """
     if num_weights(config) > stored_bytes + SLACK_BYTES:  # of a byte each at the least
         raise BackboneError(
-            f"{name} describes a model of {num_weights(config):.1e} weights, and {stored_bytes} bytes of them are there"
+            f"{name} describes a model of at least {num_weights(config):,} weights, but all its files have "
+            f"{stored_bytes:,} bytes; put its model.safetensors there, or the config.json of the weights that are"
         )
 
 

@@ -21,6 +21,7 @@ from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport
 from pfm.model.checkpoint import Checkpoint
+from pfm.model.starts import follows
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
@@ -95,7 +96,7 @@ def erase_file(
             records,
             classes,
             [{"file": target.name, "source": source.name, "sha256_before": before}],
-            remains=REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1]),
+            remains=(*(REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1])), follows(checkpoint.start)),
             reason=reason,
             requested_by=requested_by,
         )
@@ -139,12 +140,18 @@ def announce_in_place(
             }
             for kind, path in files
         ],
-        remains=REMAINS_IN_PLACE,
+        remains=(*REMAINS_IN_PLACE, *_follow(files)),
         looked=looked,
         request=request,
         reason=reason,
         requested_by=requested_by,
     )
+
+
+def _follow(files: Sequence[tuple[str, Path]]) -> list[str]:
+    """What can be drawn again of the classes, by the files' own statements, each once."""
+    said = (_kind(kind).open(path).follows for kind, path in files)
+    return [text for text in dict.fromkeys(said) if text]
 
 
 def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:

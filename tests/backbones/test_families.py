@@ -110,9 +110,7 @@ def test_a_family_trains_forgets_is_exported_and_served(name: str, readout: str,
          "--gradient_checkpointing", "--eval_every", 0, "--cpu")  # fmt: skip
     checkpoint = tmp_path / "run" / "colours_seed_42_2.pt"
     bundle = tmp_path / "bundle"
-    call(
-        "export", "onnx", "--ckpt", checkpoint, "--out", bundle, *FORMS[name]
-    )  # parity with the model is checked there
+    call("export", "onnx", "--ckpt", checkpoint, "--out", bundle, *FORMS[name])  # which checks parity with the model
     images = list(np.load(data)["test_images"])
     before = PromptSession(bundle, device="cpu").predict_images(images)
     assert "2" in before.classes

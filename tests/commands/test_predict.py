@@ -155,7 +155,9 @@ def refuse(capsys: pytest.CaptureFixture[str]) -> Refuse:
 
 def start(made: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     code = (
-        "import sys; from pfm.cli import pfm, run; code = run(pfm, sys.argv[1:])\n"
+        "import signal, sys; from pfm.cli import pfm, run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is started without
+        "code = run(pfm, sys.argv[1:])\n"
         "assert not {'torch', 'onnx', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
     path = os.pathsep.join(str(ROOT / part) for part in (".", "export"))

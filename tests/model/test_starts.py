@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from making.bundles import make_bundle
 from making.checkpoints import image_checkpoint
 from making.models import tiny_model
 from pfm.errors import ConfigError, StorageError
+from pfm.forgetting import ledger
+from pfm.forgetting.files import erase_file
+from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import BANK
 from pfm.model.config import StartConfig
 from pfm.model.starts import STARTS, follows
 from pfm.model.starts.keys import fresh_keys, keys_from, read_keys, remove_key
 from pfm.model.starts.numbers import normal
+from pfm_export.erasing import erase_everywhere
 
 NAMES = ("red", "green", "blue", "grey")
 KEYS = [bytes([number] * 32) for number in range(4)]
@@ -90,6 +95,17 @@ def test_a_checkpoint_keeps_its_start_and_an_older_one_is_of_the_seed(tmp_path: 
     assert (read.prompt_start, read.init_key) == ("secret", "/keys")
     old = load_checkpoint(OLD / "cls.pt")
     assert (old.start, old.prompt_start, old.init_key) == ("", "seed", "")
+
+
+def test_an_erasure_records_what_follows_from_the_start(tmp_path: Path) -> None:
+    old = load_checkpoint(OLD / "cls.pt")
+    record = erase_file(OLD / "cls.pt", old, [old.classes.names[0]], tmp_path / "less.pt")
+    assert follows("seed") in record["remains"]
+    save_checkpoint(tmp_path / "run" / "model.pt", dataclasses.replace(image_checkpoint("prompt"), start="common"))
+    make_bundle(tmp_path / "run" / "bundle")
+    erase_everywhere([tmp_path / "run"], ["blue"])
+    for folder, start in (("run", "common"), ("run/bundle", "seed")):
+        assert follows(start) in ledger.read(tmp_path / folder / LEDGER)[-1]["remains"]
 
 
 # --- keys ------------------------------------------------------------------------------------------

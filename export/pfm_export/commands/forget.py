@@ -137,6 +137,8 @@ def _erase_in_place(
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
     for remark in (REMAINS[0].replace("the graph's ", "the "), elsewhere):
         click.echo(f"still there: {remark}")
+    for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
+        click.echo(f"how the prompts started: {follows}")
     record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
     left = [*(seen.path for seen in found.closed), *found.linked]
     if left and not options.allow_unknown:

@@ -21,6 +21,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
+from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
 from pfm_export.serving import fields
@@ -100,6 +101,11 @@ class Bundle:
             ConfigError: a kind that nothing installed here has registered.
         """
         return self.stated.input_kind()
+
+    @property
+    def follows(self) -> str:
+        """What can be drawn again of an erased class, as a sentence."""
+        return self.manifest.get("start", {}).get("follows") or follows("")
 
     @property
     def pending(self) -> tuple[tuple[int, str], ...]:
@@ -246,7 +252,7 @@ class Bundle:
                 "sha256_after": sha256_bytes(bank),
                 "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
                 "searched": searched.to_dict(),
-                "remains": list(REMAINS),
+                "remains": [*REMAINS, self.follows],
                 "reason": reason,
                 "requested_by": requested_by,
                 **({"looked": dict(looked)} if looked else {}),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pfm.errors import PfmError
 from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.model.starts import follows
 
 if TYPE_CHECKING:
     from pfm.forgetting.search import SearchReport
@@ -37,6 +38,7 @@ class CheckpointKind(HoldingKind):
             classes=checkpoint.classes,
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
+            follows=follows(checkpoint.start),
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
 

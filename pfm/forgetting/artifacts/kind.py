@@ -60,12 +60,14 @@ class Holding:
         classes: that are there.
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
         elsewhere: files, wherever they are, that hold something of the same classes.
     """
 
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
+    follows: str = ""
     elsewhere: tuple[Path, ...] = ()
 
 
