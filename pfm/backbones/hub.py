@@ -75,7 +75,7 @@ def hub_file(name: str, file: str) -> Path | None:
     folder = Path(name).expanduser()
     if folder.exists():
         return folder / file if (folder / file).is_file() else None
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         with quiet_hub():

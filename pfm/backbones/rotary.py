@@ -22,6 +22,9 @@ class Rotary(nn.Module):
         base: of the frequencies, the largest period.
     """
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, first: int, grid: tuple[int, int], head_dim: int, base: float) -> None:
         super().__init__()
         self.first = first

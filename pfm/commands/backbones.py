@@ -24,7 +24,7 @@ def backbones(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([row.to_dict() for row in rows], indent=1))
         return
-    lines = [HEADINGS]
+    lines: list[tuple[str, ...]] = [HEADINGS]
     for row in rows:
         licence = f"{row.licence}, gated" if row.is_gated else row.licence
         lines.append((

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from making.families import CASES, MORE, Case
+from making.families import CASES, MORE, Case, assert_near
 from making.images import write_npz
 from making.models import tiny_model
 from pfm.backbones.backbone import SUMMARY, Backbone
@@ -26,8 +26,6 @@ from pfm.data.images import ImageStorage, preprocess_from_hf
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.flops import StepWork, step_flops
 from pfm_export.serving.session import PromptSession
-
-CLOSE = {"atol": 1e-5, "rtol": 0.0}  # float32 rounding
 
 
 def load(folder: Path, size: int | None = None) -> Backbone:
@@ -48,20 +46,20 @@ def check_parity(case: Case, folder: Path) -> None:
         tokens = backbone.embed(pixels)
         assert tokens.shape == expected.shape == (2, backbone.num_own, 32)
         found = backbone.normalise(backbone.readout(tokens, 0, slice(0, None)))
-        torch.testing.assert_close(found, expected, **CLOSE)
+        assert_near(found, expected)
         read = backbone.read(tokens, 0, SUMMARY, is_normalised=True)[:, 0]
-        torch.testing.assert_close(read, summary, **CLOSE)
+        assert_near(read, summary)
     # no prompt is there: the plain backbone, whatever the prompts are
     model = tiny_model(backbone=backbone, prompt_layer=1)
     assert model.config.final_norm is backbone.spec.family.final_norm
     nothing = model.read(model.trunk(pixels), model.bank.gather(torch.zeros(2, 0, dtype=torch.long)))[:, 0]
-    plain = backbone.read(tokens, 0, SUMMARY, is_normalised=model.config.final_norm)[:, 0]
-    torch.testing.assert_close(nothing, plain, **CLOSE)
+    plain = backbone.read(tokens, 0, SUMMARY, is_normalised=backbone.spec.family.final_norm)[:, 0]
+    assert_near(nothing, plain)
     if model.config.final_norm:
-        torch.testing.assert_close(nothing, summary, **CLOSE)
+        assert_near(nothing, summary)
     # prompts have no place: their order says nothing, and each of them changes the answer
     given = model.logits(pixels, torch.tensor([[0, 2]] * 2))
-    torch.testing.assert_close(given, model.logits(pixels, torch.tensor([[2, 0]] * 2)), **CLOSE)
+    assert_near(given, model.logits(pixels, torch.tensor([[2, 0]] * 2)))
     assert not torch.allclose(given, model.logits(pixels, torch.tensor([[0]] * 2)))
 
 
@@ -169,3 +167,18 @@ def test_an_image_is_cropped_and_resized_as_the_backbones_processor_does(process
     assert found.shape == expected.shape == (224, 224, 3)
     # they round the longer side to whole pixels before they cut, and so are off by a fraction of one
     assert np.abs(found - expected.astype(float)).mean() < 0.5
+
+
+@pytest.mark.slow
+def test_the_page_on_training_has_the_backbones_that_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    call("backbones", "--json")
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["model_name"]]
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    for row in rows:
+        licence = f"{row['licence']}, gated" if row["is_gated"] else row["licence"]
+        numbers = f"{row['million_weights']:g} | {row['tokens']:,} | {row['gflop']:g}"
+        shown = f"| `{row['model_name']}` | `scratch:{row['preset']}` | {numbers} | {licence} | {row['good_at']} |"
+        assert f"| {row['family']} {shown}" in page
+    call("backbones")
+    table = capsys.readouterr().out
+    assert all(row["model_name"] in table for row in rows)

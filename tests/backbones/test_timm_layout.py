@@ -8,14 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from making.families import TIMM_CASES
+from making.families import TIMM_CASES, assert_near
 from pfm.backbones.backbone import SUMMARY
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import describe_backbone
 from pfm.errors import BackboneError
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}  # float32 rounding
 CFG = {"input_size": [3, 16, 16], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"}
 
 
@@ -101,9 +100,9 @@ def test_a_checkpoint_computes_what_timm_does(name: str, tmp_path: Path) -> None
         tokens = backbone.embed(pixels)
         if not spec.config["has_norm_behind_pool"]:
             found = backbone.normalise(backbone.readout(tokens, 0, slice(0, None)))
-            torch.testing.assert_close(found, reference.forward_features(pixels), **CLOSE)
+            assert_near(found, reference.forward_features(pixels))
         found = backbone.read(tokens, 0, SUMMARY, is_normalised=True)[:, 0]
         outputs = reference.forward_features(pixels)
         is_distilled = "dist_token" in spec.config["special_tokens"]  # timm averages two tokens, the readout is CLS
         expected = outputs[:, 0] if is_distilled else reference.forward_head(outputs, pre_logits=True)
-        torch.testing.assert_close(found, expected, **CLOSE)
+        assert_near(found, expected)

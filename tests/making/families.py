@@ -15,6 +15,11 @@ HIDDEN: dict[str, Any] = {"intermediate_size": 48}
 Outputs = tuple[torch.Tensor, torch.Tensor]  # (B, T, D) through the final LayerNorm, and the summary (B, D)
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same but for float32 rounding."""
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def cls_outputs(model: Any, pixels: torch.Tensor, **more: Any) -> Outputs:
     outputs = model(pixels, **more)
     return outputs.last_hidden_state, outputs.last_hidden_state[:, 0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pfm.backbones.spec import BackboneSpec
+from pfm.data.decoding import ImageDecoding, stored_decoding
 from pfm.data.inputs import Preprocess
 from pfm.registry import Registry
 from pfm.storage import Json
@@ -69,9 +70,10 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
 
 def _fitted(settings: Mapping[str, Any]) -> Json:
     """How an image becomes square, in the words of the field's processors."""
-    side, decoding = settings["size"], settings["decoding"] or {}
-    resized = round(side / decoding.get("keep", 1.0))
-    is_cropped = decoding.get("fit") == "crop"
+    side: int = settings["size"]
+    decoding = stored_decoding(settings) or ImageDecoding()
+    resized = round(side / decoding.keep)
+    is_cropped = decoding.fit == "crop"
     size = {"shortest_edge": resized} if is_cropped else {"height": resized, "width": resized}
     if not is_cropped and resized == side:
         return {"size": size}
