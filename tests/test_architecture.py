@@ -55,7 +55,7 @@ OWNERS = {
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
     "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
-    "safetensors": ("pfm_export.serving.bank",),
+    "safetensors": ("pfm_export.serving.bank", "pfm.backbones.hub"),
     "cryptography": ("pfm.forgetting.certificate", "pfm.forgetting.keys"),
     "tqdm": ("pfm.runlog",),
     "yaml": ("pfm.commands.config_file",),

@@ -83,8 +83,8 @@ class Raw(Family):
     def feature_size(self, config: HfConfig, which: str) -> int:
         return config["hidden_size"]
 
-    def features(self, outputs: torch.Tensor, config: HfConfig, which: str) -> torch.Tensor:
-        return outputs[:, 0]
+    def features(self, summary: torch.Tensor, patches: torch.Tensor, which: str) -> torch.Tensor:
+        return summary[:, 0]
 
 
 class RawPixels(Raw):

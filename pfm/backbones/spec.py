@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
@@ -74,6 +76,18 @@ class BackboneSpec:
         return self.family.patch_values(self.config)
 
     @property
+    def mlp_weights(self) -> int:
+        """Weights of the matrices of a block's MLP."""
+        return self.family.block_shape(self.config).mlp_weights
+
+    @property
+    def pool_multiply_adds(self) -> float | None:
+        """Of the pool that sums an input up; None where CLS does."""
+        with torch.device("meta"):
+            pool = self.family.pool(self.config)
+        return None if pool is None else pool.multiply_adds(self.num_patches + self.num_special)
+
+    @property
     def num_layers(self) -> int:
         return self.config["num_hidden_layers"]
 
@@ -96,7 +110,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         if preset is None:
             raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
         family = family_of(preset, name)
-        values = full_config(family, {**preset, "layer_norm_eps": 1e-6})
+        values = full_config(family, {"layer_norm_eps": 1e-6, **preset})
         processor = None
     else:
         family, values, processor = read_config(name)
@@ -131,7 +145,7 @@ def full_config(family: Family, values: HfConfig) -> HfConfig:
     # the library's model, which takes seconds more to import, is not needed for that
     config_class = CONFIG_MAPPING[family.name] if family.name in CONFIG_MAPPING else family.hf_classes()[0]
     given = {key: value for key, value in values.items() if key != "model_type"}
-    return config_class(**given).to_dict()
+    return family.completed(config_class(**given).to_dict())
 
 
 def _at_asked_size(family: Family, values: HfConfig, config: BackboneConfig) -> HfConfig:

@@ -55,6 +55,7 @@ class PromptedClassifier(nn.Module):
                 f"--prompt_layer {config.prompt_layer} is too deep: "
                 f"the backbone has blocks 0 to {backbone.num_layers - 1}"
             )
+        config = config.resolved(has_final_norm=backbone.spec.family.final_norm)
         self.config = config
         self.classes = classes
         self.backbone = backbone

@@ -1,5 +1,6 @@
 """What stands around the backbone: readout, target, prompts and adapters, as options."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,11 @@ class ModelConfig(ExactConfig):
     )
     prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
     prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
-    final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
+    final_norm: bool | None = option(
+        None,
+        "Apply the backbone's final LayerNorm before the readout.  [default: the family's own; no for ViT and AST, as "
+        "in the paper]",
+    )
     abstain: float = option(
         0.0,
         "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
@@ -59,6 +64,12 @@ class ModelConfig(ExactConfig):
             raise ConfigError(
                 f"--abstain is for models without an `unknown` output; --wrong_target {self.wrong_target} has one"
             )
+
+    def resolved(self, *, has_final_norm: bool) -> "ModelConfig":
+        """With what the user left to the backbone's family."""
+        if self.final_norm is not None:
+            return self
+        return dataclasses.replace(self, final_norm=has_final_norm)
 
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":

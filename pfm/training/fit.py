@@ -96,7 +96,7 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
     features = {
         "kind": config.model.features,
         "tokens": config.model.feature_tokens,
-        "final_norm": config.model.final_norm,
+        "final_norm": model.config.final_norm,
         "family": setup.spec.family.name,
         "backbone": setup.frozen_sha256,
         "input": dict(setup.preprocess.to_dict()),

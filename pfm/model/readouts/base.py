@@ -89,8 +89,8 @@ class Readout(ABC):
         """Outputs (B, P, D) of the tokens that are read; see `PromptedClassifier.read`."""
         positions = self.reads(tokens.shape[1])
         joined = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
-        outputs = model.backbone.readout(joined, model.config.prompt_layer, positions, key_mask)
-        return model.backbone.normalise(outputs) if model.config.final_norm else outputs
+        start, is_normalised = model.config.prompt_layer, bool(model.config.final_norm)
+        return model.backbone.read(joined, start, positions, key_mask, is_normalised=is_normalised)
 
     @abstractmethod
     def parts(self, hidden_size: int, num_classes: int) -> dict[str, nn.Module]:

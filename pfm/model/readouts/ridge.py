@@ -117,8 +117,11 @@ class Ridge(Readout):
         """Model input (B, …) -> integers (B, F) in float32."""
         backbone, config = model.backbone, model.config
         outputs = backbone.run_blocks(backbone.embed(inputs), 0, backbone.num_layers)  # (B, T, D)
-        outputs = backbone.normalise(outputs) if config.final_norm else outputs
-        features = backbone.spec.family.features(outputs, backbone.spec.config, config.feature_tokens)
+        is_normalised = bool(config.final_norm)
+        summary = backbone.summary(outputs, is_normalised=is_normalised)
+        patches = outputs[:, backbone.spec.num_special :]
+        patches = backbone.normalise(patches) if is_normalised else patches
+        features = backbone.spec.family.features(summary, patches, config.feature_tokens)
         return _head(model).quantise(features.float())
 
     def recipe_size(self, model: PromptedClassifier) -> int:
