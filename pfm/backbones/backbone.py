@@ -125,7 +125,7 @@ class Backbone(nn.Module):
         return self.summary(outputs, is_normalised=is_normalised)
 
     def summary(self, outputs: torch.Tensor, *, is_normalised: bool) -> torch.Tensor:
-        """The one output (B, 1, D) that stands for the input, of the own tokens' outputs (B, T, D) of the last block."""
+        """The one output (B, 1, D) that stands for an input, of its own tokens' outputs (B, T, D) of the last block."""
         pool = self.encoder.pool
         if pool is None:
             return self.normalise(outputs[:, SUMMARY]) if is_normalised else outputs[:, SUMMARY]
