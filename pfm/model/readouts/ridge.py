@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from pfm.exact import stored
 from pfm.exact.memory import Memory
 from pfm.exact.recipe import LARGEST, UNIT, Projection, Recipe
-from pfm.model.readouts.base import Readout, Weights
+from pfm.model.readouts.linear import LinearReadout
 
 if TYPE_CHECKING:
     from pfm.model.checkpoint import Checkpoint
@@ -60,12 +59,10 @@ class Head(nn.Module):
         return (sums.relu() * self.scale).floor().clamp(max=LARGEST)
 
 
-class Ridge(Readout):
+class Ridge(LinearReadout):
     """A class whose row is left out has the logit -inf."""
 
     class_rows = ("ridge.weight", "ridge.bias")
-    graph_inputs = ("class_weight", "class_bias")
-    graph_output = "logits"
     scores_absent = False
     sees_prompts = False
     procedure = "fit"
@@ -143,24 +140,6 @@ class Ridge(Readout):
 
     def reads(self, num_own: int) -> slice:
         return slice(0, 1)
-
-    def weights(self, model: nn.Module) -> Weights:
-        return model.get_parameter("ridge.weight"), model.get_parameter("ridge.bias")
-
-    def score(
-        self, outputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, prompt_tokens: int
-    ) -> torch.Tensor:
-        """(B, 1, P) and rows (C, P), (C,) -> (B, C); rows (B, C, P), (B, C) are each example's own."""
-        if weight.ndim == 3:
-            return (weight @ outputs[:, 0].unsqueeze(2)).squeeze(2) + bias
-        return F.linear(outputs[:, 0], weight, bias)
-
-    def score_with_new(
-        self, outputs: torch.Tensor, weights: Weights, row: torch.Tensor, *, prompt_tokens: int, new_tokens: int
-    ) -> torch.Tensor:
-        old = self.score(outputs, *weights, prompt_tokens=prompt_tokens)
-        new = self.score(outputs, row[:, None, :-1], row[:, -1:], prompt_tokens=new_tokens)
-        return torch.cat([old, new], dim=1)
 
     def by_class(self, scores: torch.Tensor, present: torch.Tensor, num_classes: int) -> torch.Tensor:
         absent = torch.full_like(scores, -torch.inf)
