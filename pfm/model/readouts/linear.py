@@ -1,4 +1,4 @@
-"""What readouts with a linear row a class share: weight and bias of each class, applied to the one output that is read."""
+"""What readouts with a linear row a class share: each class's weight and bias, applied to the one output that is read."""
 
 import torch
 from torch import nn
