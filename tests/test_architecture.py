@@ -23,6 +23,7 @@ ROOMS = (
     "pfm",
     "pfm.data",
     "pfm.backbones",
+    "pfm.exact",
     "pfm.model",
     "pfm.evaluation",
     "pfm.training",

@@ -59,7 +59,7 @@ class Backbone(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """How the weights that make the tokens are stored."""
-        return next(self.encoder.embeddings.parameters()).dtype
+        return next((tensor.dtype for tensor in self.encoder.embeddings.parameters()), torch.float32)
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S), or (B, L, M) of sounds -> (B, T, D): special tokens and patches, with positions."""
@@ -118,11 +118,17 @@ class Backbone(nn.Module):
         Returns:
             (B, P, D)
         """
-        pool = self.encoder.pool
-        if pool is None or positions != SUMMARY:
+        if self.encoder.pool is None or positions != SUMMARY:
             outputs = self.readout(tokens, start, positions, key_mask)
             return self.normalise(outputs) if is_normalised else outputs
         outputs = self.readout(tokens, start, slice(0, self.num_own), key_mask)  # (B, T, D)
+        return self.summary(outputs, is_normalised=is_normalised)
+
+    def summary(self, outputs: torch.Tensor, *, is_normalised: bool) -> torch.Tensor:
+        """The one output (B, 1, D) that stands for an input, of its own tokens' outputs (B, T, D) of the last block."""
+        pool = self.encoder.pool
+        if pool is None:
+            return self.normalise(outputs[:, SUMMARY]) if is_normalised else outputs[:, SUMMARY]
         if is_normalised and not pool.is_before_norm:
             outputs = self.normalise(outputs)
         pooled = pool(outputs)

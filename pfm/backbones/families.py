@@ -6,9 +6,12 @@ from pfm.backbones.deit import DEIT
 from pfm.backbones.dinov2 import DINOV2, DINOV2_REGISTERS
 from pfm.backbones.dinov3 import DINOV3
 from pfm.backbones.family import register_family
+from pfm.backbones.raw import RAW_PIXELS, RAW_SOUNDS
 from pfm.backbones.siglip import SIGLIP, SIGLIP2
 from pfm.backbones.timm_layout import TIMM
 from pfm.backbones.vit import VIT
 
-for family in (VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, TIMM, AST):
+for family in (
+    VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, TIMM, AST, RAW_PIXELS, RAW_SOUNDS,
+):  # fmt: skip
     register_family(family)

@@ -275,6 +275,36 @@ class Family(ABC):
         copies = {key: tensor.clone() for key, tensor in weights.items()}
         return {**copies, name: torch.cat([own, patches], dim=1).contiguous()}
 
+    def fitted(self, config: HfConfig, stored_shape: tuple[int, ...]) -> HfConfig:
+        """The configuration for inputs of a stored shape, where no size was asked for; most models have their own."""
+        del stored_shape
+        return config
+
+    def constant_preprocess(self, config: HfConfig) -> Preprocess:
+        """The input's normalisation where no pretrained one is known and none may be measured."""
+        return self.storage(config, None).default_preprocess(self.input_shape(config))
+
+    def feature_size(self, config: HfConfig, which: str) -> int:
+        """Numbers of the feature vector that `features` makes."""
+        return config["hidden_size"] * (2 if which == "both" else 1)
+
+    def features(self, summary: torch.Tensor, patches: torch.Tensor, which: str) -> torch.Tensor:
+        """(B, D) or (B, 2 D) of the last block: its summary (CLS where there is one), the mean of the patches, or both.
+
+        Each is normalised per sample, with no parameters (Ba et al., 2016): nothing in it is measured on data.
+
+        Args:
+            summary: (B, 1, D).
+            patches: (B, N, D).
+            which: "cls", "mean" or "both".
+        """
+        import torch
+
+        parts = {"cls": summary[:, 0], "mean": patches.mean(dim=1)}
+        chosen = [parts[which]] if which in parts else [*parts.values()]
+        width = summary.shape[-1:]
+        return torch.cat([torch.nn.functional.layer_norm(part, width) for part in chosen], dim=1)
+
     def num_special(self, config: HfConfig) -> int:
         """Tokens in front of the patches."""
         return sum(self.special(config).values())

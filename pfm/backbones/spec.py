@@ -1,7 +1,7 @@
 """A backbone by its configuration: which family, which size of input, what preprocessing; no weights loaded."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,11 +23,13 @@ class BackboneSpec:
         model_name: as the user gave it.
         config: the Hugging Face configuration, at the input size asked for.
         preprocess: what the pretrained backbone expects; None where training measures it on its data.
+        was_sized: whether the user asked for the size of its input.
     """
 
     model_name: str
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
+    was_sized: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(self.config, self.model_name)
@@ -53,6 +55,10 @@ class BackboneSpec:
     def describe_size(self) -> str:
         """The size of its input, for people."""
         return self.family.describe_size(self.config)
+
+    def fitted(self, stored_shape: tuple[int, ...]) -> "BackboneSpec":
+        """For inputs of a stored shape, where no size was asked for."""
+        return replace(self, config=self.family.fitted(self.config, stored_shape))
 
     @property
     def num_patches(self) -> int:
@@ -115,7 +121,8 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         raise BackboneError(
             f"{name} is described in a way that cannot be meant ({type(error).__name__}: {error})"
         ) from error
-    return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+    was_sized = config.image_size is not None or config.max_length is not None
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, was_sized=was_sized)
 
 
 def default_model(kind: str) -> str:

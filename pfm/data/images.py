@@ -118,6 +118,13 @@ class ImageStorage:
             is_ragged=False,
         )
 
+    def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
+        """Images (N, C, H, W) as a data set with images of `stored_shape` would have stored them."""
+        channels, height, _ = stored_shape
+        if inputs.shape[1] < channels:
+            inputs = inputs.expand(-1, channels, -1, -1)
+        return inputs if inputs.shape[2:] == stored_shape[1:] else resize_all(inputs, height)
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored image (C, H, W), in words."""
         return f"images {'x'.join(str(side) for side in reversed(stored_shape))}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pfm.errors import ConfigError
+from pfm.exact.config import ExactConfig
 from pfm.model.readouts import READOUTS
 from pfm.model.starts import STARTS
 from pfm.model.targets import TARGETS
@@ -14,12 +15,15 @@ from pfm.options import Section, expand_paths, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(ExactConfig):
     """What stands around the backbone."""
 
     section: ClassVar = Section.MODEL
     readout: str = option(
-        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
+        "cls",
+        "Where classes are read: cls, at CLS (the paper); prompt, each at its own prompt; ridge, on frozen features, "
+        "solved in one pass and forgotten exactly.",
+        choices=READOUTS.names,
     )
     wrong_target: str = option(
         "uniform",
@@ -47,8 +51,11 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        target = TARGETS.get(self.wrong_target)
-        misfit = target.misfit(READOUTS.get(self.readout))
+        target, readout = TARGETS.get(self.wrong_target), READOUTS.get(self.readout)
+        misfit = readout.misfit(self)
+        if misfit:
+            raise ConfigError(misfit)
+        misfit = target.misfit(readout)
         if misfit:
             raise ConfigError(f"--wrong_target {self.wrong_target} does not go with --readout {self.readout}: {misfit}")
         if self.abstain >= 1:
