@@ -332,6 +332,6 @@ def family_of(config: HfConfig, model_name: str) -> Family:
     if kind not in FAMILIES:
         load_plugins()
     if kind not in FAMILIES:
-        titles = ", ".join(family.title for family in FAMILIES)
-        raise BackboneError(f"{model_name} is a {kind!r} model; {titles} backbones are supported")
+        *titles, last = (family.title for family in FAMILIES)
+        raise BackboneError(f"{model_name} is a {kind!r} model; {', '.join(titles)} and {last} backbones are supported")
     return FAMILIES.get(kind)

@@ -49,13 +49,14 @@ class BackboneRow:
 
 
 def backbone_rows() -> list[BackboneRow]:
-    """All of them, family by family."""
+    """All that have blocks, family by family; raw features are not a backbone to choose."""
     rows: list[BackboneRow] = []
     for family in FAMILIES:
         cards = {card.preset: [] for card in family.cards}
         for card in family.cards:
             cards[card.preset].append(card)
-        for preset in dict.fromkeys([*family.presets, *cards]):
+        presets = [name for name, values in family.presets.items() if values["num_hidden_layers"]]
+        for preset in dict.fromkeys([*presets, *cards]):
             rows += [_row(family, preset, card) for card in cards.get(preset, [None])]
     return rows
 

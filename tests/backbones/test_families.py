@@ -75,8 +75,9 @@ def test_variants_of_families_compute_what_the_library_does(name: str, tmp_path:
 
 
 def test_every_family_of_images_is_compared() -> None:
-    images = {family.name for family in FAMILIES if family.noun == "images"} - {"raw_pixels"}  # which is not a model
-    assert images == {*CASES, "timm"}  # which `test_timm_layout.py` compares
+    images = {family.name for family in FAMILIES if family.noun == "images"}
+    elsewhere = {"timm", "raw_pixels"}  # by `test_timm_layout.py`; and not a model of anybody's
+    assert images == {*CASES} | elsewhere
 
 
 # how one family is exported, so that every form meets several kinds of blocks
@@ -167,6 +168,21 @@ def test_an_image_is_cropped_and_resized_as_the_backbones_processor_does(process
     assert found.shape == expected.shape == (224, 224, 3)
     # they round the longer side to whole pixels before they cut, and so are off by a fraction of one
     assert np.abs(found - expected.astype(float)).mean() < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["siglip_vision_model", "dinov2_with_registers"])
+def test_frozen_features_of_a_family_are_solved_exported_and_forgotten(name: str, tmp_path: Path) -> None:
+    CASES[name].make(tmp_path / "backbone")
+    data = write_npz(tmp_path / "colours.npz", size=16)
+    call("train", "--dataset", data, "--model_name", tmp_path / "backbone", "--readout", "ridge", "--save_dir",
+         tmp_path / "run", "--cpu")  # fmt: skip
+    checkpoint = next((tmp_path / "run").glob("*.pt"))
+    bundle = tmp_path / "bundle"
+    call("export", "onnx", "--ckpt", checkpoint, "--out", bundle)
+    call("forget", "--classes", "2", "--in_place", checkpoint, bundle)
+    answers = PromptSession(bundle, device="cpu").predict_images(list(np.load(data)["test_images"]))
+    assert "2" not in answers.classes
 
 
 @pytest.mark.slow

@@ -106,3 +106,17 @@ def test_a_checkpoint_computes_what_timm_does(name: str, tmp_path: Path) -> None
         is_distilled = "dist_token" in spec.config["special_tokens"]  # timm averages two tokens, the readout is CLS
         expected = outputs[:, 0] if is_distilled else reference.forward_head(outputs, pre_logits=True)
         assert_near(found, expected)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{"pretrained_cfg": [1]}, {"pretrained_cfg": {"input_size": 3}}, {"pretrained_cfg": {"crop_pct": 0}},
+     {"model_args": "x"}, {"model_args": {"num_heads": "many"}}, {"model_args": {"img_size": -4}},
+     {"model_args": {"act_layer": ["gelu"]}}, {"architecture": 7}],
+)  # fmt: skip
+def test_a_config_that_lies_is_refused_in_one_line(tmp_path: Path, lie: dict[str, Any]) -> None:
+    folder = write(tmp_path / "vit", "vit_tiny_patch16_224", small_vit())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **lie}))
+    with pytest.raises(BackboneError):
+        build_backbone(describe_backbone(BackboneConfig(model_name=str(folder))), seed=0)
