@@ -3,13 +3,19 @@
 Nothing of a folder or repository is executed.
 """
 
+import json
+import os
 from pathlib import Path
 
 import torch
 
 from pfm.backbones.family import Family, HfConfig, Tensors, family_of
-from pfm.errors import BackboneError
-from pfm.hub import quiet_hub
+from pfm.errors import BackboneError, HubError
+from pfm.hub import Repository, check_hash, find_commit, find_file, quiet_hub, reason
+
+CONFIG = "config.json"
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
 def place(name: str) -> str:
@@ -18,40 +24,86 @@ def place(name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def read_config(name: str) -> tuple[Family, HfConfig, HfConfig]:
-    """Family, configuration and what the processor's file says; the library's defaults where there is no such file.
+def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConfig, str]:
+    """Family, configuration, what the processor's file says, and the commit that they are of.
+
+    The library's defaults are taken where there is no processor's file; the commit of a folder is "".
+
+    Args:
+        revision: of the hub's repository: a branch, tag or commit; "" is what its main branch is now.
 
     Raises:
         BackboneError: there is no such backbone, or its family is not supported.
     """
     from transformers import AutoConfig
 
-    path = Path(name).expanduser()
-    if path.exists() and not (path / "config.json").is_file():
-        raise BackboneError(f"{name} has no config.json; a folder in Hugging Face layout is expected")
+    path, commit = Path(name).expanduser(), ""
+    if path.exists() and not (path / CONFIG).is_file():
+        raise BackboneError(f"{name} has no {CONFIG}; a folder in Hugging Face layout is expected")
+    if path.exists() and revision:
+        raise BackboneError(f"--revision is for models of the hub; {name} is a folder")
     try:
+        if not path.exists():
+            commit = find_commit(Repository(name, revision), CONFIG)
         with quiet_hub():
-            config = AutoConfig.from_pretrained(place(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+            config = AutoConfig.from_pretrained(place(name), revision=commit or None, trust_remote_code=False)
+    except (OSError, ValueError, HubError) as error:
         raise BackboneError(
-            f"cannot load backbone {name!r}: {first_sentence(error)}; "
+            f"cannot load backbone {name!r}: {reason(error, Repository(name, revision))}; "
             "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
         ) from error
     values = config.to_dict()
     family = family_of(values, name)
-    try:
-        with quiet_hub():
-            processor = family.read_processor(place(name))
-    except OSError:
-        processor = {}
-    return family, values, processor
+    return family, values, _read_processor(family, name, commit), commit
 
 
-def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
-    """The configuration that weights were stored with, and the weights, in float32.
+def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
+    """What the processor's file says; nothing where there is none.
 
     Raises:
-        BackboneError: weights that are missing or cannot be read.
+        BackboneError: whether there is one cannot be found out, or it is damaged.
+    """
+    found: list[Path] = []
+    for file in _PROCESSORS:
+        path = _find(name, commit, file)
+        if path is None:
+            continue
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise BackboneError(f"{path} is not JSON; fix the file, or fetch it again") from error
+        found.append(path)
+    if not found:
+        return {}
+    try:
+        return family.read_processor(str(found[0].parent))
+    except OSError:  # a file of another processor, such as a tokenizer's
+        return {}
+
+
+def _find(name: str, commit: str, file: str) -> Path | None:
+    """A file of a folder or repository; None where there is none.
+
+    Raises:
+        BackboneError: it cannot be had.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path / file if (path / file).is_file() else None
+    try:
+        return find_file(Repository(name, commit), file)
+    except HubError as error:
+        raise BackboneError(f"cannot load {file} of {name!r}: {error}") from error
+
+
+def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig, Tensors]:
+    """The configuration that weights were stored with, and the weights, in float32.
+
+    Args:
+        commit: of the hub's repository; "" is what its main branch is now.
+
+    Raises:
+        BackboneError: weights that are missing, damaged or cannot be read.
     """
     from transformers.utils import logging
 
@@ -59,17 +111,20 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else transformers asks the hub to convert others' files
     try:
         with quiet_hub():
             model, report = model_class.from_pretrained(
                 place(name),
                 **family.model_settings,
+                revision=commit or "main",
                 dtype=torch.float32,
                 output_loading_info=True,
                 trust_remote_code=False,
             )
+        _check_weights(name, commit)
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
-        raise BackboneError(f"cannot load the weights of {name!r}: {first_sentence(error)}") from error
+        raise BackboneError(f"cannot load the weights of {name!r}: {_why(error, name, commit)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -83,6 +138,24 @@ def read_weights(family: Family, name: str) -> tuple[HfConfig, Tensors]:
     return model.config.to_dict(), model.state_dict()
 
 
-def first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0].rstrip(".")
+def _why(error: Exception, name: str, commit: str) -> str:
+    """What went wrong; a damaged file rather than what came of it."""
+    try:
+        _check_weights(name, commit)
+    except HubError as damage:
+        return str(damage)
+    return reason(error, Repository(name, commit))
+
+
+def _check_weights(name: str, commit: str) -> None:
+    """The weights in the hub's cache are what the hub stated.
+
+    Raises:
+        HubError: they are not.
+    """
+    if not commit or Path(name).expanduser().exists():
+        return
+    config = find_file(Repository(name, commit), CONFIG)  # which is there by now
+    for pattern in _WEIGHTS if config else ():
+        for file in sorted(config.parent.glob(pattern)):
+            check_hash(file)

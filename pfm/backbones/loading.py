@@ -22,7 +22,7 @@ def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) 
     """
     family = spec.family
     if spec.is_pretrained and load_weights:
-        stored, weights = read_weights(family, spec.model_name)
+        stored, weights = read_weights(family, spec.model_name, spec.commit)
         weights = family.at_size(family.names(weights), stored, spec.config)
     else:
         weights = family.names(_initial_weights(spec, seed))

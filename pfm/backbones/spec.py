@@ -20,11 +20,13 @@ class BackboneSpec:
         model_name: as the user gave it.
         config: the Hugging Face configuration, at the input size asked for.
         preprocess: what the pretrained backbone expects; None where training measures it on its data.
+        commit: of the hub's repository that it is from; "" where it is from elsewhere, or that is not known.
     """
 
     model_name: str
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
+    commit: str = ""
 
     @property
     def is_pretrained(self) -> bool:
@@ -78,7 +80,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     Raises:
         BackboneError: no such backbone, or one of a family that is not supported.
     """
-    name = config.model_name
+    name, commit = config.model_name, ""
     if name.startswith(SCRATCH):
         if name.removeprefix(SCRATCH) not in PRESETS:
             load_plugins()
@@ -89,10 +91,10 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         values = full_config(family, {**preset, "layer_norm_eps": 1e-6})
         processor = None
     else:
-        family, values, processor = read_config(name)
+        family, values, processor, commit = read_config(name, config.revision)
     values = _at_asked_size(family, values, config)
     preprocess = None if processor is None else family.preprocess(values, processor, name)
-    return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, commit=commit)
 
 
 def default_model(kind: str) -> str:

@@ -51,6 +51,7 @@ class Checkpoint:
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
+        data_commit: of the hub's repository that the training data is from; "" where it is from elsewhere.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
     """
 
@@ -73,6 +74,7 @@ class Checkpoint:
     ledger_head: str = ""
     unknown_below: float = 0.0
     written_by: str = ""
+    data_commit: str = ""
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -115,6 +117,7 @@ class RunState:
     averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
+    data_commit: str = ""
 
 
 def snapshot(
@@ -153,6 +156,7 @@ def snapshot(
         averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
         progress=state.progress,
         unknown_below=state.unknown_below,
+        data_commit=state.data_commit,
     )
 
 
@@ -179,7 +183,11 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "classes": {"ids": list(checkpoint.classes.ids), "names": list(checkpoint.classes.names)},
         "erased": [list(entry) for entry in checkpoint.erased],
         "preprocess": checkpoint.preprocess.to_dict(),
-        "backbone": {"model_name": checkpoint.spec.model_name, "config": _plain(checkpoint.spec.config)},
+        "backbone": {
+            "model_name": checkpoint.spec.model_name,
+            "config": _plain(checkpoint.spec.config),
+            "commit": checkpoint.spec.commit,
+        },
         "frozen_sha256": checkpoint.frozen_sha256,
         "model": dataclasses.asdict(checkpoint.model),
         "lora": None if checkpoint.lora is None else dataclasses.asdict(checkpoint.lora),
@@ -195,6 +203,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "progress": checkpoint.progress,
         "ledger_head": checkpoint.ledger_head,
         "unknown_below": checkpoint.unknown_below,
+        "data_commit": checkpoint.data_commit,
     }
     buffer = io.BytesIO()
     torch.save(_canonical(content), buffer)
@@ -268,10 +277,12 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
     try:
         preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
+        trained_on = content["backbone"]["model_name"]
+        commit = content["backbone"].get("commit", "") if model_name in (None, trained_on) else ""
         return Checkpoint(
             classes=ClassList(tuple(content["classes"]["ids"]), tuple(content["classes"]["names"])),
             preprocess=preprocess,
-            spec=BackboneSpec(model_name or content["backbone"]["model_name"], config, preprocess),
+            spec=BackboneSpec(model_name or trained_on, config, preprocess, commit),
             model=ModelConfig(**content["model"]),
             lora=None if content["lora"] is None else LoraSettings(**content["lora"]),
             tensors=content["model_state_dict"],
@@ -287,6 +298,7 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             ledger_head=content.get("ledger_head", ""),
             unknown_below=float(content.get("unknown_below", 0.0)),
             written_by=content["pfm"],
+            data_commit=content.get("data_commit", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

@@ -11,7 +11,7 @@ from pfm.data.readers.npz import read_npz
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, class_list
 from pfm.errors import DataError, StorageError
-from pfm.storage import explain
+from pfm.storage import CANNOT_WRITE, explain
 
 
 class MedMnistReader:
@@ -75,8 +75,18 @@ def _download(name: str, size: int, path: Path) -> None:
             cause = error.__context__ or error
             if isinstance(cause, KeyboardInterrupt):
                 raise cause from None
-            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
+            if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+                raise StorageError(
+                    f"cannot write {path}: {explain(cause)}; free some space, or give another --data_dir"
+                ) from error
             url = info["url" if size == 28 else f"url_{size}"]
             raise DataError(
-                f"{name} could not be downloaded ({reason}); put {path.name} into {path.parent} by hand, from {url}"
+                f"{name} could not be downloaded ({_reason(cause)}); try again, or put {path.name} into {path.parent} "
+                f"by hand, from {url}"
             ) from error
+
+
+def _reason(cause: BaseException) -> str:
+    if "corrupted" in str(cause):  # torchvision's word for both
+        return "what came is not whole, or does not have the checksum that MedMNIST states"
+    return " ".join(str(cause).split())[:120] or type(cause).__name__
