@@ -144,7 +144,7 @@ def reason(error: BaseException, repository: Repository) -> str:
         )
     if one(errors.RevisionNotFoundError):
         return f"{repository.name} has no revision {repository.revision or constants.DEFAULT_REVISION!r} on the hub"
-    if one(errors.RepositoryNotFoundError):
+    if is_unknown(error):
         return f"{asked}has no {data} {repository.name}, or it is private (log in with `hf auth login` or set HF_TOKEN)"
     if one(errors.HFValidationError):
         return f"{repository.name} is neither a folder that is there nor a hub id (owner/name)"
@@ -152,10 +152,13 @@ def reason(error: BaseException, repository: Repository) -> str:
     if isinstance(answered, errors.HfHubHTTPError) and not isinstance(answered, errors.EntryNotFoundError):
         status = answered.response.status_code
         said = answered.response.headers.get("X-Error-Message") or answered.response.reason_phrase
-        return f"{asked}answers {status} ({said}); " + ("log in anew" if status in (401, 403) else "try again later")
+        hint = "check HF_TOKEN or log in anew" if status in (401, 403) else "try again later"
+        return f"{asked}answers {status} ({said}); {hint}"
     if is_unasked(error):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{asked}cannot be reached"
         return f"it is not in the cache ({constants.HF_HUB_CACHE}), and the hub was not asked: {why}"
+    if str(error).startswith("An error occurred"):  # as `datasets` says of anything
+        error = chain[-1]
     text = " ".join(str(error).split()) or type(error).__name__
     if "Consistency check failed" in text or any(type(found).__module__.startswith("http") for found in chain):
         return f"the download broke off ({text.split('. ')[0].rstrip('.')[:120]}); try again"
@@ -171,11 +174,18 @@ def is_unasked(error: BaseException) -> bool:
 
 
 def is_unknown(error: BaseException) -> bool:
-    """Whether the hub says that it has no such repository."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    """Whether the hub says that it has no such repository, or none for somebody who did not log in."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    found = [one for one in _chain(error) if isinstance(one, RepositoryNotFoundError)]
-    return bool(found) and not any(isinstance(one, GatedRepoError) for one in found)
+    found = [one for one in _chain(error) if isinstance(one, HfHubHTTPError)]
+    if any(isinstance(one, GatedRepoError) for one in found):
+        return False
+    return any(
+        isinstance(one, RepositoryNotFoundError)
+        # to a stranger; the client takes it as what it means only where the hub's address begins with https
+        or (one.response.status_code == 401 and "credentials" not in one.response.headers.get("X-Error-Message", ""))
+        for one in found
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -6,6 +6,7 @@ It answers from memory, counts what it is asked, and does on request what goes w
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,8 +67,7 @@ class Hub:
 def serving() -> Iterator[Hub]:
     """A hub that answers while the block runs."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -92,6 +92,15 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     large = {"oid": _etag(content), "size": len(content), "pointerSize": 130} if len(content) >= _LARGE else None
     entry = {"type": "file", "oid": _git_hash(content), "size": len(content), "path": path}
     return {**entry, "lfs": large} if large else entry
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client may leave in the middle."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _RefusalError(Exception):
@@ -137,7 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
     # --- the hub's rules --------------------------------------------------------------------------
 
     def _repo(self, name: str) -> Repo:
-        is_known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        token = self.headers.get("Authorization")
+        is_known = token == f"Bearer {TOKEN}"
+        if token and not is_known:
+            raise _RefusalError(401, "", "Invalid credentials in Authorization header")
         if name not in self.hub.repos:  # a stranger is not told what there is
             if is_known:
                 raise _RefusalError(404, "RepoNotFound", "Repository not found")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,11 @@ def _read_hub(config: DataConfig, *, is_offline: bool) -> tuple[Any, str]:
     if is_offline and wanted and (kept := _prepared(config.dataset, wanted)):
         return _read_prepared(config.dataset, kept[0]), wanted
     was_prepared = bool(_prepared(config.dataset, wanted))
-    loaded = datasets.load_dataset(config.dataset, revision=wanted or None)
+    try:
+        loaded = datasets.load_dataset(config.dataset, revision=wanted or None)
+    except Exception:
+        _check_downloads(repository.name, wanted)  # a damaged file rather than what came of it
+        raise
     commit = _commit_of(loaded)
     if wanted and commit != wanted:
         raise HubError(
@@ -108,7 +113,7 @@ def _read_prepared(name: str, folder: Path) -> Any:
 
 
 def _check_downloads(name: str, commit: str) -> None:
-    """The files that a data set was just prepared from are what the hub stated; else what was made of them goes.
+    """The files that a data set was just prepared from are what the hub stated; what was made of others goes.
 
     Raises:
         HubError: they are not.
@@ -149,7 +154,7 @@ def quiet_library() -> Iterator[bool]:
     had_bars, was_offline = datasets.is_progress_bar_enabled(), datasets.config.HF_HUB_OFFLINE
     verbosity = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     try:
         with quiet_hub() as is_offline:
             datasets.config.HF_HUB_OFFLINE = was_offline or is_offline

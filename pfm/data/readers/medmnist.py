@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.error import HTTPError
 
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
@@ -68,13 +69,18 @@ def _download(name: str, size: int, path: Path) -> None:
         raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
     with beside as folder:
         try:
-            getattr(medmnist, info["python_class"])(split="train", download=True, root=folder, size=size)
+            kind = getattr(medmnist, info["python_class"])
+            client = kind.__new__(kind)  # whose constructor would read all images, and leave the file open
+            client.info, client.root, client.size_flag = info, folder, "" if size == 28 else f"_{size}"
+            client.download()
             shutil.move(Path(folder) / path.name, path)
         except (OSError, RuntimeError) as error:
             # medmnist makes a RuntimeError of everything, Ctrl-C included; what happened is its context
             cause = error.__context__ or error
             if isinstance(cause, KeyboardInterrupt):
                 raise cause from None
+            if isinstance(cause, HTTPError):
+                cause.close()
             if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
                 raise StorageError(
                     f"cannot write {path}: {explain(cause)}; free some space, or give another --data_dir"
