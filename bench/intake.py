@@ -5,7 +5,8 @@
 makes the photographs in --work, then measures one part after another; a part that is in --out already is not measured
 again (give --again to). Parts: `rate` (images a second, interleaved rounds), `start` (from the start of `pfm train` to
 its first step, beside the version in OLD_CHECKOUT, and the memory of all its processes), `many` (ten times as many
-files), `shared` (two processes and one copy), `limit` (ten times --data_memory, killed and resumed).
+files), `shared` (two processes and one copy), `limit` (ten times --data_memory, killed and resumed),
+`parts` (what the ways between processes and stores let through).
 
 Memory is the proportional set size of a process and all its descendants, sampled every 50 ms, with the memory of files
 without a name that they have open, each counted once.
@@ -14,9 +15,11 @@ without a name that they have open, each counted once.
 import argparse
 import contextlib
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -332,7 +335,7 @@ def measure_shared(photos: Path, work: Path) -> dict[str, Any]:
 def measure_limit(work: Path) -> dict[str, Any]:
     """A set ten times --data_memory on two processes: whole, and killed and resumed."""
     large = make_photos(work / "large", 600, width=640, height=480)
-    small = make_photos(work / "small", 20, width=640, height=480)
+    small = make_photos(work / "small", 70, width=640, height=480)  # nine epochs of them are as many steps
     size = 600 * 3 * SIZE * SIZE
     memory = f"{size // 10 // 2**20}MB"
     size_options = ("--model_name", "scratch:vit_tiny_patch16_224", "--batch_size", "15", "--data_memory", memory)
@@ -343,19 +346,70 @@ def measure_limit(work: Path) -> dict[str, Any]:
         command = train_command(data, folder, *options, *more, processes=2)
         return watch(command, folder / f"{data.name}_seed_1_log.jsonl", ROOT, until_first_step=False, kill_at_step=kill)
 
-    runs = {
-        "twenty images": run(small, "base"),
-        "whole": run(large, "whole"),
-        "killed": run(large, "killed", kill=9),
-        "resumed": run(large, "killed", "--resume", "auto"),
-    }
-    paths = [work / "limit" / name / "large_seed_1_1.pt" for name in ("whole", "killed")]
+    shutil.rmtree(work / "limit", ignore_errors=True)
+    resumed = work / "limit" / "large" / "large_seed_1_1.pt"  # both in one folder, whose name is in the checkpoint
+    runs = {"seventy images": run(small, "small", "--epochs", "9"), "whole": run(large, "large")}
+    whole = (work / "limit" / "large").rename(work / "limit" / "whole") / resumed.name
+    runs["killed"] = run(large, "large", kill=9)
+    runs["resumed"] = run(large, "large", "--resume", "auto")
     return {
         "data_mib": round(size / 2**20, 1), "data_memory": memory,
-        "same_bytes": paths[0].read_bytes() == paths[1].read_bytes(), "same_tensors": same_tensors(*paths),
+        "same_bytes": whole.read_bytes() == resumed.read_bytes(), "same_tensors": same_tensors(whole, resumed),
         "peak_mib": {name: one.peak_mib for name, one in runs.items()},
         "samples": {name: asdict(one) for name, one in runs.items()},
     }  # fmt: skip
+
+
+def measure_parts() -> dict[str, Any]:
+    """What the way from a worker to a store, and from a store to a batch, lets through; agreement of two processes."""
+    import torch
+
+    from pfm.data.decoding import ImageDecoding
+    from pfm.data.image_jobs import ImageRow
+    from pfm.data.store import Store
+    from pfm.data.workers import Workers, batches
+
+    job, buffer = ImageRow(ImageDecoding(), 3), io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE)).save(buffer, "BMP")  # whose decoding is a copy
+    source = buffer.getvalue()
+
+    count = 1024
+    found: dict[str, Any] = {"row_bytes": 3 * SIZE * SIZE}
+    for where in ("host", "disk"):
+        store = Store.make((count, 3, SIZE, SIZE), torch.uint8, where, "a bench")
+        with Workers(WORKERS, patience_s=-1) as pool:
+            list(pool.map(job, [[source]]))
+            before, started = time.process_time(), time.perf_counter()
+            place = 0
+            for _, outcomes in pool.map(job, batches([source] * count, 16)):
+                for outcome in outcomes:
+                    assert outcome.value is not None
+                    store.write(place, outcome.value)
+                    place += 1
+            wall, cpu = time.perf_counter() - started, time.process_time() - before
+        found[f"into_{where}"] = {"rows_per_s": round(count / wall), "rows_per_cpu_s": round(count / cpu)}
+        before, started = time.process_time(), time.perf_counter()
+        for _ in store.batches(list(torch.randperm(count).split(32)), 0):
+            pass
+        wall, cpu = time.perf_counter() - started, time.process_time() - before
+        found[f"from_{where}"] = {"rows_per_s": round(count / wall), "rows_per_cpu_s": round(count / cpu)}
+    code = (
+        "import json, time, torch, torch.distributed as dist; dist.init_process_group('gloo')\n"
+        "def times(n, size):\n"
+        "    t = torch.zeros(size); out = []\n"
+        "    for _ in range(n):\n"
+        "        s = time.perf_counter(); dist.all_reduce(t); out.append(1e3 * (time.perf_counter() - s))\n"
+        "    return sorted(out)[n // 2]\n"
+        "found = {'one_number_ms': times(300, 1), 'lora_vit_base_ms': times(50, 162_826)}\n"
+        "if dist.get_rank() == 0: print(json.dumps(found))\n"
+        "dist.destroy_process_group()"
+    )
+    script = Path(os.environ.get("TMPDIR", "/tmp")) / f"agree_{os.getpid()}.py"
+    script.write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29734"]
+    done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, check=True)
+    script.unlink()
+    return {**found, "all_reduce_of_two_processes": json.loads(done.stdout.splitlines()[-1])}
 
 
 def same_tensors(first: Path, second: Path) -> bool:
@@ -372,7 +426,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--before", type=Path, help="checkout of the version to compare the start with")
-    parser.add_argument("--parts", default="rate,start,many,shared,limit")
+    parser.add_argument("--parts", default="rate,start,many,shared,limit,parts")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
@@ -392,6 +446,7 @@ def main() -> None:
         "many": lambda: measure_many(work),
         "shared": lambda: measure_shared(photos, work),
         "limit": lambda: measure_limit(work),
+        "parts": measure_parts,
     }
     for name in arguments.parts.split(","):
         if arguments.again or name not in report:

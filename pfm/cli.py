@@ -16,12 +16,16 @@ from pfm.errors import PfmError
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
     "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
+    "predict": ("pfm_export.commands.predict:predict", "Classify files with a checkpoint or a bundle."),
     "show": ("pfm_export.commands.show:show", "What a checkpoint, bundle, ledger or run folder is."),
     "suspend": ("pfm_export.commands.suspend:suspend", "Leave classes out of a bundle's answers; can be undone."),
     "restore": ("pfm_export.commands.restore:restore", "Undo `pfm suspend`."),
     "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),
     "scrub": ("pfm_export.commands.scrub:scrub", "Erase classes from a copy, and retune its shared weights."),
-    "verify": ("pfm_export.commands.verify:verify", "Check the certificate of an erasure; needs no torch."),
+    "verify": (
+        "pfm_export.commands.verify:verify",
+        "Check the certificate of an erasure, and look into the artifacts.",
+    ),
     "audit": ("pfm_export.commands.audit:audit_command", "Attack what was forgotten, and judge."),
     "export": ("pfm_export.commands.export:export", "Export to ONNX."),
     "bench": ("pfm_bench.commands.bench:bench", "Latency of a bundle; speed of training and the rest."),

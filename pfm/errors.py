@@ -51,6 +51,12 @@ class TraceFoundError(PfmError):
     """Something of an erased class is in the bytes that were to be written without it; they are not written."""
 
 
+class NotShownError(PfmError):
+    """Something that was to be shown and could not be, though nothing was found that speaks against it."""
+
+    exit_code = 3
+
+
 class AuditError(PfmError):
     """An audit whose verdict is not the one that was required."""
 

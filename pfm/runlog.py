@@ -47,8 +47,8 @@ class RunLog:
         self.close()
 
 
-def progress(total: int, description: str, *, unit: str, is_main: bool = True) -> "tqdm[Any]":
-    """A bar on standard error where that is a terminal, nothing elsewhere."""
+def progress(total: int | None, description: str, *, unit: str, is_main: bool = True) -> "tqdm[Any]":
+    """A bar on standard error where that is a terminal, nothing elsewhere; without a total, a count."""
     return tqdm(
         total=total,
         desc=description,

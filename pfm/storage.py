@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pfm.errors import StorageError
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
+LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
 # what a system says of a place that takes no more, or is not to be written to
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,11 +33,14 @@ def explain(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, follow: bool = True, like: Path | None = None) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
+
+    Who may read it stays as it was: the mode is that of the file that stood there.
 
     Args:
         follow: where `path` is a link, replace what it names; otherwise that stays as it is, and the link goes.
+        like: where none stood there, the file whose mode the new one gets; None leaves it to the umask.
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full, read-only or not permitted.
@@ -55,7 +60,7 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
@@ -69,6 +74,14 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _mode(path: Path) -> int | None:
+    """Who may do what with a file; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        return None
 
 
 def _umask() -> int:
@@ -86,9 +99,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes | memoryview, *, follow: bool = True) -> None:
-    """Write a file at once; `follow` as in `replacing`."""
-    with replacing(path, follow=follow) as file:
+def write_bytes(path: Path, content: bytes | memoryview, *, follow: bool = True, like: Path | None = None) -> None:
+    """Write a file at once; `follow` and `like` as in `replacing`."""
+    with replacing(path, follow=follow, like=like) as file:
         file.write(content)
 
 
@@ -107,6 +120,48 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_ordinary(path: Path, largest: int = LARGEST_JSON) -> bytes:
+    """The bytes of a file that may be anybody's: of a bounded size, and no pipe or device, which would never end.
+
+    Raises:
+        StorageError: it is not one, or cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"cannot read {path}: it is not an ordinary file")
+        if status.st_size > largest:
+            raise StorageError(f"cannot read {path}: it has {status.st_size} bytes, and {largest} at most are expected")
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """A document that may be anybody's: standard JSON of a bounded size and depth, every key once.
+
+    Raises:
+        ValueError: it is not; in a few words.
+    """
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"{len(content) >> 20} MiB of JSON; {LARGEST_JSON >> 20} are read")
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # readers differ in which of the two they take
+        raise ValueError("a key occurs twice")
+    return found
 
 
 @contextlib.contextmanager

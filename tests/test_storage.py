@@ -15,7 +15,17 @@ import pytest
 
 from pfm import storage
 from pfm.errors import StorageError
-from pfm.storage import make_folder, replacing, sha256, sha256_bytes, write_bytes, write_json, write_text
+from pfm.storage import (
+    make_folder,
+    parse_json,
+    read_ordinary,
+    replacing,
+    sha256,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -193,3 +203,41 @@ def test_a_folder_that_cannot_be_made_is_named(old: Path) -> None:
 def test_hashes_are_those_of_the_bytes(old: Path) -> None:
     assert sha256(old) == sha256_bytes(b"old")
     assert sha256_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_file_that_is_written_again_may_be_read_by_whom_it_was(tmp_path: Path) -> None:
+    private, copy = tmp_path / "private.pt", tmp_path / "copy.pt"
+    private.write_bytes(b"old")
+    private.chmod(0o600)
+    write_bytes(private, b"new")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    write_bytes(copy, b"new", like=private)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    copy.chmod(0o640)
+    write_bytes(copy, b"newer", like=private)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o640
+
+
+def test_json_of_strangers_is_standard_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_json(b'{"a": [1, 2.5, null, "x"]}') == {"a": [1, 2.5, None, "x"]}
+    for content, expected in (
+        (b"[" * 100_000, "nested too deeply"), (b'{"a":' * 100_000, "nested too deeply"), (b"[NaN]", "NaN is not JSON"),
+        (b"[-Infinity]", "-Infinity is not JSON"), (b'{"a":1,"a":2}', "a key occurs twice"), (b"\xff", "decode"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=expected):
+            parse_json(content)
+    monkeypatch.setattr(storage, "LARGEST_JSON", 10)
+    with pytest.raises(ValueError, match="are read"):
+        parse_json(b"[1,2,3,4,5,6]")
+
+
+def test_what_is_read_of_strangers_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    for name, expected in (
+        ("pipe", "not an ordinary file"), ("zeros", "not an ordinary file"), ("large", "11 bytes, and 10 at most"),
+        ("nothing", "No such file"),
+    ):  # fmt: skip
+        with pytest.raises(StorageError, match=expected):
+            read_ordinary(tmp_path / name, 10)

@@ -45,7 +45,8 @@ class BundleKind(FolderKind):
 
     def open(self, folder: Path) -> Holding:
         bundle = Bundle.open(folder)
-        return Holding(classes=bundle.classes, erased=(*bundle.stated.erased, *bundle.pending))
+        gone = (*bundle.stated.erased, *bundle.pending)
+        return Holding(classes=bundle.classes, erased=gone, follows=bundle.follows)
 
     def finish(self, folder: Path) -> bool:
         bundle = Bundle.open(folder)
@@ -131,6 +132,6 @@ BANK_FILE = ARTIFACT_KINDS.register("bank", BankKind())
 GRAPH = ARTIFACT_KINDS.register("graph", GraphKind())
 
 
-def look_at(paths: Sequence[Path]) -> Walk:
+def look_at(paths: Sequence[Path], also: Sequence[Path] = ()) -> Walk:
     """The walk over some paths, which knows what is in an export; see `pfm.forgetting.artifacts.walk`."""
-    return walk(paths)
+    return walk(paths, also)

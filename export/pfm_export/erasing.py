@@ -74,12 +74,19 @@ def erase_everywhere(
     """
     given, wanted = given_paths(paths), class_keys(keys)
     request = _Request(wanted, reason, requested_by, allow_unknown)
+    also: list[Path] = []
     for _ in range(_ATTEMPTS):
-        folders = look_at(given).folders()
+        folders = look_at(given, also).folders()
         with _locked(folders):
-            found = look_at(given)  # as it is now: a run or another erasure may have written since
-            if set(found.folders()) <= set(folders):
-                return _erase(found, folders, request)
+            seen = look_at(given, also)  # as it is now: a run or another erasure may have written since
+            if set(seen.folders()) > set(folders):
+                continue
+            completed = _finish_announced(seen, folders)
+            found = opened(seen)
+            if more := [path for path in found.elsewhere if path.is_file()]:
+                also += more  # whose folders are to be locked too
+                continue
+            return found, _erase(found, completed, request)
     raise StorageError(f"{given[0]} does not stand still: others write new files into it; stop them, and try again")
 
 
@@ -101,19 +108,24 @@ def _locked(folders: Iterable[Path]) -> Generator[None]:
         yield
 
 
-def _erase(seen: Walk, folders: list[Path], request: _Request) -> tuple[Survey, list[Outcome]]:
-    """With every folder locked."""
-    completed = set[Path]()
+def _finish_announced(seen: Walk, folders: Sequence[Path]) -> set[Path]:
+    """Complete what was begun; the folders that are artifacts and had to be completed."""
     for folder in folders:
-        _finish_announced(folder)
-    for entry in seen.holding():
-        if isinstance(entry.kind, FolderKind) and entry.kind.finish(entry.path):
-            completed.add(entry.path)
-    found = opened(seen)
+        if any(record.get("action") == "erase-begin" for record in ledger.read(folder / LEDGER)):
+            from pfm.forgetting.files import finish  # which needs torch
+
+            finish(folder)
+    kinds = [(entry.path, entry.kind) for entry in seen.holding() if isinstance(entry.kind, FolderKind)]
+    return {path for path, kind in kinds if kind.finish(path)}
+
+
+def _erase(found: Survey, completed: set[Path], request: _Request) -> list[Outcome]:
+    """With every folder locked."""
     wanted, outcomes = _plan(found, request.keys)
     _check_records(found)
     _check_shared(found.walk)
     _check_names(found, wanted, request)
+    _check_elsewhere(found, request)
     by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
     for held, classes in wanted:
         if isinstance(held.kind, HoldingKind):
@@ -130,14 +142,7 @@ def _erase(seen: Walk, folders: list[Path], request: _Request) -> tuple[Survey, 
         outcomes.append(_outcome(held, ERASED))
     found.others += _sweep(found.walk.parts)
     folders_last = sorted(outcomes, key=lambda outcome: (outcome.path in found.walk.kept, outcome.path))
-    return found, [_completed(outcome, completed) for outcome in folders_last]
-
-
-def _finish_announced(folder: Path) -> None:
-    if any(record.get("action") == "erase-begin" for record in ledger.read(folder / LEDGER)):
-        from pfm.forgetting.files import finish  # which needs torch
-
-        finish(folder)
+    return [_completed(outcome, completed) for outcome in folders_last]
 
 
 def _outcome(held: Held, what: str) -> Outcome:
@@ -236,6 +241,22 @@ def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: 
             f"{found.linked[0]} has another name on its disk (a hard link) outside of what you named, which would go "
             "on holding the class; name that too, or delete it; --allow_unknown erases here all the same"
         )
+
+
+def _check_elsewhere(found: Survey, request: _Request) -> None:
+    """Refuse to erase a class of which a file that is not there holds something, such as the key of its start.
+
+    Raises:
+        StorageError: which file.
+    """
+    for held in found.held:
+        for path in held.holding.elsewhere:
+            if not path.is_file() and not request.allow_unknown and any(held.ever.knows(key) for key in request.keys):
+                raise StorageError(
+                    f"the prompts of {held.path} started from keys in {path}, which is not there, so that the class's "
+                    "key would outlast the erasure; bring the file back to that place, or, where it was destroyed, "
+                    "give --allow_unknown"
+                )
 
 
 def _rewrite_files(

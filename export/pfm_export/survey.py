@@ -28,6 +28,11 @@ class Held:
         """Its classes, those erased before included."""
         return self.holding.classes.with_erased(self.holding.erased)
 
+    @property
+    def numbers_classes(self) -> bool:
+        """Whether its classes have positions, which a command line may name."""
+        return not isinstance(self.kind, HoldingKind) or self.kind.numbers_classes
+
 
 @dataclass
 class Survey:
@@ -52,6 +57,12 @@ class Survey:
         """Files that were not looked into."""
         return [seen for seen in self.others if seen.verdict is Verdict.CLOSED]
 
+    @property
+    def elsewhere(self) -> list[Path]:
+        """Files that artifacts say hold something of their classes, and that the walk did not come to."""
+        named = {path for held in self.held for path in held.holding.elsewhere}
+        return sorted(path for path in named if Path(os.path.realpath(path)) not in self.walk.seen)
+
 
 def survey(paths: Iterable[Path]) -> Survey:
     """Find and open everything that some paths name; nothing is changed.
@@ -60,7 +71,10 @@ def survey(paths: Iterable[Path]) -> Survey:
         CheckpointError: nothing is there, a folder without any artifact, or a file named that is not one.
         PfmError: an artifact that is damaged.
     """
-    return opened(look_at(given_paths(paths)))
+    given = given_paths(paths)
+    found = opened(look_at(given))
+    also = [path for path in found.elsewhere if path.is_file()]
+    return opened(look_at(given, also)) if also else found
 
 
 def given_paths(paths: Iterable[Path] | Path | str) -> list[Path]:

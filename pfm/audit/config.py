@@ -10,6 +10,8 @@ class AuditConfig:
     Attributes:
         sizes: how many samples of the class an attacker has, each in turn.
         tokens: how many new prompt tokens an attacker learns, each in turn.
+        random_prompts: how many prompts are drawn at random, to compare with what was derived.
+        seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
         epsilon: how far the resurrection gap and the other gaps may be from zero.
     """
 
@@ -20,6 +22,8 @@ class AuditConfig:
     attack_lr: float = 0.05
     shadows: int = 4
     oracles: int = 1
+    random_prompts: int = 24
+    seeds_tried: int = 100
     epsilon: float = 0.05
     seed: int = 0
 

@@ -1,22 +1,8 @@
-"""Pieces of a page: a table, a picture that is part of it, a verdict in its colour.
+"""Pieces of an audit's page, beside those of every page: a verdict in its colour, and counts in words."""
 
-Texts are HTML already; what came from outside (names of classes and models) is escaped by who passes it.
-"""
+from pfm.evaluation.markup import page, picture, table
 
-import base64
-from collections.abc import Sequence
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, is_text: bool = False) -> str:
-    """A table; `is_text` sets every column to the left and not only the first."""
-    kind = ' class="text"' if is_text else ""
-    body = "".join("<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{''.join(f'<th{kind}>{name}</th>' for name in head)}</tr>{body}</table>"
-
-
-def picture(alt: str, png: bytes) -> str:
-    """A PNG inside the page."""
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+__all__ = ["counted", "page", "picture", "table", "verdict"]
 
 
 def verdict(value: str) -> str:

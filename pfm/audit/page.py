@@ -3,13 +3,10 @@
 import html
 
 from pfm.audit.attacks import ATTACKS
-from pfm.audit.markup import table, verdict
+from pfm.audit.markup import page, table, verdict
 from pfm.audit.protocol import AuditDocument
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd}
-td,th{text-align:right}td:first-child,th:first-child,.text{text-align:left}img{max-width:100%;height:auto}
 .box{border-left:.5rem solid;padding:.6rem 1rem;background:#f6f6f6;font-size:1.15em}.box>span{color:#222}
 .pass{color:#1e7d34}.fail{color:#b02a2a}.inconclusive{color:#9a6a00}.v{font-weight:700}
 """
@@ -36,7 +33,4 @@ def render(document: AuditDocument) -> str:
         table(["level", "measure", "verdict", "why"], measures, is_text=True),
         *(attack.show(document[attack.name]) for attack in ATTACKS if attack.name in document),
     ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Audit: {names}</title>'
-        f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
-    )
+    return page(f"Audit: {names}", parts, style=_STYLE)

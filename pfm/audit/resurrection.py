@@ -173,11 +173,21 @@ def resurrect(
                 loss.backward()
                 optimizer.step()
         with torch.no_grad():
-            forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
-            retain = _test(model, tested.retain, prompt, row)
+            return recover(model, tested, prompt, row)
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)
+
+
+def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row: torch.Tensor) -> Recovery:
+    """What new prompts bring back, each on its own.
+
+    Args:
+        prompt: (A, m, D).
+        row: (A, D + 1) a classifier row and its bias, not looked at without class rows.
+    """
+    forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
+    retain = _test(model, tested.retain, prompt, row)
     scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
     return Recovery(
         forget=forget.argmax(dim=2) == model.num_classes,

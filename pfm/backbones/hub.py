@@ -3,17 +3,18 @@
 Nothing of a folder or repository is executed.
 """
 
-import json
 import os
 from pathlib import Path
 
 import torch
 
 from pfm.backbones.family import Family, HfConfig, Tensors, family_of
+from pfm.backbones.limits import check_folder, check_sizes
 from pfm.errors import BackboneError, HubError
 from pfm.hub import Repository, check_hash, find_commit, find_file, quiet_hub, reason
 
 CONFIG = "config.json"
+_INSTEAD = "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
@@ -37,23 +38,28 @@ def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConf
     """
     from transformers import AutoConfig
 
-    path, commit = Path(name).expanduser(), ""
-    if path.exists() and not (path / CONFIG).is_file():
-        raise BackboneError(f"{name} has no {CONFIG}; a folder in Hugging Face layout is expected")
-    if path.exists() and revision:
+    folder, commit, repository = Path(name).expanduser(), "", Repository(name, revision)
+    is_local = folder.exists()
+    if is_local and revision:
         raise BackboneError(f"--revision is for models of the hub; {name} is a folder")
     try:
-        if not path.exists():
-            commit = find_commit(Repository(name, revision), CONFIG)
+        if not is_local:
+            commit = find_commit(repository, CONFIG)
+            found = find_file(Repository(name, commit), CONFIG)
+            folder = folder if found is None else found.parent
+    except HubError as error:
+        raise BackboneError(f"cannot load backbone {name!r}: {error}; {_INSTEAD}") from error
+    if not (folder / CONFIG).is_file():
+        raise BackboneError(f"{name} has no {CONFIG}; a folder in Hugging Face layout is expected")
+    check_folder(folder)
+    try:
         with quiet_hub():
             config = AutoConfig.from_pretrained(place(name), revision=commit or None, trust_remote_code=False)
-    except (OSError, ValueError, HubError) as error:
-        raise BackboneError(
-            f"cannot load backbone {name!r}: {reason(error, Repository(name, revision))}; "
-            "give a hub id, a local folder in Hugging Face layout, or scratch:NAME (see --help)"
-        ) from error
+    except Exception as error:  # the library checks fields in ways of its own
+        raise BackboneError(f"cannot load backbone {name!r}: {reason(error, repository)}; {_INSTEAD}") from error
     values = config.to_dict()
     family = family_of(values, name)
+    check_sizes(values, name)
     return family, values, _read_processor(family, name, commit), commit
 
 
@@ -63,18 +69,10 @@ def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
     Raises:
         BackboneError: whether there is one cannot be found out, or it is damaged.
     """
-    found: list[Path] = []
-    for file in _PROCESSORS:
-        path = _find(name, commit, file)
-        if path is None:
-            continue
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise BackboneError(f"{path} is not JSON; fix the file, or fetch it again") from error
-        found.append(path)
+    found = [path for path in (_find(name, commit, file) for file in _PROCESSORS) if path is not None]
     if not found:
         return {}
+    check_folder(found[0].parent)
     try:
         return family.read_processor(str(found[0].parent))
     except OSError:  # a file of another processor, such as a tokenizer's
@@ -107,6 +105,9 @@ def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig,
     """
     from transformers.utils import logging
 
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
     _, model_class = family.hf_classes()
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,12 +1,14 @@
 """A backbone with its weights: pretrained ones read into our encoder, or initial ones from a seed."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 
 from pfm.backbones.backbone import Backbone
 from pfm.backbones.family import Tensors
 from pfm.backbones.hub import read_weights
+from pfm.backbones.limits import check_stored, stored_bytes
 from pfm.backbones.spec import BackboneSpec
 
 
@@ -22,6 +24,9 @@ def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) 
     """
     family = spec.family
     if spec.is_pretrained and load_weights:
+        folder = Path(spec.model_name).expanduser()
+        if folder.is_dir():
+            check_stored(spec.config, stored_bytes(folder), spec.model_name)
         stored, weights = read_weights(family, spec.model_name, spec.commit)
         weights = family.at_size(family.names(weights), stored, spec.config)
     else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
 from pfm.backbones.hub import read_config
+from pfm.backbones.limits import check_sizes
 from pfm.data.inputs import Preprocess, Storage
 from pfm.data.kinds import KINDS
 from pfm.errors import BackboneError
@@ -27,6 +28,9 @@ class BackboneSpec:
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
     commit: str = ""
+
+    def __post_init__(self) -> None:
+        check_sizes(self.config, self.model_name)
 
     @property
     def is_pretrained(self) -> bool:
@@ -92,8 +96,13 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         processor = None
     else:
         family, values, processor, commit = read_config(name, config.revision)
-    values = _at_asked_size(family, values, config)
-    preprocess = None if processor is None else family.preprocess(values, processor, name)
+    try:
+        values = _at_asked_size(family, values, config)
+        preprocess = None if processor is None else family.preprocess(values, processor, name)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BackboneError(
+            f"{name} is described in a way that cannot be meant ({type(error).__name__}: {error})"
+        ) from error
     return BackboneSpec(model_name=name, config=values, preprocess=preprocess, commit=commit)
 
 

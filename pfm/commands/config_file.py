@@ -11,6 +11,8 @@ from pfm.commands.options import PATH
 from pfm.errors import ConfigError
 from pfm.storage import explain
 
+LARGEST = 1 << 20  # bytes
+
 
 def config_option() -> Callable[[Any], Any]:
     """`--config`; its values count as given (`was_given`)."""
@@ -53,9 +55,13 @@ def _read(path: Path) -> dict[Hashable, Any]:
         ConfigError: no such file, or not a table in YAML.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"--config {path} has {path.stat().st_size} bytes; {LARGEST} are read")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read: {explain(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config {path} is not a table of options: it is nested too deeply") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not YAML: {error}") from error
     if content is None or content == "":

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--save_dir",
     default=None,
     type=PATH,
-    help="Folder for the JSON files and the picture.  [default: the checkpoint's]",
+    help="Folder for the JSON files, pictures and the page.  [default: the checkpoint's]",
 )
 def evaluate(
     ckpt: Path,
@@ -58,20 +58,26 @@ def evaluate(
     save_dir: Path | None,
     seed: int,
 ) -> None:
-    """Accuracy in every inference mode, and forget and retain accuracy for k = 1, C/2 and C-1.
+    """Accuracy in every inference mode, forget and retain accuracy for k = 1, C/2 and C-1, and the field's measures.
 
     The data set is the one the checkpoint was trained on, unless --dataset says otherwise.
     """
     evaluation = _in_batches(evaluation, batch_size)
-    if suspend and evaluation.max_subsets is not None:
+    if suspend and was_given("max_subsets"):
         raise ConfigError("--max_subsets is about forgetting k classes, which is not measured with --suspend")
+    if suspend and was_given("resamples"):
+        raise ConfigError("--resamples is about the measures of the whole model, which are not taken with --suspend")
 
     import torch
 
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
+    from pfm.evaluation.advice import advise
     from pfm.evaluation.earlier import check_same_data
     from pfm.evaluation.evaluator import Evaluator
+    from pfm.evaluation.measures import measure_field
+    from pfm.evaluation.measures_report import describe_measures, write_measures
+    from pfm.evaluation.removal import measure_removal
     from pfm.evaluation.results import describe_evaluation, write_evaluation
     from pfm.evaluation.samples import Samples, label_positions
     from pfm.evaluation.subsets import forget_sizes
@@ -107,12 +113,22 @@ def evaluate(
     if suspend:
         _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
     else:
-        measured = evaluator.evaluate(model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets)
+        measured = evaluator.evaluate(
+            model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets, with_answers=True
+        )
         if accelerator.is_main_process:
+            assert measured.served is not None
+            names, title = model.classes.names, f"{loaded.name}: {ckpt.name}"
+            field = measure_field(
+                measured.served, names, groups=loaded.test.groups, num_resamples=evaluation.resamples, seed=seed
+            )
+            removal = measure_removal(measured.served, names)
             click.echo(describe_evaluation(measured, model))
-            for path in write_evaluation(
-                stem, measured, model, title=f"{loaded.name}: {ckpt.name}", dataset=data.dataset
-            ):
+            click.echo(describe_measures(field, removal))
+            for line in advise(measured, model):
+                click.echo(f"note: {line}")
+            written = write_evaluation(stem, measured, model, title=title, dataset=data.dataset)
+            for path in [*written, *write_measures(stem, field, removal, title=title)]:
                 click.echo(f"wrote {path}")
     leave(accelerator)
 

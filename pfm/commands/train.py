@@ -8,11 +8,12 @@ import click
 from pfm.backbones.config import BackboneConfig
 from pfm.commands.config_file import config_option
 from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
-from pfm.commands.sections import SectionedCommand
+from pfm.commands.sections import SectionedCommand, SectionedOption
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
+from pfm.options import Section
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 
 FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "config")
@@ -27,17 +28,22 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     objective=ObjectiveConfig,
     augment=AugmentConfig,
     model=ModelConfig,
+    start=StartConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=all_but(EvalConfig, "max_subsets"),  # of pfm eval
+    evaluation=all_but(EvalConfig, "max_subsets", "resamples"),  # of pfm eval
     device=DeviceConfig,
 )
-def train(**configs: Any) -> None:
+@click.option(
+    "--plan", is_flag=True, help="Say what the run would do, and stop.", cls=SectionedOption, section=Section.SPEED
+)
+def train(plan: bool, **configs: Any) -> None:
     """Train a classifier whose classes can be removed.
 
     The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
     """
     from pfm.backbones.spec import default_model
+    from pfm.training.run import plan_only
     from pfm.training.run import train as run_training
 
     launched = launched_precision()
@@ -47,4 +53,7 @@ def train(**configs: Any) -> None:
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
     config = RunConfig(**configs)
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
-    run_training(config, device, say=click.echo)
+    if plan:
+        plan_only(config, device, say=click.echo)
+    else:
+        run_training(config, device, say=click.echo)

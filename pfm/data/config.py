@@ -12,6 +12,7 @@ from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
+from pfm.data.limits import MOST_EXPANSION, MOST_PIXELS
 from pfm.data.room import parse_size
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
@@ -74,6 +75,12 @@ class DataConfig:
         is_path=True,
     )
     max_seconds: float = option(30.0, "What of a longer clip is read, in seconds (audio).", minimum=0.025)
+    max_pixels: int = option(MOST_PIXELS, "Pixels of an image above which it is refused, not decoded.", minimum=1)
+    max_expansion: int = option(
+        MOST_EXPANSION,
+        "Times its compressed size above which an array of an .npz that is also large (over 256 MiB) is refused.",
+        minimum=1,
+    )
     fit: str = option(
         "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
     )

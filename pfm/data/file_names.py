@@ -1,10 +1,17 @@
-"""Labels that stand in file names: `name:{digit}_{speaker}_{n}`."""
+"""Labels that stand in file names, `name:{digit}_{speaker}_{n}`; and the endings of names by the kind of input."""
 
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 from pfm.errors import ConfigError, DataError
+
+# of the names of files that a folder is looked through for, in small letters
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jpe", ".jfif", ".dib", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".dcm", ".dicom",
+)  # fmt: skip
+SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus")
 
 PREFIX = "name:"
 _FIELD = re.compile(r"\{(\w*)\}")

@@ -22,6 +22,7 @@ from pfm.data.decoding import (
     sources_range,
     stored_decoding,
 )
+from pfm.data.file_names import IMAGE_ENDINGS
 from pfm.data.image_augmentation import ImageAugmentation
 from pfm.data.image_jobs import ImageLook, ImageRow, fitted_shape
 from pfm.data.inputs import Storage
@@ -48,10 +49,7 @@ class ImageStorage:
     noun: ClassVar[str] = "images"
     item: ClassVar[str] = "image"
     folder_prefix: ClassVar[str] = "imagefolder:"
-    endings: ClassVar[tuple[str, ...]] = (
-        ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jpe", ".jfif", ".dib", ".ppm", ".pgm",
-        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".dcm", ".dicom",
-    )  # fmt: skip
+    endings: ClassVar[tuple[str, ...]] = IMAGE_ENDINGS
     column_type: ClassVar[str] = "Image"
     how_to_ask: ClassVar[str] = ""
     augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig

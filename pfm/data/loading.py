@@ -7,6 +7,7 @@ from pathlib import Path
 from pfm.data.config import DataConfig
 from pfm.data.groups import hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
+from pfm.data.pixels import limit_pixels
 from pfm.data.readers import READERS
 from pfm.data.readers.folders import FolderReader
 from pfm.data.reading import Intake
@@ -29,6 +30,7 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
     """
     config.check_storage(storage)
     load_plugins()
+    limit_pixels(config.max_pixels)
     reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
     if (config.table or config.ignore) and not isinstance(reader, FolderReader):
         raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")

@@ -1,18 +1,20 @@
 """From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.Image import DecompressionBombError
+from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from pfm.data.dicom import FRAMES, INVERTED, WINDOW, is_dicom, open_dicom
+from pfm.data.limits import MOST_PIXELS
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
-UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError)
+UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError, DecompressionBombWarning)
 DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
@@ -23,8 +25,36 @@ Remark = Callable[[str], None]
 Source = bytes | Path | Image.Image
 
 
+def limit_pixels(most: int) -> None:
+    """Refuse images of more pixels from now on, in this process: a file of a few kilobytes can claim billions.
+
+    Pillow reads the limit of an image's header, before anything is unpacked; up to twice the limit it only warns,
+    which is made an error.
+    """
+    Image.MAX_IMAGE_PIXELS = most
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\."
+    )  # of broken EXIF: the image is read or refused
+    warnings.filterwarnings("error", category=DecompressionBombWarning)
+
+
+def pixel_limit() -> int:
+    """Pixels above which this process refuses an image."""
+    return Image.MAX_IMAGE_PIXELS or MOST_PIXELS
+
+
+limit_pixels(MOST_PIXELS)
+
+
 def explain_unreadable(error: Exception) -> str:
-    return "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+    """What is wrong with a file, for the end of a sentence."""
+    if isinstance(error, OSError) and error.strerror:  # it is not there, or may not be read
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image of a known kind"
+    if isinstance(error, DecompressionBombError | DecompressionBombWarning):
+        return f"{error} (--max_pixels)"
+    return str(error)
 
 
 def opened(source: Source) -> Image.Image:

@@ -41,19 +41,19 @@ class Rows(torch.Tensor):
 
     Attributes:
         source: that they come from.
-        index: (N,) int64, which rows of it these are.
+        places: (N,) int64, which rows of it these are.
     """
 
     source: RowSource
-    index: torch.Tensor
+    places: torch.Tensor
 
     @staticmethod
     def __new__(cls, source: RowSource, index: torch.Tensor | None = None) -> "Rows":
         if index is None:
             index = torch.arange(source.shape[0])
         shape = (len(index), *source.shape[1:])
-        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device="cpu")
-        made.source, made.index = source, index
+        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=torch.device("cpu"))
+        made.source, made.places = source, index
         return made
 
     def __repr__(self, **_: Any) -> str:
@@ -61,7 +61,7 @@ class Rows(torch.Tensor):
 
     def whole(self) -> torch.Tensor:
         """All rows, as an ordinary tensor."""
-        return self.source.rows(self.index)
+        return self.source.rows(self.places)
 
     def numpy(self, **options: Any) -> np.ndarray:
         return self.whole().numpy(**options)
@@ -71,7 +71,7 @@ class Rows(torch.Tensor):
 
     def batches(self, indices: Sequence[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
         """These rows by index; see `RowSource.batches`."""
-        return self.source.batches([self.index[index] for index in indices], ahead)
+        return self.source.batches([self.places[index] for index in indices], ahead)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -98,27 +98,27 @@ def _indexed(rows: Rows, indices: Sequence[torch.Tensor | None]) -> torch.Tensor
     first = indices[0]
     if len(indices) != 1 or first is None or first.dim() != 1:
         return None
-    return rows.source.rows(rows.index[first.cpu()])
+    return rows.source.rows(rows.places[first.cpu()])
 
 
 def _sliced(rows: Rows, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Rows | None:
-    return Rows(rows.source, rows.index[start:end:step]) if dim == 0 else None
+    return Rows(rows.source, rows.places[start:end:step]) if dim == 0 else None
 
 
 def _selected(rows: Rows, dim: int, place: int) -> torch.Tensor | None:
-    return rows.source.rows(rows.index[place].view(1))[0] if dim == 0 else None
+    return rows.source.rows(rows.places[place].view(1))[0] if dim == 0 else None
 
 
 def _split(rows: Rows, size: int, dim: int = 0) -> list[Rows] | None:
-    return [Rows(rows.source, part) for part in rows.index.split(size)] if dim == 0 else None
+    return [Rows(rows.source, part) for part in rows.places.split(size)] if dim == 0 else None
 
 
 def _index_selected(rows: Rows, dim: int, index: torch.Tensor) -> torch.Tensor | None:
-    return rows.source.rows(rows.index[index.cpu()]) if dim == 0 else None
+    return rows.source.rows(rows.places[index.cpu()]) if dim == 0 else None
 
 
 def _itself(rows: Rows) -> Rows:
-    return Rows(rows.source, rows.index)
+    return Rows(rows.source, rows.places)
 
 
 _VIEWS: dict[Any, Callable[..., Any]] = {
@@ -134,12 +134,12 @@ _VIEWS: dict[Any, Callable[..., Any]] = {
 
 def subset_rows(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The rows at `index` (B,), numbers or bools: a copy, but for rows that do not exist yet."""
-    return Rows(inputs.source, inputs.index[index]) if isinstance(inputs, Rows) else inputs[index]
+    return Rows(inputs.source, inputs.places[index]) if isinstance(inputs, Rows) else inputs[index]
 
 
 def join_rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Inputs one after another; of one source, they stay where they are."""
     first = parts[0]
     if isinstance(first, Rows) and all(isinstance(part, Rows) and part.source is first.source for part in parts):
-        return Rows(first.source, torch.cat([part.index for part in parts if isinstance(part, Rows)]))
+        return Rows(first.source, torch.cat([part.places for part in parts if isinstance(part, Rows)]))
     return torch.cat([part[:] for part in parts])

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from pfm.data.config import DataConfig, SoundAugmentConfig
+from pfm.data.file_names import SOUND_ENDINGS
 from pfm.data.inputs import Storage
 from pfm.data.intake import Looked, Rowed, Words, take_in
 from pfm.data.kinds import InputKind
@@ -32,9 +33,7 @@ class SoundStorage(MelSettings):
     noun: ClassVar[str] = "sounds"
     item: ClassVar[str] = "clip"
     folder_prefix: ClassVar[str] = "audiofolder:"
-    endings: ClassVar[tuple[str, ...]] = (
-        ".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".opus",
-    )  # fmt: skip
+    endings: ClassVar[tuple[str, ...]] = SOUND_ENDINGS
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig

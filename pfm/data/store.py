@@ -113,7 +113,7 @@ class Store:
         Raises:
             StorageError: there is no room.
         """
-        content = memoryview(np.ascontiguousarray(row)).cast("B")
+        content = memoryview(np.ascontiguousarray(row).data).cast("B")
         offset = place * self.stride
         while content:
             try:

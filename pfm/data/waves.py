@@ -12,7 +12,7 @@ import math
 import os
 import re
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ MOST_TAPS = 2 * 10**7  # of a resampling kernel, 80 MB
 MP3_SLACK = 4 * 1152
 _OPENING = re.compile(r"^Error opening <.*?>: ")  # soundfile names a stream by its place in memory
 _LONGEST_PAGE = 27 + 255 + 255 * 255  # bytes of OGG's
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what a writer that could not go back leaves in a WAV's header
+# what writers that could not go back leave in a WAV's header for the bytes of samples: nothing at all, the largest
+# number with or without a sign, that less a header, sox's and arecord's
+_UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,16 @@ def _opened(source: Source) -> Iterator[Any]:
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
         if not stream.read(1):
             raise ValueError("it is empty (0 bytes)")
-        _check_wav_size(stream)
+        stated = _stated_wav_size(stream)
         _check_ogg_end(stream)
         stream.seek(0)
+        readable: Any = stream if stated is None else _Restated(stream, stated)
         if importlib.util.find_spec("soundfile") is None:
-            yield _WavReader(stream)
+            yield _WavReader(readable)
             return
         import soundfile
 
-        with soundfile.SoundFile(stream) as sound:
+        with soundfile.SoundFile(readable) as sound:
             yield _SoundFileReader(sound)
 
 
@@ -203,28 +206,83 @@ class _WavReader:
         return values.astype(np.float32).reshape(-1, self.channels)
 
 
-def _check_wav_size(stream: BinaryIO) -> None:
-    """A WAV says how many bytes of samples it holds; readers take fewer without a word.
+class _Restated(io.RawIOBase):
+    """A stream of which a few bytes read otherwise, as the sizes in a header that its writer could not fill in.
+
+    Args:
+        changes: place -> bytes that stand there.
+    """
+
+    def __init__(self, stream: BinaryIO, changes: Mapping[int, bytes]) -> None:
+        self._stream = stream
+        self._changes = changes
+
+    def readinto(self, buffer: Any) -> int:
+        at, view = self._stream.tell(), memoryview(buffer).cast("B")
+        part = bytearray(self._stream.read(len(view)))
+        for place, content in self._changes.items():
+            for number, value in enumerate(content, place - at):
+                if 0 <= number < len(part):
+                    part[number] = value
+        view[: len(part)] = part
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _stated_wav_size(stream: BinaryIO) -> dict[int, bytes] | None:
+    """What the header of a WAV has to say instead, where its writer did not know how many samples would come.
+
+    A WAV says how many bytes of samples it holds; readers take fewer without a word.
+
+    Returns:
+        Bytes by their place, so that all samples are read; None where the header says it.
 
     Raises:
-        ValueError: fewer are there.
+        ValueError: fewer are there than it says, or none.
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return
-    at = 12
+        return None
+    at, frame_bytes = 12, 1
     while at + 8 <= size:
         stream.seek(at)
-        chunk = stream.read(8)
-        length = int.from_bytes(chunk[4:], "little")
+        chunk = stream.read(24)
+        length = int.from_bytes(chunk[4:8], "little")
         if chunk[:4] == b"data":
-            if length not in _UNKNOWN_SIZES and at + 8 + length > size:
-                raise ValueError(f"it is truncated: {size - at - 8:,} of {length:,} bytes of samples are there")
-            return
+            there = size - at - 8
+            if length not in _UNKNOWN_SIZES or (length == 0 and _are_chunks(stream, at + 8, size)):
+                if length > there:
+                    raise ValueError(f"it is truncated: {there:,} of {length:,} bytes of samples are there")
+                return None
+            there -= there % frame_bytes
+            if at + there > 0xFFFFFFFF:
+                raise ValueError("its header does not say how long it is, and it is longer than a WAV can be, 4 GB")
+            return {4: (at + there).to_bytes(4, "little"), at + 4: there.to_bytes(4, "little")}
+        if chunk[:4] == b"fmt " and len(chunk) >= 22:
+            frame_bytes = max(1, int.from_bytes(chunk[20:22], "little"))
         at += 8 + length + length % 2
     raise ValueError("it is truncated: there are no samples behind its header")
+
+
+def _are_chunks(stream: BinaryIO, at: int, size: int) -> bool:
+    """Whether what stands from `at` on is chunks to the last byte, and not samples."""
+    while at + 8 <= size:
+        stream.seek(at)
+        at += 8 + (length := int.from_bytes(stream.read(8)[4:], "little")) + length % 2
+    return at == size
 
 
 def _check_ogg_end(stream: BinaryIO) -> None:

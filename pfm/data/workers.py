@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from pfm.data.pixels import pixel_limit
 from pfm.errors import DataError
 
 Source = bytes | Path  # of a file: its bytes, or where they are
@@ -35,7 +36,10 @@ IN_FLIGHT = 2  # tasks that a worker has at a time: one that it works on, one th
 BATCH = 16  # files of a task
 # of a library that a job may load: a worker is one thread
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pfm.data.workers import work; work()"
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pfm.data.pixels import limit_pixels; "
+    "limit_pixels(int(sys.argv[2])); from pfm.data.workers import work; work()"
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class _Worker:
     """One process, seen from the one that started it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _START, json.dumps(sys.path)]
+        command = [sys.executable, "-c", _START, json.dumps(sys.path), str(pixel_limit())]
         environment = {**os.environ, **_ONE_THREAD}
         self._process = subprocess.Popen(
             command,
@@ -342,7 +346,14 @@ def work() -> None:
 
 def _receive(tasks: BinaryIO, waiting: "queue.SimpleQueue[Any]") -> None:
     """Read ahead, so that nobody who writes to us waits for us; and end with whoever writes."""
-    with contextlib.suppress(EOFError, OSError):
+    code = 0
+    try:
         while True:
             waiting.put(_read(tasks))
-    os._exit(0)  # also in the middle of a file
+    except (EOFError, OSError):
+        pass
+    except Exception:  # a task that cannot be unpickled here
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)  # also in the middle of a file

@@ -13,5 +13,8 @@ class EvalConfig:
     section: ClassVar = Section.EVALUATION
     eval_batch_size: int = option(128, "Images or clips per batch in evaluation.", minimum=1)
     max_subsets: int | None = option(
-        None, "Evaluate at most this many subsets for each k, drawn with the seed.  [default: all]", minimum=1
+        500, "Evaluate at most this many subsets for each k, drawn with the seed where there are more.", minimum=1
+    )
+    resamples: int = option(
+        1000, "Resamples, of samples or of their groups, that the 95 % intervals are read off; 0: none.", minimum=0
     )

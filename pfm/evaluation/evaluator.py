@@ -15,8 +15,9 @@ from pfm.data.splits import Split
 from pfm.device import Processes
 from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.modes import DRAWN, mode_answers, mode_sets
-from pfm.evaluation.results import Evaluation, SetAccuracy, UnknownShares
+from pfm.evaluation.outcome import Evaluation, SetAccuracy, UnknownShares
 from pfm.evaluation.samples import Samples
+from pfm.evaluation.served import Recorder
 from pfm.evaluation.subsets import choose_subsets, complement, subset_accuracies
 from pfm.evaluation.table import ActiveSet, Table, Turns, fill_table
 from pfm.model.classifier import PromptedClassifier
@@ -54,14 +55,25 @@ class Evaluator:
         self.check = check
 
     def evaluate(
-        self, model: PromptedClassifier, *, ks: Sequence[int] = (), max_subsets: int | None = None
+        self,
+        model: PromptedClassifier,
+        *,
+        ks: Sequence[int] = (),
+        max_subsets: int | None = None,
+        with_answers: bool = False,
     ) -> Evaluation:
-        """All inference modes, and forgetting for each k in `ks`."""
+        """All inference modes, and forgetting for each k in `ks`.
+
+        Args:
+            max_subsets: of each k, drawn with the seed where there are more; None for all.
+            with_answers: every sample's answers too, which the measures of the field are computed from.
+        """
         num_classes = model.num_classes
         chosen = {k: choose_subsets(num_classes, k, max_subsets, seed=self.seed) for k in ks}
         wanted = mode_sets(num_classes)
         wanted += [complement(removed, num_classes) for subsets in chosen.values() for removed in subsets]
-        table = self.run(model, wanted, DRAWN)
+        recorder = Recorder(num_classes) if with_answers else None
+        table = self.run(model, wanted, DRAWN, recorder)
         modes = mode_answers(model, table, self.samples.labels, self.turns.own, seed=self.seed)
         return Evaluation(
             modes=dict(zip(modes, self._accuracies(list(modes.values())), strict=True)),
@@ -71,6 +83,8 @@ class Evaluator:
             unknown=self._unknown_shares(modes["full_bank"], modes["all_wrong"]) if model.can_abstain else None,
             num_samples=len(self.samples),
             num_erased=int((self.samples.labels < 0).sum()),
+            largest_class=self._largest_class(),
+            served=recorder and recorder.gathered(model, self.samples.labels, self.turns.own, self.processes),
         )
 
     def accuracy_of_set(self, model: PromptedClassifier, active: Iterable[int]) -> SetAccuracy:
@@ -81,11 +95,17 @@ class Evaluator:
         entry = subset_accuracies(table, self.labels, [removed], model.num_classes, self._total)
         return SetAccuracy(forget=entry.forget[0], retain=entry.retain[0])
 
-    def run(self, model: PromptedClassifier, actives: Iterable[ActiveSet], drawn: Mapping[str, Draw]) -> Table:
+    def run(
+        self,
+        model: PromptedClassifier,
+        actives: Iterable[ActiveSet],
+        drawn: Mapping[str, Draw],
+        recorder: Recorder | None = None,
+    ) -> Table:
         """Answers of the model for every sample under every active set and every drawn one."""
         distinct = list(dict.fromkeys(actives))
         return fill_table(
-            model, self.samples, self.turns, distinct, drawn, self.processes, seed=self.seed, check=self.check
+            model, self.samples, self.turns, distinct, drawn, seed=self.seed, check=self.check, recorder=recorder
         )
 
     def _total(self, counts: torch.Tensor) -> torch.Tensor:
@@ -98,6 +118,11 @@ class Evaluator:
         right = [((row == self.labels) & is_there).sum() for row in answers]
         counts = self._total(torch.stack([*right, is_there.sum()]))
         return (counts[:-1] / counts[-1]).tolist()
+
+    def _largest_class(self) -> float:
+        """Share of the samples, of classes that are there, that are of the class with most of them."""
+        counts = torch.bincount(self.samples.labels[self.samples.labels >= 0])
+        return float(counts.max() / counts.sum()) if len(counts) else 0.0
 
     def _unknown_shares(self, full_bank: torch.Tensor, own_removed: torch.Tensor) -> UnknownShares:
         is_there = self.labels >= 0

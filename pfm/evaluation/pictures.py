@@ -5,6 +5,7 @@ still be read at half its size.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ PALETTE = ("#2471a3", "#d35400", "#1e8449", "#8e44ad", "#b7950b", "#5f6a6b", "#1
 DOTS_PER_INCH, ROOM_IN = 160, 0.2
 LINE, MARKER = 2.2, 7  # points
 COLORS = 256  # of a file
+LIMITS = (-4, 106)  # of an axis in percent, so that a marker at its end is whole
 
 
 def new_figure(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> "Figure":
@@ -125,6 +127,12 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], *, ylabel: str) -> byte
     return as_png(figure)
 
 
+def _within(means: Sequence[float], stds: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Lengths of error bars below and above, in percent: what is reported has no share below 0 or above 100."""
+    known = [(mean, 0.0 if math.isnan(std) else std) for mean, std in zip(means, stds, strict=True)]
+    return [max(min(std, mean), 0.0) for mean, std in known], [max(min(std, 100 - mean), 0.0) for mean, std in known]
+
+
 def draw_forgetting(
     runs: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *, num_classes: int, title: str
 ) -> None:
@@ -145,11 +153,12 @@ def draw_forgetting(
         ):
             means = [100 * entry[f"{key}_mean"] for entry in by_k.values()]
             stds = [100 * entry[f"{key}_std"] for entry in by_k.values()]
+            bars = _within(means, stds)
             axis.errorbar(
-                ks, means, yerr=stds, color=color, marker=marker, markersize=MARKER, linewidth=LINE, capsize=4,
+                ks, means, yerr=bars, color=color, marker=marker, markersize=MARKER, linewidth=LINE, capsize=4,
                 elinewidth=1.5, label=text,
             )  # fmt: skip
-        axis.set(xticks=ks, xlabel="classes removed (k)", ylim=(-4, 106), yticks=range(0, 101, 20), title=name)
+        axis.set(xticks=ks, xlabel="classes removed (k)", ylim=LIMITS, yticks=range(0, 101, 20), title=name)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("test accuracy, % (mean ± std)")
     handles, labels = axes[0].get_legend_handles_labels()

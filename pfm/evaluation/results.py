@@ -1,63 +1,13 @@
 """What an evaluation found, as text for people and as the files of the paper's tool."""
 
 import dataclasses
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from pfm.evaluation.outcome import Evaluation
 from pfm.evaluation.pictures import draw_forgetting
-from pfm.evaluation.subsets import SubsetAccuracies
+from pfm.evaluation.subsets import shortly
 from pfm.model.classifier import PromptedClassifier
 from pfm.storage import write_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnknownShares:
-    """Share of samples answered `unknown`, in [0, 1]: with their class there, and with it removed (k = 1)."""
-
-    class_present: float
-    class_removed: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetAccuracy:
-    """Accuracy in [0, 1] under one active set: on samples of the classes left out, and on the others."""
-
-    forget: float
-    retain: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Everything measured on one model.
-
-    Attributes:
-        modes: accuracy by inference mode, in [0, 1].
-        subsets: by k.
-        unknown: None for a model that never answers `unknown`.
-        num_samples: of the split; `num_erased` of them are of erased classes and count nowhere.
-    """
-
-    modes: dict[str, float]
-    subsets: list[SubsetAccuracies] = field(default_factory=list)
-    unknown: UnknownShares | None = None
-    num_samples: int = 0
-    num_erased: int = 0
-
-    def inference_accuracies(self) -> dict[str, dict[str, float]]:
-        """Mean and standard deviation by k, as the paper's tool writes them."""
-        return {str(entry.k): entry.summary() for entry in self.subsets}
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "num_samples": self.num_samples,
-            "num_erased": self.num_erased,
-            "modes": self.modes,
-            "unknown": None if self.unknown is None else dataclasses.asdict(self.unknown),
-            "subsets": [{**dataclasses.asdict(entry), **entry.summary()} for entry in self.subsets],
-        }
-
 
 # forget accuracy this far above chance is named
 FORGETS_BADLY = 0.2
@@ -98,7 +48,7 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
     for entry in measured.subsets:
         row = entry.summary()
         count = f"{len(entry.subsets)}" + (
-            f" of {entry.num_possible} sampled" if len(entry.subsets) < entry.num_possible else ""
+            f" of {shortly(entry.num_possible)}" if len(entry.subsets) < entry.num_possible else ""
         )
         lines.append(
             f"  {entry.k:>2}   {count:<15}"
@@ -112,7 +62,12 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
 
 def _what_forgetting_means(measured: Evaluation, model: PromptedClassifier) -> list[str]:
     """How to read the table, and what to do where the model did not learn to forget."""
-    lines = []
+    lines = [
+        f"k = {entry.k}: {len(entry.subsets):,} of {shortly(entry.num_possible)} subsets, drawn with the seed; "
+        "--max_subsets takes more"
+        for entry in measured.subsets
+        if len(entry.subsets) < entry.num_possible
+    ]
     if model.readout.class_rows:
         lines.append(
             "forget: a class's prompt is away and its classifier row still there; erased files have neither, and never "

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
+from pfm.errors import ConfigError
 from pfm.evaluation.table import ActiveSet, Table
 from pfm.seeds import make_generator
+
+MOST_SUBSETS = 10**6  # of one size, that are listed
+
+
+def shortly(count: int) -> str:
+    """A number of subsets: in full, or of many digits the first ones."""
+    return f"{count:,}" if count < 10**9 else f"{count:.1e}".replace("e+", "e")
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,16 @@ def forget_sizes(num_classes: int) -> list[int]:
 
 
 def choose_subsets(num_classes: int, k: int, max_subsets: int | None, *, seed: int) -> list[ActiveSet]:
-    """All k-subsets, or `max_subsets` distinct ones drawn with the seed."""
+    """All k-subsets, or `max_subsets` distinct ones drawn with the seed.
+
+    Raises:
+        ConfigError: all of them, and there are more than memory holds.
+    """
     possible = math.comb(num_classes, k)
+    if max_subsets is None and possible > MOST_SUBSETS:
+        raise ConfigError(
+            f"there are {shortly(possible)} subsets of {k} of {num_classes} classes; evaluate at most --max_subsets"
+        )
     if max_subsets is None or possible <= max_subsets:
         return list(itertools.combinations(range(num_classes), k))
     generator = make_generator(seed, "subsets", k)

@@ -14,12 +14,11 @@ import torch
 
 from pfm.device import Processes
 from pfm.evaluation.samples import Samples
+from pfm.evaluation.served import ActiveSet, Recorder
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import Draw, shared_set
 from pfm.runlog import progress
 from pfm.seeds import make_generator
-
-ActiveSet = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,11 @@ class Turns:
 
     Attributes:
         own: (N,) which samples are this process's.
+        processes: that share the batches.
     """
 
     def __init__(self, count: int, batch_size: int, processes: Processes) -> None:
+        self.processes = processes
         batches = torch.arange(count).split(batch_size)
         self._batches = list(enumerate(batches))[processes.rank :: processes.world_size]
         self._count = -(-len(batches) // processes.world_size)
@@ -63,10 +64,10 @@ def fill_table(
     turns: Turns,
     actives: Sequence[ActiveSet],
     drawn: Mapping[str, Draw],
-    processes: Processes,
     *,
     seed: int,
     check: Callable[[], None],
+    recorder: Recorder | None = None,
 ) -> Table:
     """Run the model on every sample under every active set and every drawn one.
 
@@ -74,7 +75,9 @@ def fill_table(
         actives: sets that are the same for all samples, each given once.
         drawn: sets that differ from sample to sample, by name.
         check: called once a turn, equally often by every process; may end the work by raising.
+        recorder: takes down the logits of all classes, and of all but one; the first is to come first.
     """
+    processes = turns.processes
     was_training = model.training
     model.eval()
     answers: dict[ActiveSet, list[torch.Tensor]] = {active: [] for active in actives}
@@ -92,6 +95,8 @@ def fill_table(
             for active in actives:
                 logits = views.logits(shared_set(list(active), len(index), processes.device))
                 answers[active].append(model.predict(logits))
+                if recorder is not None:
+                    recorder.see(active, logits, samples.labels[index])
                 if len(active) == 1:
                     best = logits if best is None else torch.maximum(best, logits)
                 bar.update(len(index))

@@ -1,131 +1,154 @@
-"""A signed statement of what was erased, and its verification anywhere: no torch, no model.
+"""A signed statement of what was erased, which can be checked anywhere: its format, its writing and its reading.
 
-A certificate is one line of canonical JSON, signed with Ed25519 (RFC 8032). It names each artifact by its
-SHA-256, the lines of the ledger that say what was done to it, and the ledger's length and last hash, so
-that lines removed at its end are noticed. What it does not prove is part of what is signed.
+A certificate is one line of canonical JSON, signed with Ed25519 (RFC 8032). For each artifact it states digests of
+what was left in it (see `pfm.forgetting.content`), the ledger's lines that say what was done, as they stand there,
+and the ledger's length and last hash, so that lines removed at its end are noticed. What it does not prove is part
+of what is signed. `pfm.forgetting.verify` compares it with artifacts.
+
+The envelope is one function, `_opened`: another one, such as DSSE around an in-toto statement, would be a second
+one that returns the same body.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pfm import __version__
-from pfm.errors import CertificateError, ConfigError, StorageError
+from pfm.errors import CertificateError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.ledger import LEDGER, Record, canonical
-from pfm.storage import explain, sha256, sha256_bytes, write_bytes
+from pfm.forgetting.content import Content, SignedContent
+from pfm.forgetting.keys import public_hex
+from pfm.forgetting.ledger import LEDGER, Record, canonical, digest, number, pairs, text
+from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 FORMAT = "pfm-certificate"
-VERSION = 1
+VERSION = 2
+READ_VERSIONS = (1, 2)  # the first names files by their bytes alone
 PROVEN = (
     "whoever holds the private key made this statement, and not a byte of it was changed since",
-    "the ledger's lines up to the one named are those of the time of signing",
-    "each artifact that verifies is, byte for byte, the file that the erasure wrote; when it was written, the erased "
-    "tensors were searched for in its bytes (float32, float16, bfloat16) and not found",
+    "the ledger's lines that are quoted are those of the time of signing",
+    "an artifact that verifies was opened and holds none of the erased classes, neither by number nor by name: not in "
+    "its list of classes, not as a row or a moment that no class of the list has; the prompts of its other classes and "
+    "what belongs to no class are, value for value, those of the time of signing",
+    "what the erasure searched when it wrote the file is what its quoted line says of it, and no more",
 )
 NOT_PROVEN = (
     "that the shared weights hold nothing of the erased classes: they were trained with their samples; `pfm audit` "
     "measures what an attacker gets out of them",
+    "that what was erased under a name was what you know by that name: the file as it was before is named by its "
+    "SHA-256 alone",
     "that no copy exists elsewhere: backups, snapshots, exports, other hosts, the disk's own blocks",
     "that the training data of the classes was deleted",
     "that the time stated is the true one, or that the key belongs to whom you think: compare the public key",
 )
 
 
-@dataclass(frozen=True)
-class Check:
-    """One link of the proof: what was checked, and what is wrong with it ("" where it holds)."""
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """A ledger's line that the certificate names: an erasure from the artifact."""
 
-    name: str
-    problem: str = ""
-
-
-# --- keys -----------------------------------------------------------------------------------------
+    line: int
+    hash: str
+    classes: tuple[tuple[int, str], ...]
 
 
-def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
-    """The private key in a PEM file, made with mode 600 where there is none; and whether it was made.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a certificate says of one artifact.
 
-    Raises:
-        ConfigError: the file is no unencrypted Ed25519 key, or others may read it.
-        StorageError: it cannot be read or written.
+    Attributes:
+        file: its name when it was signed.
+        sha256: of the file that holds the classes, when it was signed.
+        content: digests of what was in it; None in the first version.
+        files: of the first version: SHA-256 of a bundle's other files.
+        head, lines: hash of the newest line of its ledger, and their number.
+        first: hash of the ledger's first line; "" in the first version.
     """
-    is_new = not path.exists()
-    try:
-        if is_new:
-            made = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(made)
-                file.flush()
-                os.fsync(file.fileno())
-        content = path.read_bytes()
-        mode = path.stat().st_mode & 0o077
-    except OSError as error:
-        raise StorageError(f"cannot use the key file {path}: {explain(error)}") from error
-    if os.name == "posix" and mode:
-        raise ConfigError(f"--key {path} may be read by others; take that away with chmod 600, or make a new key")
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"--key {path} is no unencrypted private key in PEM form") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"--key {path} is no Ed25519 key; name a file that is not there yet, and one is made")
-    return key, is_new
+
+    file: str
+    artifact_kind: str
+    sha256: str
+    content: SignedContent | None
+    files: tuple[tuple[str, str], ...]
+    head: str
+    lines: int
+    first: str
+    spoken: tuple[Spoken, ...]
+
+    @property
+    def classes(self) -> tuple[tuple[int, str], ...]:
+        """Number and name of what was erased."""
+        return tuple(dict.fromkeys(entry for spoken in self.spoken for entry in spoken.classes))
 
 
-def public_hex(key: Ed25519PrivateKey) -> str:
-    """The public key, 64 hexadecimal digits."""
-    return key.public_key().public_bytes_raw().hex()
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate whose signature holds.
+
+    Attributes:
+        document: all of it, as read.
+        public_key: which key it was signed with, 64 hexadecimal digits; whose that is, it cannot say.
+    """
+
+    document: Record
+    version: int
+    time: str
+    public_key: str
+    artifacts: tuple[Entry, ...]
+    not_proven: tuple[str, ...]
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-def describe_artifact(path: Path, names: Sequence[str], numbers: Sequence[int]) -> Record | None:
-    """What a certificate says of one artifact, read off its bytes and its ledger; None where that says nothing of it.
+def describe_artifact(path: Path, content: Content, names: Sequence[str], numbers: Sequence[int]) -> Record | None:
+    """What a certificate says of one artifact; None where its ledger says nothing of the erasure.
 
     Args:
+        content: what is in it, as it was found on opening it.
         names, numbers: of the erased classes, either of which finds a record.
 
     Raises:
-        StorageError: its ledger is broken, or speaks of other bytes.
+        StorageError: its ledger is broken, or speaks of other bytes; or a class is there all the same.
     """
-    place = _ledger_of(path)
+    place = ledger_of(path)
     records = ledger.read(place)
-    lines = [
-        (line, record, entry)
-        for line, record in enumerate(records, start=1)
-        for entry in _entries(record)
-        if entry["file"] == _name_in_ledger(path)
+    stored = "bank.safetensors" if content.artifact_kind == "bundle" else path.resolve().name
+    of_file = [
+        (erasure, change)
+        for erasure in ledger.erasures(records, place)
+        for change in erasure.changes
+        if change.file == stored
     ]
     spoken = [
-        {"line": line, "hash": record["hash"], "time": record["time"], "classes": record["classes"]}
-        for line, record, _ in lines
-        if any(_is_meant(item, names, numbers) for item in record["classes"])
+        (erasure, change) for erasure, change in of_file if any(_is_meant(c, names, numbers) for c in erasure.classes)
     ]
     if not spoken:
         return None
-    now = _hashes(path)
-    if lines[-1][2]["sha256_after"] != now["sha256"]:
+    if of_file[-1][1].after != content.sha256:
         raise StorageError(f"{path} was changed after the last erasure that {place} records; erase from it again")
-    first = next(entry for line, _, entry in lines if line == spoken[0]["line"])
+    gone = {entry for erasure, _ in spoken for entry in erasure.classes}
+    there = [c.name for c in content.classes if any(c.number == i or c.name == name for i, name in gone)]
+    wrong = [f"holds {name}" for name in there] + list(content.problems)
+    if wrong:
+        raise StorageError(f"{path} cannot be certified: {wrong[0]}; erase from it again")
+    quoted = {erasure.begun for erasure, _ in spoken} | {erasure.hash for erasure, _ in spoken}
     return {
         "file": path.resolve().name,
-        "kind": "bundle" if path.is_dir() else "checkpoint",
-        "sha256_before": first["sha256_before"],
-        **now,
-        "ledger": {"head": ledger.head(records), "lines": len(records)},
-        "records": spoken,
+        "kind": content.artifact_kind,
+        "sha256_before": spoken[0][1].before,
+        "sha256": content.sha256,
+        "content": content.to_dict(),
+        "ledger": {"head": ledger.head(records), "lines": len(records), "first": records[0]["hash"]},
+        "records": [
+            {"line": e.line, "hash": e.hash, "time": e.time, "classes": [{"id": i, "name": n} for i, n in e.classes]}
+            for e, _ in spoken
+        ],
+        "quoted": [record for record in records if record["hash"] in quoted],
     }
 
 
@@ -156,25 +179,59 @@ def write_certificate(
     return signed
 
 
+def ledger_of(path: Path) -> Path:
+    """Where the ledger of an artifact is, if there is one."""
+    place = path.resolve()
+    return (place if place.is_dir() else place.parent) / LEDGER
+
+
+def _is_meant(entry: tuple[int, str], names: Sequence[str], numbers: Sequence[int]) -> bool:
+    """Whether a class in a record is one of those named; a name with commas may come in pieces."""
+    pieces = {piece.strip() for piece in entry[1].split(",")}
+    return entry[1] in names or entry[0] in numbers or pieces <= set(names)
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_certificate(path: Path, public_key: str = "") -> Record:
+def read_certificate(path: Path, public_key: str = "") -> Certificate:
     """A certificate whose signature holds.
 
     Args:
-        public_key: the key it has to be signed with, 64 hexadecimal digits; "" takes the one it names.
+        public_key: the key it has to be signed with, 64 hexadecimal digits; "" takes the one it names, which
+            says nothing of who signed it.
 
     Raises:
-        CertificateError: it is none, was changed, or was signed with another key.
+        CertificateError: it is not one, was changed, or was signed with another key.
         StorageError: it cannot be read.
     """
+    signed = _opened(path, read_ordinary(path))
+    if signed.get("version") not in READ_VERSIONS or isinstance(signed["version"], bool):
+        stated = str(signed.get("version"))[:40]
+        raise CertificateError(f"{path} is a certificate of version {stated}; this pfm reads 1 and {VERSION}")
+    if public_key and public_key.strip().lower() != signed["public_key"]:
+        raise CertificateError(
+            f"{path} was signed with the key {signed['public_key']}, not with the one given; somebody else made it"
+        )
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+        return Certificate(
+            document=signed,
+            version=signed["version"],
+            time=text(signed["time"]),
+            public_key=signed["public_key"],
+            artifacts=tuple(_entry(values, signed["version"]) for values in _list(signed["artifacts"])),
+            not_proven=tuple(text(remark) for remark in _list(signed["not_proven"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CertificateError(
+            f"{path} is signed, and does not say what a certificate has to ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _opened(path: Path, content: bytes) -> Record:
+    """The body of a certificate, once its signature was found to hold."""
     try:
-        signed = json.loads(content)
+        signed = parse_json(content)
         body = {name: value for name, value in signed.items() if name != "signature"}
         # one spelling only, of the whole and of the signature, so that no other bytes pass
         is_whole = content == canonical(signed) + b"\n"
@@ -183,111 +240,55 @@ def read_certificate(path: Path, public_key: str = "") -> Record:
         if not is_whole or signed["format"] != FORMAT:
             raise ValueError
         Ed25519PublicKey.from_public_bytes(named).verify(signature, canonical(body))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidSignature) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature) as error:
         raise CertificateError(
-            f"{path}: the certificate was changed, or is none; its signature does not hold"
+            f"{path}: the certificate was changed, or is not one; its signature does not hold"
         ) from error
-    if signed["version"] != VERSION:
-        raise CertificateError(f"{path} is a certificate of version {signed['version']}; this pfm reads {VERSION}")
-    if public_key and public_key.strip().lower() != signed["public_key"]:
-        raise CertificateError(
-            f"{path} was signed with the key {signed['public_key']}, not with the one given; somebody else made it"
-        )
     return signed
 
 
-def verify(certificate: Record, paths: Sequence[Path]) -> list[Check]:
-    """Check artifacts, and the ledgers beside them, against a certificate whose signature holds.
-
-    Returns:
-        one check for each artifact and one for its ledger, in the order given.
-    """
-    checks = []
-    for path in paths:
-        entries = [entry for entry in certificate["artifacts"] if entry["file"] == path.resolve().name]
-        if not entries:
-            known = ", ".join(entry["file"] for entry in certificate["artifacts"])
-            checks.append(Check(str(path), f"the certificate says nothing of it (it names {known})"))
-            continue
-        attempts = [[_check_artifact(path, entry), _check_ledger(path, entry)] for entry in entries]
-        # of two artifacts of the same name in different folders, the one that fits better
-        checks += min(attempts, key=lambda pair: sum(bool(check.problem) for check in pair))
-    return checks
-
-
-def _check_artifact(path: Path, entry: Record) -> Check:
-    try:
-        now = _hashes(path)
-    except StorageError as error:
-        return Check(str(path), str(error))
-    if "files" in entry:
-        before, after = entry["files"], now.get("files", {})
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                what = "is missing" if name not in after else "was changed" if name in before else "was added"
-                return Check(f"{path / name}", f"the file {what} since the certificate was made")
-    if now["sha256"] != entry["sha256"]:
-        return Check(str(path), "the file was changed since the certificate was made")
-    return Check(str(path))
+def _entry(values: Record, version: int) -> Entry:
+    spoken = tuple(
+        Spoken(line=number(line["line"]), hash=digest(line["hash"]), classes=pairs(line["classes"]))
+        for line in _list(values["records"])
+    )
+    lines = number(values["ledger"]["lines"])
+    if not spoken or any(not 1 <= entry.line <= lines or not entry.classes for entry in spoken):
+        raise ValueError("an artifact without an erasure")
+    is_first = version == 1
+    if not is_first:
+        _check_quoted(values["quoted"], spoken)
+    return Entry(
+        file=text(values["file"]),
+        artifact_kind=text(values["kind"]),
+        sha256=digest(values["sha256"]),
+        content=None if is_first else SignedContent.of(values["content"]),
+        files=tuple((text(name), digest(sha)) for name, sha in values.get("files", {}).items()),
+        head=digest(values["ledger"]["head"]),
+        lines=lines,
+        first="" if is_first else digest(values["ledger"]["first"]),
+        spoken=spoken,
+    )
 
 
-def _check_ledger(path: Path, entry: Record) -> Check:
-    place = _ledger_of(path)
-    if not place.exists():
-        return Check(str(place), "there is no ledger beside the artifact; bring it along")
-    try:
-        records = ledger.read(place)
-    except StorageError as error:
-        return Check(str(place), str(error))
-    lines, head = entry["ledger"]["lines"], entry["ledger"]["head"]
-    if len(records) < lines:
-        return Check(
-            str(place), f"lines were removed at its end: {lines} when the certificate was made, {len(records)} now"
-        )
-    if records[lines - 1]["hash"] != head:
-        return Check(str(place), f"line {lines} is not the one the certificate names; it is another ledger")
-    for spoken in entry["records"]:
-        if records[spoken["line"] - 1]["hash"] != spoken["hash"]:
-            return Check(str(place), f"line {spoken['line']} is not the erasure that the certificate names")
-    return Check(str(place))
-
-
-def _is_meant(item: Record, names: Sequence[str], numbers: Sequence[int]) -> bool:
-    """Whether a class in a record is one of those named; a name with commas may come in pieces."""
-    pieces = {piece.strip() for piece in item["name"].split(",")}
-    return item["name"] in names or item["id"] in numbers or pieces <= set(names)
-
-
-def _ledger_of(path: Path) -> Path:
-    place = path.resolve()
-    return (place if place.is_dir() else place.parent) / LEDGER
-
-
-def _name_in_ledger(path: Path) -> str:
-    return "bank.safetensors" if path.is_dir() else path.resolve().name
-
-
-def _entries(record: Record) -> list[Record]:
-    """What a record says of single files; a bundle's speaks of one, its bank."""
-    if record.get("action") != "erase":
-        return []
-    return [entry for entry in record.get("files", [record]) if "sha256_after" in entry]
-
-
-def _hashes(path: Path) -> Record:
-    """SHA-256 of a file; of a bundle, that of its bank, and of every other file but the ledger.
+def _check_quoted(quoted: Any, spoken: Sequence[Spoken]) -> None:
+    """The lines that are quoted must be those that are named, and say the same.
 
     Raises:
-        StorageError: it cannot be read.
+        KeyError, TypeError, ValueError: they are not.
     """
-    try:
-        if not path.is_dir():
-            return {"sha256": sha256(path)}
-        files = {
-            file.relative_to(path).as_posix(): sha256(file)
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and file != path / LEDGER
-        }
-        return {"sha256": files.get("bank.safetensors", sha256_bytes(b"")), "files": files}
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    by_hash: dict[str, Record] = {}
+    for record in _list(quoted):
+        body = {key: value for key, value in record.items() if key != "hash"}
+        if sha256_bytes(canonical(body)) != record["hash"]:
+            raise ValueError("a quoted line was changed")
+        by_hash[record["hash"]] = record
+    for entry in spoken:
+        if by_hash[entry.hash]["action"] != "erase" or pairs(by_hash[entry.hash]["classes"]) != entry.classes:
+            raise ValueError("a quoted line says something else")
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("a list is expected")
+    return cast("list[Any]", value)

@@ -21,6 +21,7 @@ from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport
 from pfm.model.checkpoint import Checkpoint
+from pfm.model.starts import follows
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
@@ -95,12 +96,12 @@ def erase_file(
             records,
             classes,
             [{"file": target.name, "source": source.name, "sha256_before": before}],
-            remains=REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1]),
+            remains=(*(REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1])), follows(checkpoint.start)),
             reason=reason,
             requested_by=requested_by,
         )
         content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
-        write_bytes(target, content)
+        write_bytes(target, content, like=source)
         done = finish(folder, {target.name: searched})
         assert done is not None
         return done
@@ -129,13 +130,28 @@ def announce_in_place(
         folder,
         ledger.read(folder / LEDGER),
         [{"id": number, "name": name} for number, name in classes],
-        [{"file": path.name, "source": path.name, "kind": kind, "sha256_before": sha256(path)} for kind, path in files],
-        remains=REMAINS_IN_PLACE,
+        [
+            {
+                "file": path.name,
+                "source": path.name,
+                "kind": kind,
+                "sha256_before": sha256(path),
+                "left": _kind(kind).left(path, classes),
+            }
+            for kind, path in files
+        ],
+        remains=(*REMAINS_IN_PLACE, *_follow(files)),
         looked=looked,
         request=request,
         reason=reason,
         requested_by=requested_by,
     )
+
+
+def _follow(files: Sequence[tuple[str, Path]]) -> list[str]:
+    """What can be drawn again of the classes, by the files' own statements, each once."""
+    said = (_kind(kind).open(path).follows for kind, path in files)
+    return [text for text in dict.fromkeys(said) if text]
 
 
 def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:
@@ -173,10 +189,14 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
     plain = dict(entry)
     if not target.exists():  # a copy that was never written, or a file that was deleted meanwhile: the class is gone
         return {**plain, "missing": True}
-    kind = ARTIFACT_KINDS.get(entry.get("kind", "checkpoint"))
-    assert isinstance(kind, HoldingKind)
+    kind = _kind(entry.get("kind", "checkpoint"))
     rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
     if rewritten is None:
+        if "left" in entry and kind.left(target, ()) != entry["left"]:
+            raise StorageError(
+                f"{target} names the announced erasure and holds other classes than that leaves: it was changed by "
+                "hand; put the file of before back, and erase from it again"
+            )
         report = known.get(target.name)
         return {**plain, "sha256_after": sha256(target), "searched": report.to_dict() if report else SEARCHED_BEFORE}
     if is_copy:  # somebody else's file
@@ -187,6 +207,12 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
         write_bytes(target, rewritten.content)
         after = sha256_bytes(rewritten.content)
     return {**plain, **rewritten.facts, "sha256_before": before, "sha256_after": after}
+
+
+def _kind(name: str) -> HoldingKind:
+    kind = ARTIFACT_KINDS.get(name)
+    assert isinstance(kind, HoldingKind)
+    return kind
 
 
 def _announce(

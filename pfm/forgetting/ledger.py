@@ -7,19 +7,53 @@ erased from (`require`) and in certificates.
 
 import datetime
 import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pfm import __version__
 from pfm.errors import StorageError
 from pfm.holding import LEDGER, LOCK
-from pfm.storage import explain, sha256_bytes, write_bytes
+from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
-__all__ = ["LEDGER", "LOCK", "START", "Record", "append", "canonical", "head", "read", "require", "seal", "write"]
+__all__ = [
+    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "digest", "erasures",
+    "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
+]  # fmt: skip
 
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
 START = "0" * 64
+HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an erasure made of one file: its SHA-256 before and after."""
+
+    file: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """A line that says what was erased.
+
+    Attributes:
+        line: its number, from 1.
+        classes: number and name of each.
+        begun: hash of the line that announced it; "" where none did.
+    """
+
+    line: int
+    hash: str
+    time: str
+    classes: tuple[tuple[int, str], ...]
+    changes: tuple[Change, ...]
+    begun: str
 
 
 def canonical(record: Record) -> bytes:
@@ -38,10 +72,7 @@ def read(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+    content = read_ordinary(path)
     records: list[Record] = []
     previous = START
     lines = content.split(b"\n")
@@ -51,12 +82,12 @@ def read(path: Path) -> list[Record]:
         lines[-1] += b"\n(cut off)"  # no JSON, so the line is named below
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             body = {key: value for key, value in record.items() if key != "hash"}
             # compared as bytes: a blank more would be the same record, and yet not what was written
             intact = line == canonical(record) and record["previous"] == previous
             intact = intact and record["hash"] == sha256_bytes(canonical(body))
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             intact = False
             record = {}
         if not intact:
@@ -69,6 +100,100 @@ def read(path: Path) -> list[Record]:
 def head(records: list[Record]) -> str:
     """Hash of the newest record; zeros for an empty ledger."""
     return records[-1]["hash"] if records else START
+
+
+def erasures(records: Sequence[Record], where: Path) -> list[Erasure]:
+    """The lines that say what was erased, oldest first.
+
+    Raises:
+        StorageError: one that lacks something, or says it in another way than an erasure does; `where` is named.
+    """
+    found: list[Erasure] = []
+    for line, record in enumerate(records, start=1):
+        if record.get("action") == "erase":
+            try:
+                found.append(_erasure(line, record))
+            except (KeyError, TypeError, ValueError) as error:
+                raise StorageError(f"{where}, line {line} is not a record of an erasure that pfm wrote") from error
+    return found
+
+
+def _erasure(line: int, record: Record) -> Erasure:
+    files = record.get("files", [record])
+    changes = tuple(
+        Change(file=text(entry["file"]), before=digest(entry["sha256_before"]), after=digest(entry["sha256_after"]))
+        for entry in files
+        if "sha256_after" in entry
+    )
+    return Erasure(
+        line=line,
+        hash=digest(record["hash"]),
+        time=text(record["time"]),
+        classes=pairs(record["classes"]),
+        changes=changes,
+        begun=text(record.get("begun", "")),
+    )
+
+
+def pairs(classes: Any) -> tuple[tuple[int, str], ...]:
+    """Number and name of each class of a list of `{"id": …, "name": …}`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not one.
+    """
+    if not isinstance(classes, list):
+        raise TypeError("a list of classes is expected")
+    return tuple((number(entry["id"]), text(entry["name"])) for entry in cast("list[Any]", classes))
+
+
+def number(value: Any) -> int:
+    """A whole number, 0 or above.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"a whole number is expected, got {str(value)[:40]!r}")
+    return value
+
+
+def text(value: Any) -> str:
+    """Any text.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"text is expected, got {str(value)[:40]!r}")
+    return value
+
+
+def digest(value: Any) -> str:
+    """A SHA-256 in hexadecimal; "" where it was not known.
+
+    Raises:
+        ValueError: something else.
+    """
+    if value != "" and not HASH.fullmatch(text(value)):
+        raise ValueError(f"a SHA-256 is expected, got {str(value)[:40]!r}")
+    return value
+
+
+def held_again(
+    records: Sequence[Record], classes: Iterable[tuple[int, str]], where: Path
+) -> tuple[Erasure, str] | None:
+    """The newest erasure of a class that is there all the same, by number or by name, and its name; None without one.
+
+    Raises:
+        StorageError: as `erasures`.
+    """
+    numbers = dict(classes)
+    names = set(numbers.values())
+    for erasure in reversed(erasures(records, where)):
+        for gone, name in erasure.classes:
+            if gone in numbers or name in names:
+                return erasure, name if name in names else numbers[gone]
+    return None
 
 
 def require(path: Path, records: list[Record], known: str, *, by: str) -> None:

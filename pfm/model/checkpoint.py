@@ -16,17 +16,20 @@ from typing import Any
 import torch
 
 from pfm import __version__
+from pfm.backbones.limits import check_stored
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess, preprocess_from_dict
-from pfm.errors import BackboneError, CheckpointError
+from pfm.errors import BackboneError, CheckpointError, PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.opening import misfit, open_torch_file
 from pfm.model.paper_files import read_paper_file
 from pfm.model.sharding import gathered
+from pfm.model.starts import UNSTATED
 from pfm.options import expanded
-from pfm.storage import explain, write_bytes
+from pfm.storage import write_bytes
 
 FORMAT = "pfm-checkpoint"
 VERSION = 1
@@ -53,6 +56,9 @@ class Checkpoint:
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
         data_commit: of the hub's repository that the training data is from; "" where it is from elsewhere.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
+        start: where the classes' rows started, a name in `pfm.model.starts`; "" where the file does not say, see
+            `prompt_start`.
+        init_key: file in which the keys of secret starts were kept, absolute; "" where none was.
     """
 
     classes: ClassList
@@ -75,6 +81,13 @@ class Checkpoint:
     unknown_below: float = 0.0
     written_by: str = ""
     data_commit: str = ""
+    start: str = ""
+    init_key: str = ""
+
+    @property
+    def prompt_start(self) -> str:
+        """Where the classes' rows started: files that do not say are from the time when all followed from the seed."""
+        return self.start or UNSTATED
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -83,6 +96,8 @@ class Checkpoint:
             CheckpointError: the tensors do not fit the model described.
             BackboneError: the frozen backbone cannot be loaded, or is not the one trained on.
         """
+        if not self.frozen_sha256:  # everything is in the file
+            check_stored(self.spec.config, sum(tensor.nbytes for tensor in self.tensors.values()), "the checkpoint")
         backbone = build_backbone(self.spec, seed=self.seed, load_weights=bool(self.frozen_sha256))
         if self.frozen_sha256 and frozen_sha256(backbone) != self.frozen_sha256:
             raise BackboneError(
@@ -118,6 +133,8 @@ class RunState:
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
     data_commit: str = ""
+    start: str = ""
+    init_key: str = ""
 
 
 def snapshot(
@@ -157,6 +174,8 @@ def snapshot(
         progress=state.progress,
         unknown_below=state.unknown_below,
         data_commit=state.data_commit,
+        start=state.start,
+        init_key=state.init_key,
     )
 
 
@@ -204,6 +223,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "ledger_head": checkpoint.ledger_head,
         "unknown_below": checkpoint.unknown_below,
         "data_commit": checkpoint.data_commit,
+        "start": checkpoint.start,
+        "init_key": checkpoint.init_key,
     }
     buffer = io.BytesIO()
     torch.save(_canonical(content), buffer)
@@ -250,12 +271,7 @@ def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Check
     path = expanded(Path(path))
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {explain(error)}") from error
-    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-        raise CheckpointError(f"{path} is not a checkpoint, or is damaged; nothing in it was executed") from error
+    content = open_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_own(path, content, model_name)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
@@ -272,8 +288,11 @@ def _reason(error: Exception) -> str:
 def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint:
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} is a checkpoint of format {content.get('version')}; this pfm reads format {VERSION}"
+            f"{path} is a checkpoint of format {str(content.get('version'))[:40]}; this pfm reads format {VERSION}"
         )
+    wrong = misfit(content)
+    if wrong:
+        raise CheckpointError(f"{path} is a damaged checkpoint ({wrong})")
     try:
         preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
@@ -299,6 +318,8 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             unknown_below=float(content.get("unknown_below", 0.0)),
             written_by=content["pfm"],
             data_commit=content.get("data_commit", ""),
+            start=content.get("start", ""),
+            init_key=content.get("init_key", ""),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PfmError) as error:
         raise CheckpointError(f"{path} is a damaged checkpoint ({_reason(error)})") from error

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
+from pfm.model.starts import STARTS
 from pfm.model.targets import TARGETS
-from pfm.options import Section, option
+from pfm.options import Section, expand_paths, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,42 @@ class ModelConfig:
         if self.tune == "auto":
             return "lora" if is_pretrained else "full"
         return self.tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where the prompt and the classifier row of a class start."""
+
+    section: ClassVar = Section.MODEL
+    prompt_start: str = option(
+        "seed",
+        "Where prompts and classifier rows start: common, one small vector for all; secret, random numbers from a key "
+        "a class, which is not kept; seed, random numbers from --seed (the paper's), which anybody can draw again.",
+        choices=STARTS.names,
+    )
+    init_key: str = option(
+        "", "With --prompt_start secret: file that keeps the keys, a line a class; made where there is none.",
+        is_path=True,
+    )  # fmt: skip
+
+    prompt_lr: float = option(
+        0.0,
+        "Learning rate of the prompts, as a multiple of --lr; 0: what the start needs, 10 for common and 1 for others.",
+        minimum=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
+        if self.init_key:  # so that whoever erases a class finds it
+            object.__setattr__(self, "init_key", str(Path(self.init_key).absolute()))
+        if self.init_key and not STARTS.get(self.prompt_start).takes_keys:
+            raise ConfigError(
+                f"--init_key is for starts from keys, and --prompt_start {self.prompt_start} takes none; "
+                "give --prompt_start secret, or leave --init_key out"
+            )
+
+    def resolve_prompt_lr(self) -> float:
+        return self.prompt_lr or STARTS.get(self.prompt_start).prompt_lr
 
 
 @dataclass(frozen=True, kw_only=True)

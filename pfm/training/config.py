@@ -12,7 +12,7 @@ from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import LARGEST_SEED, Section, expand_paths, option
 
 
@@ -157,6 +157,7 @@ class RunConfig:
     device: DeviceConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     feed: FeedConfig = field(default_factory=FeedConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """By section and option: numbers, strings and bools, for a checkpoint or JSON; paths of data are whole."""

@@ -39,7 +39,8 @@ class Learner:
         train = setup.config.train
         if train.compile:
             self.model.compile(dynamic=True)
-        wrapped, self.optimizer = setup.accelerator.prepare(self.model, build_optimizer(self.model, train))
+        optimizer = build_optimizer(self.model, train, prompt_lr=setup.config.start.resolve_prompt_lr())
+        wrapped, self.optimizer = setup.accelerator.prepare(self.model, optimizer)
         self.wrapped: nn.Module = wrapped
         if is_sharded(self.model):
             check_sharded(setup.config, self.model)
@@ -56,7 +57,7 @@ class Learner:
         """Set the learning rate of the next step, of `total_steps` in the whole run."""
         rate = learning_rate(self.at.step, total_steps, self.setup.config.train)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def finish_step(self) -> None:
         """Note that a step was taken."""
@@ -104,6 +105,8 @@ class Learner:
                 averaged=self.average.tensors if self.average else {},
                 unknown_below=self._choose_threshold(),
                 data_commit=setup.data.commit,
+                start=setup.config.start.prompt_start,
+                init_key=setup.config.start.init_key,
                 progress={
                     **dataclasses.asdict(self.at),
                     # since when they are meant depends on where a run was stopped; a whole epoch needs them no more

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pfm.model.classifier import PromptedClassifier
+from pfm.model.classifier import BANK, PromptedClassifier
 from pfm.model.sharding import shared_out
 from pfm.training.config import OptimConfig
 
@@ -22,13 +22,21 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
-def build_optimizer(model: PromptedClassifier, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trained tensors; decay is for matrices only."""
+def build_optimizer(model: PromptedClassifier, config: OptimConfig, *, prompt_lr: float = 1.0) -> torch.optim.Optimizer:
+    """Adam or AdamW over the trained tensors; decay is for matrices only.
+
+    Args:
+        prompt_lr: of the prompts, as a multiple of the run's rate; a group has its multiple as "share".
+    """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = model.trained_tensors()
-    decayed = [t for name, t in trained.items() if t.ndim > 1 and "embeddings" not in name and "bank" not in name]
-    plain = [t for t in trained.values() if all(t is not other for other in decayed)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    decayed = [t for name, t in trained.items() if t.ndim > 1 and "embeddings" not in name and name != BANK]
+    plain = [t for name, t in trained.items() if name != BANK and all(t is not other for other in decayed)]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
+        {"params": plain, "weight_decay": 0.0, "share": 1.0},
+        {"params": [trained[BANK]], "weight_decay": 0.0, "share": prompt_lr},
+    ]
     return kind([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
+from pfm.evaluation.advice import advise
 from pfm.holding import running
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
@@ -24,6 +25,7 @@ from pfm.training.launch import hint_at_launcher, split_trackers, start_accelera
 from pfm.training.learner import Learner
 from pfm.training.memory import Memory, prepare_memory
 from pfm.training.objective import Objective, class_weights
+from pfm.training.plan import FORECAST_STEPS, Plan, make_plan
 from pfm.training.position import is_due
 from pfm.training.records import Records
 from pfm.training.saving import RunFiles, find_state
@@ -100,7 +102,8 @@ def _train(
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
-    setup = set_up(config, accelerator, spec, data, files, tell)
+    setup = set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None)
+    plan = show_plan(setup)
     learner = Learner(setup)
     if found is not None:
         learner.restore(*found)
@@ -109,7 +112,31 @@ def _train(
         tracking(accelerator, "pfm", config.to_dict()),
         StopRequest() as stop,
     ):
-        return _Run(setup, learner, Records(setup, learner, log), stop).go()
+        return _Run(setup, learner, Records(setup, learner, log), stop, plan).go()
+
+
+def show_plan(setup: Setup) -> Plan:
+    """Say what a run is going to do, and what is better put right before it."""
+    plan = make_plan(setup)
+    setup.tell(plan.describe())
+    for note in plan.notes():
+        setup.tell(f"note: {note}")
+    return plan
+
+
+def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan:
+    """What `train` would do, said as there, with nothing trained and nothing written.
+
+    Raises:
+        PfmError: as `train`, of what it checks before it starts.
+    """
+    accelerator = start_accelerator(device, config.device)
+    spec = describe_backbone(config.backbone)
+    config.augment.check_kind(spec.storage)
+    data = load_run_data(config, spec, accelerator, None)
+    say(data.describe(spec.storage))
+    files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
+    return show_plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
 
 
 def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:
@@ -123,12 +150,14 @@ def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, te
 class _Run:
     """The epochs of a run."""
 
-    def __init__(self, setup: Setup, learner: Learner, records: Records, stop: StopRequest) -> None:
+    def __init__(self, setup: Setup, learner: Learner, records: Records, stop: StopRequest, plan: Plan) -> None:
         self.setup = setup
         self.learner = learner
         self.at = learner.at
         self.records = records
         self.stop = stop
+        self.plan = plan
+        self._has_forecast = False
         self.objective = Objective.over(setup.model, setup.config.objective, setup.labels)
 
     def go(self) -> TrainResult:
@@ -150,6 +179,8 @@ class _Run:
                 self.at.finish_epoch(modes)
                 saved = self._save_epoch(is_best)
                 self.records.epoch(rates, modes, checkpoint=saved, is_best=is_best)
+            for line in advise(evaluations.last, self.setup.model) if evaluations.last is not None else ():
+                self.setup.tell(f"note: {line}")
         seconds = time.monotonic() - started
         self.records.end(seconds)
         checkpoint = self.setup.files.epoch(self.at.epoch)
@@ -202,6 +233,8 @@ class _Run:
                 bar.update(batch.count)
                 pending = self.records.add(numbers)
                 is_last = self.at.batch == loader.num_batches
+                if is_last or self.records.meter.steps == FORECAST_STEPS:
+                    self._forecast(train.epochs * loader.num_batches)
                 is_saved = is_due(self.at.batch - 1, train.save_steps) and not is_last
                 stopping = self.stop.agreed()
                 if pending == train.log_every or is_last or is_saved or stopping:
@@ -211,6 +244,17 @@ class _Run:
                     self._leave(stopping)
                 if is_saved:
                     learner.save(self.setup.files.state)
+
+    def _forecast(self, total_steps: int) -> None:
+        """Once, after the first steps: how long the rest takes."""
+        if self._has_forecast:
+            return
+        self._has_forecast = True
+        if self.setup.processes.device.type == "cuda":
+            torch.cuda.synchronize(self.setup.processes.device)  # or they were only asked for
+        text = self.plan.forecast(self.records.meter.rates(), steps_left=total_steps - self.at.step)
+        if text is not None:
+            self.setup.tell(text)
 
     def _save_epoch(self, is_best: bool) -> str | None:
         """Write what is due after an epoch, and delete what is not kept; the name of the epoch's checkpoint."""

@@ -18,6 +18,7 @@ from pfm.data.config import DataConfig
 from pfm.errors import CheckpointError, ConfigError
 from pfm.holding import writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.starts import UNSTATED
 from pfm.storage import try_lock
 
 
@@ -139,9 +140,12 @@ _FREE = {
     },
     "data": {"data_dir"},
     "device": {"gpu_id", "cpu"},
-    "evaluation": {"eval_batch_size", "max_subsets"},
+    "evaluation": {"eval_batch_size", "max_subsets", "resamples"},
     "feed": {"data_on", "data_memory", "data_workers", "cache", "num_workers", "cache_trunk"},
 }  # fmt: skip
+
+
+_OF_OLDER_RUNS = {"prompt_start": UNSTATED}  # what held for runs that do not say, where it is not today's default
 
 
 def check_same_run(
@@ -163,7 +167,7 @@ def check_same_run(
         free["train"].discard("epochs")
     for section, values in run.items():
         for name, value in values.items():
-            old = before.get(section, {}).get(name, value)
+            old = before.get(section, {}).get(name, _OF_OLDER_RUNS.get(name, value))
             if name not in free.get(section, ()) and old != value and not _was_moved(section, name, old, value):
                 raise ConfigError(
                     f"--resume: the run had --{name} {old}, now it is {value}; give --{name} {old}, or start anew"

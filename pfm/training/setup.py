@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
@@ -16,10 +18,12 @@ from pfm.data.loading import load_data
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, hold_out_for_threshold
 from pfm.device import Processes
-from pfm.errors import ConfigError
+from pfm.errors import ConfigError, PfmError
 from pfm.evaluation.samples import label_positions
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings
+from pfm.model.starts import STARTS
+from pfm.model.starts.keys import fresh_keys, keys_from
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import host_of, processes_of
@@ -100,13 +104,21 @@ def set_up(
     data: ClassificationData,
     files: RunFiles,
     tell: Callable[[str], None],
+    *,
+    draws_starts: bool = True,
 ) -> Setup:
     """Build the model, and check that the options go with it and with the data.
+
+    Args:
+        draws_starts: put the classes' rows at their start, and make the file of keys where one is asked for; not for a
+            run that goes on from a file, nor for a plan.
 
     Raises:
         PfmError: see `pfm.errors`.
     """
     model, lora, frozen = _build_model(spec, data, config)
+    if draws_starts:
+        start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
@@ -135,6 +147,35 @@ def _build_model(
     if lora is not None and config.device.stores_frozen_in_bf16:
         model.store_frozen(torch.bfloat16)
     return model, lora, frozen
+
+
+def start_rows(model: PromptedClassifier, config: RunConfig, accelerator: Accelerator) -> None:
+    """Put the rows of every class at their start, in place.
+
+    Where they come from keys, the main process draws and the others receive: no key leaves it.
+
+    Raises:
+        ConfigError, StorageError: the file of keys cannot be used; on every process.
+    """
+    start = STARTS.get(config.start.prompt_start)
+    if not start.takes_keys:
+        start.apply(model, config.train.seed)
+        return
+    problem: list[PfmError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            names, file = model.classes.names, config.start.init_key
+            start.apply(model, config.train.seed, keys_from(Path(file), names) if file else fresh_keys(names))
+        except PfmError as error:
+            problem = [error]
+    broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise problem[0]
+    for name in model.class_row_names:
+        rows = model.get_parameter(name)
+        received = broadcast(rows.detach().to(accelerator.device))
+        with torch.no_grad():
+            rows.copy_(received)
 
 
 def _check_metric(metric: str, model: PromptedClassifier) -> None:

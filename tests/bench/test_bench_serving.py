@@ -392,8 +392,8 @@ def test_help_of_bench_lists_its_commands(option: str, capsys: pytest.CaptureFix
         ("--bundle a --threads two", "--threads 'two': whole numbers"),
         ("compare a.json b.json", "cannot read a.json: No such file"),
         ("trian", "No such command 'trian'"),
-        ("serve --bundle nowhere", "no bundle nowhere"),
-        ("--bundle nowhere", "no bundle nowhere"),
+        ("serve --bundle nowhere", "nowhere; `pfm export onnx` writes one"),
+        ("--bundle nowhere", "nowhere; `pfm export onnx` writes one"),
     ],
 )
 def test_what_bench_cannot_do_is_one_line(

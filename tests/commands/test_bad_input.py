@@ -1,5 +1,6 @@
 """What a user gets wrong ends in one line on standard error and exit code 2, and leaves nothing behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -160,10 +161,14 @@ def test_a_backbone_folder_that_is_none_is_refused(refuse: Refuse, npz: Path, tm
     arguments = [*train_arguments(npz, tmp_path / "out"), "--model_name", folder]
     assert f"{folder} has no config.json" in refuse(*arguments)
     (folder / "config.json").write_text("{")
-    assert f"cannot load backbone '{folder}'" in refuse(*arguments)
+    assert f"{folder / 'config.json'} is damaged" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert "is a 'bert' model; ViT and AST backbones are supported" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "vit", "image_size": 8, "patch_size": 4}')
+    assert f"{folder} describes a model of at least" in refuse(*arguments)
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    sizes = {"model_type": "vit", "image_size": 8, "patch_size": 4, **small}
+    (folder / "config.json").write_text(json.dumps(sizes))
     assert f"cannot load the weights of '{folder}'" in refuse(*arguments)
     assert files(tmp_path / "out") == []
 

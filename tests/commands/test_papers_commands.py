@@ -47,9 +47,7 @@ def test_the_evaluation_batch_has_two_names(
     train = ["train", "--dataset", str(data), "--model_name", "scratch:tiny", "--epochs", "1", "--eval_every", "0"]
     assert run(pfm, [*train, "--save_dir", str(tmp_path), "--cpu"]) == 0
     seen: list[int] = []
-    monkeypatch.setattr(
-        evaluator, "make_evaluator", lambda *rest, **_: seen.append(rest[4].eval_batch_size) or interrupted()
-    )
+    monkeypatch.setattr(evaluator, "Evaluator", lambda *rest, batch_size, **_: seen.append(batch_size) or interrupted())
 
     def interrupted() -> None:
         raise KeyboardInterrupt

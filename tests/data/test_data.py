@@ -191,7 +191,7 @@ def test_an_npz_that_lacks_an_array_is_told_which(tmp_path: Path, missing: str) 
         ({"train_images": np.zeros((64, 8, 8, 3), dtype=np.float32)}, "(train_images) holds float32 images; uint8"),
         ({"train_images": np.zeros((64, 8, 8, 4), dtype=np.uint8)}, "(train_images) has shape 64x8x8x4"),
         ({"train_images": np.zeros((0, 8, 8, 3), dtype=np.uint8)}, "at least one image"),
-        ({"train_images": np.array([{}] * 64)}, "Object arrays cannot be loaded"),
+        ({"train_images": np.array([{}] * 64)}, "holds Python objects, which are not loaded"),
     ],
 )  # fmt: skip
 def test_an_npz_whose_arrays_do_not_fit_is_told_why(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

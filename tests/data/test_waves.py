@@ -268,3 +268,31 @@ def test_a_rate_that_would_take_gigabytes_to_resample_is_refused(rate: int, is_f
     else:
         with pytest.raises(ValueError, match=r"no sampling rate|resample the file to a usual rate"):
             check_rate(rate, 16_000)
+
+
+UNKNOWN_SIZES = [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF]
+
+
+def piped_wav(size: int, *, riff: int = 0xFFFFFFFF, more: bytes = b"", samples: int = 16000) -> bytes:
+    """What a writer leaves that could not go back and fill in how many bytes of samples came."""
+    form = struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    head = b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt " + form + more + b"data" + struct.pack("<I", size)
+    return head + (np.sin(np.arange(samples)) * 3e4).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("size", UNKNOWN_SIZES, ids=hex)
+@pytest.mark.parametrize("reader", ["soundfile", "wave"])
+def test_a_wav_out_of_a_pipe_is_read_to_its_end(request: pytest.FixtureRequest, size: int, reader: str) -> None:
+    if reader == "wave":
+        request.getfixturevalue("no_soundfile")
+    for riff in (0, 0x7FFFF024, size, 0xFFFFFFFF):
+        for more in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+            for odd in (b"", b"\1"):  # half a sample, where the writer was killed
+                content = piped_wav(size, riff=riff, more=more) + odd
+                assert len(read_sound(content).samples) == 16000
+                assert sum(len(block) for block, _ in stream_sound(content)) == 16000
+
+
+def test_a_wav_without_samples_is_not_taken_for_one_out_of_a_pipe() -> None:
+    for more in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        assert reason(piped_wav(0, samples=0) + more) == "it holds no samples"

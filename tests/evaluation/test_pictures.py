@@ -5,7 +5,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from pfm.evaluation.pictures import Curve, draw_bars, draw_curves, draw_forgetting, new_figure, use_plain_log_scale
+from pfm.evaluation.pictures import (
+    Curve,
+    _within,
+    draw_bars,
+    draw_curves,
+    draw_forgetting,
+    new_figure,
+    use_plain_log_scale,
+)
 
 ENTRY = {"forget_mean": 0.1, "forget_std": 0.05, "retain_mean": 0.98, "retain_std": 0.01}
 
@@ -35,6 +43,12 @@ def test_every_kind_of_picture_has_a_ground_of_its_own_and_room_around_it(tmp_pa
     for png in pictures:
         assert len(png) < 150 * 1024
         check_ground(opened(png))
+
+
+def test_error_bars_end_where_shares_do() -> None:
+    below, above = _within([2.0, 84.5, 99.0, 50.0], [5.0, 20.0, 3.0, float("nan")])
+    assert below == [2.0, 20.0, 3.0, 0.0]
+    assert above == [5.0, 15.5, 1.0, 0.0]
 
 
 def test_a_logarithmic_axis_has_plain_numbers() -> None:

@@ -181,7 +181,7 @@ def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, mo
     file = ten / "other" / "0.pt"
     before = file.read_bytes()
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -201,7 +201,7 @@ def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: p
     state = load_checkpoint(source)
     real = ledger.append
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # after the file was written

@@ -191,7 +191,7 @@ def test_a_model_without_a_processor_has_the_librarys_defaults_also_offline(
 
 def test_a_damaged_processor_is_refused(hub: Hub) -> None:
     hub.repos["some/vit"].commit({**vit_files(), "preprocessor_config.json": b"{"})
-    assert "preprocessor_config.json is not JSON" in problem()
+    assert "preprocessor_config.json is damaged" in problem()
 
 
 def test_the_feature_extractor_of_a_sound_model_is_asked_for(hub: Hub) -> None:

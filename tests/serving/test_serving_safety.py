@@ -26,7 +26,7 @@ from pfm.storage import sha256_bytes
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle, write_bundle
-from pfm_export.serving.manifest import MANIFEST
+from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
 
@@ -113,6 +113,21 @@ def test_a_session_whose_bundle_was_damaged_or_replaced_stops(exported: Path, fo
         shutil.copy(path, folder / path.name)
     with pytest.raises(BundleError, match="another bundle"):
         session.predict(INPUTS)
+
+
+def test_a_session_does_not_answer_with_a_bank_that_was_put_back(exported: Path, folder: Path) -> None:
+    """All of it fits together: bank, manifest with its own hash, ledger; which says that the class was erased."""
+    session = PromptSession(folder, device="cpu")
+    session.erase(["class3"])
+    shutil.copy(exported / BANK, folder / BANK)
+    head = json.loads((folder / MANIFEST).read_bytes())["ledger_head"]
+    write_manifest(folder, {**json.loads((exported / MANIFEST).read_bytes()), "ledger_head": head})
+    assert "class3" in Bundle.open(folder).classes.names
+    for serve in (lambda: session.predict(INPUTS), lambda: PromptSession(folder, device="cpu")):
+        with pytest.raises(BundleError, match="holds the class class3, whose erasure its ledger records"):
+            serve()
+    Bundle.open(folder).erase(["class3"])
+    assert "class3" not in session.predict(INPUTS).classes
 
 
 def test_erasures_by_several_processes_at_once_are_all_kept(folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_file_that_is_not_a_graph_is_refused_before_any_prediction(folder: Pat
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][MODEL]["sha256"] = sha256(folder / MODEL)  # even if its hash is right
     write_manifest(folder, manifest)
-    with pytest.raises(BundleError, match="refuses the graph"):
+    with pytest.raises(BundleError, match="is refused: it is not an ONNX graph"):
         PromptSession(folder)
 
 

@@ -229,7 +229,9 @@ def test_a_run_does_not_go_on_from_an_erased_checkpoint(
     )
     assert run(pfm, ["forget", "--classes", "1", "--in_place", str(tmp_path / "out")]) == 0
     capsys.readouterr()
-    assert f"{STEM}_2.pt is erased of 1" in refused([*arguments, "--resume", "auto", "--epochs", "3"], capsys)
+    assert f"'1' was erased from {tmp_path / 'out'}" in refused(
+        [*arguments, "--resume", "auto", "--epochs", "3"], capsys
+    )
 
 
 @pytest.mark.usefixtures("preset")

@@ -19,11 +19,12 @@ from pfm.device import DeviceConfig, Processes, resolve_device
 from pfm.errors import ConfigError, DeviceError, TrainingError
 from pfm.evaluation.config import EvalConfig
 from pfm.model.checkpoint import load_checkpoint
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.model.draws import branch_subsets
 from pfm.model.targets import TARGETS
 from pfm.seeds import make_generator
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
+from pfm.training.learner import Learner
 from pfm.training.objective import Objective
 from pfm.training.optim import build_optimizer, learning_rate
 from pfm.training.run import train
@@ -124,6 +125,27 @@ def test_the_optimizer_holds_every_trained_tensor_once_and_decays_matrices_only(
     assert "bank.prompts" not in names
     assert "classifier.bias" not in names
     assert "classifier.weight" in names
+
+
+@pytest.mark.usefixtures("preset")
+@pytest.mark.parametrize(
+    ("start", "asked", "expected"), [("common", 0.0, 10.0), ("seed", 0.0, 1.0), ("common", 3.0, 3.0)]
+)
+def test_prompts_have_the_rate_that_their_start_needs(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, asked: float, expected: float
+) -> None:
+    seen: list[dict[str, float]] = []
+
+    def set_rate(self: Learner, total_steps: int, original: Any = Learner.set_rate) -> None:
+        original(self, total_steps)
+        own = id(self.model.bank.prompts)
+        groups = self.optimizer.param_groups
+        seen.append({"prompts" if id(group["params"][0]) == own else "rest": group["lr"] for group in groups})
+
+    monkeypatch.setattr(Learner, "set_rate", set_rate)
+    config = run_config(npz, tmp_path, train={"epochs": 1, "lr": 0.001, "eval_every": 0})
+    train(dataclasses.replace(config, start=StartConfig(prompt_start=start, prompt_lr=asked)), CPU, silent)
+    assert seen[0] == {"rest": 0.001, "prompts": pytest.approx(0.001 * expected)}
 
 
 @pytest.mark.usefixtures("preset")

@@ -16,7 +16,8 @@ import torch
 
 from pfm.data.splits import ClassificationData
 from pfm.evaluation.evaluator import make_evaluator
-from pfm.evaluation.results import Evaluation, describe_evaluation, write_evaluation
+from pfm.evaluation.outcome import Evaluation
+from pfm.evaluation.results import describe_evaluation, write_evaluation
 from pfm.evaluation.samples import label_positions
 from pfm.evaluation.subsets import forget_sizes
 from pfm.forgetting import files as forgetting

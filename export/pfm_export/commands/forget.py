@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,11 @@ from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError, NotLookedIntoError
 from pfm.options import option
 from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.infer_best import infer_best_note
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
+
+if TYPE_CHECKING:
+    from pfm_export.survey import Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,12 @@ class ForgetOptions:
         False,
         "With --in_place: leave with code 0 although files were not looked into, and erase from files that have "
         "another name (a hard link) elsewhere.",
+        is_flag=True,
+    )
+
+    on_test_data: bool = option(
+        False,
+        "Compute what the erasure does to infer_best on the run's test samples.  [default: on random inputs]",
         is_flag=True,
     )
 
@@ -77,7 +88,10 @@ def forget(artifacts: tuple[Path, ...], chosen: ClassChoice, options: ForgetOpti
         checkpoint = load_checkpoint(ckpt)
         keys = chosen.names_in(checkpoint)
         target = copy_path(ckpt, checkpoint, keys, options.out)
+        note = infer_best_note(checkpoint, keys, on_test_data=options.on_test_data)
         write_copy(ckpt, checkpoint, keys, target, record)
+        if note:
+            click.echo(f"changed: {note}")
         record.certify([target], keys)
 
 
@@ -94,7 +108,7 @@ def _erase_in_place(
     from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
-    names = chosen.names({str(held.path): held.ever for held in found.held})
+    names = chosen.names({str(held.path): held.ever for held in found.held if held.numbers_classes})
     affected = [held for held in found.held if any(held.holding.classes.knows(name) for name in names)]
     same = copies(affected)
     lines = [
@@ -102,12 +116,15 @@ def _erase_in_place(
         for held in affected
     ]
     ask(names, lines, found.closed, yes=options.yes)
+    note = _note_of_newest(affected, names, on_test_data=options.on_test_data)
     found, outcomes = erase_everywhere(
         artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown
     )
     for outcome in outcomes:
         what = "stops soon" if outcome.kind == "run" and outcome.what not in (BEFORE, NEVER) else outcome.what
         click.echo(f"{what:<17}  {outcome.path}")
+    if note:
+        click.echo(f"changed: {note}")
     for line in listed(found.clean):
         click.echo(f"{'clean':<17}  {line}")
     click.echo("this cannot be undone; the record is ledger.jsonl beside each artifact")
@@ -120,6 +137,8 @@ def _erase_in_place(
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
     for remark in (REMAINS[0].replace("the graph's ", "the "), elsewhere):
         click.echo(f"still there: {remark}")
+    for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
+        click.echo(f"how the prompts started: {follows}")
     record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
     left = [*(seen.path for seen in found.closed), *found.linked]
     if left and not options.allow_unknown:
@@ -128,3 +147,16 @@ def _erase_in_place(
             f"done, but {left[0]}{more} may hold the class and was not looked into; look at what is listed above, "
             "delete it or move it away, and give --allow_unknown where it is harmless"
         )
+
+
+def _note_of_newest(affected: "Sequence[Held]", names: Sequence[str], *, on_test_data: bool) -> str | None:
+    """What happens to `infer_best` of the checkpoint that was trained longest; None where there is none."""
+    paths = [held.path for held in affected if held.kind.name == "checkpoint"]
+    if not paths:
+        return None
+    from pfm.model.checkpoint import load_checkpoint
+
+    newest = max((load_checkpoint(path) for path in paths), key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
+    present = [name for name in names if newest.classes.knows(name)]
+    note = infer_best_note(newest, present, on_test_data=on_test_data) if present else None
+    return f"{note} (epoch {newest.epoch})" if note and len(paths) > 1 else note

@@ -49,14 +49,22 @@ class RecordOptions:
         Raises:
             ConfigError: the file is not such a key, others may read it, or the certificate exists.
         """
-        from pfm.forgetting import certificate
+        from pfm.forgetting.keys import load_key
+        from pfm_export.serving.manifest import is_bundle
 
-        if self.certificate is not None and self.certificate.exists():
+        if self.certificate is None:
+            return
+        if self.certificate.exists():
             raise ConfigError(
                 f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
             )
-        if self.certificate is not None and self.key_path.exists():
-            certificate.load_key(self.key_path)
+        if is_bundle(self.key_path.resolve().parent):
+            raise ConfigError(
+                f"the key {self.key_path} would be in a bundle, and go wherever that goes; "
+                "keep it elsewhere, with --key"
+            )
+        if self.key_path.exists():
+            load_key(self.key_path)
 
     def certify(self, artifacts: Sequence[Path], keys: Sequence[str]) -> None:
         """Write the certificate, if one is asked for, of those artifacts whose ledger records the erasure.
@@ -69,12 +77,13 @@ class RecordOptions:
             StorageError: no ledger records it.
         """
         from pfm.forgetting import certificate
+        from pfm_export.contents import open_content
 
         if self.certificate is None:
             return
         described: list[Record] = []
         for artifact in artifacts:
-            found = certificate.describe_artifact(artifact, keys, [])
+            found = certificate.describe_artifact(artifact, open_content(artifact), keys, [])
             if found is None:
                 click.echo(f"not certified: {artifact} lacks the class, and no ledger beside it says since when")
             else:
@@ -85,16 +94,17 @@ class RecordOptions:
 
     def _sign(self, described: "Sequence[Record]") -> None:
         from pfm.forgetting import certificate
+        from pfm.forgetting.keys import load_key, public_hex
 
         assert self.certificate is not None
-        signer, is_new = certificate.load_key(self.key_path)
+        signer, is_new = load_key(self.key_path)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         certificate.write_certificate(
             self.certificate, signer, described, reason=self.reason, requested_by=self.requested_by, time=now
         )
         click.echo(f"wrote {self.certificate}, signed with the {'new ' if is_new else ''}key in {self.key_path}")
         click.echo(f"keep {self.key_path} to yourself: whoever has it can sign in your name")
-        click.echo(f"public key {certificate.public_hex(signer)}: publish it, so that others can tell it is yours")
+        click.echo(f"public key {public_hex(signer)}: publish it, so that others can tell it is yours")
 
 
 def copy_path(ckpt: Path, checkpoint: "Checkpoint", keys: Sequence[str], out: Path | None) -> Path:

@@ -19,7 +19,8 @@ def show(artifact: Path, as_json: bool) -> None:
     look at. A class keeps its position when others are erased. Changes nothing.
     """
     from pfm.storage import finite
-    from pfm_export.showing import as_text, describe
+    from pfm_export.showing import describe
+    from pfm_export.showing_text import as_text
 
     document = describe(artifact)
     if as_json:

@@ -14,6 +14,7 @@ from pfm.classes import check_unknown
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.starts import stated as start_stated
 from pfm.storage import Json, sha256_bytes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import without_classes
@@ -76,6 +77,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
             "model": dataclasses.asdict(checkpoint.model),
             **({"data_commit": checkpoint.data_commit} if checkpoint.data_commit else {}),
         },
+        "start": start_stated(checkpoint.prompt_start),
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},

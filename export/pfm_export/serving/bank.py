@@ -84,7 +84,7 @@ class Bank:
         """
         try:
             return cls(safetensors.numpy.load(content), sha256_bytes(content), shape)
-        except (SafetensorError, ValueError, KeyError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{BANK} is damaged ({error}); restore it or export again") from error
 
     @property
@@ -100,6 +100,15 @@ class Bank:
                 if tensor is None or tensor.shape != shape or tensor.dtype != np.float32:
                     return f"{kind}.{number}"
         return None
+
+    def stray(self, ids: Iterable[int]) -> str | None:
+        """The first tensor that belongs to none of these classes; None where there is none."""
+        known = {f"{kind}.{number}" for number in ids for kind in self._shape.of_class()}
+        return min(set(self._tensors) - known, default=None)
+
+    def tensors_of(self, number: int) -> dict[str, Floats]:
+        """What is stored of one class, by the names before the dot."""
+        return {kind: self._tensors[f"{kind}.{number}"] for kind in self._shape.of_class()}
 
     def rows(self, ids: Sequence[int]) -> Rows:
         """The rows of these classes, in this order."""

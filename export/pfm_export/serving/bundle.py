@@ -21,14 +21,17 @@ from pfm.forgetting import ledger
 from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
+from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
+from pfm_export.serving import fields
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
+SLACK = 1 << 20  # bytes by which a bank that an interrupted erasure wrote may differ from what the manifest states
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
     "other copies of this bundle and the checkpoint it was exported from are out of reach",
@@ -62,6 +65,9 @@ class Bundle:
         missing = self._bank.missing(self.classes.ids)
         if missing is not None:
             raise BundleError(f"{folder / BANK} has no fitting {missing}; export again")
+        stray = self._bank.stray(stated.classes.ids)
+        if stray is not None:
+            raise BundleError(f"{folder / BANK} holds {stray[:80]}, of no class that the manifest states; export again")
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -75,10 +81,11 @@ class Bundle:
             raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
         stated = read_manifest(folder)
         try:
-            return cls(folder, stated, ledger.read(folder / LEDGER), read_file(folder / BANK))
-        except StorageError as error:
+            bank = read_file(folder / BANK, stated.files[BANK].size_bytes + SLACK)
+            return cls(folder, stated, ledger.read(folder / LEDGER), bank)
+        except (StorageError, ClassNameError) as error:
             raise BundleError(str(error)) from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BundleError(f"{folder} is damaged ({type(error).__name__}: {error})") from error
 
     @property
@@ -96,10 +103,43 @@ class Bundle:
         return self.stated.input_kind()
 
     @property
+    def follows(self) -> str:
+        """What can be drawn again of an erased class, as a sentence."""
+        return self.manifest.get("start", {}).get("follows") or follows("")
+
+    @property
     def pending(self) -> tuple[tuple[int, str], ...]:
         """Number and name of the classes whose erasure was begun and not finished."""
-        entries: list[Record] = [] if self._pending is None else self._pending["classes"]
-        return tuple((entry["id"], entry["name"]) for entry in entries)
+        return () if self._pending is None else fields.pairs(self._pending["classes"])
+
+    @property
+    def held_again(self) -> str:
+        """What the ledger has against a class that is served: that it was erased; "" where there is none.
+
+        So it is where files of before an erasure were put back. `PromptSession` does not serve them; erasing the
+        class once more is what helps.
+
+        Raises:
+            StorageError: the ledger has a line that pfm did not write.
+        """
+        there = zip(self.classes.ids, self.classes.names, strict=True)
+        found = ledger.held_again(self._records, there, self.folder / LEDGER)
+        if found is None:
+            return ""
+        erasure, name = found
+        return (
+            f"{self.folder} holds the class {name}, whose erasure its ledger records (line {erasure.line}, "
+            f"{erasure.time}): files of before were put back"
+        )
+
+    @property
+    def bank_sha256(self) -> str:
+        """SHA-256 of the bank's bytes."""
+        return self._bank.sha256
+
+    def tensors_of(self, number: int) -> dict[str, Floats]:
+        """What the bank has of one class."""
+        return self._bank.tensors_of(number)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
@@ -128,7 +168,7 @@ class Bundle:
         stated = self.stated.files.get(name)
         if stated is None:
             raise BundleError(f"{self.folder} has no {name}; its graphs are {', '.join(self.graph_hashes)}")
-        content = read_file(self.folder / name)
+        content = read_file(self.folder / name, stated.size_bytes)
         if sha256_bytes(content) != stated.sha256:
             raise BundleError(f"{self.folder / name} was changed since it was exported; export it again")
         return content
@@ -212,7 +252,7 @@ class Bundle:
                 "sha256_after": sha256_bytes(bank),
                 "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
                 "searched": searched.to_dict(),
-                "remains": list(REMAINS),
+                "remains": [*REMAINS, self.follows],
                 "reason": reason,
                 "requested_by": requested_by,
                 **({"looked": dict(looked)} if looked else {}),

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from pfm.data.decoding import ImageDecoding, decode_image, fit_pixels, stored_decoding
 from pfm.errors import DataError
+from pfm_export.serving import fields
 
+LARGEST_SIDE = 8192  # pixels of a model's side
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -38,11 +40,15 @@ class ImageSettings:
 
     @classmethod
     def of(cls, preprocess: Mapping[str, Any]) -> "ImageSettings":
+        """
+        Raises:
+            KeyError, ValueError: something is missing, of another type, or out of all bounds.
+        """
         return cls(
-            preprocess["size"],
-            tuple(preprocess["mean"]),
-            tuple(preprocess["std"]),
-            preprocess["resample"],
+            fields.size(preprocess["size"], LARGEST_SIDE),
+            fields.many(preprocess["mean"], fields.real, count=3),
+            fields.many(preprocess["std"], fields.positive, count=3),
+            fields.one_of(preprocess["resample"], {"bilinear": "bilinear", "bicubic": "bicubic"}),
             stored_decoding(preprocess) or ImageDecoding(),
         )
 
@@ -99,13 +105,21 @@ def _decoded(image: Any, decoding: ImageDecoding) -> npt.NDArray[Any]:
 
     from pfm.data.pixels import UNREADABLE, explain_unreadable
 
-    if isinstance(image, str | os.PathLike):
-        path = Path(cast("str | os.PathLike[str]", image))
+    if isinstance(image, str | os.PathLike | bytes):
+        given = image if isinstance(image, bytes) else Path(cast("str | os.PathLike[str]", image))
         try:
-            return decode_image(path, decoding)
+            return decode_image(given, decoding)
         except UNREADABLE as error:
-            raise DataError(f"cannot read {path}: {explain_unreadable(error)}") from error
-    return decode_image(image.copy(), decoding) if isinstance(image, Image.Image) else np.asarray(image)
+            name = "an image" if isinstance(image, bytes) else given
+            raise DataError(f"cannot read {name}: {explain_unreadable(error)}") from error
+    if not isinstance(image, Image.Image):
+        return np.asarray(image)
+    if 0 in image.size:
+        raise DataError(f"an image must have pixels, got {image.size[0]} x {image.size[1]}")
+    try:
+        return decode_image(image.copy(), decoding)
+    except UNREADABLE as error:
+        raise DataError(f"cannot read a {image.mode} image: {explain_unreadable(error)}") from error
 
 
 def _resized(array: Pixels, settings: ImageSettings) -> Floats:

@@ -1,14 +1,17 @@
 """What a bundle's manifest says, with types; and its own hash, so that no edit of it goes unseen."""
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pfm.classes import ClassList
-from pfm.errors import BundleError
-from pfm.storage import Json, explain, finite, sha256_bytes, write_json
+from pfm.errors import BundleError, PfmError
+from pfm.storage import LARGEST_JSON, Json, explain, finite, parse_json, sha256_bytes, write_json
+from pfm_export.serving import fields
+from pfm_export.serving.bank import BANK
 from pfm_export.serving.kinds import INPUT_KINDS, InputKind, kind_that_takes
 from pfm_export.serving.signature import (
     INPUT_BIAS,
@@ -77,52 +80,72 @@ class Manifest:
         """From the JSON, its own hash taken out.
 
         Raises:
-            KeyError, TypeError, AttributeError: a value is missing or of another type.
+            KeyError, TypeError, ValueError, PfmError: a value is missing, of another type, or out of all bounds.
         """
-        entries = document["classes"]
-        return cls(
+        classes = fields.pairs(document["classes"])
+        stated = cls(
             document=document,
-            classes=ClassList(tuple(entry["id"] for entry in entries), tuple(entry["name"] for entry in entries)),
-            erased=tuple((entry["id"], entry["name"]) for entry in document["erased"]),
-            readout=document["readout"],
+            classes=ClassList(tuple(number for number, _ in classes), tuple(name for _, name in classes)),
+            erased=fields.pairs(document["erased"]),
+            readout=fields.text(document["readout"]),
             signatures=_signatures(document),
             unknown_score=_unknown_score(document),
-            unknown_below=document.get("unknown_below", 0.0),
-            prompt_tokens=document["prompt_tokens"],
-            hidden_size=document["hidden_size"],
-            precision=document.get("form", {}).get("precision", "fp32"),
-            profiles={name: tuple(left_out) for name, left_out in document.get("profiles", {}).items()},
-            files={name: StoredFile(e["sha256"], e["size_bytes"]) for name, e in document["files"].items()},
-            ledger_head=document["ledger_head"],
+            unknown_below=fields.real(document.get("unknown_below", 0.0)),
+            prompt_tokens=fields.size(document["prompt_tokens"]),
+            hidden_size=fields.size(document["hidden_size"]),
+            precision=fields.text(fields.mapping(document.get("form", {})).get("precision", "fp32")),
+            profiles={
+                name: fields.many(left_out, fields.number)
+                for name, left_out in fields.mapping(document.get("profiles", {})).items()
+            },
+            files={fields.file_name(name): _stored(entry) for name, entry in fields.mapping(document["files"]).items()},
+            ledger_head=fields.digest(document["ledger_head"]),
         )
+        missing = {BANK, *stated.signatures.files} - set(stated.files)
+        if missing:
+            raise ValueError(f"files has no {min(missing)}")
+        fields.text(fields.mapping(document["input"]).get("kind") or document["input"]["name"])
+        fields.mapping(document["preprocess"])
+        return stated
 
     def input_kind(self) -> InputKind:
         """What the graphs take for what is classified.
 
         Raises:
+            BundleError: what it says of the preprocessing cannot be meant.
             ConfigError: a kind that nothing installed here has registered.
         """
         stated = self.document["input"]
         kind = INPUT_KINDS.get(stated["kind"]) if "kind" in stated else kind_that_takes(stated["name"])
-        return kind(self.document["preprocess"])
+        try:
+            return kind(self.document["preprocess"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BundleError(f"the manifest's preprocess is damaged ({type(error).__name__}: {error})") from error
 
 
 def _signatures(document: dict[str, Any]) -> Signatures:
     if "graphs" in document:
         return Signatures(
             {
-                name: Signature(tuple(ends["inputs"]), tuple(ends["outputs"]))
-                for name, ends in document["graphs"].items()
+                fields.file_name(name): Signature(
+                    fields.many(ends["inputs"], fields.text), fields.many(ends["outputs"], fields.text)
+                )
+                for name, ends in fields.mapping(document["graphs"]).items()
             }
         )
-    rows, output = _FIRST_READOUTS[document["readout"]]
+    rows, output = fields.one_of(document["readout"], _FIRST_READOUTS)
     return Signatures({MODEL: Signature((document["input"]["name"], INPUT_PROMPTS, *rows), (output,))})
 
 
 def _unknown_score(document: dict[str, Any]) -> float | None:
     if "unknown_score" in document:
-        return document["unknown_score"]
-    return _FIRST_UNKNOWN.get(document["wrong_target"])
+        score = document["unknown_score"]
+        return None if score is None else fields.real(score)
+    return _FIRST_UNKNOWN.get(fields.text(document["wrong_target"]))
+
+
+def _stored(entry: Any) -> StoredFile:
+    return StoredFile(fields.digest(entry["sha256"]), fields.number(entry["size_bytes"]))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -133,27 +156,28 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        document = json.loads(read_file(path))
+        document = parse_json(read_file(path, LARGEST_JSON))
     except ValueError as error:
         raise BundleError(f"{path} is damaged ({error})") from error
     if not _is_manifest(document):
         raise BundleError(f"{path} is not the manifest of a bundle")
     if document.get("version") != VERSION:
-        raise BundleError(f"{folder} is a bundle of format {document.get('version')}; this pfm reads {VERSION}")
+        stated = str(document.get("version"))[:40]
+        raise BundleError(f"{folder} is a bundle of format {stated}; this pfm reads {VERSION}")
     stated = document.pop(OWN_HASH, None)
     if stated != _hash(document):
         raise BundleError(f"{path} was changed; restore it or export again")
     try:
         return Manifest.of(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError, AttributeError, ValueError, PfmError) as error:
+        raise BundleError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def is_bundle(folder: Path) -> bool:
     """Whether there is a manifest of a bundle, whole or not."""
     try:
-        return _is_manifest(json.loads((folder / MANIFEST).read_bytes()))
-    except (OSError, ValueError):
+        return _is_manifest(parse_json(read_file(folder / MANIFEST, LARGEST_JSON)))
+    except (BundleError, ValueError):
         return False
 
 
@@ -163,15 +187,23 @@ def write_manifest(folder: Path, document: Json) -> None:
     write_json(folder / MANIFEST, {**rest, OWN_HASH: _hash(rest)})
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, largest: int | None = None) -> bytes:
     """A file of a bundle.
 
+    Args:
+        largest: bytes that it may have, where that is known.
+
     Raises:
-        BundleError: it is missing or cannot be read.
+        BundleError: it is missing, cannot be read, is larger, or is not a file (a pipe would never end).
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path} is not an ordinary file")
+        if largest is not None and status.st_size > largest:
+            raise BundleError(f"{path} has {status.st_size} bytes, and {largest} at most are expected")
         return path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"{path.parent} is not a complete bundle: {path.name} is missing") from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {explain(error)}") from error

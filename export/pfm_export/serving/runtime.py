@@ -17,6 +17,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type:
 
 from pfm.errors import BundleError, DataError, DeviceError
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.inspection import check_graph
 from pfm_export.serving.signature import MODEL, Signature
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -49,7 +50,7 @@ def load_graph(
 
     Raises:
         DeviceError: the device asked for is not there, or the graph does not run on it.
-        BundleError: ONNX Runtime refuses the graph.
+        BundleError: the graph names other files, or ONNX Runtime refuses it.
     """
     providers = choose_providers(device)
     if cuda_graphs and providers[0] != CUDA:
@@ -69,6 +70,7 @@ def load_graph(
     if bundle.stated.precision == "fp16":
         settings[TENSORRT]["trt_fp16_enable"] = "1"
     content = bundle.model_bytes(name)
+    check_graph(content, name)
     try:
         session = onnxruntime.InferenceSession(
             content, options, providers=[(provider, settings[provider]) for provider in providers]

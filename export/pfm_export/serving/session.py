@@ -5,85 +5,25 @@ Letters: B batch, n items that are classified, K active classes.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown, class_keys
-from pfm.errors import BundleError, ClassNameError, DataError
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown
+from pfm.errors import BundleError, DataError
 from pfm.options import expanded
+from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.watching import open_whole, stamp
+from pfm_export.serving.watching import open_served, stamp
 
-
-@dataclass(frozen=True)
-class ActiveSet:
-    """Which classes one request may be answered with.
-
-    Attributes:
-        active: names (strings) or numbers (ints) of the classes to choose from; default all that the profile leaves.
-        without: classes to leave out of them.
-        profile: whose suspended classes are left out; default the profile "default", if there is one.
-    """
-
-    active: tuple[str | int, ...] | None = None
-    without: tuple[str | int, ...] = ()
-    profile: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.active is not None:
-            object.__setattr__(self, "active", class_keys(self.active))  # a bare string is one class
-        object.__setattr__(self, "without", class_keys(self.without))
-
-    @classmethod
-    def of(
-        cls,
-        active: ClassKeys | None = None,
-        without: ClassKeys = (),
-        profile: str | None = None,
-    ) -> "ActiveSet":
-        return cls(None if active is None else class_keys(active), class_keys(without), profile)
-
-    def positions(self, bundle: Bundle) -> tuple[int, ...]:
-        """Positions in the bundle, ascending.
-
-        Raises:
-            ClassNameError: an unknown, erased or suspended class was named, or none is left.
-        """
-        classes, suspended = bundle.classes, bundle.suspended(self.profile)
-        chosen = list(range(len(classes))) if self.active is None else classes.positions(self.active)
-        stopped = [classes.names[p] for p in chosen if p in suspended]
-        if self.active is not None and stopped:
-            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {', '.join(stopped)}")
-        away = {*suspended, *classes.positions(self.without)}
-        if len(away) == len(classes):
-            raise ClassNameError("every class is left out; leave at least one active")
-        left = tuple(position for position in chosen if position not in away)
-        if not left:
-            raise ClassNameError("no class is active; name at least one")
-        return left
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Answers for a batch.
-
-    Attributes:
-        labels: name of the winning class of each input; "unknown" where the model has that answer.
-        classes: names of the active classes, the columns of `probabilities`.
-        probabilities: (B, K), over the active classes; a row sums to less than 1 by the share of "unknown".
-    """
-
-    labels: list[str]
-    classes: tuple[str, ...]
-    probabilities: Floats
+__all__ = ["UNKNOWN", "ActiveSet", "Prediction", "PromptSession"]
 
 
 class PromptSession:
@@ -123,14 +63,24 @@ class PromptSession:
         warm_up: Sequence[int] = (),
     ) -> None:
         self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
+        self._opening = {
+            "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
+        }  # fmt: skip
         self._lock = threading.Lock()
-        self._seen, self._opened = open_whole(self._folder)
+        self._seen, self._opened = open_served(self._folder)
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
         for batch_size in warm_up:
             self.scores(self._runner.input.zeros(batch_size))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Where the bundle is and how it is served: a copy in another process opens it again, as it is then."""
+        return {"folder": self._folder, **self._opening}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     @property
     def _bundle(self) -> Bundle:
@@ -142,7 +92,7 @@ class PromptSession:
         if stamp(self._folder) == self._seen:
             return self._opened
         with self._lock:
-            seen, opened = open_whole(self._folder)
+            seen, opened = open_served(self._folder)
             if opened.graph_hashes != self._graph_hashes:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
             self._seen, self._opened = seen, opened
@@ -205,15 +155,24 @@ class PromptSession:
 
         Raises:
             ClassNameError: an unknown, erased or suspended class, or an unknown profile.
-            DataError: inputs of another shape or type.
+            DataError: inputs of another shape or type, NaN or infinite, or pixels that were not normalised.
         """
-        chosen = ActiveSet.of(active, without, profile)
-        bundle, positions, scores = self._scores(lambda: [_given(inputs)], [chosen] * len(inputs))
-        return _answers(bundle, positions[0], np.stack(scores))
+        given = Batch.of_items(range(len(array := as_array(inputs))), array)
+        return self.predict_prepared([given], len(array), ActiveSet.of(active, without, profile))
+
+    def predict_prepared(self, batches: Iterable[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        """Classify items of which somebody has made graph inputs, as `input.batches` does; else as `predict`.
+
+        Args:
+            batches: gone through again where a class was erased or suspended meanwhile.
+            count: of the items; each has a row at least.
+        """
+        bundle, positions, scores = self._scores(lambda: batches, [chosen] * count)
+        return answers_of(bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated))
 
     def predict_items(
         self,
-        items: Sequence[Any],
+        items: Any,
         active: ClassKeys | None = None,
         *,
         without: ClassKeys = (),
@@ -224,25 +183,31 @@ class PromptSession:
         Raises:
             DataError: an item that cannot be read, or none at all.
         """
-        chosen = ActiveSet.of(active, without, profile)
-        bundle, positions, scores = self._scores(lambda: self._runner.input.batches(items), [chosen] * len(items))
-        return _answers(bundle, positions[0], np.stack(scores))
+        chosen, listed = ActiveSet.of(active, without, profile), self._runner.input.as_items(items)
+        if len(listed) == 0:
+            raise DataError(f"no {self._runner.input.items.removesuffix('s')} was given")
+        bundle, positions, scores = self._scores(lambda: self._runner.input.batches(listed), [chosen] * len(listed))
+        return answers_of(bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated))
 
     def predict_images(
         self,
-        images: Sequence[Any],
+        images: Any,
         active: ClassKeys | None = None,
         *,
         without: ClassKeys = (),
         profile: str | None = None,
     ) -> Prediction:
-        """Classify images: file names, PIL images, or uint8 arrays (H, W) or (H, W, 3); else as `predict`."""
+        """Classify images: a list of them, or one; else as `predict`.
+
+        Args:
+            images: file names, their bytes, PIL images, or uint8 arrays (H, W) or (H, W, 3).
+        """
         self._runner.input.require_items("images")
         return self.predict_items(images, active, without=without, profile=profile)
 
     def predict_sounds(
         self,
-        sounds: Sequence[Any],
+        sounds: Any,
         active: ClassKeys | None = None,
         *,
         without: ClassKeys = (),
@@ -254,7 +219,8 @@ class PromptSession:
         length is read block by block. WAV needs nothing else installed; FLAC, OGG and MP3 need `soundfile`.
 
         Args:
-            sounds: file names, arrays (n,) of floats at the model's rate, or pairs of an array and its rate.
+            sounds: file names, their bytes, arrays (n,) of floats at the model's rate, or pairs of an array and its
+                rate; a list of them, or one.
 
         Raises:
             DataError: a sound that cannot be read or is too short, or a bundle of images.
@@ -278,10 +244,14 @@ class PromptSession:
         Raises:
             ClassNameError, DataError: as `predict`.
         """
-        if len(sets) != len(inputs):
-            raise DataError(f"{len(inputs)} inputs, but {len(sets)} active sets")
-        bundle, actives, scores = self._scores(lambda: [_given(inputs)], sets)
-        return [_answers(bundle, active, row[None]) for active, row in zip(actives, scores, strict=True)]
+        array = as_array(inputs)
+        if len(sets) != len(array):
+            raise DataError(f"{len(array)} inputs, but {len(sets)} active sets")
+        bundle, actives, scores = self._scores(lambda: [Batch.of_items(range(len(array)), array)], sets)
+        unknown = Unknown.of(bundle.stated)
+        return [
+            answers_of(bundle.classes, active, row[None], unknown) for active, row in zip(actives, scores, strict=True)
+        ]
 
     def scores(
         self,
@@ -292,8 +262,8 @@ class PromptSession:
         profile: str | None = None,
     ) -> Floats:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
-        chosen = ActiveSet.of(active, without, profile)
-        return np.stack(self._scores(lambda: [_given(inputs)], [chosen] * len(inputs))[2])
+        chosen, array = ActiveSet.of(active, without, profile), as_array(inputs)
+        return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
     def erase(self, classes: ClassKeys, *, reason: str = "", requested_by: str = "") -> None:
         """Remove classes from the bundle's files and from this session, for good."""
@@ -327,26 +297,3 @@ class PromptSession:
             if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
                 pairs = zip(totals, weights, strict=True)
                 return bundle, actives, [(total / weight).astype(np.float32) for total, weight in pairs]
-
-
-def _given(inputs: npt.NDArray[Any]) -> Batch:
-    """Graph inputs (B, …) that the caller made, one an item."""
-    if len(inputs) == 0:
-        raise DataError("no input was given")
-    return Batch.of_items(range(len(inputs)), inputs)
-
-
-def _answers(bundle: Bundle, active: tuple[int, ...], scores: Floats) -> Prediction:
-    """From scores (n, K)."""
-    names = tuple(bundle.classes.names[p] for p in active)
-    unknown, threshold = bundle.stated.unknown_score, bundle.stated.unknown_below
-    if unknown is not None:
-        scores = np.concatenate([scores, np.full((len(scores), 1), unknown, scores.dtype)], axis=1)
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    answers = (*names, UNKNOWN)
-    winners = scores.argmax(axis=1)
-    if threshold:
-        winners = np.where(probabilities.max(axis=1) < threshold, len(names), winners)
-    labels = [answers[int(winner)] for winner in winners]
-    return Prediction(labels, names, probabilities[:, : len(names)])

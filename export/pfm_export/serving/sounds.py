@@ -19,7 +19,10 @@ import numpy.typing as npt
 from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY, fft_size, frame_size, hop_size, num_frames
 from pfm.data.waves import UNREADABLE, Source, check_rate, explain_sound, stream_sound
 from pfm.errors import DataError
+from pfm_export.serving import fields
 
+# of a manifest that can be meant: samples a second, mel bins, frames of a window
+LARGEST_RATE, LARGEST_BINS, LARGEST_FRAMES = 1_000_000, 4096, 1 << 16
 Floats = npt.NDArray[np.float32]
 
 # of torchaudio's resampling: zero crossings of the sinc on each side, and where it begins to let go
@@ -44,7 +47,17 @@ class Features:
 
     @classmethod
     def of(cls, preprocess: Mapping[str, Any]) -> "Features":
-        return cls(*(preprocess[k] for k in ("sampling_rate", "num_mel_bins", "max_length", "mean", "std")))
+        """
+        Raises:
+            KeyError, ValueError: something is missing, of another type, or out of all bounds.
+        """
+        return cls(
+            rate=fields.size(preprocess["sampling_rate"], LARGEST_RATE),
+            num_mel_bins=fields.size(preprocess["num_mel_bins"], LARGEST_BINS),
+            max_length=fields.size(preprocess["max_length"], LARGEST_FRAMES),
+            mean=fields.real(preprocess["mean"]),
+            std=fields.positive(preprocess["std"]),
+        )
 
     @property
     def frame(self) -> int:

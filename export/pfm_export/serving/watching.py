@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pfm.errors import BundleError
+from pfm.errors import BundleError, StorageError
 from pfm.forgetting.ledger import LEDGER
 from pfm.storage import explain
 from pfm_export.serving.bank import BANK
@@ -23,6 +23,22 @@ def stamp(folder: Path) -> Stamp:
     except OSError as error:
         raise BundleError(f"{folder} is not a complete bundle any more: {explain(error)}") from error
     return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
+
+
+def open_served(folder: Path) -> tuple[Stamp, Bundle]:
+    """The same of a bundle that is to be served.
+
+    Raises:
+        BundleError: also where it holds a class whose erasure its ledger records.
+    """
+    seen, bundle = open_whole(folder)
+    try:
+        again = bundle.held_again
+    except StorageError as error:
+        raise BundleError(str(error)) from error
+    if again:
+        raise BundleError(f"{again}; it is not served. Erase the class again: pfm forget --in_place {folder}")
+    return seen, bundle
 
 
 def open_whole(folder: Path) -> tuple[Stamp, Bundle]:

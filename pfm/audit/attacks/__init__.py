@@ -6,6 +6,7 @@ Another one is added from anywhere by `ATTACKS.register(name, attack)`; see `att
 from pfm.audit.attacks.attack import ATTACKS, Attack, Measurement
 from pfm.audit.attacks.closed_form import ClosedForm
 from pfm.audit.attacks.cost import Cost
+from pfm.audit.attacks.derivable import Derivable
 from pfm.audit.attacks.exposure import Exposure
 from pfm.audit.attacks.membership import Membership
 from pfm.audit.attacks.output_shape import OutputShape
@@ -21,6 +22,7 @@ for _attack in (
     Utility(),
     OutputShape(),
     Stored(),
+    Derivable(),
     Membership(),
     ShadowModels(),
     Resurrection(),

@@ -59,7 +59,9 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
         raise ConfigError(
             "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
         )
-    return RunConfig.from_dict(checkpoint.run)
+    # the models that are compared start as this one did, from keys of their own that nobody keeps
+    start = {"prompt_start": checkpoint.prompt_start}
+    return RunConfig.from_dict({**checkpoint.run, "start": start})
 
 
 class Comparisons:

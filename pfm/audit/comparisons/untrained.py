@@ -14,6 +14,8 @@ from pfm.backbones.loading import build_backbone
 from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.starts import STARTS
+from pfm.model.starts.keys import fresh_keys
 
 PENALTY = 1e-4
 MOST_FEATURES = 1024
@@ -24,7 +26,10 @@ def untrained(checkpoint: Checkpoint) -> PromptedClassifier:
     backbone = build_backbone(checkpoint.spec, seed=checkpoint.seed, load_weights=bool(checkpoint.frozen_sha256))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(checkpoint.seed)
-        return PromptedClassifier(backbone, checkpoint.classes, checkpoint.model, checkpoint.lora).eval()
+        model = PromptedClassifier(backbone, checkpoint.classes, checkpoint.model, checkpoint.lora).eval()
+    start = STARTS.get(checkpoint.prompt_start)
+    start.apply(model, checkpoint.seed, fresh_keys(checkpoint.classes.names) if start.takes_keys else ())
+    return model
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class MedMnistReader:
         if not path.exists():
             _download(name, config.size, path)
         names = [info["label"][str(i)] for i in range(len(info["label"]))]
-        splits = read_npz(path)
+        splits = read_npz(path, max_expansion=config.max_expansion)
         notes: tuple[str, ...] = ()
         if name == "octmnist":
             if "val" not in splits:

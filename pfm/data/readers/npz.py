@@ -12,6 +12,8 @@ from pfm.classes import split_names
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage, from_arrays
 from pfm.data.inputs import Storage
+from pfm.data.limits import MOST_EXPANSION
+from pfm.data.readers.archive import CheckedArchive
 from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData, Split, class_list
 from pfm.errors import DataError
@@ -27,7 +29,7 @@ class NpzReader:
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         path = Path(config.dataset).expanduser()
-        splits = read_npz(path, config.group)
+        splits = read_npz(path, config.group, max_expansion=config.max_expansion)
         # every split is checked against the classes that training has, or that were named
         given = config.class_names
         num_classes = len(split_names(given)) if given else _count_classes(path, splits["train"])
@@ -46,23 +48,24 @@ def _count_classes(path: Path, train: Split) -> int:
     return high + 1
 
 
-def read_npz(path: Path, group: str = "") -> dict[str, Split]:
+def read_npz(path: Path, group: str = "", *, max_expansion: int = MOST_EXPANSION) -> dict[str, Split]:
     """The train, val and test splits of a file in MedMNIST's layout.
 
     Args:
         group: of which groups; `{split}_{group}` has that of each image. "" for none.
+        max_expansion: how many times its compressed size a large array may have.
 
     Raises:
         DataError: missing, truncated, or of another layout.
     """
-    if not path.is_file():
+    if not path.is_file():  # a pipe would never end
         raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
     try:
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            return _read_splits(file, path, group)
+            return _read_splits(CheckedArchive(file, max_expansion), path, group)
     except PermissionError as error:
         raise DataError(f"cannot read {path}: {explain(error)}") from error
     except _DAMAGED as error:
@@ -70,7 +73,10 @@ def read_npz(path: Path, group: str = "") -> dict[str, Split]:
 
 
 # what numpy and zipfile raise for a file that is not what it claims
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, NotImplementedError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def _read_splits(file: Any, path: Path, group: str) -> dict[str, Split]:

@@ -32,6 +32,7 @@ FOLDER_KINDS: Registry[FolderKind] = Registry("kind of folder")
 _HERE = "pfm.forgetting.artifacts"
 FOLDER_KINDS.declare("decoded inputs", f"{_HERE}.decoded:DECODED")
 ARTIFACT_KINDS.declare("checkpoint", f"{_HERE}.checkpoints:CHECKPOINT")
+ARTIFACT_KINDS.declare("keys", f"{_HERE}.keys:KEYS")
 ARTIFACT_KINDS.declare("run", f"{_HERE}.runs:RUNNING")
 ARTIFACT_KINDS.declare("empty", f"{_HERE}.harmless:EMPTY")
 ARTIFACT_KINDS.declare("picture", f"{_HERE}.harmless:PICTURE")

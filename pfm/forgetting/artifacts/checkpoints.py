@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pfm.errors import PfmError
 from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.model.starts import follows
 
 if TYPE_CHECKING:
     from pfm.forgetting.search import SearchReport
@@ -33,7 +34,23 @@ class CheckpointKind(HoldingKind):
             checkpoint = load_checkpoint(path)
         except PfmError as error:  # torch wrote it, and it may hold anything
             raise unreadable(path, "torch wrote it, and it is not a checkpoint of pfm or is damaged") from error
-        return Holding(classes=checkpoint.classes, erased=checkpoint.erased, ledger_head=checkpoint.ledger_head)
+        return Holding(
+            classes=checkpoint.classes,
+            erased=checkpoint.erased,
+            ledger_head=checkpoint.ledger_head,
+            follows=follows(checkpoint.start),
+            elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
+        )
+
+    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        """With a digest of each prompt, which the erasure of another class leaves as it is."""
+        from pfm.forgetting.content import checkpoint_content
+
+        return [
+            {"id": c.number, "name": c.name, "prompt": c.prompt}
+            for c in checkpoint_content(path).classes
+            if (c.number, c.name) not in gone
+        ]
 
     def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
         from pfm.forgetting.erase import erase

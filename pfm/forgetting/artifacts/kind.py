@@ -60,11 +60,15 @@ class Holding:
         classes: that are there.
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
+        elsewhere: files, wherever they are, that hold something of the same classes.
     """
 
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
+    follows: str = ""
+    elsewhere: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,7 @@ class HoldingKind(ArtifactKind):
 
     verdict = Verdict.HOLDS
     is_kept = True  # it is an artifact, that a certificate can speak of
+    numbers_classes = True  # its classes have positions, which a command line may name
 
     def how(self, look: Look) -> str:
         del look
@@ -117,6 +122,16 @@ class HoldingKind(ArtifactKind):
         Raises:
             CheckpointError: it is damaged, or of another model or tool: it cannot be looked into.
         """
+
+    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        """What a file is to hold once some classes went, for the line that announces it: number and name of each.
+
+        Raises:
+            CheckpointError: as `open`.
+        """
+        there = self.open(path).classes
+        pairs = zip(there.ids, there.names, strict=True)
+        return [{"id": number, "name": name} for number, name in pairs if (number, name) not in gone]
 
     @abstractmethod
     def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:

@@ -79,8 +79,11 @@ class Walk:
         return missing
 
 
-def walk(paths: Sequence[Path]) -> Walk:
+def walk(paths: Sequence[Path], also: Sequence[Path] = ()) -> Walk:
     """Look at what each path is and at everything in it.
+
+    Args:
+        also: further files, which nobody named.
 
     Raises:
         CheckpointError: nothing is there.
@@ -100,6 +103,8 @@ def walk(paths: Sequence[Path]) -> Walk:
             found.named.add(place)
         else:
             raise CheckpointError(f"there is no checkpoint, bundle or folder {given}")
+    for file in also:
+        _note(file, Path(os.path.realpath(file)), found)
     members = {member for files in found.kept.values() for member in files}
     for file in found.waiting:  # now that it is known what belongs together, wherever it is
         if PART.fullmatch(file.name):

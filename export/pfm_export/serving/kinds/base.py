@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pfm.errors import DataError
 from pfm.storage import Json
+from pfm_export.serving.intake import as_list, check_finite
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class InputKind(abc.ABC):
         name: in the registry, in manifests, and for `--input`.
         modality: the `kind` of preprocessing that it is for, such as "image".
         items: what callers hand in, as in `predict_images`.
+        endings: of the names of files that hold one.
         inputs: names of the graph's inputs, in order.
         dtype: of the first of them.
         is_model_input: the graph takes what the model takes, with nothing in front.
@@ -52,6 +54,7 @@ class InputKind(abc.ABC):
     name: ClassVar[str]
     modality: ClassVar[str]
     items: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
     dtype: ClassVar[type[np.generic]] = np.float32
     is_model_input: ClassVar[bool] = False
@@ -89,6 +92,14 @@ class InputKind(abc.ABC):
             DataError: an item that cannot be read, or none at all.
         """
 
+    def as_items(self, given: Any) -> Sequence[Any]:
+        """What a caller handed in as a list of items; one alone is a list of one.
+
+        Raises:
+            DataError: nothing that has items.
+        """
+        return as_list(given, self.items.removesuffix("s"))
+
     def model_input(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Graph inputs (B, …) as the model takes them."""
         return inputs
@@ -105,8 +116,9 @@ class InputKind(abc.ABC):
         """The inputs (B, …) in the graph's dtype.
 
         Raises:
-            DataError: a dtype that the graph cannot be given.
+            DataError: a dtype that the graph cannot be given, or numbers that are NaN or infinite.
         """
+        check_finite(inputs)
         return np.ascontiguousarray(inputs, dtype=self.dtype)
 
     def feed(self, inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

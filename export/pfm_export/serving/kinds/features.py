@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pfm.data.file_names import SOUND_ENDINGS
 from pfm.data.frames import FRAME_SECONDS, HOP_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
 from pfm.storage import Json
+from pfm_export.serving.intake import as_sounds
 from pfm_export.serving.kinds.base import Batch, InputKind
 from pfm_export.serving.sounds import Features, Windows, model_input, windows
 
@@ -32,6 +34,7 @@ class FeatureInput(InputKind):
     name = "features"
     modality = "audio"
     items = "sounds"
+    endings = SOUND_ENDINGS
     inputs = ("input_values",)
     is_model_input = True
 
@@ -45,6 +48,9 @@ class FeatureInput(InputKind):
     @property
     def sizes(self) -> Mapping[str, int]:
         return {}
+
+    def as_items(self, given: Any) -> Sequence[Any]:
+        return as_sounds(given)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
         for batch in windows(items, self.settings, batch=WINDOWS_AT_ONCE):

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pfm.data.file_names import IMAGE_ENDINGS
 from pfm.errors import DataError
 from pfm_export.serving.images import ImageSettings, by_shape, preprocess
+from pfm_export.serving.intake import as_images
 from pfm_export.serving.kinds.base import Batch, InputKind
 
 
@@ -20,6 +22,7 @@ class ImageInput(InputKind):
     name = "images"
     modality = "image"
     items = "images"
+    endings = IMAGE_ENDINGS
     inputs = ("images",)
     dtype = np.uint8
     option = "--uint8_input"
@@ -39,6 +42,9 @@ class ImageInput(InputKind):
     @property
     def model_shape(self) -> tuple[int, ...]:
         return (3, self.settings.size, self.settings.size)
+
+    def as_items(self, given: Any) -> Sequence[Any]:
+        return as_images(given)
 
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
         for places, inputs in by_shape(items, self.settings):

@@ -6,7 +6,11 @@ Letters: B batch, S pixels of the model's side.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
+
+from pfm.data.file_names import IMAGE_ENDINGS
 from pfm_export.serving.images import ImageSettings, preprocess
+from pfm_export.serving.intake import as_images, check_normalised
 from pfm_export.serving.kinds.base import Batch, InputKind
 
 
@@ -16,6 +20,7 @@ class PixelInput(InputKind):
     name = "pixels"
     modality = "image"
     items = "images"
+    endings = IMAGE_ENDINGS
     inputs = ("pixel_values",)
     is_model_input = True
 
@@ -30,5 +35,14 @@ class PixelInput(InputKind):
     def sizes(self) -> Mapping[str, int]:
         return {}
 
+    def as_items(self, given: Any) -> Sequence[Any]:
+        return as_images(given)
+
     def batches(self, items: Sequence[Any]) -> Iterator[Batch]:
         yield Batch.of_items(range(len(items)), preprocess(items, self.settings))
+
+    def checked(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """As of every kind; raw pixels are refused too."""
+        settings = self.settings
+        check_normalised(inputs, max((1 - mean) / std for mean, std in zip(settings.mean, settings.std, strict=True)))
+        return super().checked(inputs)

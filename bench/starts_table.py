@@ -1,0 +1,195 @@
+"""What the start of the prompts does: accuracy, forgetting, and what of an erased class can be derived.
+
+    python bench/starts_table.py --out bench/pfm_bench/results/starts.json
+    python bench/starts_table.py --out bench/pfm_bench/results/starts.json --mednist PATH/mednist_64.npz --only mednist
+    python bench/starts_table.py --out bench/pfm_bench/results/starts.json --fsdd PATH/fsdd --only fsdd
+
+Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
+`common` and `seed` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42. What the file holds
+already is not run again; `--show` prints it as the table of the documentation.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfm.audit.attacks.derivable import Case, measure_class
+from pfm.audit.comparisons.data import by_position
+from pfm.audit.config import QUICK
+from pfm.audit.derivable import SeedStarts
+from pfm.audit.groups import Groups
+from pfm.commands.train import train as train_command
+from pfm.data.config import DataConfig
+from pfm.data.loading import load_data
+from pfm.device import DeviceConfig
+from pfm.evaluation.config import EvalConfig
+from pfm.evaluation.evaluator import make_evaluator
+from pfm.evaluation.samples import label_positions
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.classifier import BANK
+from pfm.storage import write_json
+from pfm.training.launch import processes_of, start_accelerator
+from pfm_bench.reports.header import host_facts
+from recipes import Recipe
+
+CPU = torch.device("cpu")
+CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
+SEEDS = (42, 2, 3)
+LONGER = {("digits", "cls", "common"): ("--epochs", "120")}  # than the recipe, which was chosen with the seed's start
+CONFIG = dataclasses.replace(QUICK, random_prompts=40)
+MOST_SAMPLES = 150  # of each side, that an attack is measured on
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model: a recipe from one start.
+
+    Attributes:
+        number: of the keys of a secret start.
+    """
+
+    recipe: Recipe
+    start: str
+    number: int = 0
+
+    def options(self, places: dict[str, str]) -> list[str]:
+        """Of `pfm train`, the data at its place."""
+        longer = LONGER.get((self.recipe.data, self.recipe.readout, self.start), ())
+        return [*self.recipe.options(places), *longer, "--prompt_start", self.start]
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}_{self.start}" + (f"_keys{self.number}" if self.number else "")
+
+
+def list_runs() -> Iterator[Run]:
+    """Three runs of every start, for both readouts of each data set."""
+    for data in CLASSES:
+        for number, seed in enumerate(SEEDS, start=1):
+            for start in ("common", "secret", "seed"):
+                for readout in ("cls", "prompt"):
+                    has_keys = start == "secret"
+                    yield Run(Recipe(data, readout, 42 if has_keys else seed), start, number if has_keys else 0)
+
+
+def measure(run: Run, places: dict[str, str]) -> dict[str, Any]:
+    """Train, evaluate and attack."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [*run.options(places), "--save_dir", folder]
+        train_command.main(options, standalone_mode=False)
+        (path,) = Path(folder).glob("*.pt")
+        checkpoint = load_checkpoint(path)
+    stored = checkpoint.run["data"]
+    known = {field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored}
+    data = load_data(DataConfig(**known), checkpoint.preprocess.storage)
+    model = checkpoint.build_model()
+    evaluator = make_evaluator(
+        data.test, label_positions(model.classes, data.classes), checkpoint.preprocess,
+        processes_of(start_accelerator(CPU, DeviceConfig(cpu=True))), EvalConfig(), seed=checkpoint.seed,
+    )  # fmt: skip
+    found = evaluator.evaluate(model, ks=[1], max_subsets=None)
+    one_less = found.subsets[0].summary()
+    classes = [name for name in CLASSES[run.recipe.data] if name in data.classes.names]
+    return {
+        "full_bank": found.modes["full_bank"],
+        "retain_k1": one_less["retain_mean"],
+        "forget_k1": one_less["forget_mean"],
+        "unknown": None if found.unknown is None else dataclasses.asdict(found.unknown),
+        "cosine_to_start": cosine_to_start(checkpoint),
+        "derivable": [attack(checkpoint, data, name) for name in classes],
+    }
+
+
+def cosine_to_start(checkpoint: Checkpoint) -> float | None:
+    """Of the trained prompts, their mean; None where nobody can draw the start again."""
+    if checkpoint.prompt_start == "secret":
+        return None
+    rows = SeedStarts(checkpoint, checkpoint.classes.ids).rows(checkpoint.seed, checkpoint.prompt_start)[BANK]
+    trained = checkpoint.tensors[BANK]
+    return float(torch.cosine_similarity(trained.flatten(1), rows.flatten(1), dim=1).mean())
+
+
+def attack(full: Checkpoint, data: Any, name: str) -> dict[str, Any]:
+    """What comes back of a class once it is erased; of the formulas, the three best."""
+    known = by_position(data, full)
+    position = full.classes.position(name)
+    groups = Groups.of(known, [position])
+    fewer = dataclasses.replace(
+        groups,
+        forget_test=groups.forget_test.subset(torch.arange(min(MOST_SAMPLES, len(groups.forget_test)))),
+        retain_test=groups.retain_test.subset(
+            torch.randperm(len(groups.retain_test), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES]
+        ),
+    )
+    found = measure_class(
+        Case(full=full, forgotten=erase(full, [name]), groups=fewer, position=position, device=CPU, config=CONFIG)
+    )
+    return {**found, "formulas": found["formulas"][:3], "num_formulas": len(found["formulas"])}
+
+
+def show(runs: dict[str, Any]) -> Iterator[str]:
+    """The lines of a table: means over runs and erased classes, in per cent."""
+    for data in CLASSES:
+        for readout in ("cls", "prompt"):
+            for start in ("seed", "secret", "common"):
+                chosen = [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start]
+                if not chosen:
+                    continue
+
+                def mean(values: list[float]) -> str:
+                    return f"{100 * sum(values) / len(values):.1f}"
+
+                attacks = [entry for entry in chosen for entry in entry["derivable"]]
+                columns = [
+                    f"{data}, `{readout}`", f"`{start}`", str(len(chosen)),
+                    mean([entry["full_bank"] for entry in chosen]),
+                    mean([entry["retain_k1"] for entry in chosen]),
+                    mean([entry["forget_k1"] for entry in chosen]),
+                    mean([entry["full"]["forget"] for entry in attacks]),
+                    mean([entry["formulas"][0]["forget"] for entry in attacks]),
+                    mean([entry["formulas"][0]["selective"] for entry in attacks]),
+                    mean([entry["random"]["selective"] for entry in attacks]),
+                    mean([entry["random"]["high"] for entry in attacks]),
+                    mean([max(way["selective"] for way in entry["learned"].values()) for entry in attacks]),
+                ]  # fmt: skip
+                yield f"| {' | '.join(columns)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mednist", default="", help="PATH/mednist_64.npz")
+    parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
+    parser.add_argument("--only", default="", help="runs whose name begins so")
+    parser.add_argument("--show", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
+    if arguments.show:
+        print("\n".join(show(runs)))
+        return
+    places = {}
+    if arguments.mednist:
+        places["mednist"] = str(Path(arguments.mednist).resolve())
+    if arguments.fsdd:
+        places["fsdd"] = f"audiofolder:{Path(arguments.fsdd).resolve()}"
+    for run in list_runs():
+        if run.name in runs or not run.name.startswith(arguments.only) or run.recipe.source not in ("", *places):
+            continue
+        command = ["pfm", "train", *run.options({"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd"})]
+        runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, places)}
+        ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
+        write_json(arguments.out, {"host": host_facts(), "config": dataclasses.asdict(CONFIG), "runs": ordered})
+        print(f"{run.name}: full bank {100 * runs[run.name]['full_bank']:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What an erasure does to `infer_best`, said before it is made: the one answer that centred rows can change."""
+
+from typing import TYPE_CHECKING
+
+from pfm.errors import DataError, PfmError
+
+if TYPE_CHECKING:
+    from pfm.model.checkpoint import Checkpoint
+
+_MOST_RANDOM, _FEWEST_RANDOM = 256, 16
+_BUDGET = 2e12  # floating-point operations that are spent without being asked: seconds on one core
+
+
+def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool) -> str | None:
+    """A line on `infer_best` before and after the erasure; None where no row is centred.
+
+    Args:
+        names: of the classes that are about to be erased from `full`.
+        on_test_data: answer the run's test samples and not random inputs, however long it takes.
+
+    Raises:
+        PfmError: with `on_test_data`, where data or model cannot be loaded.
+    """
+    from pfm.forgetting.erase import erase
+    from pfm.forgetting.infer_best import infer_best_change
+
+    if on_test_data:
+        from pfm.commands.options import data_of_run
+        from pfm.data.config import DataConfig
+        from pfm.data.loading import load_data
+
+        data = load_data(data_of_run(full, DataConfig()), full.preprocess.storage)
+        change = infer_best_change(full, erase(full, names), data.test, data.classes)
+        return change.describe() if change else None
+    count = min(_MOST_RANDOM, int(_BUDGET / (_forward_flops(full) * 2 * len(full.classes))))
+    if count < _FEWEST_RANDOM:
+        return (
+            "infer_best, which compares logits of different forwards, can change; computing it takes a while: give "
+            "--on_test_data, or compare pfm eval before and after"
+        )
+    try:
+        change = infer_best_change(full, erase(full, names), num_random=count)
+    except (DataError, PfmError) as error:  # a backbone that is not there: the erasure does not need it
+        return f"infer_best, which compares logits of different forwards, can change; not computed, since {error}"
+    return change.describe() if change else None
+
+
+def _forward_flops(checkpoint: "Checkpoint") -> float:
+    """Of one input with one prompt, matrix products of the blocks alone."""
+    spec = checkpoint.spec
+    tokens = spec.num_patches + spec.num_special + checkpoint.model.prompt_tokens
+    return 24.0 * spec.num_layers * spec.hidden_size**2 * tokens

@@ -1,0 +1,90 @@
+"""A checkpoint that answers as a bundle of it would: files are read by the same code, torch computes.
+
+Letters: B batch, K active classes.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch leaves the types of some of its own functions open
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pfm.classes import ClassKeys, ClassList
+from pfm.errors import ClassNameError, DeviceError
+from pfm.model.checkpoint import load_checkpoint
+from pfm.model.draws import shared_set
+from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
+from pfm_export.serving.kinds import Batch, InputKind, ordinary_kind
+
+
+class CheckpointModel:
+    """A checkpoint in the place of a session; several threads may use it.
+
+    Attributes:
+        notes: what had to be assumed when a foreign file was read.
+
+    Raises:
+        CheckpointError, BackboneError: it cannot be read, or its backbone is not there.
+        DeviceError: a device that torch does not have.
+    """
+
+    def __init__(self, path: Path, *, model_name: str | None = None, device: str = "auto") -> None:
+        self._device = _device(device)
+        checkpoint = load_checkpoint(path, model_name=model_name)
+        self.notes = checkpoint.notes
+        self._model = checkpoint.build_model().to(self._device)
+        preprocess = checkpoint.preprocess
+        self._input = ordinary_kind(preprocess.kind)(preprocess.to_dict())
+        logit = self._model.unknown_logit
+        self._unknown = Unknown(
+            score=None if logit == -torch.inf else logit, below=self._model.unknown_below
+        )  # fmt: skip
+        self._lock = threading.Lock()
+
+    @property
+    def classes(self) -> ClassList:
+        """Those that are there."""
+        return self._model.classes
+
+    @property
+    def input(self) -> InputKind:
+        """How files become inputs."""
+        return self._input
+
+    def active(
+        self, active: ClassKeys | None = None, without: ClassKeys = (), profile: str | None = None
+    ) -> tuple[str, ...]:
+        """Names of the classes of an active set."""
+        chosen = self._positions(ActiveSet.of(active, without, profile))
+        return tuple(self.classes.names[p] for p in chosen)
+
+    @torch.inference_mode()
+    def predict_prepared(self, batches: Iterable[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        """As `PromptSession.predict_prepared`: a class that is left out has neither prompt nor classifier row."""
+        positions = self._positions(chosen)
+        totals, weights = np.zeros((count, len(positions))), np.zeros((count, 1))
+        for batch in batches:
+            inputs = torch.from_numpy(self._input.checked(batch.inputs)).to(self._device)
+            present = shared_set(list(positions), len(inputs), self._device)
+            with self._lock:  # of the backbone, which keeps the keys of a batch's dropout
+                logits = self._model.logits(inputs, present)[:, list(positions)]  # (B, K)
+            np.add.at(totals, batch.owners, logits.float().cpu().numpy() * batch.weights[:, None])
+            np.add.at(weights, batch.owners, batch.weights[:, None])
+        return answers_of(self.classes, positions, (totals / weights).astype(np.float32), self._unknown)
+
+    def _positions(self, chosen: ActiveSet) -> tuple[int, ...]:
+        if chosen.profile is not None:
+            raise ClassNameError("--profile is of bundles; a checkpoint has none")
+        return chosen.positions_among(self.classes)
+
+
+def _device(name: str) -> torch.device:
+    if name == "tensorrt":
+        raise DeviceError("--device tensorrt is for bundles; a checkpoint is computed by torch, on cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: torch finds no GPU; use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

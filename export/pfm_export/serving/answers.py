@@ -1,0 +1,115 @@
+"""A question's active set and its answer: which classes may be answered, and from scores to labels and probabilities.
+
+Letters: B batch, n items that are classified, K active classes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, class_keys
+from pfm.errors import ClassNameError
+from pfm_export.serving.bank import Floats
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Which classes one request may be answered with.
+
+    Attributes:
+        active: names (strings) or numbers (ints) of the classes to choose from; default all that the profile leaves.
+        without: classes to leave out of them.
+        profile: whose suspended classes are left out; default the profile "default", if there is one.
+    """
+
+    active: tuple[str | int, ...] | None = None
+    without: tuple[str | int, ...] = ()
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.active is not None:
+            object.__setattr__(self, "active", class_keys(self.active))  # a bare string is one class
+        object.__setattr__(self, "without", class_keys(self.without))
+
+    @classmethod
+    def of(
+        cls,
+        active: ClassKeys | None = None,
+        without: ClassKeys = (),
+        profile: str | None = None,
+    ) -> "ActiveSet":
+        return cls(None if active is None else class_keys(active), class_keys(without), profile)
+
+    def positions(self, bundle: Bundle) -> tuple[int, ...]:
+        """Positions in the bundle, ascending.
+
+        Raises:
+            ClassNameError: an unknown, erased or suspended class was named, or none is left.
+        """
+        return self.positions_among(bundle.classes, bundle.suspended(self.profile))
+
+    def positions_among(self, classes: ClassList, suspended: Iterable[int] = ()) -> tuple[int, ...]:
+        """Positions in `classes`, ascending, of those that are not suspended; else as `positions`."""
+        suspended = frozenset(suspended)
+        chosen = list(range(len(classes))) if self.active is None else classes.positions(self.active)
+        stopped = [classes.names[p] for p in chosen if p in suspended]
+        if self.active is not None and stopped:
+            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {', '.join(stopped)}")
+        away = {*suspended, *classes.positions(self.without)}
+        if len(away) == len(classes):
+            raise ClassNameError("every class is left out; leave at least one active")
+        left = tuple(position for position in chosen if position not in away)
+        if not left:
+            raise ClassNameError("no class is active; name at least one")
+        return left
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for a batch.
+
+    Attributes:
+        labels: name of the winning class of each input; "unknown" where the model has that answer.
+        classes: names of the active classes, the columns of `probabilities`.
+        probabilities: (B, K), over the active classes; a row sums to less than 1 by the share of "unknown".
+    """
+
+    labels: list[str]
+    classes: tuple[str, ...]
+    probabilities: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """When a model answers `unknown`.
+
+    Attributes:
+        score: that competes with the classes' scores; None where there is none.
+        below: largest probability under which it is the answer; 0 where there is no such threshold.
+    """
+
+    score: float | None = None
+    below: float = 0.0
+
+    @classmethod
+    def of(cls, stated: Manifest) -> "Unknown":
+        """As a bundle's manifest states it."""
+        return cls(score=stated.unknown_score, below=stated.unknown_below)
+
+
+def answers_of(classes: ClassList, active: Sequence[int], scores: Floats, unknown: Unknown) -> Prediction:
+    """From scores (n, K) of the classes at the positions `active`."""
+    names = tuple(classes.names[p] for p in active)
+    if unknown.score is not None:
+        scores = np.concatenate([scores, np.full((len(scores), 1), unknown.score, scores.dtype)], axis=1)
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    answers = (*names, UNKNOWN)
+    winners = scores.argmax(axis=1)
+    if unknown.below:
+        winners = np.where(probabilities.max(axis=1) < unknown.below, len(names), winners)
+    labels = [answers[int(winner)] for winner in winners]
+    return Prediction(labels, names, probabilities[:, : len(names)])

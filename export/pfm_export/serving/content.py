@@ -1,0 +1,54 @@
+"""What is really in a bundle, for `pfm verify` and certificates; no torch."""
+
+from pathlib import Path
+
+from pfm.forgetting.content import ClassContent, Content, digest_of
+from pfm.forgetting.ledger import LEDGER, LOCK
+from pfm.storage import sha256_bytes
+from pfm_export.serving.bank import BANK, Floats
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import MANIFEST, read_file
+
+_OWN = {MANIFEST, LEDGER, LOCK, BANK}
+
+
+def bundle_content(folder: Path) -> Content:
+    """Open a bundle and look into every file that its manifest names.
+
+    Raises:
+        BundleError: it is incomplete, or a file is not the one that the manifest states.
+    """
+    bundle = Bundle.open(folder)
+    hashes = {name: stated.sha256 for name, stated in bundle.stated.files.items() if name != BANK}
+    changed = [name for name, sha256 in hashes.items() if sha256_bytes(read_file(folder / name)) != sha256]
+    again = bundle.held_again
+    problems = [f"{name} was changed: it is not the file that the manifest states" for name in changed]
+    if bundle.pending:
+        names = ", ".join(name for _, name in bundle.pending)
+        problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
+    if again:
+        problems.append(again)
+    classes = tuple(
+        _class(number, name, bundle.tensors_of(number))
+        for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
+    )
+    return Content(
+        artifact_kind="bundle",
+        sha256=bundle.bank_sha256,
+        classes=classes,
+        erased=bundle.stated.erased,
+        shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
+        files=tuple(hashes.items()),
+        problems=tuple(problems),
+        unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in {*hashes, *_OWN}),
+    )
+
+
+def _class(number: int, name: str, tensors: dict[str, Floats]) -> ClassContent:
+    parts = {kind: (kind, str(array.dtype), array.shape, array.tobytes()) for kind, array in tensors.items()}
+    prompt = parts.pop("prompt")
+    return ClassContent(number=number, name=name, prompt=digest_of([prompt]), rows=digest_of(parts.values()))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())

@@ -1,0 +1,37 @@
+"""Pieces of a page that needs nothing else: a table, a picture that is part of it, and the page around them.
+
+Texts are HTML already; what came from outside (names of classes and models) is escaped by who passes it.
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd}
+td,th{text-align:right}td:first-child,th:first-child,.text{text-align:left}img{max-width:100%;height:auto}
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, is_text: bool = False) -> str:
+    """A table; `is_text` sets every column to the left and not only the first."""
+    kind = ' class="text"' if is_text else ""
+    body = "".join("<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th{kind}>{name}</th>' for name in head)}</tr>{body}</table>"
+
+
+def picture(alt: str, png: bytes) -> str:
+    """A PNG inside the page."""
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def page(title: str, parts: Iterable[str], *, style: str = "") -> str:
+    """The whole document; pictures are in it, and no network is asked.
+
+    Args:
+        style: CSS beyond that of every page.
+    """
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<link rel="icon" href="data:,"><style>{STYLE}{style}</style></head><body>{"".join(parts)}</body></html>\n'
+    )

@@ -1,0 +1,174 @@
+"""Whether artifacts are what a certificate says: each is opened, and looked into for what was erased.
+
+An artifact is bound to the certificate by its bytes, or, where another class was erased since, by an unbroken chain in
+the ledger beside it that leads from the bytes signed to those that are there. The lines of that chain are not signed,
+so the prompts of the classes that are left and everything that belongs to no class have to be, value for value, what
+was signed. Copies and moves change none of this, and neither does a suspension.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfm.errors import PfmError, StorageError
+from pfm.forgetting import ledger
+from pfm.forgetting.certificate import Certificate, Entry, ledger_of
+from pfm.forgetting.content import NOTHING, Content
+from pfm.forgetting.ledger import Erasure, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One link of the proof: what was checked, and what is wrong with it.
+
+    Attributes:
+        problem: "" where nothing speaks against it.
+        remark: what a reader should know although it holds.
+        is_unknown: nothing was found, and not everything was looked into.
+    """
+
+    name: str
+    problem: str = ""
+    remark: str = ""
+    is_unknown: bool = False
+
+
+def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path], Content]) -> list[Check]:
+    """Check artifacts, and the ledgers beside them, against a certificate whose signature holds.
+
+    Args:
+        look: opens an artifact; raises `PfmError` for what cannot be opened.
+
+    Returns:
+        the checks of each artifact, in the order given: itself, its ledger, what was not looked into.
+    """
+    checks: list[Check] = []
+    for path in paths:
+        try:
+            content = look(path)
+        except PfmError as error:
+            checks.append(Check(name=str(path), problem=str(error)))
+            continue
+        entries = [entry for entry in certificate.artifacts if entry.artifact_kind == content.artifact_kind]
+        if not entries:
+            known = ", ".join(f"{entry.file} ({entry.artifact_kind})" for entry in certificate.artifacts)
+            problem = f"the certificate says nothing of it (it names {known})"
+            checks.append(Check(name=str(path), problem=problem))
+            continue
+        # a file may have been renamed, and two of one name may be in different folders: the one that fits best
+        attempts = [(entry.file != path.resolve().name, _check(path, content, entry)) for entry in entries]
+        checks += min(attempts, key=lambda pair: (sum(bool(check.problem) for check in pair[1]), pair[0]))[1]
+        checks += [
+            Check(name=str(file), problem="not looked into: the bundle does not name it", is_unknown=True)
+            for file in content.unknown
+        ]
+    return checks
+
+
+def _check(path: Path, content: Content, entry: Entry) -> list[Check]:
+    found = [*_held(content, entry), *content.problems]
+    if found:
+        return [Check(name=str(path), problem=problem) for problem in found]
+    beside = _read_beside(path)
+    problem, remark = _bound(content, entry, beside)
+    return [Check(name=str(path), problem=problem, remark=remark), *_check_ledger(path, entry, beside)]
+
+
+def _held(content: Content, entry: Entry) -> list[str]:
+    """Where a class that was erased is, or is not said to be gone."""
+    found: list[str] = []
+    for number, name in entry.classes:
+        there = [c for c in content.classes if c.number == number or c.name == name]
+        if there:
+            found.append(f"it holds the class {there[0].name}, whose erasure is certified")
+        elif (number, name) not in content.erased:
+            found.append(f"it does not say that {name} was erased from it")
+    return found
+
+
+def _bound(content: Content, entry: Entry, beside: "Beside") -> tuple[str, str]:
+    """What separates an artifact from the certificate, "" for nothing; and a remark."""
+    is_same = content.sha256 == entry.sha256  # of a bundle, the bank is; its other files are compared on their own
+    if not is_same and not beside.leads(entry.sha256, content.sha256):
+        missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
+        return f"the file was changed since the certificate was made{missing}", ""
+    changed = _changed(content, entry)
+    if changed:
+        return f"{changed} since the certificate was made", ""
+    return "", "" if is_same else beside.told(entry)
+
+
+def _changed(content: Content, entry: Entry) -> str:
+    """What no erasure of another class changes, and is another; "" where there is none."""
+    signed = entry.content
+    if signed is None:
+        stated = dict(entry.files)
+        return next((f"{name} was changed" for name, sha256 in content.files if stated.get(name) != sha256), "")
+    known = {(c.number, c.name): c for c in signed.classes}
+    for there in content.classes:
+        before = known.get((there.number, there.name))
+        if before is None:
+            return f"the class {there.name} was put in"
+        if before.prompt != there.prompt:
+            return f"the prompt of {there.name} was changed"
+        if before.rows != there.rows and content.sha256 == entry.sha256:
+            return f"the classifier row of {there.name} was changed"
+    if content.shared != signed.shared:
+        return f"the {'graphs were' if content.artifact_kind == 'bundle' else 'shared weights were'} changed"
+    if content.moments not in (signed.moments, NOTHING):
+        return "the optimizer's moments were changed"
+    return ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The ledger beside an artifact: its records, and what is wrong with it."""
+
+    place: Path
+    records: Sequence[Record] = ()
+    erasures: Sequence[Erasure] = ()
+    problem: str = ""
+
+    def leads(self, start: str, end: str) -> bool:
+        """Whether erasures, each from the bytes that the one before wrote, lead from one SHA-256 to another."""
+        reached = {start}
+        for erasure in self.erasures:
+            reached |= {change.after for change in erasure.changes if change.before in reached}
+        return end in reached
+
+    def told(self, entry: Entry) -> str:
+        """What the ledger says of the time after the certificate."""
+        later = [erasure for erasure in self.erasures if erasure.line > entry.lines]
+        names = ", ".join(name for erasure in later for _, name in erasure.classes)
+        return f"changed by later erasures ({names}), which the ledger beside it records and this certificate does not"
+
+
+def _read_beside(path: Path) -> Beside:
+    place = ledger_of(path)
+    try:
+        records = ledger.read(place)
+        return Beside(place, records, ledger.erasures(records, place))
+    except StorageError as error:
+        return Beside(place, problem=str(error))
+
+
+def _check_ledger(path: Path, entry: Entry, beside: Beside) -> list[Check]:
+    name = str(beside.place)
+    if beside.problem:
+        return [Check(name=name, problem=beside.problem)]
+    records = beside.records
+    if not records:
+        needed = "the erasure's lines are quoted in the certificate" if entry.first else "none of its lines is known"
+        return [Check(name=name, remark=f"there is no ledger beside the artifact; {needed}")]
+    if entry.first and records[0]["hash"] != entry.first:
+        return [Check(name=name, remark="it is the ledger of other files; the lines of the erasure are quoted")]
+    if len(records) < entry.lines:
+        told = f"{entry.lines} when the certificate was made, {len(records)} now"
+        return [Check(name=name, problem=f"lines were removed at its end: {told}")]
+    if records[entry.lines - 1]["hash"] != entry.head:
+        problem = f"line {entry.lines} is not the one the certificate names; it is another ledger"
+        return [Check(name=name, problem=problem)]
+    for spoken in entry.spoken:
+        if records[spoken.line - 1]["hash"] != spoken.hash:
+            return [Check(name=name, problem=f"line {spoken.line} is not the erasure that the certificate names")]
+    return [Check(name=name)]

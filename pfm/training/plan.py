@@ -1,0 +1,170 @@
+"""What a run is going to do, said before it does it: samples, what becomes of an input, tokens, steps, memory, time.
+
+Letters: C classes in the bank, T tokens of the backbone, D hidden size.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pfm.evaluation.modes import DRAWN, mode_sets
+from pfm.training.position import is_due
+from pfm.training.setup import Setup
+from pfm.training.throughput import Rates
+
+# of what a block keeps of a token for the backward pass, in numbers of width D: inputs of its products and norms, the
+# MLP's hidden layer before and after its activation; attention is fused and keeps no matrix
+KEPT_PER_TOKEN = 17
+MOST_SHRUNK = 0.25  # share of an image's pixels below which shrinking it is named
+FORECAST_STEPS = 20  # after which the time is estimated
+WORTH_SAYING_S = 30.0  # shorter runs are over before one has read it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run in numbers.
+
+    Attributes:
+        splits: samples by split.
+        stored_shape, input_shape: of one input as stored, and as the model takes it.
+        stored_bytes: of all splits.
+        tokens: T; `prompt_tokens` stand behind them where all prompts are there.
+        steps_per_epoch, epochs: of the whole run.
+        evaluations: how many there are, each of `evaluated_sets` active sets.
+        weight_bytes: of the model; `moving_bytes` of gradients and moments of what trains.
+        activation_bytes: what a batch keeps for its backward pass, about.
+    """
+
+    splits: dict[str, int]
+    stored_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    stored_bytes: int
+    tokens: int
+    prompt_tokens: int
+    steps_per_epoch: int
+    epochs: int
+    global_batch: int
+    evaluations: int
+    evaluated_sets: int
+    weight_bytes: int
+    moving_bytes: int
+    activation_bytes: int
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def evaluation_share(self) -> float:
+        """Arithmetic of all evaluations over that of all training, about.
+
+        A training sample costs two branches, forward and backward, which is six forward passes.
+        """
+        evaluated = self.evaluations * self.evaluated_sets * self.splits["test"]
+        return evaluated / max(6 * self.epochs * self.splits["train"], 1)
+
+    def describe(self) -> str:
+        """For people."""
+        return "\n".join(["plan", *(f"  {line}" for line in self._lines())])
+
+    def _lines(self) -> Iterator[str]:
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
+        yield f"samples  {counts}"
+        yield f"input    stored as {_by(self.stored_shape)}, brought to {_by(self.input_shape)}"
+        yield f"tokens   {self.tokens} of the input, with its special ones, and {self.prompt_tokens} of all prompts"
+        yield (
+            f"steps    {self.steps:,}: {_counted(self.epochs, 'epoch')} of {self.steps_per_epoch:,} steps of "
+            f"{self.global_batch} samples; {_counted(self.evaluations, 'evaluation')} of {self.evaluated_sets} active "
+            "sets"
+        )
+        yield (
+            f"memory   data {_size(self.stored_bytes)}, weights {_size(self.weight_bytes)}, gradients and moments "
+            f"{_size(self.moving_bytes)}, activations of a batch about {_size(self.activation_bytes)}"
+        )
+
+    def notes(self) -> list[str]:
+        """What is to be put right before the run, a sentence each."""
+        found = []
+        sides, model = self.stored_shape[-2:], self.input_shape[-2:]
+        share = math.prod(model) / math.prod(sides)
+        if len(self.stored_shape) == 3 and share < MOST_SHRUNK:
+            found.append(
+                f"images of {_by(sides)} are shrunk to {_by(model)}, {100 * share:.2g} % of their pixels; if what "
+                "tells the classes apart is small, give a larger --image_size or another --model_name"
+            )
+        return found
+
+    def forecast(self, rates: Rates, *, steps_left: int) -> str | None:
+        """How long the rest of the run takes at the rates of its first steps; None where that is soon."""
+        training = steps_left * rates.step_ms / 1000
+        evaluating = training * self.evaluation_share
+        if training + evaluating < WORTH_SAYING_S:
+            return None
+        return (
+            f"about {_duration(training + evaluating)} to go, at {rates.step_ms:.0f} ms a step"
+            + (f" and about {_duration(evaluating)} for evaluations" if self.evaluations else "")
+        )  # fmt: skip
+
+
+def make_plan(setup: Setup) -> Plan:
+    """The plan of a run that is set up; nothing is computed."""
+    model, train, spec = setup.model, setup.config.train, setup.spec
+    sizes = [tensor.nbytes for tensor in model.parameters()]
+    trained = model.trained_tensors().values()
+    tokens, prompts = spec.num_special + spec.num_patches, model.num_classes * model.config.prompt_tokens
+    steps = -(-len(setup.labels) // setup.global_batch)
+    return Plan(
+        splits={name: len(split) for name, split in setup.data.splits()},
+        stored_shape=tuple(setup.data.train.inputs.shape[1:]),
+        input_shape=tuple(spec.input_shape),
+        stored_bytes=sum(split.inputs.nbytes for _, split in setup.data.splits()),
+        tokens=tokens,
+        prompt_tokens=prompts,
+        steps_per_epoch=steps,
+        epochs=train.epochs,
+        global_batch=setup.global_batch,
+        evaluations=sum(
+            1 for epoch in range(train.epochs)
+            if train.eval_every and (epoch + 1 == train.epochs or is_due(epoch, train.eval_every))
+        ),
+        evaluated_sets=len(set(mode_sets(model.num_classes))) + len(DRAWN),
+        weight_bytes=sum(sizes),
+        moving_bytes=3 * sum(tensor.nbytes for tensor in trained),
+        activation_bytes=_activation_bytes(setup, tokens + prompts // 2),
+    )  # fmt: skip
+
+
+def _activation_bytes(setup: Setup, tokens: int) -> int:
+    """Of both branches of a batch: every block that passes gradients keeps its intermediate results."""
+    train, spec, model = setup.config.train, setup.spec, setup.model
+    first = model.config.prompt_layer if model.trunk_is_frozen else 0
+    blocks = 1 if train.gradient_checkpointing else spec.num_layers - first
+    kept = KEPT_PER_TOKEN * tokens * spec.hidden_size * blocks
+    if train.gradient_checkpointing:
+        kept += tokens * spec.hidden_size * (spec.num_layers - first)  # the input of each block
+    width = 4 if setup.config.device.mixed_precision == "no" else 2  # bytes of a number
+    return 2 * train.batch_size * kept * width
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= 0.95 * factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,196 @@
+"""What comes back of an erased class without its data: by formulas, where they must succeed and where they must not."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from making.audits import SMALL
+from making.checkpoints import image_checkpoint
+from making.commands import train_arguments
+from making.images import write_npz
+from making.models import tiny_spec
+from pfm.audit.attacks.derivable import Back, Derivable, Derived, Random, Way, judge
+from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed
+from pfm.audit.models import AuditRequest, Models
+from pfm.audit.verdict import FAIL, PASS
+from pfm.backbones.loading import build_backbone
+from pfm.cli import pfm, run
+from pfm.data.config import DataConfig
+from pfm.data.images import ImageStorage
+from pfm.data.loading import load_data
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.classifier import BANK, PromptedClassifier
+from pfm.model.starts import STARTS
+from pfm.seeds import make_generator
+
+CPU = torch.device("cpu")
+GONE = 2
+
+
+def started(start: str, seed: int, readout: str = "cls") -> Checkpoint:
+    """A model whose rows moved a little from where a seed put them."""
+    variant = image_checkpoint(readout)
+    torch.manual_seed(seed)
+    model = PromptedClassifier(build_backbone(tiny_spec(), seed=seed), variant.classes, variant.model, None)
+    keys = [bytes([p]) * 32 for p in range(4)] if STARTS.get(start).takes_keys else []
+    STARTS.get(start).apply(model, seed, keys)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor.detach() + 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.trained_tensors().items()
+    }
+    return dataclasses.replace(variant, tensors=tensors, seed=seed, start=start, spec=tiny_spec())
+
+
+def cosines(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    return torch.cosine_similarity(found.flatten(1), own.flatten()[None], dim=1)
+
+
+@pytest.mark.parametrize("readout", ["cls", "prompt"])
+def test_a_start_that_follows_from_the_seed_is_drawn_again(readout: str) -> None:
+    full = started("seed", 7, readout)
+    survivors = Survivors.of(erase(full, ["blue"]), GONE)
+    starts = SeedStarts(full, survivors.ids)
+    seed, match = find_seed(survivors, starts, range(10))
+    assert (seed, match > 0.99) == (7, True)
+    found = derive(survivors, {"the seed": starts.rows(seed, "seed")})
+    assert float(cosines(found.prompt, full.tensors[BANK][GONE]).max()) > 0.99
+    if readout == "cls":
+        own = torch.cat([full.tensors["classifier.weight"][GONE], full.tensors["classifier.bias"][GONE, None]])
+        assert float(cosines(found.row, own).max()) > 0.8  # rows are small beside what they moved here
+
+
+@pytest.mark.parametrize("start", ["common", "secret"])
+def test_no_small_seed_and_no_formula_finds_another_start(start: str) -> None:
+    full = started(start, 7)
+    survivors = Survivors.of(erase(full, ["blue"]), GONE)
+    starts = SeedStarts(full, survivors.ids)
+    _, match = find_seed(survivors, starts, range(10))
+    assert match < 0.4
+    moved = full.tensors[BANK] - starts.rows(7, "common")[BANK]
+    found = derive(survivors, {name: starts.rows(7, name) for name in ("seed", "common")})
+    learned = (full.tensors[BANK] if start == "secret" else moved)[GONE]
+    less = found.prompt - (0 if start == "secret" else starts.rows(7, "common")[BANK][GONE])
+    assert float(cosines(less, learned).abs().max()) < 0.6  # of 32 numbers at random: below that but once in 1,000
+
+
+def test_a_row_that_sums_to_zero_with_the_others_is_found_by_their_sum() -> None:
+    full = started("common", 7)
+    weight = full.tensors["classifier.weight"]
+    full = dataclasses.replace(full, tensors={**full.tensors, "classifier.weight": weight - weight.mean(dim=0)})
+    left = dataclasses.replace(
+        full,
+        classes=full.classes.without([GONE]),
+        erased=((GONE, "blue"),),
+        tensors={name: full.tensors[name][[0, 1, 3]] for name in (BANK, "classifier.weight", "classifier.bias")},
+    )
+    found = derive(Survivors.of(left, GONE), {})
+    assert float(cosines(found.row[:, :-1], full.tensors["classifier.weight"][GONE]).max()) > 0.999
+
+
+def test_moments_that_are_left_give_the_erased_one_away() -> None:
+    full = started("common", 7)
+    moment = torch.randn(4, 1, 32, generator=torch.Generator().manual_seed(1))
+    moment -= moment.mean(dim=0)
+    full = dataclasses.replace(full, moments={BANK: {"exp_avg": moment}})
+    left = dataclasses.replace(erase(full, ["blue"]), moments={BANK: {"exp_avg": moment[[0, 1, 3]]}})
+    found = derive(Survivors.of(left, GONE), {})
+    assert float(cosines(found.prompt, moment[GONE]).max()) > 0.999
+    without = derive(Survivors.of(dataclasses.replace(left, moments={}), GONE), {})
+    assert float(cosines(without.prompt, moment[GONE]).abs().max()) < 0.6
+
+
+def test_a_bank_is_attacked_as_its_checkpoint_is() -> None:
+    smaller = erase(started("seed", 7), ["blue"])
+    bank = {
+        f"{kind}.{number}": smaller.tensors[name][position]
+        for kind, name in (("prompt", BANK), ("weight", "classifier.weight"), ("bias", "classifier.bias"))
+        for position, number in enumerate(smaller.classes.ids)
+    }
+    of_bank, of_file = Survivors.of_bank(bank, (0, 1, 2, 3), GONE), Survivors.of(smaller, GONE)
+    assert (of_bank.ids, of_bank.kept, of_bank.gone) == (of_file.ids, of_file.kept, of_file.gone)
+    starts = {"the seed": SeedStarts(smaller, of_file.ids).rows(7, "seed")}
+    first, second = derive(of_bank, starts), derive(of_file, starts)
+    assert first.names == second.names
+    assert torch.equal(first.prompt, second.prompt)
+    assert torch.equal(first.row, second.row)
+
+
+def test_random_prompts_are_as_large_as_what_they_are_compared_with() -> None:
+    found = derive(Survivors.of(erase(started("seed", 7), ["blue"]), GONE), {})
+    drawn = draw_random(found, 20, make_generator(0))
+    for own, theirs in ((drawn.prompt, found.prompt), (drawn.row[:, :-1], found.row[:, :-1])):
+        sizes = theirs.flatten(1).norm(dim=1)
+        nearest = (own.flatten(1).norm(dim=1)[:, None] - sizes[None]).abs().min(dim=1).values
+        assert float(nearest.max()) < 1e-4
+    assert abs(float(cosines(drawn.prompt, found.prompt[0]).mean())) < 0.2
+
+
+# --- on trained models ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("derived") / "colours.npz", train=160, test=120)
+
+
+@pytest.fixture(autouse=True)
+def _preset(preset: str) -> None:
+    """The preset that the models were trained with."""
+
+
+def measured(npz: Path, folder: Path, start: str, readout: str) -> tuple[Derived, Any]:
+    options = ["--epochs", "12", "--lr", "0.005", "--batch_size", "16", "--eval_every", "0", "--save_every", "0"]
+    assert run(pfm, [*train_arguments(npz, folder), *options, "--readout", readout, "--prompt_start", start]) == 0
+    (path,) = folder.glob("*.pt")
+    request = AuditRequest(
+        full=load_checkpoint(path), data=load_data(DataConfig(dataset=str(npz)), ImageStorage(8)), keys=["2"]
+    )
+    found = Derivable().measure(Models(request, SMALL, folder / "models", CPU, say=lambda _: None))
+    (figures,), (judgement,) = found.figures, found.judgements
+    assert "formula" in Derivable().show([figures])
+    return figures, judgement
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", ["cls", "prompt"])
+def test_a_class_of_the_seeds_start_comes_back(npz: Path, tmp_path: Path, readout: str) -> None:
+    figures, _ = measured(npz, tmp_path, "seed", readout)
+    assert figures["full"]["selective"] > 0.9  # the control: it knew the class
+    assert figures["seed_found"] == 42
+    assert figures["seed_match"] > 0.9
+    of_the_seed = [
+        way for way in figures["formulas"] if way["way"].startswith("start from the seed start of the recor")
+    ]
+    assert of_the_seed[0]["selective"] > figures["full"]["selective"] - 0.1
+    assert of_the_seed[0]["selective"] > figures["random"]["selective"] + 0.03  # on easy data many do
+
+
+def test_the_best_formula_is_judged_by_random_prompts() -> None:
+    way = Way(way="a formula", selective=0.95, forget=0.9, retain=1.0)
+    random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.6)
+    figures = Derived(
+        name="3", start="seed", seed_found=42, seed_match=0.99, full=Back(selective=0.98, forget=0.98, retain=0.98),
+        random=random, formulas=[way], learned={},
+    )  # fmt: skip
+    found = judge(figures, SMALL)
+    assert (found.level, found.measure, found.verdict) == ("erase", "derivable: 3", FAIL)
+    assert "brings back 0.950, 24 random prompts 0.450 to 0.600" in found.reason
+    assert judge({**figures, "random": {**random, "high": 0.91}}, SMALL).verdict == PASS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", ["cls", "prompt"])
+@pytest.mark.parametrize("start", ["common", "secret"])
+def test_a_class_of_another_start_comes_back_no_better_than_by_chance(
+    npz: Path, tmp_path: Path, readout: str, start: str
+) -> None:
+    figures, judgement = measured(npz, tmp_path, start, readout)
+    assert figures["full"]["selective"] > 0.85
+    assert figures["random"]["draws"] >= 20
+    assert judgement.verdict == PASS, judgement.reason
+    assert set(figures["learned"]) == {"noise", "inputs that the model is least sure about"}

@@ -1,0 +1,59 @@
+"""What a run is going to do, said before it does it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from making.commands import train_arguments
+from making.images import write_npz
+from pfm.cli import pfm, run
+from pfm.training.plan import Plan
+from pfm.training.throughput import Rates
+
+PLAN = Plan(
+    splits={"train": 600, "test": 100}, stored_shape=(3, 224, 224), input_shape=(3, 224, 224), stored_bytes=10**9,
+    tokens=197, prompt_tokens=8, steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
+    weight_bytes=343 * 10**6, moving_bytes=7 * 10**6, activation_bytes=5 * 10**9,
+)  # fmt: skip
+RATES = Rates(
+    samples_per_s=100.0, step_ms=1000.0, tflops_per_device=1.0, mfu=None, data_wait=0.0, peak_memory_mib=100.0
+)
+
+
+def test_a_run_says_its_plan_first_and_with_plan_nothing_else(
+    tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_npz(tmp_path / "colours.npz", train=70, test=22, size=32)
+    arguments = train_arguments(data, tmp_path / "run", "--batch_size", "16", "--eval_every", "2")
+    assert run(pfm, [*arguments, "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    for line in (
+        "samples  70 train, 22 test",
+        "input    stored as 3 x 32 x 32, brought to 3 x 8 x 8",
+        "tokens   5 of the input, with its special ones, and 4 of all prompts",
+        "steps    10: 2 epochs of 5 steps of 16 samples; 1 evaluation of 13 active sets",
+        "note: images of 32 x 32 are shrunk to 8 x 8, 6.2 % of their pixels",
+    ):
+        assert line in planned
+    assert run(pfm, arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(planned)
+
+
+def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:
+    # 170 s of steps; evaluations have 10 * 21 * 100 forward passes, all training 6 * 10 * 600: 7/12 of it
+    text = PLAN.forecast(RATES, steps_left=170)
+    assert text == "about 4 min to go, at 1000 ms a step and about 2 min for evaluations"
+    assert PLAN.forecast(dataclasses.replace(RATES, step_ms=10.0), steps_left=170) is None
+    without = dataclasses.replace(PLAN, evaluations=0)
+    assert without.forecast(RATES, steps_left=170) == "about 3 min to go, at 1000 ms a step"
+
+
+def test_what_is_wrong_with_the_data_is_said_before_the_run() -> None:
+    assert PLAN.notes() == []
+    shrunk = dataclasses.replace(PLAN, stored_shape=(3, 2000, 1500), input_shape=(3, 32, 32))
+    (note,) = shrunk.notes()
+    assert "images of 2000 x 1500 are shrunk to 32 x 32, 0.034 % of their pixels" in note
+    assert "--image_size" in note
