@@ -46,7 +46,10 @@ def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConf
         if not is_local:
             commit = find_commit(repository, CONFIG)
             found = find_file(Repository(name, commit), CONFIG)
-            folder = folder if found is None else found.parent
+            if found is not None:
+                folder = found.parent
+                for file in folder.glob("*.json"):  # of earlier runs
+                    check_hash(file)
     except HubError as error:
         raise BackboneError(f"cannot load backbone {name!r}: {error}; {_INSTEAD}") from error
     if not (folder / CONFIG).is_file():
