@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from huggingface_hub import constants
 
 from making.hub_repos import table_files, vit_files
 from making.hub_server import Hub
@@ -22,28 +23,36 @@ from pfm_export.graph.form import GraphForm
 from pfm_export.graph.manifest import describe
 
 
-def train(hub: Hub, home: Path, folder: Path) -> Path:
-    """`pfm train` in a process of its own, whose clients read HF_ENDPOINT and HF_HOME."""
+def train_here(hub: Hub, arguments: list[str]) -> None:
+    del hub
+    assert run(pfm, arguments) == 0
+
+
+def train_apart(hub: Hub, arguments: list[str]) -> None:
+    """In a process of its own, whose clients read HF_ENDPOINT and HF_HOME."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment = {**inherited, "HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    arguments = [
-        "train", "--dataset", "some/colours", "--model_name", "some/vit", "--epochs", "1", "--eval_every", "0",
-        "--save_dir", str(folder), "--cpu",
-    ]  # fmt: skip
+    home = str(Path(constants.HF_HUB_CACHE).parent)
+    environment = {**inherited, "HF_ENDPOINT": hub.address, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; from pfm.cli import pfm, run; sys.exit(run(pfm, {arguments!r}))"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "some_colours_seed_42_1.pt"
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("train", [train_here, pytest.param(train_apart, marks=pytest.mark.slow)])
 def test_a_run_from_the_hub_says_which_commits_it_was_of_and_keeps_to_them(
-    hub: Hub, tmp_path: Path, offline: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    train: Callable[[Hub, list[str]], None],
+    hub: Hub,
+    tmp_path: Path,
+    offline: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = hub.repos["some/vit"].refs["main"]
     data = hub.repos["datasets/some/colours"].refs["main"]
-    path = train(hub, tmp_path / "home", tmp_path / "run")
+    train(hub, ["train", "--dataset", "some/colours", "--model_name", "some/vit", "--epochs", "1",
+                "--eval_every", "0", "--save_dir", str(tmp_path / "run"), "--cpu"])  # fmt: skip
+    path = tmp_path / "run" / "some_colours_seed_42_1.pt"
     assert "model.safetensors" in hub.fetched()
     hub.repos["some/vit"].commit(vit_files(1))
     hub.repos["datasets/some/colours"].commit(table_files(7))
@@ -60,6 +69,7 @@ def test_a_run_from_the_hub_says_which_commits_it_was_of_and_keeps_to_them(
 
     manifest = json.loads(json.dumps(describe(checkpoint, built, GraphForm(), {})))
     assert (manifest["backbone"]["commit"], manifest["training"]["data_commit"]) == (model, data)
+    capsys.readouterr()
     assert run(pfm, ["show", str(path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["backbone"]["commit"], shown["recipe"]["data_commit"]) == (model, data)
