@@ -160,6 +160,6 @@ def _check_weights(name: str, commit: str) -> None:
     if not commit or Path(name).expanduser().exists():
         return
     config = find_file(Repository(name, commit), CONFIG)  # which is there by now
-    for pattern in _WEIGHTS if config else ():
-        for file in sorted(config.parent.glob(pattern)):
+    if config is not None:
+        for file in sorted(file for pattern in _WEIGHTS for file in config.parent.glob(pattern)):
             check_hash(file)

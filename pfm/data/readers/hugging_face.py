@@ -58,7 +58,7 @@ def _read_hub(config: DataConfig, *, is_offline: bool) -> tuple[Any, str]:
         HubError: it is not to be had at the revision that was asked for.
         Exception: what the library raises.
     """
-    import datasets
+    import datasets.config
 
     repository = Repository(config.dataset, config.data_revision, "dataset")
     # the library alone would take what its cache has latest where the hub fails, whatever revision was asked for
@@ -91,7 +91,7 @@ def _commit_of(loaded: Any) -> str:
 
 def _prepared(name: str, commit: str) -> list[Path]:
     """The folders of the library's cache with a data set at a commit, one for each of its configurations."""
-    import datasets
+    import datasets.config
     from datasets.naming import camelcase_to_snakecase
 
     if not commit:
