@@ -86,7 +86,8 @@ def _describe_checkpoint(path: Path) -> Json:
         "readout": checkpoint.model.readout,
         "target": checkpoint.model.wrong_target,
         "unknown_below": checkpoint.unknown_below or None,
-        "start": start_stated(checkpoint.start, init_key=checkpoint.init_key),
+        "start": {} if checkpoint.exact else start_stated(checkpoint.start, init_key=checkpoint.init_key),
+        "exact": _exact_of_checkpoint(checkpoint),
         "backbone": {
             "model_name": checkpoint.spec.model_name,
             "commit": checkpoint.spec.commit or None,
@@ -109,6 +110,36 @@ def _describe_checkpoint(path: Path) -> Json:
         "can_be_resumed": bool(checkpoint.progress),
         "ledger": _ledger_beside(place, path.resolve().name, checkpoint.ledger_head),
         "notes": list(checkpoint.notes),
+    }
+
+
+def _exact_of_checkpoint(checkpoint: "Checkpoint") -> Json | None:
+    """What a readout that is solved keeps, and what it is a function of; None of others."""
+    record = checkpoint.exact
+    if not record:
+        return None
+    return {
+        "digest": record["digest"],
+        "is_exact": record["is_solved"],
+        "memory": record["memory"],
+        "memory_bytes": sum(tensor.nbytes for tensor in checkpoint.memory.values()),
+        "samples": sum(record["counts"]),
+        "groups": len(record["groups"]),
+    }
+
+
+def _exact_of_bundle(bundle: Bundle) -> Json | None:
+    """The same of a bundle."""
+    if bundle.exact is None:
+        return None
+    files = [bundle.folder / name for name in bundle.exact.files]
+    return {
+        "digest": bundle.exact.digest,
+        "is_exact": bundle.is_exact,
+        "memory": "sums" if bundle.exact.has_sums else "none",
+        "memory_bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "samples": sum(entry.count for entry in bundle.exact.classes),
+        "groups": 0,
     }
 
 
@@ -145,7 +176,8 @@ def _describe_bundle(folder: Path) -> Json:
         "readout": stated.readout,
         "target": document.get("wrong_target"),
         "unknown_below": stated.unknown_below or None,
-        "start": document.get("start") or start_stated(""),
+        "start": {} if bundle.exact else document.get("start") or start_stated(""),
+        "exact": _exact_of_bundle(bundle),
         "precision": stated.precision,
         "form": document.get("form"),
         "input": document.get("input"),

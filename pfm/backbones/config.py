@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pfm.backbones.families  # noqa: F401  # makes the families known
-from pfm.backbones.family import FAMILIES, PRESETS
+from pfm.backbones.family import FAMILIES
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
 
@@ -20,7 +20,7 @@ class BackboneConfig:
     model_name: str = option(
         IMAGE_DEFAULT,
         f"A hub id ({AUDIO_DEFAULT} by default for sounds), a local folder in Hugging Face layout, or scratch:NAME for "
-        "a shape without pretrained weights (" + ", ".join(PRESETS) + ").",
+        "a shape without pretrained weights; `pfm backbones` lists them.",
         is_path=True,
     )
     revision: str = option(

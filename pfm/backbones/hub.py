@@ -3,12 +3,13 @@
 Nothing of a folder or repository is executed.
 """
 
+import json
 import os
 from pathlib import Path
 
 import torch
 
-from pfm.backbones.family import Family, HfConfig, Tensors, family_of
+from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors, family_of
 from pfm.backbones.limits import check_folder, check_sizes
 from pfm.errors import BackboneError, HubError
 from pfm.hub import Repository, check_hash, find_commit, find_file, quiet_hub, reason
@@ -55,15 +56,22 @@ def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConf
     if not (folder / CONFIG).is_file():
         raise BackboneError(f"{name} has no {CONFIG}; a folder in Hugging Face layout is expected")
     check_folder(folder)
+    raw = read_raw_config(name, commit)
+    own = next((family for family in FAMILIES if family.owns(raw)), None)
+    if own is not None:
+        values, processor = own.read_layout(name, raw, commit)
+        check_sizes(values, name)
+        return own, values, processor, commit
     try:
         with quiet_hub():
             config = AutoConfig.from_pretrained(place(name), revision=commit or None, trust_remote_code=False)
     except Exception as error:  # the library checks fields in ways of its own
         raise BackboneError(f"cannot load backbone {name!r}: {reason(error, repository)}; {_INSTEAD}") from error
     values = config.to_dict()
+    values = values.get("vision_config", values)  # of a model for images and texts, the half that sees
     family = family_of(values, name)
     check_sizes(values, name)
-    return family, values, _read_processor(family, name, commit), commit
+    return family, family.completed(values), _read_processor(family, name, commit), commit
 
 
 def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
@@ -72,7 +80,7 @@ def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
     Raises:
         BackboneError: whether there is one cannot be found out, or it is damaged.
     """
-    found = [path for path in (_find(name, commit, file) for file in _PROCESSORS) if path is not None]
+    found = [path for path in (hub_file(name, file, commit) for file in _PROCESSORS) if path is not None]
     if not found:
         return {}
     check_folder(found[0].parent)
@@ -82,19 +90,41 @@ def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
         return {}
 
 
-def _find(name: str, commit: str, file: str) -> Path | None:
-    """A file of a folder or repository; None where there is none.
+def read_raw_config(name: str, commit: str = "") -> HfConfig:
+    """`config.json` as it is; empty where there is none that can be read, of which the library says more."""
+    path = hub_file(name, CONFIG, commit)
+    try:
+        raw = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raw = {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def hub_file(name: str, file: str, commit: str = "") -> Path | None:
+    """A file of a folder, or of a hub id out of the client's cache; None where there is none.
+
+    Args:
+        commit: of the hub's repository; "" is what its main branch is now.
 
     Raises:
         BackboneError: it cannot be had.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path / file if (path / file).is_file() else None
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder / file if (folder / file).is_file() else None
     try:
         return find_file(Repository(name, commit), file)
     except HubError as error:
         raise BackboneError(f"cannot load {file} of {name!r}: {error}") from error
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Tensors of a safetensors file, or of a PyTorch one, of which nothing is executed."""
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig, Tensors]:
@@ -111,6 +141,9 @@ def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig,
     path = Path(name).expanduser()
     if path.is_dir():
         check_folder(path)
+    own = family.read_weights(name, commit)
+    if own is not None:
+        return own
     _, model_class = family.hf_classes()
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -139,7 +172,7 @@ def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig,
             f"{name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "
             f"it is not a {model_class.__name__} checkpoint"
         )
-    return model.config.to_dict(), model.state_dict()
+    return family.completed(model.config.to_dict()), model.state_dict()
 
 
 def _why(error: Exception, name: str, commit: str) -> str:
@@ -163,3 +196,8 @@ def _check_weights(name: str, commit: str) -> None:
     if config is not None:
         for file in sorted(file for pattern in _WEIGHTS for file in config.parent.glob(pattern)):
             check_hash(file)
+
+
+def first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")

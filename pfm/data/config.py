@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.classes import split_names
-from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
+from pfm.data.decoding import DECODE, FIT, FIT_AUTO, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
@@ -82,7 +82,10 @@ class DataConfig:
         minimum=1,
     )
     fit: str = option(
-        "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
+        FIT_AUTO,
+        "How an image becomes square: stretched, its middle cut out, or with black beside; auto is what the backbone's "
+        "processor does, or stretch.",
+        choices=(FIT_AUTO, *FIT),
     )
     depth: str = option(
         FULL_DEPTH,

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pfm.backbones.backbone import SUMMARY
 from pfm.model.readouts.base import Readout, Weights
 
 
@@ -19,7 +20,7 @@ class Cls(Readout):
         return {"classifier": nn.Linear(hidden_size, num_classes)}
 
     def reads(self, num_own: int) -> slice:
-        return slice(0, 1)
+        return SUMMARY
 
     def weights(self, model: nn.Module) -> Weights:
         return model.get_parameter("classifier.weight"), model.get_parameter("classifier.bias")
