@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from making.commands import Refuse, train_arguments
 from making.hub_repos import vit_files
 from making.hub_server import TOKEN, Hub, Repo
+from making.timm_files import small_vit
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec, describe_backbone
@@ -210,6 +211,18 @@ def test_the_feature_extractor_of_a_sound_model_is_asked_for(hub: Hub) -> None:
     assert spec.commit == commit
     found: Any = spec.preprocess
     assert (found.mean, found.std, found.sampling_rate) == (-3.0, 2.0, 8000)
+
+
+def test_a_model_in_timms_layout_is_of_one_commit_too(hub: Hub) -> None:
+    repo = hub.repos["some/uni"] = Repo()
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(small_vit())}
+    commit = repo.commit(files)
+    spec = describe(name="some/uni")
+    before = weights_of(spec)
+    repo.commit({**files, "model.safetensors": save({key: value + 1 for key, value in small_vit().items()})})
+    assert (spec.commit, weights_of(spec)) == (commit, before)
+    assert weights_of(describe(commit, "some/uni")) == before != weights_of(describe(name="some/uni"))
 
 
 @pytest.mark.usefixtures("at_once")
