@@ -105,7 +105,7 @@ def check_hash(path: Path) -> None:
         HubError: it is not.
     """
     blob = path.resolve()
-    if not path.is_symlink():  # a cache on a file system without links does not say
+    if not (path.is_symlink() and path.exists()):  # a cache on a file system without links does not say
         return
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
         found = sha256(blob)

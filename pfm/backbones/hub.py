@@ -50,7 +50,10 @@ def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConf
             if found is not None:
                 folder = found.parent
                 for file in folder.glob("*.json"):  # of earlier runs
-                    check_hash(file)
+                    if file.exists():
+                        check_hash(file)
+                    else:
+                        file.unlink()  # a link whose content somebody deleted, as we ask where it is damaged
     except HubError as error:
         raise BackboneError(f"cannot load backbone {name!r}: {error}; {_INSTEAD}") from error
     if not (folder / CONFIG).is_file():
