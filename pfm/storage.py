@@ -4,6 +4,7 @@ Every artifact is written to a temporary file beside its target, flushed to the 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -19,6 +20,9 @@ from pfm.errors import StorageError
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
+
+# what a system says of a place that takes no more, or is not to be written to
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def explain(error: OSError) -> str:

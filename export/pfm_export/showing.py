@@ -90,6 +90,7 @@ def _describe_checkpoint(path: Path) -> Json:
         "exact": _exact_of_checkpoint(checkpoint),
         "backbone": {
             "model_name": checkpoint.spec.model_name,
+            "commit": checkpoint.spec.commit or None,
             "family": checkpoint.spec.family.name,
             "input": checkpoint.spec.describe_size(),
             "layers": checkpoint.spec.num_layers,
@@ -146,7 +147,9 @@ def _recipe_of(checkpoint: "Checkpoint") -> Json:
     train: Mapping[str, Any] = checkpoint.run.get("train", {})
     return {
         "dataset": checkpoint.run.get("data", {}).get("dataset"),
+        "data_commit": checkpoint.data_commit or None,
         "model_name": checkpoint.spec.model_name or None,
+        "commit": checkpoint.spec.commit or None,
         "epoch": checkpoint.epoch,
         "epochs": train.get("epochs"),
         "step": checkpoint.step,
@@ -178,9 +181,14 @@ def _describe_bundle(folder: Path) -> Json:
         "precision": stated.precision,
         "form": document.get("form"),
         "input": document.get("input"),
-        "backbone": {"model_name": backbone.get("model_name"), "hidden_size": stated.hidden_size},
+        "backbone": {
+            "model_name": backbone.get("model_name"),
+            "commit": backbone.get("commit"),
+            "hidden_size": stated.hidden_size,
+        },
         "recipe": {
-            "model_name": backbone.get("model_name"), "epoch": training.get("epoch"), "seed": training.get("seed"),
+            "data_commit": training.get("data_commit"), "model_name": backbone.get("model_name"),
+            "commit": backbone.get("commit"), "epoch": training.get("epoch"), "seed": training.get("seed"),
         },
         "profiles": {
             name: [numbers[number] for number in left_out if number in numbers]

@@ -213,21 +213,25 @@ class Family(ABC):
         del raw
         return False
 
-    def read_layout(self, name: str, raw: Mapping[str, Any]) -> tuple[HfConfig, HfConfig]:
+    def read_layout(self, name: str, raw: Mapping[str, Any], commit: str = "") -> tuple[HfConfig, HfConfig]:
         """Configuration and processor of a folder or hub id that `owns` says is the family's own.
+
+        Args:
+            raw: its `config.json`.
+            commit: of the hub's repository; "" is what its main branch is now, and a folder.
 
         Raises:
             BackboneError: it is not supported, or something is missing.
         """
         raise NotImplementedError
 
-    def read_weights(self, name: str) -> tuple[HfConfig, Tensors] | None:
+    def read_weights(self, name: str, commit: str = "") -> tuple[HfConfig, Tensors] | None:
         """Configuration and weights of a folder or hub id in a layout of the family's own; None: the library's layout.
 
         Raises:
             BackboneError: weights that are missing or cannot be read.
         """
-        del name
+        del name, commit
         return None
 
     def initial_weights(self, config: HfConfig) -> Tensors:

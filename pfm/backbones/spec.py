@@ -24,12 +24,14 @@ class BackboneSpec:
         config: the Hugging Face configuration, at the input size asked for.
         preprocess: what the pretrained backbone expects; None where training measures it on its data.
         was_sized: whether the user asked for the size of its input.
+        commit: of the hub's repository that it is from; "" where it is from elsewhere, or that is not known.
     """
 
     model_name: str
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
     was_sized: bool = False
+    commit: str = ""
 
     def __post_init__(self) -> None:
         check_sizes(self.config, self.model_name)
@@ -102,7 +104,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     Raises:
         BackboneError: no such backbone, or one of a family that is not supported.
     """
-    name = config.model_name
+    name, commit = config.model_name, ""
     if name.startswith(SCRATCH):
         if name.removeprefix(SCRATCH) not in PRESETS:
             load_plugins()
@@ -113,7 +115,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         values = full_config(family, {"layer_norm_eps": 1e-6, **preset})
         processor = None
     else:
-        family, values, processor = read_config(name)
+        family, values, processor, commit = read_config(name, config.revision)
     try:
         values = _at_asked_size(family, values, config)
         preprocess = None if processor is None else family.preprocess(values, processor, name)
@@ -122,7 +124,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
             f"{name} is described in a way that cannot be meant ({type(error).__name__}: {error})"
         ) from error
     was_sized = config.image_size is not None or config.max_length is not None
-    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, was_sized=was_sized)
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, was_sized=was_sized, commit=commit)
 
 
 def default_model(kind: str) -> str:

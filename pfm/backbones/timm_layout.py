@@ -90,26 +90,26 @@ class Timm(Vit):
     def owns(self, raw: Mapping[str, Any]) -> bool:
         return "architecture" in raw and "model_type" not in raw
 
-    def read_layout(self, name: str, raw: Mapping[str, Any]) -> tuple[HfConfig, HfConfig]:
+    def read_layout(self, name: str, raw: Mapping[str, Any], commit: str = "") -> tuple[HfConfig, HfConfig]:
         try:
-            stored = timm_config(raw, self._tensors(name), name)
+            stored = timm_config(raw, self._tensors(name, commit), name)
             cfg = raw.get("pretrained_cfg", raw)
             size = raw.get("model_args", {}).get("img_size") or cfg.get("input_size", (3, stored["image_size"]))[-1]
             return {**stored, "image_size": size}, _processor(cfg, size)
         except (AttributeError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise BackboneError(f"{name}: its config.json is not one of timm's ({error})") from error
 
-    def read_weights(self, name: str) -> tuple[HfConfig, Tensors] | None:
+    def read_weights(self, name: str, commit: str = "") -> tuple[HfConfig, Tensors] | None:
         from pfm.backbones.hub import read_raw_config
 
-        weights = self._tensors(name)
-        return timm_config(read_raw_config(name), weights, name), weights
+        weights = self._tensors(name, commit)
+        return timm_config(read_raw_config(name, commit), weights, name), weights
 
-    def _tensors(self, name: str) -> Tensors:
+    def _tensors(self, name: str, commit: str) -> Tensors:
         """Weights in float32, under timm's names."""
         from pfm.backbones.hub import first_sentence, hub_file, read_tensors
 
-        path = next((path for file in WEIGHT_FILES if (path := hub_file(name, file)) is not None), None)
+        path = next((path for file in WEIGHT_FILES if (path := hub_file(name, file, commit)) is not None), None)
         if path is None:
             raise BackboneError(f"{name} has no weights; one of {', '.join(WEIGHT_FILES)} is expected")
         try:

@@ -56,6 +56,7 @@ class Checkpoint:
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
         exact: what a solved readout is a function of, in plain values; empty for readouts that are trained.
         memory: what is kept of the samples of a solved readout, by name; see `pfm.exact.stored`.
+        data_commit: of the hub's repository that the training data is from; "" where it is from elsewhere.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
         start: where the classes' rows started, a name in `pfm.model.starts`; "" where the file does not say, see
             `prompt_start`.
@@ -83,6 +84,7 @@ class Checkpoint:
     written_by: str = ""
     exact: Record = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    data_commit: str = ""
     start: str = ""
     init_key: str = ""
 
@@ -139,6 +141,7 @@ class RunState:
     averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
+    data_commit: str = ""
     start: str = ""
     init_key: str = ""
 
@@ -179,6 +182,7 @@ def snapshot(
         averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
         progress=state.progress,
         unknown_below=state.unknown_below,
+        data_commit=state.data_commit,
         start=state.start,
         init_key=state.init_key,
     )
@@ -207,7 +211,11 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "classes": {"ids": list(checkpoint.classes.ids), "names": list(checkpoint.classes.names)},
         "erased": [list(entry) for entry in checkpoint.erased],
         "preprocess": checkpoint.preprocess.to_dict(),
-        "backbone": {"model_name": checkpoint.spec.model_name, "config": _plain(checkpoint.spec.config)},
+        "backbone": {
+            "model_name": checkpoint.spec.model_name,
+            "config": _plain(checkpoint.spec.config),
+            "commit": checkpoint.spec.commit,
+        },
         "frozen_sha256": checkpoint.frozen_sha256,
         "model": dataclasses.asdict(checkpoint.model),
         "lora": None if checkpoint.lora is None else dataclasses.asdict(checkpoint.lora),
@@ -225,6 +233,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "unknown_below": checkpoint.unknown_below,
         "exact": checkpoint.exact,
         "memory": {name: _copy(tensor) for name, tensor in checkpoint.memory.items()},
+        "data_commit": checkpoint.data_commit,
         "start": checkpoint.start,
         "init_key": checkpoint.init_key,
     }
@@ -298,10 +307,12 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
     try:
         preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
+        trained_on = content["backbone"]["model_name"]
+        commit = content["backbone"].get("commit", "") if model_name in (None, trained_on) else ""
         return Checkpoint(
             classes=ClassList(tuple(content["classes"]["ids"]), tuple(content["classes"]["names"])),
             preprocess=preprocess,
-            spec=BackboneSpec(model_name or content["backbone"]["model_name"], config, preprocess),
+            spec=BackboneSpec(model_name or trained_on, config, preprocess, commit=commit),
             model=ModelConfig(**content["model"]),
             lora=None if content["lora"] is None else LoraSettings(**content["lora"]),
             tensors=content["model_state_dict"],
@@ -319,6 +330,7 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             written_by=content["pfm"],
             exact=content.get("exact", {}),
             memory=content.get("memory", {}),
+            data_commit=content.get("data_commit", ""),
             start=content.get("start", ""),
             init_key=content.get("init_key", ""),
         )

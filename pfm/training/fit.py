@@ -117,7 +117,7 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
     ))  # fmt: skip
     checkpoint = snapshot(
         model, spec=setup.spec, preprocess=setup.preprocess, lora=None, frozen_sha256=setup.frozen_sha256,
-        state=RunState(seed=config.train.seed, epoch=1, step=1, run=config.to_dict()),
+        state=RunState(seed=config.train.seed, epoch=1, step=1, run=config.to_dict(), data_commit=setup.data.commit),
     )  # fmt: skip
     path = setup.files.epoch(1)
     if processes.is_main:

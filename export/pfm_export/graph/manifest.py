@@ -77,9 +77,15 @@ def describe(
         "backbone": {
             "model_name": Path(name).name if Path(name).exists() else name,
             "config": without_classes(checkpoint.spec.config),
+            **({"commit": checkpoint.spec.commit} if checkpoint.spec.commit else {}),
+        },
+        "training": {
+            "seed": checkpoint.seed,
+            "epoch": checkpoint.epoch,
+            "model": dataclasses.asdict(checkpoint.model),
+            **({"data_commit": checkpoint.data_commit} if checkpoint.data_commit else {}),
         },
         "start": start_stated(checkpoint.prompt_start),
-        "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
         **_exact(checkpoint, with_sums=with_sums),
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
