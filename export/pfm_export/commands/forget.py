@@ -41,7 +41,7 @@ class ForgetOptions:
 
     on_test_data: bool = option(
         False,
-        "Compute what the erasure does to infer_best on the run's test samples.  [default: on random inputs]",
+        "Compute what the erasure does to infer_best on the run's test samples, and not on random inputs.",
         is_flag=True,
     )
 

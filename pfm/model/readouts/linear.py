@@ -1,4 +1,4 @@
-"""What readouts with a linear row a class share: each class's weight and bias, applied to the one output that is read."""
+"""What readouts with a linear row a class share: each class's weight and bias, applied to the one output read."""
 
 import torch
 from torch import nn
