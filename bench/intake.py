@@ -71,8 +71,11 @@ def make_model(folder: Path, size: int = 32, patch: int = 8) -> Path:
     if not folder.is_dir():
         from transformers import ViTConfig, ViTModel
 
-        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        ViTModel(ViTConfig(image_size=size, patch_size=patch, **shape), add_pooling_layer=False).save_pretrained(folder)
+        config = ViTConfig(
+            image_size=size, patch_size=patch, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64,
+        )  # fmt: skip
+        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
         facts = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size}}
         write_json(folder / "preprocessor_config.json", facts)
     return folder

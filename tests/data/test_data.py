@@ -20,6 +20,7 @@ from pfm.data.images import ImageStorage
 from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
 from pfm.data.readers import READERS
+from pfm.data.reading import Intake
 from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
@@ -783,7 +784,7 @@ class ShadesReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.startswith("shades:")
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind("image")
         count = int(config.dataset.removeprefix("shades:"))
         labels = torch.arange(2).repeat(count)
