@@ -93,14 +93,14 @@ def _is_palette(document: Any) -> bool:
 
 
 def _frame(document: Any, **options: Any) -> np.ndarray:
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     return pixel_array(document, index=0, **options)
 
 
 def _in_colour(document: Any) -> Image.Image:
     """RGB; YBR is converted by pydicom on the way."""
-    from pydicom.pixels import apply_color_lut
+    from pydicom.pixels.processing import apply_color_lut
 
     pixels = _frame(document)
     if _is_palette(document):
@@ -113,7 +113,7 @@ def _in_colour(document: Any) -> Image.Image:
 
 def _grey(document: Any) -> Image.Image:
     """Levels after rescaling, with the window and the direction in which they run."""
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     levels = np.asarray(apply_modality_lut(_frame(document), document), np.float32)
     image = Image.fromarray(levels)

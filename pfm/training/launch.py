@@ -81,7 +81,7 @@ def host_of(accelerator: Accelerator) -> Host:
     import torch.distributed as dist
 
     own = (accelerator.process_index - accelerator.local_process_index, accelerator.process_index)
-    everyone = [(0, 0)] * accelerator.num_processes
+    everyone: list[Any] = [(0, 0)] * accelerator.num_processes
     dist.all_gather_object(everyone, own)
     leaders = sorted({leader for leader, _ in everyone})
     groups = {}

@@ -179,7 +179,8 @@ def check_same_run(
             f"processes is {state['global_batch']}"
         )
     if state["labels"] != labels_checksum(labels):
-        raise ConfigError("--resume: the training split is not the one the run began with; give the same data")
+        at = f", with --data_revision {checkpoint.data_commit}" if checkpoint.data_commit else ""
+        raise ConfigError(f"--resume: the training split is not the one the run began with; give the same data{at}")
 
 
 def _was_moved(section: str, name: str, old: Any, value: Any) -> bool:

@@ -20,6 +20,7 @@ from pfm.data.images import ImageStorage
 from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
 from pfm.data.readers import READERS
+from pfm.data.reading import Intake
 from pfm.data.sounds import SoundStorage
 from pfm.data.splits import ClassificationData, Split, class_list, split_off_test
 from pfm.errors import ClassNameError, ConfigError, DataError, StorageError
@@ -328,11 +329,11 @@ def test_every_flat_single_label_medmnist_set_is_known_by_name(tmp_path: Path) -
 def pretend_download(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None]) -> None:
     """Put something in the place of medmnist's bloodmnist that acts on the file it is to write."""
 
-    def download(*, split: str, download: bool, root: Path, size: int) -> None:
-        assert download
-        act(Path(root) / ("bloodmnist.npz" if size == 28 else f"bloodmnist_{size}.npz"))
+    class BloodMNIST(medmnist.BloodMNIST):
+        def download(self) -> None:
+            act(Path(self.root) / f"{self.flag}{self.size_flag}.npz")
 
-    monkeypatch.setattr(medmnist, "BloodMNIST", download)
+    monkeypatch.setattr(medmnist, "BloodMNIST", BloodMNIST)
 
 
 def test_a_medmnist_set_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -783,7 +784,7 @@ class ShadesReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.startswith("shades:")
 
-    def read(self, config: DataConfig, storage: Storage, device: torch.device | None) -> ClassificationData:
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind("image")
         count = int(config.dataset.removeprefix("shades:"))
         labels = torch.arange(2).repeat(count)

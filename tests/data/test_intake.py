@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
-FEEDS = [
+FEEDS: list[dict[str, Any]] = [
     {"data_on": "host", "data_workers": 0},
     {"data_on": "host", "data_workers": 2},
     {"data_on": "disk"},
@@ -55,7 +56,7 @@ def load(
     *,
     splits: frozenset[str] | None = None,
     bad: bool = False,
-    **feed: object,
+    **feed: Any,
 ) -> ClassificationData:
     intake = Intake(feed=FeedConfig(**feed), splits=splits)  # type: ignore[arg-type]  # of the options
     return load_data(DataConfig(dataset=dataset, skip_bad=bad), storage or ImageStorage(8), intake=intake)
@@ -67,7 +68,7 @@ def contents(data: ClassificationData) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("feed", FEEDS[1:])
 def test_images_are_the_same_bytes_wherever_they_are_kept(
-    photos: Path, feed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    photos: Path, feed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pfm.data.workers.PATIENCE_S", -1)
     alone, found = (load(f"imagefolder:{photos}", **options) for options in (FEEDS[0], feed))

@@ -263,7 +263,10 @@ def _with_graph(content: bytes) -> Callable[[Path], Path]:
         bank: dict[str, np.ndarray] = {}
         for i in range(3):
             bank |= {f"prompt.{i}": random.standard_normal((2, WIDTH), dtype=np.float32)}
-            bank |= {f"weight.{i}": random.standard_normal(WIDTH, dtype=np.float32), f"bias.{i}": np.float32(i)[()]}
+            bank |= {
+                f"weight.{i}": random.standard_normal(WIDTH, dtype=np.float32),
+                f"bias.{i}": np.array(i, np.float32),
+            }
         manifest = json.loads((_bundle(folder) / MANIFEST).read_bytes())
         manifest = {k: v for k, v in manifest.items() if k not in (OWN_HASH, "files", "ledger_head")}
         bank = {name: np.asarray(array, np.float32) for name, array in bank.items()}
