@@ -84,7 +84,8 @@ def test_images_are_the_same_bytes_wherever_they_are_kept(
 def test_sounds_are_the_same_bytes_wherever_they_are_kept(tones: Path) -> None:
     storage = SoundStorage(8000, 4)
     alone = load(f"audiofolder:{tones}", storage, data_on="host", data_workers=0)
-    for feed in (*FEEDS[2:4], {"cache": str(tones.parent / "kept")}, {"cache": str(tones.parent / "kept")}):
+    kept: dict[str, Any] = {"cache": str(tones.parent / "kept")}
+    for feed in (*FEEDS[2:4], kept, kept):
         found = load(f"audiofolder:{tones}", storage, **feed)
         assert all(torch.equal(a, b) for a, b in zip(contents(alone), contents(found), strict=True)), feed
 
