@@ -5,7 +5,7 @@ Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from pfm.data.decoding import (
     read_window,
     sources_range,
     stored_decoding,
+    typical_size,
 )
 from pfm.data.file_names import IMAGE_ENDINGS
 from pfm.data.image_augmentation import ImageAugmentation
@@ -34,6 +35,8 @@ from pfm.storage import Json
 
 CHUNK_BYTES = 2**24  # of images whose pixels are counted at a time
 
+LOOKED_AT = 64  # files that say how large files are
+
 
 @dataclass(frozen=True)
 class ImageStorage:
@@ -43,6 +46,7 @@ class ImageStorage:
         size: S, the model's side.
         resample: how the model's preprocessing resizes.
         decoding: how files are decoded; None until data decides it, see `decided`.
+        file_size: height and width of a typical file, where files are brought to one size.
     """
 
     kind: ClassVar[str] = "image"
@@ -56,6 +60,7 @@ class ImageStorage:
     size: int
     resample: str = "bilinear"
     decoding: ImageDecoding | None = None
+    file_size: tuple[int, int] | None = field(default=None, compare=False)
 
     def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "ImageStorage":
         """As the options say and the files need; what a trained model says of its decoding stays."""
@@ -68,9 +73,10 @@ class ImageStorage:
         elif decoding.size is not None:
             return self
         sources = (source for part in files.values() for source in part.sources())
-        if not have_one_small_size(sources, self.size):
-            decoding = decoding.sized(self.size)
-        return replace(self, decoding=decoding)
+        if have_one_small_size(sources, self.size):
+            return replace(self, decoding=decoding)
+        some = files.get("train") or next(iter(files.values()))
+        return replace(self, decoding=decoding.sized(self.size), file_size=typical_size(some.sources(LOOKED_AT)))
 
     def taken(self, inputs: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) that are not files, cropped or padded to a square where that is asked for."""
@@ -112,6 +118,10 @@ class ImageStorage:
             size_bytes={split: image_bytes * len(part.kept) for split, part in looked.items()},
             is_ragged=False,
         )
+
+    def file_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, H, W) of a typical file."""
+        return stored_shape if self.file_size is None else (stored_shape[0], *self.file_size)
 
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored image (C, H, W), in words."""

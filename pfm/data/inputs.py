@@ -65,6 +65,10 @@ class Storage(Protocol):
         """
         ...
 
+    def file_shape(self, stored_shape: tuple[int, ...], /) -> tuple[int, ...]:
+        """What one input was before it was brought to what is stored, where that is known to differ."""
+        ...
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """Inputs of that shape, in words."""
         ...

@@ -79,6 +79,10 @@ class SoundStorage(MelSettings):
 
         return take_in(files, SoundLook(self.sampling_rate, seconds), plan, words)
 
+    def file_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """As it is stored."""
+        return stored_shape
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored clip (F, M), in words."""
         return f"sounds of up to {stored_shape[0]} frames of {stored_shape[1]} mel bins"

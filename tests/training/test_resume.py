@@ -260,7 +260,9 @@ def test_a_run_that_began_with_other_rules_of_decoding_is_not_gone_on_from(
         for name, level in (("a", 40), ("b", 200)):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             for i in range(4):
-                Image.new("RGB", (12, 12 + i % 2), (level, level, i)).save(tmp_path / "photos" / split / name / f"{i}.png")
+                Image.new("RGB", (12, 12 + i % 2), (level, level, i)).save(
+                    tmp_path / "photos" / split / name / f"{i}.png"
+                )
     arguments = train_arguments(f"imagefolder:{tmp_path / 'photos'}", tmp_path / "run", "--epochs", "1")
     assert run(pfm, arguments) == 0
     path = tmp_path / "run" / "photos_seed_42_1.pt"

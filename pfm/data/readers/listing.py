@@ -57,7 +57,9 @@ class ClassFolder:
     def kinds(self) -> str:
         """Of what kinds the others are."""
         counts = self.others.most_common(4)
-        return ", ".join(f"{number:,} {end or 'without an ending'}" for end, number in counts) + f"; first: {self.first}"
+        return (
+            ", ".join(f"{number:,} {end or 'without an ending'}" for end, number in counts) + f"; first: {self.first}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
