@@ -66,14 +66,14 @@ def make_photos(folder: Path, count: int, *, width: int = 2592, height: int = 19
     return folder
 
 
-def make_model(folder: Path) -> Path:
-    """A small ViT of 32 pixels in Hugging Face layout, with mean and deviation of its own."""
+def make_model(folder: Path, size: int = 32, patch: int = 8) -> Path:
+    """A small ViT in Hugging Face layout, with mean and deviation of its own."""
     if not folder.is_dir():
         from transformers import ViTConfig, ViTModel
 
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        ViTModel(ViTConfig(image_size=32, patch_size=8, **shape), add_pooling_layer=False).save_pretrained(folder)
-        facts = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
+        ViTModel(ViTConfig(image_size=size, patch_size=patch, **shape), add_pooling_layer=False).save_pretrained(folder)
+        facts = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size}}
         write_json(folder / "preprocessor_config.json", facts)
     return folder
 
@@ -333,27 +333,37 @@ def measure_shared(photos: Path, work: Path) -> dict[str, Any]:
 
 
 def measure_limit(work: Path) -> dict[str, Any]:
-    """A set ten times --data_memory on two processes: whole, and killed and resumed."""
-    large = make_photos(work / "large", 600, width=640, height=480)
-    small = make_photos(work / "small", 70, width=640, height=480)  # nine epochs of them are as many steps
-    size = 600 * 3 * SIZE * SIZE
-    memory = f"{size // 10 // 2**20}MB"
-    size_options = ("--model_name", "scratch:vit_tiny_patch16_224", "--batch_size", "15", "--data_memory", memory)
-    options = (*size_options, "--epochs", "1", "--eval_every", "0", "--save_steps", "4")
+    """A set ten times --data_memory on two processes, whole, and killed and resumed; beside one that just fits.
+
+    The model is so small that what differs between the two sets is where their data is kept.
+    """
+    count = 4000
+    large = make_photos(work / "large", count, width=640, height=480)
+    small = make_photos(work / "small", count // 10, width=640, height=480)  # ten epochs of them are as many steps
+    model = make_model(work / "vit_224", SIZE, 56)
+    size = count * 3 * SIZE * SIZE
+    memory = f"{size // 10 // 2**20 + 1}MB"
+    fixed = ("--model_name", str(model), "--batch_size", "15", "--data_memory", memory, "--data_workers", str(WORKERS))
+    options = (*fixed, "--eval_every", "0", "--save_steps", "50")
 
     def run(data: Path, name: str, *more: str, kill: int | None = None) -> Watched:
         folder = work / "limit" / name
         command = train_command(data, folder, *options, *more, processes=2)
-        return watch(command, folder / f"{data.name}_seed_1_log.jsonl", ROOT, until_first_step=False, kill_at_step=kill)
+        done = watch(command, folder / f"{data.name}_seed_1_log.jsonl", ROOT, until_first_step=False, kill_at_step=kill)
+        print(f"limit, {name}: {done}", flush=True)
+        return done
 
     shutil.rmtree(work / "limit", ignore_errors=True)
     resumed = work / "limit" / "large" / "large_seed_1_1.pt"  # both in one folder, whose name is in the checkpoint
-    runs = {"seventy images": run(small, "small", "--epochs", "9"), "whole": run(large, "large")}
+    runs = {
+        "a tenth, ten epochs": run(small, "small", "--epochs", "10"),
+        "whole": run(large, "large", "--epochs", "1"),
+    }
     whole = (work / "limit" / "large").rename(work / "limit" / "whole") / resumed.name
-    runs["killed"] = run(large, "large", kill=9)
-    runs["resumed"] = run(large, "large", "--resume", "auto")
+    runs["killed"] = run(large, "large", "--epochs", "1", kill=120)
+    runs["resumed"] = run(large, "large", "--epochs", "1", "--resume", "auto")
     return {
-        "data_mib": round(size / 2**20, 1), "data_memory": memory,
+        "files": count, "data_mib": round(size / 2**20, 1), "data_memory": memory,
         "same_bytes": whole.read_bytes() == resumed.read_bytes(), "same_tensors": same_tensors(whole, resumed),
         "peak_mib": {name: one.peak_mib for name, one in runs.items()},
         "samples": {name: asdict(one) for name, one in runs.items()},

@@ -15,6 +15,8 @@ from pfm.errors import PfmError
 
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
+    "learn": ("pfm.commands.learn:learn", "Add samples and classes to an exact readout."),
+    "backbones": ("pfm.commands.backbones:backbones", "Which backbones there are, and what each is good at."),
     "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
     "predict": ("pfm_export.commands.predict:predict", "Classify files with a checkpoint or a bundle."),
     "show": ("pfm_export.commands.show:show", "What a checkpoint, bundle, ledger or run folder is."),

@@ -27,6 +27,10 @@ class BackboneError(PfmError):
     """A backbone that cannot be found, or of a kind that is not supported."""
 
 
+class HubError(PfmError):
+    """Something that the Hugging Face hub, and its cache, do not give."""
+
+
 class CheckpointError(PfmError):
     """A file that is not a checkpoint, or one of another model."""
 

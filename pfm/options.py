@@ -20,6 +20,7 @@ class Section(enum.StrEnum):
     DATA = "Data"
     MODEL = "Model"
     LORA = "LoRA"
+    EXACT = "Exact readout (--readout ridge)"
     OPTIMISATION = "Optimisation"
     SAVING = "Saving and resuming"
     SPEED = "Speed and memory"

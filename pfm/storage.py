@@ -4,6 +4,7 @@ Every artifact is written to a temporary file beside its target, flushed to the 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -20,6 +21,9 @@ JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
+# what a system says of a place that takes no more, or is not to be written to
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def explain(error: OSError) -> str:
     """The system's reason, in words."""
@@ -29,7 +33,9 @@ def explain(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, follow: bool = True, like: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(
+    path: Path, *, follow: bool = True, like: Path | None = None, is_private: bool = False
+) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when the block ends without an error.
 
     Who may read it stays as it was: the mode is that of the file that stood there.
@@ -37,6 +43,7 @@ def replacing(path: Path, *, follow: bool = True, like: Path | None = None) -> I
     Args:
         follow: where `path` is a link, replace what it names; otherwise that stays as it is, and the link goes.
         like: where none stood there, the file whose mode the new one gets; None leaves it to the umask.
+        is_private: nobody but its owner may read it (mode 600).
 
     Raises:
         StorageError: the folder cannot be made, or the disk is full, read-only or not permitted.
@@ -56,7 +63,7 @@ def replacing(path: Path, *, follow: bool = True, like: Path | None = None) -> I
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
+        os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
@@ -95,9 +102,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes | memoryview, *, follow: bool = True, like: Path | None = None) -> None:
-    """Write a file at once; `follow` and `like` as in `replacing`."""
-    with replacing(path, follow=follow, like=like) as file:
+def write_bytes(
+    path: Path,
+    content: bytes | memoryview,
+    *,
+    follow: bool = True,
+    like: Path | None = None,
+    is_private: bool = False,
+) -> None:
+    """Write a file at once; `follow`, `like` and `is_private` as in `replacing`."""
+    with replacing(path, follow=follow, like=like, is_private=is_private) as file:
         file.write(content)
 
 

@@ -279,6 +279,8 @@ def figures() -> Iterator[tuple[str, str]]:
     yield " | ".join(cells), "demo.json"
     yield over_seeds("recipes.json", "mednist"), "recipes.json"
     yield over_seeds("recipes_fsdd.json", "fsdd_speaker"), "recipes_fsdd.json"
+    exact = load("ridge.json")
+    yield percents(*(exact[name]["mean"]["full_bank"] for name in ("digits", "mednist", "fsdd_speaker"))), "ridge.json"
     attacks = [run["resurrection"][0] for name, run in load("audit_digits.json")["runs"].items() if "_cls_" in name]
     erased = mean(attack["forgotten"]["selective"] for attack in attacks)
     yield percents(erased, mean(attack["retrained"][0]["selective"] for attack in attacks)), "audit_digits.json"

@@ -76,11 +76,11 @@ def train(folder: Path, *more: str | Path, dataset: str | Path) -> Path:
 
 def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found through an entry point, as an installed package brings it."""
-    from transformers import DeiTConfig, DeiTModel
+    from transformers import IJepaConfig, IJepaModel
 
     load("our_family", tmp_path)
-    FAMILIES.remove("deit")
-    PRESETS.pop("deit_mini")
+    FAMILIES.remove("ijepa")
+    PRESETS.pop("ijepa_mini")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "ours-1.0.dist-info").mkdir()
     (tmp_path / "ours-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
@@ -88,14 +88,14 @@ def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delitem(sys.modules, "our_family", raising=False)
 
     torch.manual_seed(0)
-    folder = tmp_path / "deit"
+    folder = tmp_path / "ijepa"
     shape: dict[str, Any] = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 48,
     }
-    reference = DeiTModel(DeiTConfig(image_size=8, patch_size=4, **shape), add_pooling_layer=False).eval()
+    reference = IJepaModel(IJepaConfig(image_size=8, patch_size=4, **shape), add_pooling_layer=False).eval()
     reference.save_pretrained(folder)
     backbone = build_backbone(describe_backbone(BackboneConfig(model_name=str(folder))), seed=0).eval()
     pixels = torch.randn(2, 3, 8, 8)

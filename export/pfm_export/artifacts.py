@@ -28,6 +28,7 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.graph_names import graph_names
 from pfm_export.serving.manifest import MANIFEST, is_bundle
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, TOKENS
+from pfm_export.serving.solving import SOLVED, SUMS
 
 _ROWS = ("prompt.", "weight.", "bias.")
 
@@ -41,7 +42,7 @@ class BundleKind(FolderKind):
         return is_bundle(folder)
 
     def members(self, folder: Path) -> tuple[Path, ...]:
-        return tuple(folder / name for name in (BANK, MANIFEST, LEDGER))
+        return tuple(folder / name for name in (BANK, MANIFEST, LEDGER, SOLVED)) + tuple(folder.glob(SUMS))
 
     def open(self, folder: Path) -> Holding:
         bundle = Bundle.open(folder)

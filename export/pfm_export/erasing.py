@@ -277,6 +277,7 @@ def _rewrite_files(
                 request=request.id,
                 reason=request.reason,
                 requested_by=request.requested_by,
+                is_exact=all(held.holding.is_exact for held in files),
             )
     for folder in by_folder:
         finish(folder)

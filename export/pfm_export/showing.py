@@ -86,9 +86,11 @@ def _describe_checkpoint(path: Path) -> Json:
         "readout": checkpoint.model.readout,
         "target": checkpoint.model.wrong_target,
         "unknown_below": checkpoint.unknown_below or None,
-        "start": start_stated(checkpoint.start, init_key=checkpoint.init_key),
+        "start": {} if checkpoint.exact else start_stated(checkpoint.start, init_key=checkpoint.init_key),
+        "exact": _exact_of_checkpoint(checkpoint),
         "backbone": {
             "model_name": checkpoint.spec.model_name,
+            "commit": checkpoint.spec.commit or None,
             "family": checkpoint.spec.family.name,
             "input": checkpoint.spec.describe_size(),
             "layers": checkpoint.spec.num_layers,
@@ -111,11 +113,43 @@ def _describe_checkpoint(path: Path) -> Json:
     }
 
 
+def _exact_of_checkpoint(checkpoint: "Checkpoint") -> Json | None:
+    """What a readout that is solved keeps, and what it is a function of; None of others."""
+    record = checkpoint.exact
+    if not record:
+        return None
+    return {
+        "digest": record["digest"],
+        "is_exact": record["is_solved"],
+        "memory": record["memory"],
+        "memory_bytes": sum(tensor.nbytes for tensor in checkpoint.memory.values()),
+        "samples": sum(record["counts"]),
+        "groups": len(record["groups"]),
+    }
+
+
+def _exact_of_bundle(bundle: Bundle) -> Json | None:
+    """The same of a bundle."""
+    if bundle.exact is None:
+        return None
+    files = [bundle.folder / name for name in bundle.exact.files]
+    return {
+        "digest": bundle.exact.digest,
+        "is_exact": bundle.is_exact,
+        "memory": "sums" if bundle.exact.has_sums else "none",
+        "memory_bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "samples": sum(entry.count for entry in bundle.exact.classes),
+        "groups": 0,
+    }
+
+
 def _recipe_of(checkpoint: "Checkpoint") -> Json:
     train: Mapping[str, Any] = checkpoint.run.get("train", {})
     return {
         "dataset": checkpoint.run.get("data", {}).get("dataset"),
+        "data_commit": checkpoint.data_commit or None,
         "model_name": checkpoint.spec.model_name or None,
+        "commit": checkpoint.spec.commit or None,
         "epoch": checkpoint.epoch,
         "epochs": train.get("epochs"),
         "step": checkpoint.step,
@@ -142,13 +176,19 @@ def _describe_bundle(folder: Path) -> Json:
         "readout": stated.readout,
         "target": document.get("wrong_target"),
         "unknown_below": stated.unknown_below or None,
-        "start": document.get("start") or start_stated(""),
+        "start": {} if bundle.exact else document.get("start") or start_stated(""),
+        "exact": _exact_of_bundle(bundle),
         "precision": stated.precision,
         "form": document.get("form"),
         "input": document.get("input"),
-        "backbone": {"model_name": backbone.get("model_name"), "hidden_size": stated.hidden_size},
+        "backbone": {
+            "model_name": backbone.get("model_name"),
+            "commit": backbone.get("commit"),
+            "hidden_size": stated.hidden_size,
+        },
         "recipe": {
-            "model_name": backbone.get("model_name"), "epoch": training.get("epoch"), "seed": training.get("seed"),
+            "data_commit": training.get("data_commit"), "model_name": backbone.get("model_name"),
+            "commit": backbone.get("commit"), "epoch": training.get("epoch"), "seed": training.get("seed"),
         },
         "profiles": {
             name: [numbers[number] for number in left_out if number in numbers]

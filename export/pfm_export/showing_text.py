@@ -106,6 +106,20 @@ def _about_model(document: Any) -> list[str]:
         _row("erased", ", ".join(erased) or "none"),
         _row("readout", f"{document['readout']}, target without the own prompt: {document['target']}{answer}"),
         *_rows("start", list(document["start"].values())),
+        *_rows("exact", _exact(document["exact"])),
+    ]
+
+
+def _exact(found: Any) -> list[str]:
+    if not found:
+        return []
+    kept = f"--memory {found['memory']}, {_size(found['memory_bytes'])}, of {found['samples']:,} samples"
+    groups = f" in {found['groups']:,} groups" if found["groups"] else ""
+    rows = "solved from what is there" if found["is_exact"] else "rows of a solution for more classes than are there"
+    return [
+        f"digest {found['digest']}",
+        f"weights: {rows}",
+        f"{kept}{groups}; personal data" if found["memory_bytes"] else kept,
     ]
 
 

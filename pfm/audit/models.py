@@ -19,6 +19,7 @@ from pfm.audit.config import AuditConfig
 from pfm.audit.groups import Groups
 from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.classes import ClassKeys, check_removal
+from pfm.data.config import DataConfig
 from pfm.data.splits import ClassificationData
 from pfm.errors import ClassNameError
 from pfm.forgetting.erase import erase
@@ -40,6 +41,7 @@ class AuditRequest:
         judged: the model after; None for what `erase` makes of `full`. One that still holds the classes is
             judged with their prompts left out.
         served: exported graphs to ask as well, by name.
+        source: where the data came from, to read it once more; None is the source of the full model's run.
     """
 
     full: Checkpoint
@@ -47,6 +49,7 @@ class AuditRequest:
     keys: ClassKeys
     judged: Checkpoint | None = None
     served: Mapping[str, Subject] = field(default_factory=dict)
+    source: DataConfig | None = None
 
 
 class Models:
@@ -56,6 +59,7 @@ class Models:
         full, judged, smaller: the checkpoint before, the one after, and what `erase` makes of the former.
         forgotten: `judged`, less what it still holds of the classes.
         left_over: numbers of the classes that `judged` still holds.
+        source: where the data came from; None is the source of the full model's run.
         data, groups: labels are positions in the full model's bank.
         positions, gone, names: of the classes to be forgotten; `gone` are their numbers.
         generator: of the bootstrap; attacks draw from it in their order.
@@ -94,6 +98,7 @@ class Models:
         self.data = by_position(request.data, full)
         self.groups = Groups.of(self.data, self.positions)
         self.served = request.served
+        self.source = request.source
         self.config = config
         self.device = device
         self.say = say

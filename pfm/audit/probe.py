@@ -13,7 +13,10 @@ PENALTY = 1e-3
 
 @torch.no_grad()
 def layer_features(model: PromptedClassifier, inputs: torch.Tensor, batch: int = 256) -> list[torch.Tensor]:
-    """Features (N, 2 D) of the L + 1 layers, all prompts of the model there: CLS beside the mean of the patches."""
+    """Features (N, 2 D) of the L + 1 layers, all prompts of the model there: CLS beside the mean of the patches.
+
+    Where there is one token alone, (N, D).
+    """
     device = next(model.parameters()).device
     layers: list[list[torch.Tensor]] = [[] for _ in range(model.backbone.num_layers + 1)]
     for chunk in inputs.split(batch):
@@ -21,10 +24,11 @@ def layer_features(model: PromptedClassifier, inputs: torch.Tensor, batch: int =
         num_own = tokens.shape[1]
         for number in range(model.backbone.num_layers + 1):
             own = tokens[:, :num_own].float()
-            layers[number].append(torch.cat([own[:, 0], own[:, 1:].mean(dim=1)], dim=1).cpu())
+            parts = [own[:, 0], own[:, 1:].mean(dim=1)] if num_own > 1 else [own[:, 0]]
+            layers[number].append(torch.cat(parts, dim=1).cpu())
             if number == model.backbone.num_layers:
                 break
-            if number == model.config.prompt_layer:
+            if number == model.config.prompt_layer and model.readout.sees_prompts:
                 tokens = torch.cat([tokens, model.bank.everyone(len(chunk)).to(tokens.dtype)], dim=1)
             tokens = model.backbone.run_blocks(tokens, number, number + 1)
     return [torch.cat(parts) for parts in layers]

@@ -149,7 +149,7 @@ def resurrect(
         steps, lr: of Adam.
     """
     num_seeds, size = samples.shape[:2]
-    hidden = model.backbone.hidden_size
+    hidden = model.row_size
     device = next(model.parameters()).device
     generator = make_generator(seed, "resurrection")
     prompt = torch.randn(num_seeds, num_tokens, hidden, generator=generator).to(device).requires_grad_()
@@ -200,7 +200,11 @@ def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tenso
     """Logits (B, C + 1) with every prompt of the model there and one more for each example; `unknown` last."""
     outputs = model.read(tokens, torch.cat([model.bank.everyone(len(tokens)), prompt], dim=1))
     scores = model.readout.score_with_new(
-        outputs, model.readout.weights(model), row, prompt_tokens=model.config.prompt_tokens, new_tokens=prompt.shape[1]
+        outputs,
+        model.readout.weights(model),
+        row * model.readout.row_scale,
+        prompt_tokens=model.config.prompt_tokens,
+        new_tokens=prompt.shape[1],
     )
     return F.pad(scores, (0, 1), value=model.unknown_logit)
 

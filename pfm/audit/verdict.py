@@ -3,6 +3,7 @@
 - suspend: without the prompt the class is hidden. It is not answered, and outputs on its samples say little.
 - erase: nothing that belongs to the class is left in the artifact, and no stored prompt brings it back.
 - scrub: under attack, the model is like one that never saw the class.
+- exact: it is that one, number for number; judged where a model claims it.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 PASS, INCONCLUSIVE, FAIL = "pass", "inconclusive", "fail"
-LEVELS = ("suspend", "erase", "scrub")
+LEVELS = ("suspend", "erase", "scrub", "exact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ def summarise(judgements: Iterable[Judgement]) -> Verdict:
         "levels": {
             level: worst(entry.verdict for entry in found if entry.level in LEVELS[: number + 1])
             for number, level in enumerate(LEVELS)
+            if level != LEVELS[-1] or any(entry.level == level for entry in found)  # which few models claim
         },
         "measures": [asdict(entry) for entry in found],
     }

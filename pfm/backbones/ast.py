@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pfm.backbones.family import Family, HfConfig, Tensors
+from pfm.backbones.family import Card, Family, HfConfig, Tensors
 from pfm.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Ast(Family):
     default_model = DEFAULT_MODEL
     size_option = "max_length"
     noun = "sounds"
+    final_norm = False  # as in the paper
     special_tokens = ("cls_token", "distillation_token")
     presets: ClassVar[Mapping[str, HfConfig]] = {
         "ast_mini": {"max_length": 96, "num_mel_bins": 64, "patch_size": 16, "frequency_stride": 16, "time_stride": 16,
@@ -39,6 +40,11 @@ class Ast(Family):
                      "time_stride": 10, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
                      "intermediate_size": 3072},
     }  # fmt: skip
+
+    cards: ClassVar[tuple[Card, ...]] = (
+        Card(model_name=DEFAULT_MODEL, preset="ast_base", licence="BSD-3-Clause",
+             good_at="sounds of every kind, of up to 10 s"),
+    )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:
         from transformers import ASTConfig, ASTModel

@@ -15,6 +15,9 @@ from pfm.backbones.dropout import RowKeys
 from pfm.backbones.encoder import Block, Encoder
 from pfm.backbones.spec import BackboneSpec
 
+SUMMARY = slice(0, 1)
+"""Where the summary of an input is read: CLS is the first token."""
+
 
 class Backbone(nn.Module):
     """An encoder, run block by block.
@@ -56,7 +59,7 @@ class Backbone(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """How the weights that make the tokens are stored."""
-        return next(self.encoder.embeddings.parameters()).dtype
+        return next((tensor.dtype for tensor in self.encoder.embeddings.parameters()), torch.float32)
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S), or (B, L, M) of sounds -> (B, T, D): special tokens and patches, with positions."""
@@ -93,6 +96,43 @@ class Backbone(nn.Module):
         for block in blocks:
             tokens = self._run(block, tokens, key_mask, None)
         return self._run(last, tokens, key_mask, positions)
+
+    def read(
+        self,
+        tokens: torch.Tensor,
+        start: int,
+        positions: slice,
+        key_mask: torch.Tensor | None = None,
+        *,
+        is_normalised: bool,
+    ) -> torch.Tensor:
+        """What a readout reads: outputs at `positions`, through the final LayerNorm where that is asked for.
+
+        `SUMMARY` is the place of CLS. A family without one makes its summary of all own tokens instead.
+
+        Args:
+            tokens: (B, S, D), the input of block `start`.
+            positions: which P tokens to read.
+            key_mask: see `readout`.
+
+        Returns:
+            (B, P, D)
+        """
+        if self.encoder.pool is None or positions != SUMMARY:
+            outputs = self.readout(tokens, start, positions, key_mask)
+            return self.normalise(outputs) if is_normalised else outputs
+        outputs = self.readout(tokens, start, slice(0, self.num_own), key_mask)  # (B, T, D)
+        return self.summary(outputs, is_normalised=is_normalised)
+
+    def summary(self, outputs: torch.Tensor, *, is_normalised: bool) -> torch.Tensor:
+        """The one output (B, 1, D) that stands for an input, of its own tokens' outputs (B, T, D) of the last block."""
+        pool = self.encoder.pool
+        if pool is None:
+            return self.normalise(outputs[:, SUMMARY]) if is_normalised else outputs[:, SUMMARY]
+        if is_normalised and not pool.is_before_norm:
+            outputs = self.normalise(outputs)
+        pooled = pool(outputs)
+        return self.normalise(pooled) if is_normalised and pool.is_before_norm else pooled
 
     def normalise(self, outputs: torch.Tensor) -> torch.Tensor:
         """The backbone's final LayerNorm."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pfm.backbones.families  # noqa: F401  # makes the families known
-from pfm.backbones.family import FAMILIES, PRESETS
+from pfm.backbones.family import FAMILIES
+from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
 
 SCRATCH = "scratch:"
@@ -19,8 +20,11 @@ class BackboneConfig:
     model_name: str = option(
         IMAGE_DEFAULT,
         f"A hub id ({AUDIO_DEFAULT} by default for sounds), a local folder in Hugging Face layout, or scratch:NAME for "
-        "a shape without pretrained weights (" + ", ".join(PRESETS) + ").",
+        "a shape without pretrained weights; `pfm backbones` lists them.",
         is_path=True,
+    )
+    revision: str = option(
+        "", "Branch, tag or commit of --model_name on the hub.  [default: what main is now]  A checkpoint says which."
     )
     image_size: int | None = option(
         None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
@@ -33,3 +37,5 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self)
+        if self.revision and self.model_name.startswith(SCRATCH):
+            raise ConfigError(f"--revision is for models of the hub; {self.model_name} is not one")

@@ -1,12 +1,14 @@
-"""The transformer that every family's weights are read into: embeddings, pre-norm blocks, a final LayerNorm.
+"""The transformer that every family's weights are read into: embeddings, pre-norm blocks, a final LayerNorm, a pool.
 
-The names of its parameters are those of transformers 5 (`layers.0.attention.q_proj.weight`), which checkpoints hold.
+The names of its parameters are those of ViT in transformers 5 (`layers.0.attention.q_proj.weight`), which checkpoints
+hold. What only some families have (a scale on each branch, a gated MLP, rotary positions, a LayerNorm in front of the
+blocks, a pool in place of CLS) is there only where `BlockShape` or the family says so.
 
 Letters: B batch, T tokens as the backbone makes them (special tokens first), S tokens with the prompts behind them,
 P tokens whose outputs are wanted, D hidden size, H attention heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pfm.backbones.dropout import RowDropout, RowKeys
+from pfm.backbones.pools import Pool
 from pfm.errors import BackboneError
 
 # what configurations call an activation -> the function
@@ -40,6 +43,10 @@ class BlockShape:
         activation: between the two layers of the MLP, a name of `ACTIVATIONS`.
         dropout: share of the outputs of attention and MLP that training drops.
         attention_dropout: the same of the attention weights.
+        key_bias: whether the key projection has a bias; None: as the other two.
+        has_scales: whether outputs of attention and MLP are multiplied by a learned vector (LayerScale; Touvron et al.,
+            2021, arXiv 2103.17239).
+        is_gated: whether the MLP is activation(gate) · up (Shazeer, 2020, arXiv 2002.05202).
     """
 
     hidden_size: int
@@ -50,6 +57,9 @@ class BlockShape:
     activation: str = "gelu"
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    key_bias: bool | None = None
+    has_scales: bool = False
+    is_gated: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -57,22 +67,29 @@ class BlockShape:
         if self.activation not in ACTIVATIONS:
             raise BackboneError(f"activation {self.activation!r} is not supported; known: {', '.join(ACTIVATIONS)}")
 
+    @property
+    def mlp_weights(self) -> int:
+        """Weights of the MLP's matrices."""
+        return (3 if self.is_gated else 2) * self.hidden_size * self.intermediate_size
+
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al., 2017).
 
     Attributes:
         is_eager: plain matrix products and a softmax, for export, and not torch's fused function.
+        rotary: turns queries and keys by their patch's place; None where places are added to the tokens.
     """
 
-    def __init__(self, shape: BlockShape) -> None:
+    def __init__(self, shape: BlockShape, rotary: nn.Module | None = None) -> None:
         super().__init__()
         width = shape.hidden_size
         self.head_dim = width // shape.num_heads
         self.dropout = shape.attention_dropout
         self.is_eager = False
+        self.rotary = rotary
         self.q_proj = nn.Linear(width, width, bias=shape.qkv_bias)
-        self.k_proj = nn.Linear(width, width, bias=shape.qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=shape.qkv_bias if shape.key_bias is None else shape.key_bias)
         self.v_proj = nn.Linear(width, width, bias=shape.qkv_bias)
         self.o_proj = nn.Linear(width, width)
 
@@ -82,6 +99,8 @@ class Attention(nn.Module):
         query, key, value = (
             self._heads(self.q_proj(asking)), self._heads(self.k_proj(tokens)), self._heads(self.v_proj(tokens)),
         )  # fmt: skip
+        if self.rotary is not None:
+            query, key = self.rotary(query, 0 if positions is None else positions.start or 0), self.rotary(key, 0)
         dropout = self.dropout if self.training else 0.0
         attended = self._attend(query, key, value, mask, dropout)  # (B, H, P, D / H)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
@@ -118,15 +137,31 @@ class Mlp(nn.Module):
         return self.fc2(self.activation(self.fc1(tokens)))
 
 
+class GatedMlp(nn.Module):
+    """activation(gate) · up, and a linear layer behind it."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[shape.activation]
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.activation(self.gate_proj(tokens)) * self.up_proj(tokens))
+
+
 class Block(nn.Module):
     """One pre-norm transformer block; its dropout belongs to the example (see `pfm.backbones.dropout`)."""
 
-    def __init__(self, shape: BlockShape, number: int, keys: RowKeys) -> None:
+    def __init__(self, shape: BlockShape, number: int, keys: RowKeys, rotary: nn.Module | None = None) -> None:
         super().__init__()
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, rotary)
         self.layernorm_before = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
-        self.mlp = Mlp(shape)
+        self.mlp = GatedMlp(shape) if shape.is_gated else Mlp(shape)
+        self.scale_attention = nn.Parameter(torch.ones(shape.hidden_size)) if shape.has_scales else None
+        self.scale_mlp = nn.Parameter(torch.ones(shape.hidden_size)) if shape.has_scales else None
         self.dropout_attention = RowDropout(shape.dropout, f"layers.{number}.dropout/0", keys)
         self.dropout_mlp = RowDropout(shape.dropout, f"layers.{number}.dropout/1", keys)
 
@@ -146,48 +181,83 @@ class Block(nn.Module):
         """
         attended = self.attention(self.layernorm_before(tokens), mask, positions)
         own = tokens if positions is None else tokens[:, positions]
-        hidden = own + self.dropout_attention(attended)
-        return hidden + self.dropout_mlp(self.mlp(self.layernorm_after(hidden)))
+        hidden = own + self.dropout_attention(_scaled(attended, self.scale_attention))
+        return hidden + self.dropout_mlp(_scaled(self.mlp(self.layernorm_after(hidden)), self.scale_mlp))
+
+
+def _scaled(outputs: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    return outputs if scale is None else outputs * scale
 
 
 class Embeddings(nn.Module):
     """Special tokens, then patches, with learned positions.
 
     Args:
-        special: names of the special tokens' parameters, in order.
+        special: names of the special tokens' parameters in order, and how many tokens each is where that is not one.
         patches: a module that makes the patches' tokens (B, N, D) of model input.
+        num_placed: how many of the special tokens, from the first, have a position; None is all.
+        has_positions: False where places are told in attention.
+        has_norm: whether a LayerNorm stands in front of the blocks, before prompts enter.
     """
 
     def __init__(
-        self, special: tuple[str, ...], patches: nn.Module, num_patches: int, shape: BlockShape, keys: RowKeys
+        self,
+        special: tuple[str, ...] | Mapping[str, int],
+        patches: nn.Module,
+        num_patches: int,
+        shape: BlockShape,
+        keys: RowKeys,
+        *,
+        num_placed: int | None = None,
+        has_positions: bool = True,
+        has_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.special = special
-        for name in special:
-            self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, shape.hidden_size)))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, len(special) + num_patches, shape.hidden_size))
+        counts = dict(special) if isinstance(special, Mapping) else dict.fromkeys(special, 1)
+        self.special = tuple(counts)
+        for name, count in counts.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, count, shape.hidden_size)))
+        self.num_placed = sum(counts.values()) if num_placed is None else num_placed
+        self.places_all = self.num_placed == sum(counts.values())
+        places = torch.zeros(1, self.num_placed + num_patches, shape.hidden_size)
+        self.position_embeddings = nn.Parameter(places) if has_positions else None
         self.patch_embeddings = patches
+        self.norm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps) if has_norm else None
         self.dropout = RowDropout(shape.dropout, "embeddings.dropout/0", keys)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Model input (B, …) -> (B, T, D)."""
         patches = self.patch_embeddings(inputs)
         special = [self.get_parameter(name).expand(len(inputs), -1, -1) for name in self.special]
-        return self.dropout(torch.cat([*special, patches], dim=1) + self.position_embeddings)
+        tokens = self.dropout(self._placed(special, patches))
+        return tokens if self.norm is None else self.norm(tokens)
+
+    def _placed(self, special: list[torch.Tensor], patches: torch.Tensor) -> torch.Tensor:
+        positions = self.position_embeddings
+        if positions is None or self.places_all:
+            tokens = torch.cat([*special, patches], dim=1)
+            return tokens if positions is None else tokens + positions
+        first, placed = torch.cat(special, dim=1), self.num_placed
+        with_place = first[:, :placed] + positions[:, :placed]
+        return torch.cat([with_place, first[:, placed:], patches + positions[:, placed:]], dim=1)
 
 
 class Encoder(nn.Module):
-    """Embeddings, blocks and the final LayerNorm; `Backbone` says how they are run.
+    """Embeddings, blocks, the final LayerNorm and a pool; `Backbone` says how they are run.
 
     Attributes:
         row_keys: what the dropout layers draw from.
+        pool: makes the summary of an input where that is not CLS; see `pfm.backbones.pools`.
     """
 
-    def __init__(self, embeddings: nn.Module, blocks: list[Block], shape: BlockShape, keys: RowKeys) -> None:
+    def __init__(
+        self, embeddings: nn.Module, blocks: list[Block], shape: BlockShape, keys: RowKeys, pool: Pool | None = None
+    ) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.layers = nn.ModuleList(blocks)
         self.layernorm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.pool = pool
         self.row_keys = keys
 
     def set_eager(self, is_eager: bool) -> None:

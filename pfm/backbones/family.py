@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pfm.errors import BackboneError
@@ -15,10 +17,30 @@ if TYPE_CHECKING:  # families are listed by `--help`, which needs no torch
 
     from pfm.backbones.dropout import RowKeys
     from pfm.backbones.encoder import Block, BlockShape, Encoder
+    from pfm.backbones.pools import Pool
     from pfm.data.inputs import Preprocess, Storage
 
 HfConfig: TypeAlias = Mapping[str, Any]  # a configuration as Hugging Face's `config.json` has it
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a published model's card says, for people who choose.
+
+    Attributes:
+        model_name: its hub id.
+        preset: the preset of its shape, without the weights.
+        licence: as the card has it.
+        is_gated: whether the hub asks to accept terms first.
+        good_at: what it is taken for, in a few words.
+    """
+
+    model_name: str
+    preset: str
+    licence: str
+    is_gated: bool = False
+    good_at: str = ""
 
 
 class Family(ABC):
@@ -33,6 +55,10 @@ class Family(ABC):
         presets: shapes without pretrained weights, by name.
         adapter_targets: names of the projections that adapters sit on.
         special_tokens: names of the parameters of its special tokens, in order; CLS is the first.
+        final_norm: whether what is read goes through the final LayerNorm, where the user does not say.
+        interpolation: how positions are brought to another grid: torch's mode, and whether with antialiasing.
+        renames: patterns of the library's names of weights, and what is put in their place, one after the other.
+        cards: published models of the family, for `pfm backbones`.
         size_option: the option that changes the size of its input.
         noun: what its inputs are, in the plural.
         model_settings: what transformers' model class is to be given beside the configuration.
@@ -47,6 +73,10 @@ class Family(ABC):
     size_option: ClassVar[str]
     noun: ClassVar[str]
     model_settings: ClassVar[Mapping[str, Any]] = {}
+    final_norm: ClassVar[bool] = True
+    interpolation: ClassVar[tuple[str, bool]] = ("bicubic", False)
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    cards: ClassVar[tuple[Card, ...]] = ()
 
     # --- what a family has to say -----------------------------------------------------------------
 
@@ -127,13 +157,28 @@ class Family(ABC):
             attention_dropout=config.get("attention_probs_dropout_prob", 0.0),
         )
 
+    def special(self, config: HfConfig) -> Mapping[str, int]:
+        """Names of the special tokens' parameters, in order, and how many tokens each is."""
+        del config
+        return dict.fromkeys(self.special_tokens, 1)
+
+    def num_placed(self, config: HfConfig) -> int:
+        """Special tokens, from the first, that have a position."""
+        return self.num_special(config)
+
+    def pool(self, config: HfConfig) -> Pool | None:
+        """What sums an input up; None where CLS does."""
+        del config
+        return None
+
     def embeddings(self, config: HfConfig, keys: RowKeys) -> nn.Module:
         """What makes the backbone's own tokens: (B, …) -> (B, T, D)."""
         from pfm.backbones.encoder import Embeddings
 
         down, across = self.grid(config)
-        patches = self.patch_embeddings(config)
-        return Embeddings(self.special_tokens, patches, down * across, self.block_shape(config), keys)
+        patches, placed = self.patch_embeddings(config), self.num_placed(config)
+        shape = self.block_shape(config)
+        return Embeddings(self.special(config), patches, down * across, shape, keys, num_placed=placed)
 
     def block(self, config: HfConfig, number: int, keys: RowKeys) -> Block:
         """Block `number`, counted from 0."""
@@ -148,7 +193,46 @@ class Family(ABC):
 
         keys = RowKeys()
         blocks = [self.block(config, number, keys) for number in range(config["num_hidden_layers"])]
-        return Encoder(self.embeddings(config, keys), blocks, self.block_shape(config), keys)
+        return Encoder(self.embeddings(config, keys), blocks, self.block_shape(config), keys, self.pool(config))
+
+    def completed(self, config: HfConfig) -> HfConfig:
+        """The library's configuration with what the house asks of each: the family's option of size among them.
+
+        Raises:
+            BackboneError: a configuration that the family has, and the house does not support.
+        """
+        return config
+
+    def architecture(self, config: HfConfig) -> str:
+        """What the field calls the model of a configuration."""
+        del config
+        return self.hf_classes()[1].__name__
+
+    def owns(self, raw: Mapping[str, Any]) -> bool:
+        """Whether a `config.json` is in a layout of the family's own, which the library does not read."""
+        del raw
+        return False
+
+    def read_layout(self, name: str, raw: Mapping[str, Any], commit: str = "") -> tuple[HfConfig, HfConfig]:
+        """Configuration and processor of a folder or hub id that `owns` says is the family's own.
+
+        Args:
+            raw: its `config.json`.
+            commit: of the hub's repository; "" is what its main branch is now, and a folder.
+
+        Raises:
+            BackboneError: it is not supported, or something is missing.
+        """
+        raise NotImplementedError
+
+    def read_weights(self, name: str, commit: str = "") -> tuple[HfConfig, Tensors] | None:
+        """Configuration and weights of a folder or hub id in a layout of the family's own; None: the library's layout.
+
+        Raises:
+            BackboneError: weights that are missing or cannot be read.
+        """
+        del name, commit
+        return None
 
     def initial_weights(self, config: HfConfig) -> Tensors:
         """Weights from torch's generator, as the library initialises them, under its names."""
@@ -167,28 +251,67 @@ class Family(ABC):
 
     def names(self, weights: Tensors) -> Tensors:
         """The library's weights under our names; the same names in most families."""
-        return weights
+        if not self.renames:
+            return weights
+        renamed: Tensors = {}
+        for name, tensor in weights.items():
+            for pattern, replacement in self.renames:
+                name = re.sub(pattern, replacement, name)
+            renamed[name] = tensor
+        return renamed
 
     def at_size(self, weights: Tensors, old: HfConfig, new: HfConfig) -> Tensors:
-        """Weights for another input size: position embeddings interpolated (bicubic)."""
-        if self.grid(old) == self.grid(new):
+        """Weights for another input size: position embeddings interpolated, by the family's own rule."""
+        name = "embeddings.position_embeddings"
+        if self.grid(old) == self.grid(new) or name not in weights:
             return weights
         import torch
 
-        name = "embeddings.position_embeddings"
-        positions, specials = weights[name], len(self.special_tokens)  # (1, specials + patches, D)
+        positions, specials = weights[name], self.num_placed(old)  # (1, specials + patches, D)
         own, patches = positions[:, :specials], positions[:, specials:]
         grid = patches.reshape(1, *self.grid(old), -1).permute(0, 3, 1, 2)  # (1, D, down, across)
-        grid = torch.nn.functional.interpolate(grid, size=self.grid(new), mode="bicubic", align_corners=False)
+        mode, antialias = self.interpolation
+        grid = torch.nn.functional.interpolate(
+            grid, size=self.grid(new), mode=mode, align_corners=False, antialias=antialias
+        )
         patches = grid.permute(0, 2, 3, 1).reshape(1, -1, positions.shape[-1])
         # memory of its own: products of weights where a file was mapped differ in the last bit from those of a copy
         copies = {key: tensor.clone() for key, tensor in weights.items()}
         return {**copies, name: torch.cat([own, patches], dim=1).contiguous()}
 
+    def fitted(self, config: HfConfig, stored_shape: tuple[int, ...]) -> HfConfig:
+        """The configuration for inputs of a stored shape, where no size was asked for; most models have their own."""
+        del stored_shape
+        return config
+
+    def constant_preprocess(self, config: HfConfig) -> Preprocess:
+        """The input's normalisation where no pretrained one is known and none may be measured."""
+        return self.storage(config, None).default_preprocess(self.input_shape(config))
+
+    def feature_size(self, config: HfConfig, which: str) -> int:
+        """Numbers of the feature vector that `features` makes."""
+        return config["hidden_size"] * (2 if which == "both" else 1)
+
+    def features(self, summary: torch.Tensor, patches: torch.Tensor, which: str) -> torch.Tensor:
+        """(B, D) or (B, 2 D) of the last block: its summary (CLS where there is one), the mean of the patches, or both.
+
+        Each is normalised per sample, with no parameters (Ba et al., 2016): nothing in it is measured on data.
+
+        Args:
+            summary: (B, 1, D).
+            patches: (B, N, D).
+            which: "cls", "mean" or "both".
+        """
+        import torch
+
+        parts = {"cls": summary[:, 0], "mean": patches.mean(dim=1)}
+        chosen = [parts[which]] if which in parts else [*parts.values()]
+        width = summary.shape[-1:]
+        return torch.cat([torch.nn.functional.layer_norm(part, width) for part in chosen], dim=1)
+
     def num_special(self, config: HfConfig) -> int:
         """Tokens in front of the patches."""
-        del config
-        return len(self.special_tokens)
+        return sum(self.special(config).values())
 
 
 FAMILIES: Registry[Family] = Registry("family of backbones")
@@ -213,6 +336,6 @@ def family_of(config: HfConfig, model_name: str) -> Family:
     if kind not in FAMILIES:
         load_plugins()
     if kind not in FAMILIES:
-        titles = " and ".join(family.title for family in FAMILIES)
-        raise BackboneError(f"{model_name} is a {kind!r} model; {titles} backbones are supported")
+        *titles, last = (family.title for family in FAMILIES)
+        raise BackboneError(f"{model_name} is a {kind!r} model; {', '.join(titles)} and {last} backbones are supported")
     return FAMILIES.get(kind)

@@ -33,13 +33,14 @@ def drawn_weights(family: Family, config: HfConfig, *, draws_tokens: bool) -> Te
         torch.randn(width)
     patches = family.patch_embeddings(config)
     embeddings = Embeddings(family.special_tokens, patches, down * across, family.block_shape(config), keys)
+    places = embeddings.get_parameter("position_embeddings")
     if draws_tokens:
-        torch.randn(embeddings.position_embeddings.shape)
+        torch.randn(places.shape)
     blocks = [family.block(config, number, keys) for number in range(config["num_hidden_layers"])]
     for matrix in patches.modules():
         _draw(matrix, std)
     if draws_tokens:
-        for tokens in (embeddings.position_embeddings, *map(embeddings.get_parameter, family.special_tokens)):
+        for tokens in (places, *map(embeddings.get_parameter, family.special_tokens)):
             nn.init.trunc_normal_(tokens, mean=0.0, std=std)
     for block in blocks:
         for matrix in block.modules():

@@ -24,9 +24,12 @@ def check_sizes(config: Mapping[str, Any], name: str) -> None:
         BackboneError: which one.
     """
     for key, largest in _SIZES.items():
+        least = 0 if key == "num_hidden_layers" else 1  # raw features have no blocks
         for value in _each(config.get(key)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-                raise BackboneError(f"{name} says that its {key} is {str(value)[:40]}; 1 to {largest} is possible")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+                raise BackboneError(
+                    f"{name} says that its {key} is {str(value)[:40]}; {least} to {largest} is possible"
+                )
     if num_weights(config) > MOST_WEIGHTS:
         raise BackboneError(f"{name} describes a model of {num_weights(config):.1e} weights; {MOST_WEIGHTS} at most")
 

@@ -27,7 +27,7 @@ def build_backbone(spec: BackboneSpec, *, seed: int, load_weights: bool = True) 
         folder = Path(spec.model_name).expanduser()
         if folder.is_dir():
             check_stored(spec.config, stored_bytes(folder), spec.model_name)
-        stored, weights = read_weights(family, spec.model_name)
+        stored, weights = read_weights(family, spec.model_name, spec.commit)
         weights = family.at_size(family.names(weights), stored, spec.config)
     else:
         weights = family.names(_initial_weights(spec, seed))

@@ -10,9 +10,9 @@ from torch import nn
 class ImagePatches(nn.Module):
     """Pixels (B, 3, S, S) -> tokens (B, N, D): a linear map of each patch."""
 
-    def __init__(self, channels: int, width: int, patch: int) -> None:
+    def __init__(self, channels: int, width: int, patch: int, *, has_bias: bool = True) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch, bias=has_bias)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.projection(pixels).flatten(2).transpose(1, 2)

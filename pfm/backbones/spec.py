@@ -1,7 +1,9 @@
 """A backbone by its configuration: which family, which size of input, what preprocessing; no weights loaded."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.backbones.family import FAMILIES, PRESETS, Family, HfConfig, family_of
@@ -21,11 +23,15 @@ class BackboneSpec:
         model_name: as the user gave it.
         config: the Hugging Face configuration, at the input size asked for.
         preprocess: what the pretrained backbone expects; None where training measures it on its data.
+        was_sized: whether the user asked for the size of its input.
+        commit: of the hub's repository that it is from; "" where it is from elsewhere, or that is not known.
     """
 
     model_name: str
     config: HfConfig
     preprocess: Preprocess | None = field(default=None)
+    was_sized: bool = False
+    commit: str = ""
 
     def __post_init__(self) -> None:
         check_sizes(self.config, self.model_name)
@@ -52,6 +58,10 @@ class BackboneSpec:
         """The size of its input, for people."""
         return self.family.describe_size(self.config)
 
+    def fitted(self, stored_shape: tuple[int, ...]) -> "BackboneSpec":
+        """For inputs of a stored shape, where no size was asked for."""
+        return replace(self, config=self.family.fitted(self.config, stored_shape))
+
     @property
     def num_patches(self) -> int:
         """Tokens that the backbone makes of an input, besides the special ones."""
@@ -68,6 +78,18 @@ class BackboneSpec:
         return self.family.patch_values(self.config)
 
     @property
+    def mlp_weights(self) -> int:
+        """Weights of the matrices of a block's MLP."""
+        return self.family.block_shape(self.config).mlp_weights
+
+    @property
+    def pool_multiply_adds(self) -> float | None:
+        """Of the pool that sums an input up; None where CLS does."""
+        with torch.device("meta"):
+            pool = self.family.pool(self.config)
+        return None if pool is None else pool.multiply_adds(self.num_patches + self.num_special)
+
+    @property
     def num_layers(self) -> int:
         return self.config["num_hidden_layers"]
 
@@ -82,7 +104,7 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
     Raises:
         BackboneError: no such backbone, or one of a family that is not supported.
     """
-    name = config.model_name
+    name, commit = config.model_name, ""
     if name.startswith(SCRATCH):
         if name.removeprefix(SCRATCH) not in PRESETS:
             load_plugins()
@@ -90,10 +112,10 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         if preset is None:
             raise BackboneError(f"no preset {name!r}; choose one of " + ", ".join(SCRATCH + key for key in PRESETS))
         family = family_of(preset, name)
-        values = full_config(family, {**preset, "layer_norm_eps": 1e-6})
+        values = full_config(family, {"layer_norm_eps": 1e-6, **preset})
         processor = None
     else:
-        family, values, processor = read_config(name)
+        family, values, processor, commit = read_config(name, config.revision)
     try:
         values = _at_asked_size(family, values, config)
         preprocess = None if processor is None else family.preprocess(values, processor, name)
@@ -101,7 +123,8 @@ def describe_backbone(config: BackboneConfig) -> BackboneSpec:
         raise BackboneError(
             f"{name} is described in a way that cannot be meant ({type(error).__name__}: {error})"
         ) from error
-    return BackboneSpec(model_name=name, config=values, preprocess=preprocess)
+    was_sized = config.image_size is not None or config.max_length is not None
+    return BackboneSpec(model_name=name, config=values, preprocess=preprocess, was_sized=was_sized, commit=commit)
 
 
 def default_model(kind: str) -> str:
@@ -124,7 +147,7 @@ def full_config(family: Family, values: HfConfig) -> HfConfig:
     # the library's model, which takes seconds more to import, is not needed for that
     config_class = CONFIG_MAPPING[family.name] if family.name in CONFIG_MAPPING else family.hf_classes()[0]
     given = {key: value for key, value in values.items() if key != "model_type"}
-    return config_class(**given).to_dict()
+    return family.completed(config_class(**given).to_dict())
 
 
 def _at_asked_size(family: Family, values: HfConfig, config: BackboneConfig) -> HfConfig:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pfm.backbones.family import Family, HfConfig, Tensors
+from pfm.backbones.family import Card, Family, HfConfig, Tensors
 from pfm.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Vit(Family):
     default_model = PAPER_MODEL
     size_option = "image_size"
     noun = "images"
+    has_patch_bias: ClassVar[bool] = True
+    final_norm = False  # as in the paper
     model_settings: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
     presets: ClassVar[Mapping[str, HfConfig]] = {
         "vit_digits": {"image_size": 8, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 2,
@@ -41,7 +43,16 @@ class Vit(Family):
                                   "num_attention_heads": 6, "intermediate_size": 1536},
         "vit_base_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12,
                                  "num_attention_heads": 12, "intermediate_size": 3072},
+        "vit_large_patch16_224": {"image_size": 224, "patch_size": 16, "hidden_size": 1024, "num_hidden_layers": 24,
+                                  "num_attention_heads": 16, "intermediate_size": 4096},
+        "vit_huge_patch14_224": {"image_size": 224, "patch_size": 14, "hidden_size": 1280, "num_hidden_layers": 32,
+                                 "num_attention_heads": 16, "intermediate_size": 5120},
     }  # fmt: skip
+
+    cards: ClassVar[tuple[Card, ...]] = (
+        Card(model_name=PAPER_MODEL, preset="vit_base_patch16_224", licence="Apache-2.0",
+             good_at="photographs; the paper's backbone"),
+    )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:
         from transformers import ViTConfig, ViTModel
@@ -50,7 +61,7 @@ class Vit(Family):
 
     def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
         patch = config["patch_size"]
-        if size % patch:
+        if size % patch and size != config["image_size"]:  # SigLIP's 384 in patches of 14 leaves a rim out
             raise BackboneError(
                 f"--image_size {size} is not a multiple of the patch size {patch} of {model_name}; "
                 f"{max(1, size // patch) * patch} and {(size // patch + 1) * patch} are"
@@ -70,7 +81,8 @@ class Vit(Family):
     def storage(self, config: HfConfig, preprocess: Preprocess | None) -> ImageStorage:
         from pfm.data.images import ImageStorage
 
-        return ImageStorage(config["image_size"], getattr(preprocess, "resample", "bilinear"))
+        known = preprocess.storage if preprocess is not None else None
+        return known if isinstance(known, ImageStorage) else ImageStorage(config["image_size"])
 
     def input_shape(self, config: HfConfig) -> tuple[int, ...]:
         return (config.get("num_channels", 3), config["image_size"], config["image_size"])
@@ -85,7 +97,9 @@ class Vit(Family):
     def patch_embeddings(self, config: HfConfig) -> nn.Module:
         from pfm.backbones.patches import ImagePatches
 
-        return ImagePatches(config.get("num_channels", 3), config["hidden_size"], config["patch_size"])
+        return ImagePatches(
+            config.get("num_channels", 3), config["hidden_size"], config["patch_size"], has_bias=self.has_patch_bias
+        )
 
     def patch_values(self, config: HfConfig) -> int:
         return config.get("num_channels", 3) * config["patch_size"] ** 2
@@ -97,8 +111,14 @@ class Vit(Family):
 
         return drawn_weights(self, config, draws_tokens=True)
 
+    def completed(self, config: HfConfig) -> HfConfig:
+        sides = {name: _one_side(config[name]) for name in ("image_size", "patch_size") if name in config}
+        if None in sides.values():
+            raise BackboneError(f"images and patches that are not square are not supported ({config})")
+        return {**config, **sides}
+
     def config_of(self, weights: Tensors) -> HfConfig | None:
-        if "embeddings.distillation_token" in weights:
+        if type(self) is not Vit or "embeddings.distillation_token" in weights:
             return None
         patch = weights["embeddings.patch_embeddings.projection.weight"].shape[-1]
         places = weights["embeddings.position_embeddings"].shape[1]
@@ -106,6 +126,13 @@ class Vit(Family):
 
     def assumption(self) -> str:
         return f"pixels normalised with mean and std 0.5, as {PAPER_MODEL} has it"
+
+
+def _one_side(side: int | list[int] | tuple[int, ...]) -> int | None:
+    """Of a square, which configurations give as one number or as two; None where it is not square."""
+    if isinstance(side, int):
+        return side
+    return side[0] if len(set(side)) == 1 else None
 
 
 VIT = Vit()

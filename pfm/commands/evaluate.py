@@ -65,6 +65,8 @@ def evaluate(
     evaluation = _in_batches(evaluation, batch_size)
     if suspend and was_given("max_subsets"):
         raise ConfigError("--max_subsets is about forgetting k classes, which is not measured with --suspend")
+    if suspend and evaluation.exact_subsets:
+        raise ConfigError("--exact_subsets is about forgetting k classes, which is not measured with --suspend")
     if suspend and was_given("resamples"):
         raise ConfigError("--resamples is about the measures of the whole model, which are not taken with --suspend")
 
@@ -87,6 +89,10 @@ def evaluate(
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
+    if evaluation.exact_subsets and not checkpoint.exact:
+        raise ConfigError(
+            f"--exact_subsets solves weights from sums; --readout {checkpoint.model.readout} was trained and has none"
+        )
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     accelerator = start_accelerator(where, device)
@@ -116,6 +122,11 @@ def evaluate(
         measured = evaluator.evaluate(
             model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets, with_answers=True
         )
+        if evaluation.exact_subsets:
+            from pfm.evaluation.exact_subsets import solve_subsets
+            from pfm.model.readouts.ridge import memory_of
+
+            measured = solve_subsets(evaluator, model, measured, memory_of(checkpoint))
         if accelerator.is_main_process:
             assert measured.served is not None
             names, title = model.classes.names, f"{loaded.name}: {ckpt.name}"

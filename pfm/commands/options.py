@@ -197,6 +197,8 @@ def data_of_run(checkpoint: "Checkpoint", given: "DataConfig") -> "DataConfig":
     if "dataset" not in stored:
         raise ConfigError("the checkpoint does not say which data it was trained on; name the data with --dataset")
     known = {field.name: stored[field.name] for field in dataclasses.fields(given) if field.name in stored}
+    if checkpoint.data_commit:  # not what the branch is by now
+        known["data_revision"] = checkpoint.data_commit
     found = dataclasses.replace(given, **{**known, **typed})
     if found.place is not None and not found.place.exists():
         raise ConfigError(

@@ -11,6 +11,7 @@ from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_opti
 from pfm.commands.sections import SectionedCommand, SectionedOption
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
+from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import Section
@@ -31,7 +32,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
     start=StartConfig,
     lora=LoraSettings,
     feed=FeedConfig,
-    evaluation=all_but(EvalConfig, "max_subsets", "resamples"),  # of pfm eval
+    evaluation=all_but(EvalConfig, "max_subsets", "resamples", "exact_subsets"),  # of pfm eval
     device=DeviceConfig,
 )
 @click.option(
@@ -42,6 +43,7 @@ def train(plan: bool, **configs: Any) -> None:
 
     The defaults are the paper's. Several GPUs: accelerate launch pfm/train.py with the same options.
     """
+    from pfm.backbones.raw import raw_model
     from pfm.backbones.spec import default_model
     from pfm.training.run import plan_only
     from pfm.training.run import train as run_training
@@ -49,11 +51,31 @@ def train(plan: bool, **configs: Any) -> None:
     launched = launched_precision()
     if launched is not None and not was_given("mixed_precision"):
         configs["device"] = dataclasses.replace(configs["device"], mixed_precision=launched)
+    features, kind = configs["model"].features, configs["data"].kind
     if not was_given("model_name"):
-        configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=default_model(configs["data"].kind))
+        name = raw_model(kind) if features == "raw" else default_model(kind)
+        configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=name)
+    elif features == "raw":
+        raise ConfigError("--features raw needs no backbone; leave --model_name out")
     config = RunConfig(**configs)
+    refuse_unused(config.model.readout)
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     if plan:
         plan_only(config, device, say=click.echo)
     else:
         run_training(config, device, say=click.echo)
+
+
+def refuse_unused(readout: str) -> None:
+    """Refuse options of the running command that the readout's way of training does not heed.
+
+    Raises:
+        ConfigError: which.
+    """
+    from pfm.model.readouts import READOUTS
+    from pfm.training.procedures import PROCEDURES
+
+    names = dict.fromkeys(PROCEDURES.get(READOUTS.get(readout).procedure).unused())
+    given = [f"--{name}" for name in names if was_given(name)]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: has no meaning with --readout {readout}; leave it out")

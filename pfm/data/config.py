@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.classes import split_names
-from pfm.data.decoding import DECODE, FIT, FULL_DEPTH, read_window
+from pfm.data.decoding import DECODE, FIT, FIT_AUTO, FULL_DEPTH, read_window
 from pfm.data.file_names import PREFIX, NamePattern
 from pfm.data.groups import group_pattern
 from pfm.data.kinds import KINDS
@@ -38,6 +38,9 @@ class DataConfig:
     )
     data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names)
     data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
+    data_revision: str = option(
+        "", "Branch, tag or commit of a data set of the hub.  [default: what main is now]  A checkpoint says which."
+    )
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
     input_column: str = option(
@@ -79,7 +82,10 @@ class DataConfig:
         minimum=1,
     )
     fit: str = option(
-        "stretch", "How an image becomes square: stretched, its middle cut out, or with black beside.", choices=FIT
+        FIT_AUTO,
+        "How an image becomes square: stretched, its middle cut out, or with black beside; auto is what the backbone's "
+        "processor does, or stretch.",
+        choices=(FIT_AUTO, *FIT),
     )
     depth: str = option(
         FULL_DEPTH,
@@ -98,6 +104,8 @@ class DataConfig:
         expand_paths(self)
         if self.size not in MEDMNIST_SIZES:
             raise ConfigError(f"--size {self.size} is not a MedMNIST resolution; choose 28, 64, 128 or 224")
+        if self.data_revision and not self.may_be_of_hub:
+            raise ConfigError(f"--data_revision is for data sets of the hub; {self.dataset} is not one")
         if self.label_from and not self.label_from.startswith(PREFIX):
             raise ConfigError(
                 f"--label_from {self.label_from!r} is not a pattern; give {PREFIX}PATTERN, or leave it out"
@@ -173,6 +181,11 @@ class DataConfig:
             if value := getattr(self, name):
                 changes[name] = os.path.abspath(value)
         return dataclasses.replace(self, **changes)
+
+    @property
+    def may_be_of_hub(self) -> bool:
+        """Whether the data set is neither a path nor a name of our own."""
+        return self.place is None and _OWN_NAMES.fullmatch(self.dataset) is None
 
     @property
     def place(self) -> Path | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIT = ("stretch", "crop", "pad")
 DECODE = ("fast", "full")
 RESAMPLE = ("bilinear", "bicubic")
+FIT_AUTO = "auto"
 FULL_DEPTH, RANGE_OF_DATA = "full", "range"
 
 
@@ -37,6 +38,8 @@ class ImageDecoding:
         decode: "full", or "fast": JPEG at the nearest of the scales 1/2, 1/4, 1/8 that is not below `size`.
         resample: "bilinear" or "bicubic", both with antialiasing.
         window: the grey levels of images of more than 8 bits that become 0 and 255; None is the full range.
+        keep: what is kept of each side of the fitted image, its middle, once it is brought to `size`: 224/256 where a
+            backbone's processor resizes to 256 and cuts 224 out.
         background: grey level that shows through where an image is transparent; None leaves transparency out.
     """
 
@@ -46,6 +49,7 @@ class ImageDecoding:
     resample: str = "bilinear"
     window: tuple[float, float] | None = None
     background: int | None = 255
+    keep: float = 1.0
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -55,6 +59,8 @@ class ImageDecoding:
         ):
             if value not in known:
                 raise ConfigError(f"{what} {value!r} is not known; use one of {', '.join(known)}")
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"what is kept of an image's side is above 0 and at most 1, got {self.keep:g}")
         if self.window is not None:
             low, high = self.window
             if not low < high:
@@ -84,6 +90,7 @@ class ImageDecoding:
             resample=values["resample"],
             window=None if window is None else (window[0], window[1]),
             background=values["background"],
+            keep=values.get("keep", 1.0),
         )
 
 
@@ -137,7 +144,8 @@ def decode_image(source: "Source", decoding: ImageDecoding, remark: "Remark | No
 
     image = opened(source)
     if decoding.decode == "fast" and decoding.size is not None:
-        height, width = _inner((image.height, image.width), decoding.size, decoding.fit)
+        needed = math.ceil(decoding.size / decoding.keep)
+        height, width = _inner((image.height, image.width), needed, decoding.fit)
         image.draft(None, (width, height))  # of a JPEG, at least so large; does nothing for others
     pixels = decode(image, window=decoding.window, background=decoding.background, remark=remark)
     return fit_pixels(pixels, decoding)
@@ -238,12 +246,14 @@ def _padded(pixels: np.ndarray) -> np.ndarray:
 def _resized(pixels: np.ndarray, size: int, decoding: ImageDecoding) -> np.ndarray:
     height, width = pixels.shape[:2]
     box = (0.0, 0.0, float(width), float(height))
-    if decoding.fit == "crop":  # in fractions of a pixel, so that an image decoded at a smaller scale is cropped alike
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+    if decoding.fit == "crop" or decoding.keep < 1:
+        # in fractions of a pixel, so that an image decoded at a smaller scale is cropped alike
+        down, across = (min(height, width),) * 2 if decoding.fit == "crop" else (height, width)
+        down, across = down * decoding.keep, across * decoding.keep
+        left, top = (width - across) / 2, (height - down) / 2
+        box = (left, top, left + across, top + down)
     shape = _inner((height, width), size, decoding.fit)
-    if (height, width) == shape:
+    if (height, width) == shape and decoding.keep == 1:
         return pixels
     from pfm.data.pixels import resized
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pfm.data.config import DataConfig, ImageAugmentConfig
 from pfm.data.decoding import (
+    FIT_AUTO,
     RANGE_OF_DATA,
     RESAMPLE,
     ImageDecoding,
@@ -46,6 +47,7 @@ class ImageStorage:
         size: S, the model's side.
         resample: how the model's preprocessing resizes.
         decoding: how files are decoded; None until data decides it, see `decided`.
+        fit, keep: how the model's own processor makes an image square; see `ImageDecoding`.
         file_size: height and width of a typical file, where files are brought to one size.
     """
 
@@ -60,6 +62,8 @@ class ImageStorage:
     size: int
     resample: str = "bilinear"
     decoding: ImageDecoding | None = None
+    fit: str = "stretch"
+    keep: float = 1.0
     file_size: tuple[int, int] | None = field(default=None, compare=False)
 
     def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "ImageStorage":
@@ -69,7 +73,8 @@ class ImageStorage:
             window = read_window(config.depth)
             if config.depth == RANGE_OF_DATA and "train" in files:
                 window = sources_range(files["train"].sources())
-            decoding = ImageDecoding(fit=config.fit, decode=config.decode, resample=self.resample, window=window)
+            fit, keep = (self.fit, self.keep) if config.fit == FIT_AUTO else (config.fit, 1.0)
+            decoding = ImageDecoding(fit=fit, keep=keep, decode=config.decode, resample=self.resample, window=window)
         elif decoding.size is not None:
             return self
         sources = (source for part in files.values() for source in part.sources())
@@ -123,6 +128,13 @@ class ImageStorage:
         """(C, H, W) of a typical file."""
         return stored_shape if self.file_size is None else (stored_shape[0], *self.file_size)
 
+    def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
+        """Images (N, C, H, W) as a data set with images of `stored_shape` would have stored them."""
+        channels, height, _ = stored_shape
+        if inputs.shape[1] < channels:
+            inputs = inputs.expand(-1, channels, -1, -1)
+        return inputs if inputs.shape[2:] == stored_shape[1:] else resize_all(inputs, height)
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored image (C, H, W), in words."""
         return f"images {'x'.join(str(side) for side in reversed(stored_shape))}"
@@ -147,6 +159,7 @@ class ImagePreprocess:
         mean, std: per channel, of pixel values in [0, 1].
         resample: "bilinear" or "bicubic", both with antialiasing.
         decoding: how the files were decoded that the model was trained on; None where no data has decided it.
+        fit, keep: how the backbone's processor makes an image square; see `ImageDecoding`.
     """
 
     kind: ClassVar[str] = ImageStorage.kind
@@ -155,6 +168,8 @@ class ImagePreprocess:
     std: tuple[float, float, float]
     resample: str = "bilinear"
     decoding: ImageDecoding | None = None
+    fit: str = "stretch"
+    keep: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -196,7 +211,7 @@ class ImagePreprocess:
     @property
     def storage(self) -> ImageStorage:
         """How the images it takes are stored."""
-        return ImageStorage(self.size, self.resample, self.decoding)
+        return ImageStorage(self.size, self.resample, self.decoding, self.fit, self.keep)
 
     def stored_as(self, storage: Storage) -> "ImagePreprocess":
         """For inputs that are stored so."""
@@ -210,7 +225,8 @@ class ImagePreprocess:
     def to_dict(self) -> Json:
         decoding = None if self.decoding is None else self.decoding.to_dict()
         means = {"mean": list(self.mean), "std": list(self.std)}
-        return {"kind": self.kind, "size": self.size, **means, "resample": self.resample, "decoding": decoding}
+        how = {"resample": self.resample, "decoding": decoding, "fit": self.fit, "keep": self.keep}
+        return {"kind": self.kind, "size": self.size, **means, **how}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocess":
@@ -220,6 +236,8 @@ class ImagePreprocess:
             std=values["std"],
             resample=values["resample"],
             decoding=stored_decoding(values),
+            fit=values.get("fit", "stretch"),
+            keep=values.get("keep", 1.0),
         )
 
 
@@ -273,7 +291,7 @@ def from_arrays(images: np.ndarray, where: str) -> torch.Tensor:
 
 
 def preprocess_from_hf(values: Mapping[str, Any], size: int) -> ImagePreprocess:
-    """What a `preprocessor_config.json` says of mean, std and resampling, for a backbone of side `size`."""
+    """What a `preprocessor_config.json` says of mean, std, resampling and cropping, for a backbone of side `size`."""
     names = {2: "bilinear", 3: "bicubic"}
     resample = values.get("resample", 2)
     if resample not in names:
@@ -283,7 +301,20 @@ def preprocess_from_hf(values: Mapping[str, Any], size: int) -> ImagePreprocess:
     normalised = values.get("do_normalize", True)
     mean: Sequence[float] = values.get("image_mean") or (0.5,) * 3 if normalised else (0.0,) * 3
     std: Sequence[float] = values.get("image_std") or (0.5,) * 3 if normalised else (1.0,) * 3
-    return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std), resample=names[resample])  # type: ignore[arg-type]
+    fit, keep = _crop_rule(values)
+    how = {"resample": names[resample], "fit": fit, "keep": keep}
+    return ImagePreprocess(size=size, mean=tuple(mean), std=tuple(std), **how)  # type: ignore[arg-type]
+
+
+def _crop_rule(values: Mapping[str, Any]) -> tuple[str, float]:
+    """How a processor makes an image square, and what share of each side is left."""
+    size = values.get("size") or {}
+    shortest = size if isinstance(size, int) else size.get("shortest_edge")
+    resized = shortest or (0 if isinstance(size, int) else size.get("height", 0))
+    crop = values.get("crop_size") or 0
+    kept = crop if isinstance(crop, int) else crop.get("height", 0)
+    is_cut = values.get("do_center_crop", False) and values.get("do_resize", True) and 0 < kept < resized
+    return "stretch" if shortest is None else "crop", kept / resized if is_cut else 1.0
 
 
 IMAGES = InputKind(ImageStorage, ImagePreprocess)

@@ -69,6 +69,10 @@ class Storage(Protocol):
         """What one input was before it was brought to what is stored, where that is known to differ."""
         ...
 
+    def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
+        """Inputs (N, …) of one file, as a data set with inputs of `stored_shape` would have stored it."""
+        ...
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """Inputs of that shape, in words."""
         ...

@@ -83,6 +83,10 @@ class SoundStorage(MelSettings):
         """As it is stored."""
         return stored_shape
 
+    def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
+        """Features (N, F, M), which a data set only fills up with zeros."""
+        return inputs
+
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored clip (F, M), in words."""
         return f"sounds of up to {stored_shape[0]} frames of {stored_shape[1]} mel bins"

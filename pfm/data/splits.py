@@ -78,6 +78,7 @@ class ClassificationData:
         val: a validation split where the source has one and it is not trained on.
         notes: what a user should know of how the splits came about.
         storage: how the inputs are stored, with nothing left open; None for data made by hand.
+        commit: of the hub's repository that it is from; "" where it is from elsewhere, or that is not known.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ClassificationData:
     val: Split | None = None
     notes: tuple[str, ...] = ()
     storage: Storage | None = None
+    commit: str = ""
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         yield "train", self.train

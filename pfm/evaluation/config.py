@@ -18,3 +18,6 @@ class EvalConfig:
     resamples: int = option(
         1000, "Resamples, of samples or of their groups, that the 95 % intervals are read off; 0: none.", minimum=0
     )
+    exact_subsets: bool = option(
+        False, "Solve anew for each set of classes that is left, instead of leaving rows out (--readout ridge only)."
+    )

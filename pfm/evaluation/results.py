@@ -37,7 +37,9 @@ def describe_evaluation(measured: Evaluation, model: PromptedClassifier) -> str:
     lines = [f"accuracy by inference mode, % of {counted} test samples{left_out}"]
     alone = {f"class_{i}": name for i, name in zip(model.classes.ids, model.classes.names, strict=True)}
     for mode, accuracy in measured.modes.items():
-        meaning = MEANINGS.get(mode) or f"only the prompt of {alone[mode]}, asked for every class"
+        what = "prompt" if model.readout.sees_prompts else "row"
+        said = model.readout.meanings.get(mode) or MEANINGS.get(mode)
+        meaning = said or f"only the {what} of {alone[mode]}, asked for every class"
         lines.append(f"  {mode:<20}{percent(accuracy)}   {meaning}")
     if measured.unknown is not None:
         there, gone = percent(measured.unknown.class_present), percent(measured.unknown.class_removed)
@@ -68,7 +70,9 @@ def _what_forgetting_means(measured: Evaluation, model: PromptedClassifier) -> l
         for entry in measured.subsets
         if len(entry.subsets) < entry.num_possible
     ]
-    if model.readout.class_rows:
+    if model.readout.erasure_is_exact:
+        lines.append("forget, retain: rows of the full solution; --exact_subsets solves for each set that is left")
+    elif model.readout.class_rows:
         lines.append(
             "forget: a class's prompt is away and its classifier row still there; erased files have neither, and never "
             "answer it"

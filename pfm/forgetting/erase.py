@@ -16,6 +16,7 @@ from pfm.forgetting.centring import centred
 from pfm.forgetting.search import Row
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import BANK, class_row_names
+from pfm.model.readouts import READOUTS
 
 ERASED = (
     "prompt",
@@ -36,7 +37,7 @@ def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
     positions = classes.positions(keys)
     check_removal(classes, positions)
     kept = [p for p in range(len(classes)) if p not in positions]
-    return dataclasses.replace(
+    smaller = dataclasses.replace(
         checkpoint,
         classes=classes.without(positions),
         tensors=_without(checkpoint.tensors, kept),
@@ -45,6 +46,7 @@ def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
         progress={},
         erased=(*checkpoint.erased, *((classes.ids[p], classes.names[p]) for p in positions)),
     )
+    return READOUTS.get(checkpoint.model.readout).after_erasure(smaller)
 
 
 def _without(tensors: Mapping[str, torch.Tensor], kept: list[int]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from pfm.classes import ClassKeys
 from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import ARTIFACT_KINDS, HoldingKind
-from pfm.forgetting.artifacts.checkpoints import content_of
+from pfm.forgetting.artifacts.checkpoints import content_of, exact_facts
 from pfm.forgetting.centring import CENTRED
 from pfm.forgetting.erase import ERASED, erase
 from pfm.forgetting.figures import erase_figures, figure_files
@@ -33,6 +33,12 @@ REMAINS_IN_PLACE = (
     REMAINS[0],
     "copies of these files elsewhere (backups, snapshots, exports not named here) are out of reach, and so are the "
     "disk's own blocks until they are written again",
+)
+REMAINS_EXACT = (
+    "the frozen backbone was trained before, on data that this does not cover; what was made of the samples is gone, "
+    "and the weights are those of a fit that never saw them",
+    "copies of these files elsewhere (backups, snapshots, exports) are out of reach; the difference of two copies "
+    "shows what left",
 )
 SCRUBBED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
@@ -95,16 +101,22 @@ def erase_file(
             folder,
             records,
             classes,
-            [{"file": target.name, "source": source.name, "sha256_before": before}],
-            remains=(*(REMAINS if scrubbed is None else (SCRUBBED, REMAINS[1])), follows(checkpoint.start)),
+            [{"file": target.name, "source": source.name, "sha256_before": before, **exact_facts(smaller)}],
+            remains=_remains(checkpoint, smaller, is_scrubbed=scrubbed is not None),
             reason=reason,
             requested_by=requested_by,
         )
         content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
-        write_bytes(target, content, like=source)
+        write_bytes(target, content, like=source, is_private=smaller.is_personal)
         done = finish(folder, {target.name: searched})
         assert done is not None
         return done
+
+
+def _remains(checkpoint: Checkpoint, smaller: Checkpoint, *, is_scrubbed: bool) -> Sequence[str]:
+    if smaller.exact.get("is_solved"):
+        return REMAINS_EXACT
+    return (*((SCRUBBED, REMAINS[1]) if is_scrubbed else REMAINS), follows(checkpoint.start))
 
 
 def announce_in_place(
@@ -116,6 +128,7 @@ def announce_in_place(
     request: str = "",
     reason: str = "",
     requested_by: str = "",
+    is_exact: bool = False,
 ) -> None:
     """Record that classes are about to be erased from files of a folder, in place.
 
@@ -125,6 +138,7 @@ def announce_in_place(
     Args:
         files: kind and path of each.
         looked: what was seen of the folder's other files.
+        is_exact: all of the files become those that never saw the classes.
     """
     _announce(
         folder,
@@ -140,7 +154,7 @@ def announce_in_place(
             }
             for kind, path in files
         ],
-        remains=(*REMAINS_IN_PLACE, *_follow(files)),
+        remains=REMAINS_EXACT if is_exact else (*REMAINS_IN_PLACE, *_follow(files)),
         looked=looked,
         request=request,
         reason=reason,

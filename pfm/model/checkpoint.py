@@ -54,6 +54,9 @@ class Checkpoint:
         notes: what had to be assumed when a foreign file was read.
         ledger_head: hash of the ledger line that announced the last erasure from this file; "" where there was none.
         unknown_below: largest probability under which the answer is `unknown`; 0 where there is no such threshold.
+        exact: what a solved readout is a function of, in plain values; empty for readouts that are trained.
+        memory: what is kept of the samples of a solved readout, by name; see `pfm.exact.stored`.
+        data_commit: of the hub's repository that the training data is from; "" where it is from elsewhere.
         written_by: version of pfm that wrote the file that this was read from; "" where it was not one of ours.
         start: where the classes' rows started, a name in `pfm.model.starts`; "" where the file does not say, see
             `prompt_start`.
@@ -79,6 +82,9 @@ class Checkpoint:
     ledger_head: str = ""
     unknown_below: float = 0.0
     written_by: str = ""
+    exact: Record = field(default_factory=dict)
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    data_commit: str = ""
     start: str = ""
     init_key: str = ""
 
@@ -86,6 +92,11 @@ class Checkpoint:
     def prompt_start(self) -> str:
         """Where the classes' rows started: files that do not say are from the time when all followed from the seed."""
         return self.start or UNSTATED
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether samples can be read off it, so that others may not read the file."""
+        return bool(self.memory)
 
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
@@ -103,7 +114,7 @@ class Checkpoint:
                 "give the same backbone with --model_name"
             )
         model = PromptedClassifier(backbone, self.classes, self.model, self.lora)
-        wanted = set(model.trained_tensors()) if self.frozen_sha256 else set(model.state_dict())
+        wanted = set(model.stored_tensors()) if self.frozen_sha256 else set(model.state_dict())
         missing = wanted - set(self.tensors)
         if self.frozen_sha256 == "" and not self.model.final_norm:
             missing -= {name for name in missing if name.startswith("backbone.encoder.layernorm.")}
@@ -130,6 +141,7 @@ class RunState:
     averaged: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Record = field(default_factory=dict)
     unknown_below: float = 0.0
+    data_commit: str = ""
     start: str = ""
     init_key: str = ""
 
@@ -160,7 +172,7 @@ def snapshot(
         spec=spec,
         model=model.config,
         lora=lora,
-        tensors={name: _copy(tensor) for name, tensor in trained.items()},
+        tensors={name: _copy(tensor) for name, tensor in model.stored_tensors().items()},
         moments=moments,
         frozen_sha256=frozen_sha256,
         seed=state.seed,
@@ -170,6 +182,7 @@ def snapshot(
         averaged={name: _copy(tensor) for name, tensor in state.averaged.items()},
         progress=state.progress,
         unknown_below=state.unknown_below,
+        data_commit=state.data_commit,
         start=state.start,
         init_key=state.init_key,
     )
@@ -186,7 +199,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: the disk is full, read-only or not permitted.
     """
-    write_bytes(path, checkpoint_bytes(checkpoint))
+    write_bytes(path, checkpoint_bytes(checkpoint), is_private=checkpoint.is_personal)
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
@@ -198,7 +211,11 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "classes": {"ids": list(checkpoint.classes.ids), "names": list(checkpoint.classes.names)},
         "erased": [list(entry) for entry in checkpoint.erased],
         "preprocess": checkpoint.preprocess.to_dict(),
-        "backbone": {"model_name": checkpoint.spec.model_name, "config": _plain(checkpoint.spec.config)},
+        "backbone": {
+            "model_name": checkpoint.spec.model_name,
+            "config": _plain(checkpoint.spec.config),
+            "commit": checkpoint.spec.commit,
+        },
         "frozen_sha256": checkpoint.frozen_sha256,
         "model": dataclasses.asdict(checkpoint.model),
         "lora": None if checkpoint.lora is None else dataclasses.asdict(checkpoint.lora),
@@ -214,6 +231,9 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "progress": checkpoint.progress,
         "ledger_head": checkpoint.ledger_head,
         "unknown_below": checkpoint.unknown_below,
+        "exact": checkpoint.exact,
+        "memory": {name: _copy(tensor) for name, tensor in checkpoint.memory.items()},
+        "data_commit": checkpoint.data_commit,
         "start": checkpoint.start,
         "init_key": checkpoint.init_key,
     }
@@ -287,10 +307,12 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
     try:
         preprocess = preprocess_from_dict(content["preprocess"])
         config = dict(content["backbone"]["config"])
+        trained_on = content["backbone"]["model_name"]
+        commit = content["backbone"].get("commit", "") if model_name in (None, trained_on) else ""
         return Checkpoint(
             classes=ClassList(tuple(content["classes"]["ids"]), tuple(content["classes"]["names"])),
             preprocess=preprocess,
-            spec=BackboneSpec(model_name or content["backbone"]["model_name"], config, preprocess),
+            spec=BackboneSpec(model_name or trained_on, config, preprocess, commit=commit),
             model=ModelConfig(**content["model"]),
             lora=None if content["lora"] is None else LoraSettings(**content["lora"]),
             tensors=content["model_state_dict"],
@@ -306,6 +328,9 @@ def _read_own(path: Path, content: Record, model_name: str | None) -> Checkpoint
             ledger_head=content.get("ledger_head", ""),
             unknown_below=float(content.get("unknown_below", 0.0)),
             written_by=content["pfm"],
+            exact=content.get("exact", {}),
+            memory=content.get("memory", {}),
+            data_commit=content.get("data_commit", ""),
             start=content.get("start", ""),
             init_key=content.get("init_key", ""),
         )

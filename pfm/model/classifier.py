@@ -44,15 +44,22 @@ class PromptedClassifier(nn.Module):
             ConfigError: `prompt_layer` is not a block of this backbone.
         """
         super().__init__()
-        if config.prompt_layer >= backbone.num_layers:
+        readout = READOUTS.get(config.readout)
+        if backbone.num_layers == 0 and readout.sees_prompts:
+            raise ConfigError(
+                f"{backbone.spec.model_name} has no blocks for prompts to enter; it is for --readout ridge "
+                "--features raw"
+            )
+        if config.prompt_layer >= max(1, backbone.num_layers):
             raise ConfigError(
                 f"--prompt_layer {config.prompt_layer} is too deep: "
                 f"the backbone has blocks 0 to {backbone.num_layers - 1}"
             )
+        config = config.resolved(has_final_norm=backbone.spec.family.final_norm)
         self.config = config
         self.classes = classes
         self.backbone = backbone
-        self.readout = READOUTS.get(config.readout)
+        self.readout = readout
         self.target = TARGETS.get(config.wrong_target)
         self.trunk_is_frozen = lora is not None or config.tune == "prompts"
         if config.tune == "prompts":
@@ -61,14 +68,29 @@ class PromptedClassifier(nn.Module):
             add_adapters(backbone, lora, first_layer=config.prompt_layer)
         if not config.final_norm:  # never applied, so never trained
             backbone.encoder.layernorm.requires_grad_(False)
-        self.bank = PromptBank(len(classes), config.prompt_tokens, backbone.hidden_size)
-        for name, part in self.readout.parts(backbone.hidden_size, len(classes)).items():
+        self.bank = PromptBank(len(classes), config.prompt_tokens, self.row_size)
+        for name, part in readout.parts_of(self).items():
             self.add_module(name, part)
         self.unknown_below = 0.0  # see `pfm.model.abstention`
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def row_size(self) -> int:
+        """Numbers of a class's row, and of a token of a prompt."""
+        return self.readout.row_size(self)
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the tokens that the trunk makes of an input."""
+        return self.readout.num_tokens(self)
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether a part of the work is the same whichever prompts are present."""
+        return self.config.prompt_layer > 0 or not self.readout.sees_prompts
 
     @property
     def unknown_logit(self) -> float:
@@ -87,7 +109,7 @@ class PromptedClassifier(nn.Module):
 
     def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
-        return self.backbone.run_blocks(self.backbone.embed(inputs), 0, self.config.prompt_layer)
+        return self.readout.trunk(self, inputs)
 
     def head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s)."""
@@ -107,10 +129,7 @@ class PromptedClassifier(nn.Module):
             prompts: (B, s·m, D).
             key_mask: (B, T + s·m) bool, False where a token is to be treated as not there.
         """
-        positions = self.readout.reads(tokens.shape[1])
-        joined = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
-        outputs = self.backbone.readout(joined, self.config.prompt_layer, positions, key_mask)
-        return self.backbone.normalise(outputs) if self.config.final_norm else outputs
+        return self.readout.read(self, tokens, prompts, key_mask)
 
     def forward(
         self,
@@ -171,8 +190,12 @@ class PromptedClassifier(nn.Module):
         return torch.where(is_sure, winner, -1)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds: every trained parameter, by name."""
+        """Every trained parameter, by name."""
         return {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
+
+    def stored_tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds: every trained parameter, and what else the readout needs, by name."""
+        return {**self.trained_tensors(), **{name: self.get_buffer(name) for name in self.readout.stored}}
 
 
 BANK = "bank.prompts"

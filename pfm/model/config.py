@@ -1,11 +1,13 @@
 """What stands around the backbone: readout, target, prompts and adapters, as options."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pfm.errors import ConfigError
+from pfm.exact.config import ExactConfig
 from pfm.model.readouts import READOUTS
 from pfm.model.starts import STARTS
 from pfm.model.targets import TARGETS
@@ -13,12 +15,15 @@ from pfm.options import Section, expand_paths, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(ExactConfig):
     """What stands around the backbone."""
 
     section: ClassVar = Section.MODEL
     readout: str = option(
-        "cls", "Where classes are read: at CLS (the paper), or each at its own prompt.", choices=READOUTS.names
+        "cls",
+        "Where classes are read: cls, at CLS (the paper); prompt, each at its own prompt; ridge, on frozen features, "
+        "solved in one pass and forgotten exactly.",
+        choices=READOUTS.names,
     )
     wrong_target: str = option(
         "uniform",
@@ -34,7 +39,11 @@ class ModelConfig:
     )
     prompt_tokens: int = option(1, "Tokens per prompt.", minimum=1)
     prompt_layer: int = option(0, "Block before which the prompts enter; LoRA sits on this block and above.", minimum=0)
-    final_norm: bool = option(False, "Apply the backbone's final LayerNorm before the readout.")
+    final_norm: bool | None = option(
+        None,
+        "Apply the backbone's final LayerNorm before the readout.  [default: the family's own; no for ViT and AST, as "
+        "in the paper]",
+    )
     abstain: float = option(
         0.0,
         "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
@@ -42,8 +51,11 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        target = TARGETS.get(self.wrong_target)
-        misfit = target.misfit(READOUTS.get(self.readout))
+        target, readout = TARGETS.get(self.wrong_target), READOUTS.get(self.readout)
+        misfit = readout.misfit(self)
+        if misfit:
+            raise ConfigError(misfit)
+        misfit = target.misfit(readout)
         if misfit:
             raise ConfigError(f"--wrong_target {self.wrong_target} does not go with --readout {self.readout}: {misfit}")
         if self.abstain >= 1:
@@ -52,6 +64,12 @@ class ModelConfig:
             raise ConfigError(
                 f"--abstain is for models without an `unknown` output; --wrong_target {self.wrong_target} has one"
             )
+
+    def resolved(self, *, has_final_norm: bool) -> "ModelConfig":
+        """With what the user left to the backbone's family."""
+        if self.final_norm is not None:
+            return self
+        return dataclasses.replace(self, final_norm=has_final_norm)
 
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":

@@ -32,9 +32,9 @@ class _Block:
 
 def _block(spec: BackboneSpec, tokens: float, queries: float, rank: int) -> _Block:
     """A block that reads `tokens` and computes the outputs of `queries` of them."""
-    width, hidden = spec.hidden_size, spec.config["intermediate_size"]
+    width = spec.hidden_size
     return _Block(
-        weights=2 * (queries + tokens) * width * width + 2 * queries * width * hidden,
+        weights=2 * (queries + tokens) * width * width + queries * spec.mlp_weights,
         adapters=2 * rank * width * (queries + tokens),
         attention=2 * queries * tokens * width,
     )
@@ -53,7 +53,7 @@ class StepWork:
         is_plain: a whole forward for each branch and all tokens in the last block, which ours cuts.
         has_backward: False counts the forward alone.
         is_frozen: False where the backbone's own weights train too.
-        readout_tokens: tokens that are read out.
+        readout_tokens: tokens that are read out; None where that is the summary of the input: CLS, or a pool's.
     """
 
     prompts: tuple[float, ...]
@@ -64,7 +64,7 @@ class StepWork:
     is_plain: bool = False
     has_backward: bool = True
     is_frozen: bool = True
-    readout_tokens: int = 1
+    readout_tokens: int | None = None
 
 
 def step_flops(spec: BackboneSpec, work: StepWork) -> float:
@@ -86,14 +86,17 @@ def _trunk(spec: BackboneSpec, work: StepWork) -> float:
 
 def _branch(spec: BackboneSpec, work: StepWork, count: float) -> float:
     """The blocks that `count` prompt tokens pass, and the classifier."""
-    width, tokens = spec.hidden_size, spec.num_patches + spec.num_special + count
+    own, width = spec.num_patches + spec.num_special, spec.hidden_size
+    tokens, pool = own + count, spec.pool_multiply_adds if work.readout_tokens is None else None
+    read = work.readout_tokens or (1 if pool is None else own)
     whole = _block(spec, tokens, tokens, work.rank)
-    last = whole if work.is_plain else _block(spec, tokens, work.readout_tokens, work.rank)
+    last = whole if work.is_plain else _block(spec, tokens, read, work.rank)
     blocks = [*[whole] * (spec.num_layers - work.prompt_layer - 1), last]
     classifier = 2 * width * work.num_scores
-    total = sum(block.forward for block in blocks) + classifier
+    total = sum(block.forward for block in blocks) + classifier + 2 * (pool or 0.0)
     if work.has_backward:
         total += sum(block.backward(is_frozen=work.is_frozen) for block in blocks) + 2 * classifier
+        total += 2 * (pool or 0.0) * (1 if work.is_frozen else 2)
         if work.is_plain and count == 0 and work.is_frozen:
             # nothing that trains lies below the first block's projections
             total -= 2 * (3 * tokens * width * width + 2 * work.rank * tokens * width + tokens * tokens * width)

@@ -104,6 +104,7 @@ class Learner:
                 run=self._run(),
                 averaged=self.average.tensors if self.average else {},
                 unknown_below=self._choose_threshold(),
+                data_commit=setup.data.commit,
                 start=setup.config.start.prompt_start,
                 init_key=setup.config.start.init_key,
                 progress={
@@ -160,7 +161,8 @@ class Learner:
         if set(trained) != set(state.tensors) or set(trained) != set(state.moments):
             raise CheckpointError(f"{path} does not hold the tensors and moments of this run's model")
         if state.frozen_sha256 != setup.frozen_sha256:
-            raise CheckpointError(f"{path} was trained on other weights of {setup.spec.model_name}; give those")
+            at = f" with --revision {state.spec.commit}" if state.spec.commit else ""
+            raise CheckpointError(f"{path} was trained on other weights of {setup.spec.model_name}; give those{at}")
         with torch.no_grad():
             for name, tensor in trained.items():
                 tensor.copy_(shared_out(state.tensors[name], tensor))

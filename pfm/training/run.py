@@ -1,9 +1,9 @@
 """A training run: epochs, evaluation, saving, stopping and going on, under one Accelerator."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +13,10 @@ from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.evaluation.advice import advise
+from pfm.exact.config import ExactConfig
 from pfm.holding import running
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts import READOUTS
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
@@ -27,24 +30,11 @@ from pfm.training.memory import Memory, prepare_memory
 from pfm.training.objective import Objective, class_weights
 from pfm.training.plan import FORECAST_STEPS, Plan, make_plan
 from pfm.training.position import is_due
+from pfm.training.procedures import PROCEDURES, TrainResult
 from pfm.training.records import Records
 from pfm.training.saving import RunFiles, find_state
 from pfm.training.setup import Setup, load_run_data, set_up
 from pfm.training.step import training_step
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a run left its last checkpoint, and its last figures.
-
-    Attributes:
-        modes: accuracies of the last epoch by inference mode, None where it was not evaluated.
-    """
-
-    checkpoint: Path
-    modes: dict[str, float] | None
-    seconds: float
-    samples_per_s: float
 
 
 def train(
@@ -78,11 +68,13 @@ def train(
             say(text)
 
     hint_at_launcher(tell)
+    PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     _say_what_is_replaced(config, data, tell)
     accelerator.wait_for_everyone()  # before anything is written
     data = load_run_data(config, spec, accelerator, data, tell)
+    spec = _fitted(spec, data)
     tell(data.describe(spec.storage))
     folder, stem = make_folder(Path(config.train.save_dir)), f"{data.name}_seed_{config.train.seed}"
     files = RunFiles(folder, stem, data.classes.names)
@@ -102,17 +94,47 @@ def _train(
     if accelerator.is_main_process:
         files.sweep()
     found = find_state(config.train.resume, files, tell)
-    setup = set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None)
-    plan = show_plan(setup)
-    learner = Learner(setup)
-    if found is not None:
-        learner.restore(*found)
-    with (
-        RunLog(files.log, is_main=accelerator.is_main_process) as log,
-        tracking(accelerator, "pfm", config.to_dict()),
-        StopRequest() as stop,
-    ):
-        return _Run(setup, learner, Records(setup, learner, log), stop, plan).go()
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
+    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None), found)
+
+
+class Steps:
+    """Training step by step, epoch after epoch."""
+
+    def check(self, config: RunConfig) -> None:
+        """Any configuration is one of steps."""
+
+    def unused(self) -> tuple[str, ...]:
+        """Options that have no meaning here: those of readouts that are solved, which the model's options refuse."""
+        return tuple(field.name for field in dataclasses.fields(ExactConfig))
+
+    def plan(self, setup: Setup) -> Plan | None:
+        """Say what the run is going to do."""
+        return show_plan(setup)
+
+    def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
+        """Train from the beginning, or from a state that was found."""
+        plan = show_plan(setup)
+        learner = Learner(setup)
+        if found is not None:
+            learner.restore(*found)
+        accelerator = setup.accelerator
+        with (
+            RunLog(setup.files.log, is_main=accelerator.is_main_process) as log,
+            tracking(accelerator, "pfm", setup.config.to_dict()),
+            StopRequest() as stop,
+        ):
+            return _Run(setup, learner, Records(setup, learner, log), stop, plan).go()
+
+
+STEPS = Steps()
+
+
+def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:
+    """For the data's size, where neither the user nor pretraining says one."""
+    if spec.preprocess is None and not spec.was_sized:
+        return spec.fitted(tuple(data.train.inputs.shape[1:]))
+    return spec
 
 
 def show_plan(setup: Setup) -> Plan:
@@ -124,7 +146,7 @@ def show_plan(setup: Setup) -> Plan:
     return plan
 
 
-def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan:
+def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan | None:
     """What `train` would do, said as there, with nothing trained and nothing written.
 
     Raises:
@@ -134,9 +156,12 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, None)
+    spec = _fitted(spec, data)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
-    return show_plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
+    procedure.check(config)
+    return procedure.plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
 
 
 def _say_what_is_replaced(config: RunConfig, data: ClassificationData | None, tell: Callable[[str], None]) -> None:

@@ -184,7 +184,8 @@ def check_same_run(
             f"processes is {state['global_batch']}"
         )
     if state["labels"] != labels_checksum(labels):
-        raise ConfigError("--resume: the training split is not the one the run began with; give the same data")
+        at = f", with --data_revision {checkpoint.data_commit}" if checkpoint.data_commit else ""
+        raise ConfigError(f"--resume: the training split is not the one the run began with; give the same data{at}")
     old, new = (known.to_dict().get("decoding") for known in (checkpoint.preprocess, preprocess))
     if new is not None and old is not None and old != new:
         names = [f"{name} {old[name]}, now {new[name]}" for name in new if old[name] != new[name]]

@@ -22,6 +22,7 @@ from pfm.errors import ConfigError, PfmError
 from pfm.evaluation.samples import label_positions
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings
+from pfm.model.readouts import READOUTS
 from pfm.model.starts import STARTS
 from pfm.model.starts.keys import fresh_keys, keys_from
 from pfm.model.trunk_cache import check_cache
@@ -120,8 +121,8 @@ def set_up(
     if draws_starts:
         start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
+    preprocess = spec.preprocess or _own_preprocess(model, spec, data)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
-    preprocess = spec.preprocess or spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
     check_cache(config.feed, model, is_augmented=is_augmented)
@@ -132,16 +133,24 @@ def set_up(
     )  # fmt: skip
 
 
+def _own_preprocess(model: PromptedClassifier, spec: BackboneSpec, data: ClassificationData) -> Preprocess:
+    """For a backbone that was trained on none: measured on the training data, or constants where it may go."""
+    if model.readout.measures_input:
+        return spec.storage.measured_preprocess(data.train.inputs, spec.input_shape)
+    return spec.family.constant_preprocess(spec.config)
+
+
 def _build_model(
     spec: BackboneSpec, data: ClassificationData, config: RunConfig
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
     """The model a run starts from, its adapters' settings, and the hash of what stays frozen."""
-    tune = config.model.resolve_tune(is_pretrained=spec.is_pretrained)
+    wanted = READOUTS.get(config.model.readout).settled(config.model)
+    tune = wanted.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)
     lora = config.lora if tune == "lora" else None
     torch.manual_seed(config.train.seed)
-    settings = dataclasses.replace(config.model, tune=tune)
+    settings = dataclasses.replace(wanted, tune=tune)
     model = PromptedClassifier(backbone, data.classes, settings, lora)
     backbone.recompute = config.train.gradient_checkpointing
     if lora is not None and config.device.stores_frozen_in_bf16:

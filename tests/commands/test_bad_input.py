@@ -163,7 +163,7 @@ def test_a_backbone_folder_that_is_none_is_refused(refuse: Refuse, npz: Path, tm
     (folder / "config.json").write_text("{")
     assert f"{folder / 'config.json'} is damaged" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    assert "is a 'bert' model; ViT and AST backbones are supported" in refuse(*arguments)
+    assert "is a 'bert' model; ViT, DeiT, DINOv2" in refuse(*arguments)
     (folder / "config.json").write_text('{"model_type": "vit", "image_size": 8, "patch_size": 4}')
     assert f"{folder} describes a model of at least" in refuse(*arguments)
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

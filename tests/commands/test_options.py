@@ -34,7 +34,8 @@ from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm_export.commands.records import RecordOptions
 
 CHANGED: dict[str, str] = {  # a value for each option of the data that is not its default
-    "dataset": "digits", "data_type": "audio", "data_dir": "elsewhere", "size": "64", "class_names": "a,b",
+    "dataset": "some/colours", "data_revision": "v1", "data_type": "audio", "data_dir": "elsewhere", "size": "64",
+    "class_names": "a,b",
     "input_column": "scan", "label_column": "finding", "label_from": "name:{digit}_{n}", "label": "digit",
     "max_seconds": "2.5", "max_pixels": "9", "max_expansion": "7", "skip_bad": "",
     "table": "labels.csv", "split_column": "fold", "ignore": "old",
@@ -42,6 +43,7 @@ CHANGED: dict[str, str] = {  # a value for each option of the data that is not i
 }  # fmt: skip
 GO_TOGETHER = {
     "label_from": ("label_from", "label"), "label": ("label_from", "label"),
+    "data_revision": ("dataset", "data_revision"),
     "split_column": ("table", "split_column"), "hash_groups": ("group", "hash_groups"),
 }  # fmt: skip
 TAKE_DATA = ("train", "eval", "audit", "scrub", "bench forget")

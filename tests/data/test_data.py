@@ -328,11 +328,11 @@ def test_every_flat_single_label_medmnist_set_is_known_by_name(tmp_path: Path) -
 def pretend_download(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None]) -> None:
     """Put something in the place of medmnist's bloodmnist that acts on the file it is to write."""
 
-    def download(*, split: str, download: bool, root: Path, size: int) -> None:
-        assert download
-        act(Path(root) / ("bloodmnist.npz" if size == 28 else f"bloodmnist_{size}.npz"))
+    class BloodMNIST(medmnist.BloodMNIST):
+        def download(self) -> None:
+            act(Path(self.root) / f"{self.flag}{self.size_flag}.npz")
 
-    monkeypatch.setattr(medmnist, "BloodMNIST", download)
+    monkeypatch.setattr(medmnist, "BloodMNIST", BloodMNIST)
 
 
 def test_a_medmnist_set_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

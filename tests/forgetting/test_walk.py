@@ -72,11 +72,12 @@ def test_a_checkpoint_is_found_whatever_it_is_called(checkpoint: Path, tmp_path:
 def test_a_file_that_torch_wrote_in_its_old_form_is_named_as_not_looked_into(checkpoint: Path, tmp_path: Path) -> None:
     """torch reads that form without bounds, so it is not opened; nor is it passed over."""
     content = torch.load(checkpoint, weights_only=True)
-    torch.save(content, checkpoint.parent / "old", _use_new_zipfile_serialization=False)
-    found, _ = erase_everywhere([checkpoint.parent], "blue")
+    torch.save(content, tmp_path / "old", _use_new_zipfile_serialization=False)
+    shutil.copy(checkpoint, tmp_path / "model.pt")
+    found, _ = erase_everywhere([tmp_path], "blue")
     assert [seen.path.name for seen in found.closed] == ["old"]
     assert "torch wrote it" in found.closed[0].how
-    assert is_gone(checkpoint)
+    assert is_gone(tmp_path / "model.pt")
 
 
 def test_a_bundle_in_a_bundle_and_a_checkpoint_in_both(bundle: Path, checkpoint: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from making.bundles import make_bundle
 from making.checkpoints import image_checkpoint
 from making.models import tiny_model
-from pfm.errors import ConfigError, StorageError
+from pfm.errors import ConfigError
 from pfm.forgetting import ledger
 from pfm.forgetting.files import erase_file
 from pfm.forgetting.ledger import LEDGER
@@ -20,7 +20,7 @@ from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import BANK
 from pfm.model.config import StartConfig
 from pfm.model.starts import STARTS, follows
-from pfm.model.starts.keys import fresh_keys, keys_from, read_keys, remove_key
+from pfm.model.starts.keys import fresh_keys, keys_from, read_keys
 from pfm.model.starts.numbers import normal
 from pfm_export.erasing import erase_everywhere
 
@@ -121,26 +121,6 @@ def test_a_file_of_keys_is_made_for_its_owner_alone_and_read_to_the_byte(tmp_pat
     assert path.read_text().splitlines()[1:] == [
         f'{made[0].hex()} "a b"', f'{made[1].hex()} "say \\"hi\\""', f'{made[2].hex()} "\\u00e4\\n"',
     ]  # fmt: skip
-
-
-def test_removing_a_key_leaves_the_others_and_no_byte_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    gone, kept = keys_from(path, ["a", "b"])
-    assert remove_key(path, "a")
-    assert not remove_key(path, "a")
-    assert read_keys(path) == {"b": kept}
-    assert gone.hex() not in path.read_text()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(ConfigError, match="has no key of 'a'"):
-        keys_from(path, ["a", "b"])
-
-
-def test_a_file_of_keys_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=f"{tmp_path / 'keys'}, which is not there"):
-        remove_key(tmp_path / "keys", "a")
-    (tmp_path / "keys").write_text("pfm keys of prompt starts, 1\n")  # what the message says to do
-    (tmp_path / "keys").chmod(0o600)
-    assert not remove_key(tmp_path / "keys", "a")
 
 
 @pytest.mark.parametrize("change", [

@@ -34,15 +34,15 @@ def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, la
 
     With --data_type audio the same on a folder of sounds that you have.
 
-    Trains two small models from scratch (the paper's readout and ours), forgets a class, exports to
-    ONNX, serves with and without the class, erases it for good and measures latency.
+    Trains two small models from scratch (the paper's readout and ours) and solves a third, exact one; forgets a
+    class, exports to     ONNX, serves with and without the class, erases it for good and measures latency.
     """
     from pfm_bench.demo.tasks import choose_task
 
     started = time.monotonic()
     task = choose_task(data_type, dataset, label_from, label, forget)
     folder = _clear_folder(out)
-    click.echo(f"two readouts side by side, a process each; everything goes to {folder}/")
+    click.echo(f"three readouts side by side, a process each; everything goes to {folder}/")
     results = tell_both(task, folder, seed)
 
     from pfm_bench.demo.report import Summary, draw_pictures

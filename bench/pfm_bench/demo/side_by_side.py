@@ -1,7 +1,7 @@
-"""Both stories, each in a process of its own.
+"""The stories, each in a process of its own.
 
 The libraries take longer to import than a small model to export. So one server process imports
-them and the two are forked from it, while this process imports what it needs for the latencies.
+them and the others are forked from it, while this process imports what it needs for the latencies.
 """
 
 import importlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pfm_bench.demo.story import ReadoutResult
     from pfm_bench.demo.task import Task
 
-READOUTS = ("cls", "prompt")
+READOUTS = ("cls", "prompt", "ridge")
 _HEAVY = [
     "pfm_bench.demo.story",
     "pfm_bench.scenarios.serving",

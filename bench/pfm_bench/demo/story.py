@@ -1,7 +1,7 @@
-"""One readout's whole story on real data: train, evaluate, erase, export, serve. What `pfm demo` runs twice.
+"""One readout's whole story on real data: train, evaluate, erase, export, serve. What `pfm demo` runs for each readout.
 
 It runs in a process of its own and on one thread: models this small are all overhead, so two of
-them side by side take hardly longer than one.
+them side by side take hardly longer than one, and the exact readout is solved in a moment.
 """
 
 import shutil

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from pfm.backbones.config import BackboneConfig
+from pfm.backbones.raw import raw_model
 from pfm.backbones.spec import describe_backbone
 from pfm.data.config import AugmentConfig, DataConfig
 from pfm.data.loading import load_data
@@ -22,7 +23,9 @@ from pfm_export.serving.session import Prediction, PromptSession
 MODELS = {
     "cls": ModelConfig(readout="cls"),
     "prompt": ModelConfig(readout="prompt", wrong_target="none", final_norm=True),
+    "ridge": ModelConfig(readout="ridge", features="raw"),
 }
+SOLVED = TrainConfig(eval_every=0)  # nothing of a recipe applies to what is solved
 RECIPE = TrainConfig(
     epochs=60,
     batch_size=128,
@@ -44,7 +47,7 @@ class Task(ABC):
         command: as the user typed it, the place of the data left out.
         forgotten: the class that goes.
         axis_room: inches to the left of and under a shown input, for what is written on its axes.
-        recipes: by readout.
+        recipes: by readout; one that is not there is solved and has none.
     """
 
     axis_room: ClassVar[tuple[float, float]] = (0.0, 0.0)
@@ -74,12 +77,14 @@ class Task(ABC):
 
 def demo_recipe(task: Task, readout: str, folder: Path, seed: int) -> RunConfig:
     """The demo's recipe, as `pfm train` would take it."""
+    model = MODELS[readout]
+    model_name = raw_model(task.data.kind) if model.features == "raw" else task.model_name
     return RunConfig(
         data=task.data,
-        backbone=BackboneConfig(model_name=task.model_name),
-        model=MODELS[readout],
+        backbone=BackboneConfig(model_name=model_name),
+        model=model,
         lora=LoraSettings(),
-        train=dataclasses.replace(task.recipes[readout], seed=seed, save_dir=str(folder)),
+        train=dataclasses.replace(task.recipes.get(readout, SOLVED), seed=seed, save_dir=str(folder)),
         augment=AugmentConfig(),
         evaluation=EvalConfig(eval_batch_size=360),
         device=DeviceConfig(cpu=True),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pfm.backbones.backbone import SUMMARY
 from pfm.backbones.spec import BackboneSpec
 from pfm.model.flops import StepWork, step_flops
 from pfm.model.readouts import READOUTS
@@ -30,7 +31,7 @@ def forward_gflop(manifest: Mapping[str, Any], num_prompts: int) -> float:
         rank=0,
         prompt_layer=manifest.get("prompt_layer", 0),
         has_backward=False,
-        readout_tokens=read,
+        readout_tokens=None if readout.reads(own) == SUMMARY else read,
     )
     return step_flops(spec, work) / 1e9
 

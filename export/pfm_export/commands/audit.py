@@ -73,9 +73,11 @@ def audit_command(
         )
     if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
+    source = data_of_run(checkpoint, data)
     request = AuditRequest(
         full=checkpoint,
-        data=load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=Intake(device=where)),
+        source=source,
+        data=load_data(source, checkpoint.preprocess.storage, intake=Intake(device=where)),
         keys=keys,
         judged=load_checkpoint(options.forgotten) if options.forgotten else None,
         served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},
@@ -94,8 +96,9 @@ def audit_command(
     click.echo(describe(document))
     click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
     levels = document["verdict"]["levels"]
-    if options.require and levels[options.require] != PASS:
-        raise AuditError(f"level {options.require} was required; the verdict is {levels[options.require]}")
+    verdict = levels.get(options.require, "not claimed") if options.require else PASS
+    if verdict != PASS:
+        raise AuditError(f"level {options.require} was required; the verdict is {verdict}")
 
 
 def describe(document: "AuditDocument") -> str:

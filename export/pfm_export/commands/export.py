@@ -47,6 +47,12 @@ class MeasureConfig:
     type=PATH,
     help="Write it into this Triton model repository too; `pfm export triton` has the settings.",
 )
+@click.option(
+    "--with_sums",
+    is_flag=True,
+    help="Put in what --readout ridge is solved from, one file a class, so that the bundle forgets exactly. "
+    "Personal data.",
+)
 @with_options(form=GraphForm, measure=MeasureConfig)
 def onnx(
     ckpt: Path,
@@ -54,6 +60,7 @@ def onnx(
     model_name: str | None,
     overwrite: bool,
     triton: Path | None,
+    with_sums: bool,
     form: GraphForm,
     measure: MeasureConfig,
 ) -> None:
@@ -73,13 +80,13 @@ def onnx(
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     samples = _samples(checkpoint, form, measure)
-    report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, samples=samples)
+    report = export_bundle(checkpoint, out, overwrite=overwrite, form=form, with_sums=with_sums, samples=samples)
     size = sum(file.stat().st_size for file in out.iterdir())
     parity = report.parity
     click.echo(
         f"wrote {out} ({size / 2**20:.1f} MiB, {len(checkpoint.classes)} classes)\n"
         f"parity with torch over {len(parity.cases)} cases: worst difference {parity.worst_difference:.1e} "
-        f"(largest logit {parity.largest_logit:.1f})"
+        f"(largest logit {parity.largest_logit:.1f})" + (f"; {parity.integers.describe()}" if parity.integers else "")
     )
     if report.accuracy is not None:
         _show_accuracy(report.accuracy, form)

@@ -12,6 +12,7 @@ from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError, NotLookedIntoError
 from pfm.options import option
 from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget_in_place
 from pfm_export.commands.infer_best import infer_best_note
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
 
@@ -40,7 +41,7 @@ class ForgetOptions:
 
     on_test_data: bool = option(
         False,
-        "Compute what the erasure does to infer_best on the run's test samples.  [default: on random inputs]",
+        "Compute what the erasure does to infer_best on the run's test samples, and not on random inputs.",
         is_flag=True,
     )
 
@@ -52,8 +53,14 @@ class ForgetOptions:
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
 @click.argument("artifacts", nargs=-1, type=PATH)
-@with_options(chosen=ClassChoice, options=ForgetOptions, record=RecordOptions)
-def forget(artifacts: tuple[Path, ...], chosen: ClassChoice, options: ForgetOptions, record: RecordOptions) -> None:
+@with_options(chosen=ClassChoice, samples=SampleChoice, options=ForgetOptions, record=RecordOptions)
+def forget(
+    artifacts: tuple[Path, ...],
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
+    record: RecordOptions,
+) -> None:
     """Erase classes: prompts, classifier rows, averaged copies and optimizer moments.
 
     pfm forget --class NAME --in_place ARTIFACT… erases from any number of checkpoints, resume states,
@@ -61,14 +68,19 @@ def forget(artifacts: tuple[Path, ...], chosen: ClassChoice, options: ForgetOpti
     in any depth, by what is in a file and not by its name, and links are followed. Where files could not be
     looked into (archives, tensors of other tools), they are named and the command leaves with code 3.
 
+    pfm forget --group NAME or --sample FILE takes out less than a class, of --readout ridge.
+
     pfm forget --class NAME --ckpt X writes a checkpoint without the class and leaves X as it is.
 
     What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
     `pfm suspend` leaves classes out of a bundle's answers and can be undone; `pfm scrub` retunes the
     shared weights too.
     """
-    chosen.typed()
     ckpt = options.ckpt
+    if samples:
+        _forget_samples(artifacts, chosen, samples, options, record)
+        return
+    chosen.typed()
     if options.in_place:
         named = (*artifacts, *([ckpt] if ckpt else []))
         if not named or options.out is not None:
@@ -93,6 +105,34 @@ def forget(artifacts: tuple[Path, ...], chosen: ClassChoice, options: ForgetOpti
         if note:
             click.echo(f"changed: {note}")
         record.certify([target], keys)
+
+
+def _forget_samples(
+    artifacts: Sequence[Path],
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
+    record: RecordOptions,
+) -> None:
+    """Groups and samples."""
+    if chosen.class_ or chosen.classes:
+        raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
+    if record.certificate is not None:
+        raise ConfigError("--certificate speaks of classes; the ledger has the digest of what is left")
+    told = {"reason": record.reason, "requested_by": record.requested_by}
+    if options.in_place:
+        named = (*artifacts, *([options.ckpt] if options.ckpt else []))
+        if not named or options.out is not None:
+            raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
+        forget_in_place(named, samples, yes=options.yes, allow_unknown=options.allow_unknown, **told)
+    elif artifacts:
+        raise ConfigError(
+            f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
+        )
+    elif options.ckpt is None:
+        raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
+    else:
+        forget_copy(options.ckpt, options.out, samples, **told)
 
 
 def _erase_in_place(
@@ -135,7 +175,11 @@ def _erase_in_place(
     for line in listed(found.closed, most=None):
         click.echo(f"not looked into: {line}")
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
-    for remark in (REMAINS[0].replace("the graph's ", "the "), elsewhere):
+    exact = [held.path for held in found.held if held.holding.is_exact]
+    for path in exact:
+        click.echo(f"exact: {path} is the model that never saw the class")
+    shared = [] if len(exact) == len(found.held) else [REMAINS[0].replace("the graph's ", "the ")]
+    for remark in (*shared, elsewhere):
         click.echo(f"still there: {remark}")
     for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
         click.echo(f"how the prompts started: {follows}")

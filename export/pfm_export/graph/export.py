@@ -4,12 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfm.errors import StorageError
+from pfm.errors import ConfigError, StorageError
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.readouts.ridge import memory_of
 from pfm.options import expanded
-from pfm.storage import explain, make_folder
+from pfm.storage import explain, make_folder, write_bytes
 from pfm_export.graph.accuracy import AccuracyReport, TestSamples, measure_accuracy
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import hub_files
@@ -19,6 +20,7 @@ from pfm_export.graph.tracing import export_graphs
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle, write_bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
+from pfm_export.serving.solving import sums_file
 
 NOT_MEASURED = "not measured at export; parity is of random inputs only"
 
@@ -42,6 +44,7 @@ def export_bundle(
     *,
     overwrite: bool = False,
     form: GraphForm | None = None,
+    with_sums: bool = False,
     samples: TestSamples | None = None,
 ) -> ExportReport:
     """Write a bundle for plain ONNX Runtime, its parity with the torch model measured.
@@ -50,6 +53,7 @@ def export_bundle(
 
     Args:
         form: of the graph.  [default: the ordinary one]
+        with_sums: put in what an exact readout is solved from, one file a class, so that the bundle can forget exactly.
         samples: to measure accuracy and forgetting on, beside the model's; the manifest says if none were.
 
     Raises:
@@ -63,13 +67,16 @@ def export_bundle(
     model = checkpoint.build_model()
     form = form or GraphForm()
     bank = _bank(model)
-    manifest = describe(checkpoint, model, form, bank)
+    manifest = describe(checkpoint, model, form, bank, with_sums=with_sums)
+    sums = class_sums(checkpoint) if with_sums else {}
     graphs = export_graphs(model, form, checkpoint.preprocess, graph_facts(manifest))
     others = hub_files(checkpoint.spec, checkpoint.preprocess)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
         staged = Path(temporary) / "bundle"
         staged.mkdir()
         write_bundle(staged, graphs=graphs, others=others, bank=bank, manifest=manifest)
+        for name, content in sums.items():
+            write_bytes(staged / name, content, is_private=True)
         parity = check_parity(model, staged)
         accuracy = None if samples is None else measure_accuracy(model, staged, samples)
         measured = {"parity": parity.to_dict(), "accuracy": accuracy.to_dict() if accuracy else NOT_MEASURED}
@@ -96,6 +103,19 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
         raise StorageError(
             f"{folder} records erasures, which an export over it would undo; choose another folder, or delete it first"
         )
+
+
+def class_sums(checkpoint: Checkpoint) -> dict[str, memoryview]:
+    """The files of an exact readout's sums, by name.
+
+    Raises:
+        ConfigError: another readout, or one that kept nothing to make sums of.
+    """
+    if not checkpoint.exact:
+        raise ConfigError(f"--with_sums is for --readout ridge; this model has --readout {checkpoint.model.readout}")
+    memory = memory_of(checkpoint)
+    numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
+    return {sums_file(numbers[name]): memory.class_sums(name).data for name in memory.classes}
 
 
 def _bank(model: PromptedClassifier) -> dict[str, Floats]:

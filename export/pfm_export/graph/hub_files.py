@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pfm.backbones.spec import BackboneSpec
+from pfm.data.decoding import ImageDecoding, stored_decoding
 from pfm.data.inputs import Preprocess
 from pfm.registry import Registry
 from pfm.storage import Json
@@ -28,10 +29,9 @@ def without_classes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def hub_files(spec: BackboneSpec, preprocess: Preprocess) -> dict[str, bytes]:
     """Both files' content, by name."""
-    _, model_class = spec.family.hf_classes()
     model = {
         **without_classes(spec.config),
-        "architectures": [model_class.__name__],
+        "architectures": [spec.family.architecture(spec.config)],
         "model_type": spec.family.name,
     }
     processor = PROCESSORS.get(preprocess.kind)(preprocess.to_dict())
@@ -57,7 +57,7 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": settings["size"], "width": settings["size"]},
+        **_fitted(settings),
         "resample": _RESAMPLE[settings["resample"]],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -66,6 +66,18 @@ def _of_images(settings: Mapping[str, Any]) -> Json:
         "image_std": list(settings["std"]),
         "decoding": settings["decoding"],  # what comes before; no processor of the field knows of it
     }
+
+
+def _fitted(settings: Mapping[str, Any]) -> Json:
+    """How an image becomes square, in the words of the field's processors."""
+    side: int = settings["size"]
+    decoding = stored_decoding(settings) or ImageDecoding()
+    resized = round(side / decoding.keep)
+    is_cropped = decoding.fit == "crop"
+    size = {"shortest_edge": resized} if is_cropped else {"height": resized, "width": resized}
+    if not is_cropped and resized == side:
+        return {"size": size}
+    return {"size": size, "do_center_crop": True, "crop_size": {"height": side, "width": side}}
 
 
 PROCESSORS.register("image", _of_images)

@@ -28,12 +28,20 @@ _FACTS = (
 )  # fmt: skip
 
 
-def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm, bank: Mapping[str, Floats]) -> Json:
+def describe(
+    checkpoint: Checkpoint,
+    model: PromptedClassifier,
+    form: GraphForm,
+    bank: Mapping[str, Floats],
+    *,
+    with_sums: bool = False,
+) -> Json:
     """The manifest of a bundle, but for what is measured on it.
 
     Args:
         model: the checkpoint's.
         bank: what the bundle's bank holds, by name.
+        with_sums: the bundle carries what an exact readout is solved from.
 
     Raises:
         ClassNameError: a class is called as the answer `unknown` is.
@@ -52,7 +60,7 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
         "prompt_tokens": model.config.prompt_tokens,
         "prompt_layer": model.config.prompt_layer,
         "final_norm": model.config.final_norm,
-        "hidden_size": checkpoint.spec.hidden_size,
+        "hidden_size": model.row_size,
         "classes": [
             {"id": i, "name": n} for i, n in zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
         ],
@@ -69,14 +77,39 @@ def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm,
         "backbone": {
             "model_name": Path(name).name if Path(name).exists() else name,
             "config": without_classes(checkpoint.spec.config),
+            **({"commit": checkpoint.spec.commit} if checkpoint.spec.commit else {}),
+        },
+        "training": {
+            "seed": checkpoint.seed,
+            "epoch": checkpoint.epoch,
+            "model": dataclasses.asdict(checkpoint.model),
+            **({"data_commit": checkpoint.data_commit} if checkpoint.data_commit else {}),
         },
         "start": start_stated(checkpoint.prompt_start),
-        "training": {"seed": checkpoint.seed, "epoch": checkpoint.epoch, "model": dataclasses.asdict(checkpoint.model)},
+        **_exact(checkpoint, with_sums=with_sums),
         **({"unknown_below": checkpoint.unknown_below} if checkpoint.unknown_below else {}),
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
     }
     return {**stated, "bundle": _identity(stated, bank)}
+
+
+def _exact(checkpoint: Checkpoint, *, with_sums: bool) -> Json:
+    """What the rows of an exact readout are a function of; nothing for others."""
+    record = checkpoint.exact
+    if not record:
+        return {}
+    numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
+    summed = zip(record["classes"], record["counts"], record["hashes"], strict=True)
+    return {
+        "exact": {
+            "recipe": record["recipe"],
+            "projection": record["projection"],
+            "classes": [{"id": numbers[name], "name": name, "count": n, "sha256": sha} for name, n, sha in summed],
+            "bank_digest": record["digest"] if record["is_solved"] else "",
+            "has_sums": with_sums,
+        }
+    }
 
 
 def graph_facts(manifest: Json) -> Json:

@@ -7,7 +7,7 @@ Letters: B batch, K active prompts, C classes, S pixels of the model's side.
 # torch leaves the types of some of its own functions open
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 
 BATCH_SIZES = (1, 3, 8)
+STEP = (
+    2e-2  # of logits that come of integers: the last bit of a feature, or of a resized pixel, may round the other way
+)
 
 
 class ParityError(PfmError):
@@ -53,11 +56,39 @@ class ParityCase:
         return f"batch {self.batch_size}, {self.inputs} inputs, {sets}{len(self.active)} prompts"
 
 
+@dataclass(frozen=True, kw_only=True)
+class IntegerParity:
+    """The projected integers of a readout that is solved, graph against model.
+
+    Attributes:
+        compared, differ: how many, and how many of them are others.
+        worst_difference: of one of them.
+    """
+
+    compared: int = 0
+    differ: int = 0
+    worst_difference: int = 0
+
+    def more(self, got: Floats, wanted: Floats) -> "IntegerParity":
+        """With another batch (B, P)."""
+        off = np.abs(got - wanted)
+        return IntegerParity(
+            compared=self.compared + off.size,
+            differ=self.differ + int((off != 0).sum()),
+            worst_difference=max(self.worst_difference, int(off.max(initial=0))),
+        )
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.differ:,} of {self.compared:,} integers differ, by {self.worst_difference} at the most"
+
+
 @dataclass(frozen=True)
 class ParityReport:
     """All cases compared.
 
     Attributes:
+        integers: of a readout that has some.
         largest_logit: size of the numbers that were compared.
         relative_tolerance: of a difference, relative to the largest logit, or to 1 where that is smaller.
     """
@@ -65,6 +96,7 @@ class ParityReport:
     cases: tuple[ParityCase, ...]
     largest_logit: float
     relative_tolerance: float
+    integers: IntegerParity | None = None
 
     @property
     def worst_difference(self) -> float:
@@ -80,6 +112,7 @@ class ParityReport:
             "worst_difference": self.worst_difference,
             "largest_logit": self.largest_logit,
             "tolerance": self.tolerance,
+            **({} if self.integers is None else {"integers": asdict(self.integers)}),
             "cases": [
                 {
                     "batch_size": c.batch_size,
@@ -154,8 +187,9 @@ def measure_parity(model: PromptedClassifier, folder: Path, *, tolerance: float 
         for given in front_end.parity_inputs(batch_size, make_generator("parity", batch_size)):
             cases += comparison.cases(given, can_mix=form.per_request_prompts and batch_size > 1)
     if tolerance is None:
-        tolerance = max(PRECISIONS.get(form.precision).tolerance, front_end.tolerance)
-    return ParityReport(tuple(cases), comparison.largest, tolerance)
+        of_integers = 0.0 if model.readout.sees_prompts else STEP
+        tolerance = max(PRECISIONS.get(form.precision).tolerance, front_end.tolerance, of_integers)
+    return ParityReport(tuple(cases), comparison.largest, tolerance, comparison.integers)
 
 
 class _Comparison:
@@ -163,6 +197,7 @@ class _Comparison:
 
     Attributes:
         largest: size of the largest logit compared so far.
+        integers: projected integers compared so far, where the readout has some.
     """
 
     def __init__(self, model: PromptedClassifier, bundle: Bundle, runner: GraphRunner) -> None:
@@ -172,6 +207,7 @@ class _Comparison:
         self._runner = runner
         self._positions = _positions(model, bundle)  # in the model, of each of the bundle's classes
         self._scores_all = not bundle.stated.signatures.scores_prompts
+        self.integers = None if model.readout.sees_prompts else IntegerParity()
         # an erasure moves the rows of the classes that are left, and with them all logits of a forward by one number
         self._up_to_a_shift = self._scores_all and bool(bundle.stated.erased)
 
@@ -197,6 +233,9 @@ class _Comparison:
             ParityError: another shape.
         """
         tokens = self._runner.trunk(given.taken)  # once, whatever the number of sets
+        if self.integers is not None:
+            trunk = self._model.trunk(given.wanted)[:, 0].numpy()  # (B, P)
+            self.integers = self.integers.more(self._runner.read_integers(tokens, trunk.shape[1]), trunk)
         batch_size, sets = len(given.taken), active_sets(len(self._bundle.classes))
         batches = [(active,) * batch_size for active in sets]
         if can_mix:
@@ -219,12 +258,14 @@ class _Comparison:
         for row, active in enumerate(actives):
             read = every if self._scores_all else active
             right, found = wanted[row, [self._positions[p] for p in read]], got[row, : len(read)]
-            if self._up_to_a_shift:
+            is_there = right > -np.inf  # the model has no score for a class whose row is left out
+            right, found = right[is_there], found[is_there]
+            if self._up_to_a_shift and len(right):
                 right, found = right - right.mean(), found - found.mean()
             # a nan stays one, and fails
             difference = float(np.maximum(difference, np.abs(found - right).max(initial=0)))
             self.largest = max(self.largest, float(np.abs(right).max(initial=0)))
-            if not (got[row, len(right) :] < -1e3).all():
+            if not (got[row, len(read) :] < -1e3).all():
                 raise ParityError(f"{what}: a padded place of row {row} has a score")
         return ParityCase(len(actives), longest, difference, is_mixed, inputs)
 
@@ -241,7 +282,7 @@ def _positions(model: PromptedClassifier, bundle: Bundle) -> list[int]:
         raise ParityError(f"the bundle has classes that the checkpoint lacks: {', '.join(lacking)}")
     for what, stated, wanted in (
         ("readout", bundle.stated.readout, model.config.readout),
-        ("hidden size", bundle.stated.hidden_size, model.backbone.hidden_size),
+        ("hidden size", bundle.stated.hidden_size, model.row_size),
         ("tokens per prompt", bundle.stated.prompt_tokens, model.config.prompt_tokens),
         ("input", bundle.input.model_shape, model.backbone.input_shape),
     ):

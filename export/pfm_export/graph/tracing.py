@@ -8,6 +8,7 @@ prompt, T tokens of the backbone, D hidden size.
 # torch and onnx leave the types of some of their own functions open
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -25,6 +26,7 @@ from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import merged
 from pfm.storage import Json
+from pfm_export.graph.exact_part import convert_around, exact_nodes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.front_ends import FRONT_ENDS
 from pfm_export.graph.precisions import PRECISIONS
@@ -71,7 +73,7 @@ class _Head(nn.Module):
         if weight is None or bias is None:  # nothing of the readout belongs to a class
             weight, bias = readout.weights(self.model)
         scores = readout.score(self.model.read(tokens, prompts, key_mask), weight, bias, prompt_tokens=num_tokens)
-        if prompt_lens is None or readout.scores_absent:
+        if prompt_lens is None or readout.class_rows:  # the caller knows whose rows it gave
             return scores
         return scores.masked_fill(~_there(scores, prompt_lens), -torch.inf)
 
@@ -110,7 +112,7 @@ def export_graphs(
     Raises:
         ConfigError: a form that this model does not have.
     """
-    if form.split and model.config.prompt_layer == 0:
+    if form.split and not model.has_trunk:
         raise ConfigError(
             "--split needs a model trained with --prompt_layer above 0: in this one the prompts enter before the "
             "first block, and nothing of it could be shared"
@@ -126,7 +128,11 @@ def export_graphs(
     wanted = form.signatures(type(kind), readout.graph_inputs, readout.graph_output)
     files: dict[str, bytes] = {}
     for name, signature in traced.files.items():
-        proto = PRECISIONS.get(form.precision).convert(_trace(plain, signature, form), portable=form.portable)
+        proto = _trace(plain, signature, form)
+        is_head = ordinary.inputs[0] not in signature.inputs and not readout.sees_prompts  # which takes integers
+        exact = set(range(len(proto.graph.node))) if is_head else exact_nodes(proto)
+        precision = PRECISIONS.get(form.precision)
+        proto = convert_around(proto, exact, functools.partial(precision.convert, portable=form.portable))
         if ordinary.inputs[0] in signature.inputs:
             front_end.put_in_front(proto, ordinary.inputs[0])
         stated = wanted.files[name]
@@ -135,16 +141,17 @@ def export_graphs(
 
 
 def _trace(model: PromptedClassifier, signature: Signature, form: GraphForm) -> onnx.ModelProto:
-    width, tokens = model.backbone.hidden_size, model.config.prompt_tokens
+    width, tokens = model.row_size, model.config.prompt_tokens
     num_prompts: Any = "num_prompts"
     if tokens > 1 and not model.readout.scores_absent:  # a score comes of m tokens
         num_prompts = tokens * torch.export.Dim("num_classes", min=0)
     # three images, two prompts, five classes: no two sizes alike, none of them 0 or 1
+    tokens = max(1, tokens)  # where there are no prompts, the place of them is empty, which cannot be traced
     prompts = {0: num_prompts}, torch.randn(2 * tokens, width)
     if form.per_request_prompts:
         prompts = {0: "batch", 1: num_prompts}, torch.randn(3, 2 * tokens, width)
     known: dict[str, tuple[dict[int, Any], torch.Tensor]] = {
-        TOKENS: ({0: "batch"}, torch.randn(3, model.backbone.num_own, width)),
+        TOKENS: ({0: "batch"}, torch.randn(3, model.num_tokens, width)),
         INPUT_PROMPTS: prompts,
         INPUT_LENS: ({0: "batch"}, torch.tensor([2, 0, 1], dtype=torch.int32)),
         INPUT_WEIGHT: ({0: "num_classes"}, torch.randn(5, width)),

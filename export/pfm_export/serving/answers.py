@@ -23,11 +23,13 @@ class ActiveSet:
         active: names (strings) or numbers (ints) of the classes to choose from; default all that the profile leaves.
         without: classes to leave out of them.
         profile: whose suspended classes are left out; default the profile "default", if there is one.
+        exact: answer with weights solved for this set alone; of an exact readout whose bundle has its sums.
     """
 
     active: tuple[str | int, ...] | None = None
     without: tuple[str | int, ...] = ()
     profile: str | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.active is not None:
@@ -40,8 +42,10 @@ class ActiveSet:
         active: ClassKeys | None = None,
         without: ClassKeys = (),
         profile: str | None = None,
+        *,
+        exact: bool = False,
     ) -> "ActiveSet":
-        return cls(None if active is None else class_keys(active), class_keys(without), profile)
+        return cls(None if active is None else class_keys(active), class_keys(without), profile, exact)
 
     def positions(self, bundle: Bundle) -> tuple[int, ...]:
         """Positions in the bundle, ascending.
@@ -75,11 +79,14 @@ class Prediction:
         labels: name of the winning class of each input; "unknown" where the model has that answer.
         classes: names of the active classes, the columns of `probabilities`.
         probabilities: (B, K), over the active classes; a row sums to less than 1 by the share of "unknown".
+        is_exact: whether they come of weights solved for these classes alone, as if there had been no others; False
+            where they are rows of a solution for more classes; None of readouts that are not solved.
     """
 
     labels: list[str]
     classes: tuple[str, ...]
     probabilities: Floats
+    is_exact: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,9 @@ class Unknown:
         return cls(score=stated.unknown_score, below=stated.unknown_below)
 
 
-def answers_of(classes: ClassList, active: Sequence[int], scores: Floats, unknown: Unknown) -> Prediction:
+def answers_of(
+    classes: ClassList, active: Sequence[int], scores: Floats, unknown: Unknown, is_exact: bool | None = None
+) -> Prediction:
     """From scores (n, K) of the classes at the positions `active`."""
     names = tuple(classes.names[p] for p in active)
     if unknown.score is not None:
@@ -112,4 +121,4 @@ def answers_of(classes: ClassList, active: Sequence[int], scores: Floats, unknow
     if unknown.below:
         winners = np.where(probabilities.max(axis=1) < unknown.below, len(names), winners)
     labels = [answers[int(winner)] for winner in winners]
-    return Prediction(labels, names, probabilities[:, : len(names)])
+    return Prediction(labels, names, probabilities[:, : len(names)], is_exact)

@@ -5,6 +5,7 @@
 Letters: K classes that are used, m tokens per prompt, D hidden size, B requests.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,14 @@ class Bank:
         weight = np.stack([self._tensors[f"weight.{i}"] for i in ids]) if ids else none
         return Rows(prompts, weight, np.array([self._tensors[f"bias.{i}"] for i in ids], dtype=np.float32))
 
+    def rows_from(self, solved: Mapping[str, Floats], ids: Sequence[int]) -> Rows:
+        """The same with classifier rows that were solved since, by their names in a bank."""
+        return dataclasses.replace(
+            self.rows(ids),
+            weight=np.stack([solved[f"weight.{i}"] for i in ids]) if ids else self.rows(ids).weight,
+            bias=np.array([solved[f"bias.{i}"] for i in ids], dtype=np.float32),
+        )
+
     def without(self, ids: Iterable[int], *, is_centred: bool = True) -> bytes:
         """The bytes of a bank that holds nothing of these classes.
 
@@ -144,6 +153,18 @@ class Bank:
         return found
 
 
+def unpack(content: bytes) -> dict[str, Floats]:
+    """The tensors of such a file.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        return safetensors.numpy.load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
 def tensor_names(path: Path, head: bytes) -> tuple[str, ...]:
     """Names of the tensors of a safetensors file; none where it is not one.
 
@@ -161,7 +182,7 @@ def tensor_names(path: Path, head: bytes) -> tuple[str, ...]:
     return tuple(name for name in cast("dict[str, Any]", header) if name != "__metadata__")
 
 
-def pack(tensors: Mapping[str, Floats]) -> bytes:
+def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """The bytes of a bank file."""
     return safetensors.numpy.save(dict(tensors))
 
@@ -172,5 +193,5 @@ def per_request_feed(rows: Sequence[Rows], *, prompt_tokens: int) -> dict[str, n
     prompts = np.zeros((len(rows), longest, rows[0].prompts.shape[1]), dtype=np.float32)
     for padded, entry in zip(prompts, rows, strict=True):
         padded[: len(entry.prompts)] = entry.prompts
-    lens = np.array([len(entry.prompts) // prompt_tokens for entry in rows], dtype=np.int32)
+    lens = np.array([len(entry.prompts) // max(1, prompt_tokens) for entry in rows], dtype=np.int32)
     return {INPUT_PROMPTS: prompts, INPUT_LENS: lens}

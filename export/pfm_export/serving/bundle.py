@@ -4,12 +4,14 @@
     bank.safetensors   everything of the classes (see `pfm_export.serving.bank`)
     manifest.json      classes, preprocessing, profiles, versions, SHA-256 of the files
     ledger.jsonl       what was erased, each line carrying the hash of the line before
+    sums.<i>.bin, exact.safetensors    of an exact readout, see `pfm_export.serving.solving`
 
 Erasing a class rewrites the bank. The ledger line is written first, then the bank, then the
 manifest. Whoever opens a bundle between two of these steps sees the class as erased, and the next
 erasure finishes what was left.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +26,14 @@ from pfm.forgetting.search import SearchReport, search
 from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import Json, locked, sha256_bytes, write_bytes
-from pfm_export.serving import fields
+from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
+MOST_SOLVED = 64  # sets of classes whose solutions are kept
 SLACK = 1 << 20  # bytes by which a bank that an interrupted erasure wrote may differ from what the manifest states
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
@@ -50,6 +53,7 @@ class Bundle:
         stated: what its manifest says.
         shape: of what its bank has for each class.
         classes: those that can be served; a class whose erasure was interrupted is not among them.
+        exact: what the rows are a function of, for a readout that forgets exactly; None for others.
     """
 
     def __init__(self, folder: Path, stated: Manifest, records: list[Record], bank: bytes) -> None:
@@ -68,6 +72,10 @@ class Bundle:
         stray = self._bank.stray(stated.classes.ids)
         if stray is not None:
             raise BundleError(f"{folder / BANK} holds {stray[:80]}, of no class that the manifest states; export again")
+        known = stated.document.get("exact")
+        self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
+        self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
+        self._by_set: dict[tuple[int, ...], Bundle] = {}
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -174,8 +182,55 @@ class Bundle:
         return content
 
     def rows(self, positions: Sequence[int]) -> Rows:
-        """The rows of the classes at `positions`, in that order."""
-        return self._bank.rows([self.classes.ids[p] for p in positions])
+        """The rows of the classes at `positions`, in that order; of an exact readout those solved last."""
+        ids = [self.classes.ids[p] for p in positions]
+        return self._bank.rows(ids) if self._solved is None else self._bank.rows_from(self._solved, ids)
+
+    @property
+    def is_exact(self) -> bool | None:
+        """Whether the rows are those of a fit on the classes that are there alone; None where nobody claims it."""
+        state = self.exact
+        return None if state is None else self._solved is not None or state.bank_digest == state.digest
+
+    def hiding(self, positions: Sequence[int]) -> "Bundle":
+        """The bundle without classes that are about to be erased from its files; nothing is written."""
+        other = copy.copy(self)
+        other.classes = self.classes.without(positions)
+        other._by_set = {}
+        if self.exact is not None:
+            other.exact = self.exact.without(self.classes.ids[p] for p in positions)
+            other._solved = None
+        return other
+
+    def is_exact_for(self, positions: Sequence[int], is_solved: bool) -> bool | None:
+        """Whether answers with some classes, by rows of `solved_for` or not, are exact; None where nobody claims it."""
+        is_whole = bool(self.is_exact) and len(positions) == len(self.classes)
+        return None if self.exact is None else is_solved or is_whole
+
+    def solved_for(self, positions: Sequence[int]) -> "Bundle":
+        """The bundle with rows solved as if there were no classes but some; a BundleError where it has no sums."""
+        if self.exact is None:
+            raise BundleError(f"{self.folder} is not of an exact readout; it has no weights for a set alone")
+        key = tuple(sorted(positions))
+        if len(key) == len(self.classes) and self.is_exact:
+            return self
+        if key not in self._by_set:
+            other = copy.copy(self)
+            other._solved = self.exact.solve(self.folder, [self.classes.ids[p] for p in key])
+            if len(self._by_set) >= MOST_SOLVED:
+                self._by_set.clear()
+            self._by_set[key] = other
+        return self._by_set[key]
+
+    def solve(self) -> "Bundle":
+        """Solve the rows of the classes that are there from the bundle's own sums, which it has to have, onto disk."""
+        with locked(self.folder / LOCK):
+            bundle = Bundle.open(self.folder).finish_pending()
+            if bundle.exact is None:
+                raise BundleError(f"{self.folder} is not of an exact readout; its weights are not solved")
+            if not bundle.is_exact:
+                solving.write_solved(self.folder, bundle.exact)
+            return Bundle.open(self.folder)
 
     def erase(self, keys: ClassKeys, *, reason: str = "", requested_by: str = "") -> "Bundle":
         """Remove classes from the files, for good; returns the bundle as it is afterwards.
@@ -252,7 +307,8 @@ class Bundle:
                 "sha256_after": sha256_bytes(bank),
                 "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
                 "searched": searched.to_dict(),
-                "remains": [*REMAINS, self.follows],
+                "remains": [*REMAINS, *([] if self.exact else [self.follows])],
+                **({} if self.exact is None else {"exact": self.exact.without(ids).claim()}),
                 "reason": reason,
                 "requested_by": requested_by,
                 **({"looked": dict(looked)} if looked else {}),
@@ -283,8 +339,11 @@ class Bundle:
             gone, is_centred = [number for number, _ in self.pending], "changed" in self._pending
             write_bytes(self.folder / BANK, self._bank.without(gone, is_centred=is_centred))
         size = (self.folder / BANK).stat().st_size
+        if self.exact is not None:
+            solving.drop(self.folder, (number for number, _ in self.pending))
         document = {
             **self.manifest,
+            **({} if self.exact is None else {"exact": self.exact.to_dict()}),
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],

@@ -32,6 +32,7 @@ def bundle_content(folder: Path) -> Content:
         _class(number, name, bundle.tensors_of(number))
         for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
     )
+    own = {*hashes, *_OWN, *(() if bundle.exact is None else bundle.exact.files)}
     return Content(
         artifact_kind="bundle",
         sha256=bundle.bank_sha256,
@@ -40,7 +41,7 @@ def bundle_content(folder: Path) -> Content:
         shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
         files=tuple(hashes.items()),
         problems=tuple(problems),
-        unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in {*hashes, *_OWN}),
+        unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in own),
     )
 
 

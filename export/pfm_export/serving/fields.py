@@ -14,14 +14,14 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII)
 __all__ = ["digest", "number", "pairs", "text"]
 
 
-def size(value: Any, largest: int = LARGEST_SIZE) -> int:
-    """A number of things, at least one.
+def size(value: Any, largest: int = LARGEST_SIZE, *, least: int = 1) -> int:
+    """A number of things, at least one where nothing else is said.
 
     Raises:
         ValueError: it is not one, or is absurd.
     """
-    if not 1 <= number(value) <= largest:
-        raise ValueError(f"a size from 1 to {largest} is expected, got {value}")
+    if not least <= number(value) <= largest:
+        raise ValueError(f"a size from {least} to {largest} is expected, got {value}")
     return value
 
 

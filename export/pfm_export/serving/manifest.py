@@ -91,7 +91,7 @@ class Manifest:
             signatures=_signatures(document),
             unknown_score=_unknown_score(document),
             unknown_below=fields.real(document.get("unknown_below", 0.0)),
-            prompt_tokens=fields.size(document["prompt_tokens"]),
+            prompt_tokens=fields.size(document["prompt_tokens"], least=0),
             hidden_size=fields.size(document["hidden_size"]),
             precision=fields.text(fields.mapping(document.get("form", {})).get("precision", "fp32")),
             profiles={

@@ -12,8 +12,17 @@ import numpy.typing as npt
 from pfm_export.serving.bank import Floats, per_request_feed
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runtime import Graph, Tensor, load_graph
-from pfm_export.serving.signature import INPUT_PROMPTS, TOKENS, TRUNK, Signatures
+from pfm_export.serving.signature import (
+    INPUT_BIAS,
+    INPUT_LENS,
+    INPUT_PROMPTS,
+    INPUT_WEIGHT,
+    TOKENS,
+    TRUNK,
+    Signatures,
+)
 
+ROWS_AT_ONCE = 1024  # of the rows that read integers
 MOST_KEPT = 64  # active sets whose rows stay on the device
 
 
@@ -115,6 +124,19 @@ class GraphRunner:
     def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> Floats:
         """As `head`, with everything of a class as the graph takes it."""
         return self._last.run({**self._first(tokens), **feed}).numpy()
+
+    def read_integers(self, tokens: Tensor, width: int) -> Floats:
+        """(B, P) projected integers of a readout that is solved: each is the score of a row that asks for it alone."""
+        own = np.eye(width, dtype=np.float32)
+        empty: dict[str, Tensor] = {INPUT_PROMPTS: np.zeros((0, width), np.float32)}
+        if self._ends.has_own_prompts:
+            count = len(tokens) if isinstance(tokens, np.ndarray) else tokens.shape()[0]
+            empty = {INPUT_PROMPTS: np.zeros((count, 0, width), np.float32), INPUT_LENS: np.zeros(count, np.int32)}
+        parts = [
+            self.head_of(tokens, {**empty, INPUT_WEIGHT: part, INPUT_BIAS: np.zeros(len(part), np.float32)})
+            for part in np.split(own, range(ROWS_AT_ONCE, width, ROWS_AT_ONCE))
+        ]
+        return np.concatenate(parts, axis=1)
 
     def _first(self, tokens: Tensor) -> Mapping[str, Tensor]:
         if self._ends.is_split:

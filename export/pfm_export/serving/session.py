@@ -4,14 +4,14 @@ Letters: B batch, n items that are classified, K active classes.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_unknown
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
 from pfm.errors import BundleError, DataError
 from pfm.options import expanded
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
@@ -21,6 +21,7 @@ from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
+from pfm_export.serving.solving import Solver
 from pfm_export.serving.watching import open_served, stamp
 
 __all__ = ["UNKNOWN", "ActiveSet", "Prediction", "PromptSession"]
@@ -67,6 +68,7 @@ class PromptSession:
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
         }  # fmt: skip
         self._lock = threading.Lock()
+        self._solver = Solver()
         self._seen, self._opened = open_served(self._folder)
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
@@ -141,6 +143,7 @@ class PromptSession:
         *,
         without: ClassKeys = (),
         profile: str | None = None,
+        exact: bool = False,
     ) -> Prediction:
         """Classify model inputs.
 
@@ -152,13 +155,15 @@ class PromptSession:
                 are there.
             without: classes to leave out, for this call only, in the same way.
             profile: leave out the classes suspended in this profile; default the profile "default", if any.
+            exact: answer with weights solved for these classes alone, once for each set of them; for a bundle of an
+                exact readout that was exported with its sums.
 
         Raises:
             ClassNameError: an unknown, erased or suspended class, or an unknown profile.
             DataError: inputs of another shape or type, NaN or infinite, or pixels that were not normalised.
         """
         given = Batch.of_items(range(len(array := as_array(inputs))), array)
-        return self.predict_prepared([given], len(array), ActiveSet.of(active, without, profile))
+        return self.predict_prepared([given], len(array), ActiveSet.of(active, without, profile, exact=exact))
 
     def predict_prepared(self, batches: Iterable[Batch], count: int, chosen: ActiveSet) -> Prediction:
         """Classify items of which somebody has made graph inputs, as `input.batches` does; else as `predict`.
@@ -168,7 +173,10 @@ class PromptSession:
             count: of the items; each has a row at least.
         """
         bundle, positions, scores = self._scores(lambda: batches, [chosen] * count)
-        return answers_of(bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated))
+        return answers_of(
+            bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated),
+            bundle.is_exact_for(positions[0], chosen.exact),
+        )  # fmt: skip
 
     def predict_items(
         self,
@@ -177,17 +185,21 @@ class PromptSession:
         *,
         without: ClassKeys = (),
         profile: str | None = None,
+        exact: bool = False,
     ) -> Prediction:
         """Classify whatever the bundle's input kind reads, such as images or sounds; else as `predict`.
 
         Raises:
             DataError: an item that cannot be read, or none at all.
         """
-        chosen, listed = ActiveSet.of(active, without, profile), self._runner.input.as_items(items)
+        chosen, listed = ActiveSet.of(active, without, profile, exact=exact), self._runner.input.as_items(items)
         if len(listed) == 0:
             raise DataError(f"no {self._runner.input.items.removesuffix('s')} was given")
         bundle, positions, scores = self._scores(lambda: self._runner.input.batches(listed), [chosen] * len(listed))
-        return answers_of(bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated))
+        return answers_of(
+            bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated),
+            bundle.is_exact_for(positions[0], chosen.exact),
+        )  # fmt: skip
 
     def predict_images(
         self,
@@ -196,6 +208,7 @@ class PromptSession:
         *,
         without: ClassKeys = (),
         profile: str | None = None,
+        exact: bool = False,
     ) -> Prediction:
         """Classify images: a list of them, or one; else as `predict`.
 
@@ -203,7 +216,7 @@ class PromptSession:
             images: file names, their bytes, PIL images, or uint8 arrays (H, W) or (H, W, 3).
         """
         self._runner.input.require_items("images")
-        return self.predict_items(images, active, without=without, profile=profile)
+        return self.predict_items(images, active, without=without, profile=profile, exact=exact)
 
     def predict_sounds(
         self,
@@ -212,6 +225,7 @@ class PromptSession:
         *,
         without: ClassKeys = (),
         profile: str | None = None,
+        exact: bool = False,
     ) -> Prediction:
         """Classify sounds; else as `predict`.
 
@@ -226,7 +240,7 @@ class PromptSession:
             DataError: a sound that cannot be read or is too short, or a bundle of images.
         """
         self._runner.input.require_items("sounds")
-        return self.predict_items(sounds, active, without=without, profile=profile)
+        return self.predict_items(sounds, active, without=without, profile=profile, exact=exact)
 
     def predict_each(self, inputs: npt.NDArray[Any], sets: Sequence[ActiveSet]) -> list[Prediction]:
         """Classify each input with an active set of its own, for batches that mix tenants.
@@ -250,7 +264,8 @@ class PromptSession:
         bundle, actives, scores = self._scores(lambda: [Batch.of_items(range(len(array)), array)], sets)
         unknown = Unknown.of(bundle.stated)
         return [
-            answers_of(bundle.classes, active, row[None], unknown) for active, row in zip(actives, scores, strict=True)
+            answers_of(bundle.classes, active, row[None], unknown, bundle.is_exact_for(active, chosen.exact))
+            for chosen, active, row in zip(sets, actives, scores, strict=True)
         ]
 
     def scores(
@@ -260,15 +275,39 @@ class PromptSession:
         *,
         without: ClassKeys = (),
         profile: str | None = None,
+        exact: bool = False,
     ) -> Floats:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
-        chosen, array = ActiveSet.of(active, without, profile), as_array(inputs)
+        chosen, array = ActiveSet.of(active, without, profile, exact=exact), as_array(inputs)
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
     def erase(self, classes: ClassKeys, *, reason: str = "", requested_by: str = "") -> None:
-        """Remove classes from the bundle's files and from this session, for good."""
-        self._bundle.erase(classes, reason=reason, requested_by=requested_by)
-        _ = self._bundle  # takes notice, and lets go of the rows
+        """Remove classes from the bundle's files and from this session, for good.
+
+        Of an exact readout whose bundle has its sums, the rows that are left are solved anew behind this; see `settle`.
+        """
+        bundle = self._bundle
+        positions = bundle.classes.positions(classes)
+        check_removal(bundle.classes, positions)
+        try:
+            with self._lock:  # answered no more from now on; the files follow
+                if self._opened is bundle:
+                    self._opened = bundle.hiding(positions)
+            erased = bundle.erase(classes, reason=reason, requested_by=requested_by)
+        finally:
+            self._seen = ()  # what is on disk counts, also where that could not be changed
+            _ = self._bundle  # takes notice, and lets go of the rows
+        if erased.exact is not None and erased.exact.has_sums:
+            self._solver.submit(erased.solve)
+
+    def settle(self) -> bool | None:
+        """Wait until what was erased is solved without, and on disk; whether the rows are exact then, None of others.
+
+        Raises:
+            BundleError, StorageError: it could not be.
+        """
+        self._solver.wait()
+        return self._bundle.is_exact
 
     def suspend(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
@@ -290,10 +329,25 @@ class PromptSession:
             weights = np.zeros(len(sets))
             for batch in read():
                 owners: list[int] = batch.owners.tolist()
-                rows = self._runner.scores(bundle, batch.inputs, [actives[owner] for owner in owners])
+                rows = self._answered(bundle, batch, [sets[owner] for owner in owners], found)
                 for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
                     totals[owner] += weight * row
                     weights[owner] += weight
             if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
                 pairs = zip(totals, weights, strict=True)
                 return bundle, actives, [(total / weight).astype(np.float32) for total, weight in pairs]
+
+    def _answered(
+        self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], found: Mapping[ActiveSet, tuple[int, ...]]
+    ) -> list[Floats]:
+        """Scores (K,) of each row of a batch, of its own set."""
+        if not any(chosen.exact for chosen in sets):
+            return self._runner.scores(bundle, batch.inputs, [found[chosen] for chosen in sets])
+        rows: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
+        for chosen in dict.fromkeys(sets):
+            places = [place for place, other in enumerate(sets) if other == chosen]
+            served = bundle.solved_for(found[chosen]) if chosen.exact else bundle
+            scores = self._runner.scores(served, batch.inputs[places], [found[chosen]] * len(places))
+            for place, row in zip(places, scores, strict=True):
+                rows[place] = row
+        return rows

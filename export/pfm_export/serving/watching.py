@@ -1,5 +1,6 @@
 """A bundle that others may be writing to: whether it changed, and a reading of it that is whole."""
 
+import contextlib
 from pathlib import Path
 
 from pfm.errors import BundleError, StorageError
@@ -8,6 +9,7 @@ from pfm.storage import explain
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST
+from pfm_export.serving.solving import SOLVED
 
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -22,6 +24,8 @@ def stamp(folder: Path) -> Stamp:
         found = [(folder / name).stat() for name in (MANIFEST, LEDGER, BANK)]
     except OSError as error:
         raise BundleError(f"{folder} is not a complete bundle any more: {explain(error)}") from error
+    with contextlib.suppress(OSError):  # which only exact readouts have, once they were solved again
+        found.append((folder / SOLVED).stat())
     return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
 
 

@@ -7,6 +7,7 @@ from pfm.audit.attacks.attack import ATTACKS, Attack, Measurement
 from pfm.audit.attacks.closed_form import ClosedForm
 from pfm.audit.attacks.cost import Cost
 from pfm.audit.attacks.derivable import Derivable
+from pfm.audit.attacks.exact import Exact
 from pfm.audit.attacks.exposure import Exposure
 from pfm.audit.attacks.membership import Membership
 from pfm.audit.attacks.output_shape import OutputShape
@@ -30,5 +31,6 @@ for _attack in (
     Cost(),
     Exposure(),
     ClosedForm(),
+    Exact(),
 ):
     ATTACKS.register(_attack.name, _attack)

@@ -57,7 +57,8 @@ class OutputShape:
                 share = (log_p.argmax(dim=1) == log_p.shape[1] - 1).double()
                 rows[name]["unknown"] = float(share.mean())
                 rows[name]["unknown_interval"] = figures.share_interval(int(share.sum()), len(share))
-        return Measurement(rows, (judge_shape(rows, imitates_retrained=full.target.imitates_retrained),))
+        imitates = full.target.imitates_retrained or full.readout.erasure_is_exact
+        return Measurement(rows, (judge_shape(rows, imitates_retrained=imitates),))
 
     def show(self, figures: dict[str, ShapeRow]) -> str:
         middles = [(i + 0.5) / BINS for i in range(BINS)]

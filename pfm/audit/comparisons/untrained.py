@@ -34,7 +34,10 @@ def untrained(checkpoint: Checkpoint) -> PromptedClassifier:
 
 @torch.no_grad()
 def frozen_features(checkpoint: Checkpoint, stored: torch.Tensor, batch: int = 256) -> torch.Tensor:
-    """Features (N, E) of the backbone before any training: its last tokens (T, D), all where they are few."""
+    """Features (N, E) of the backbone before any training: its last tokens (T, D), all where they are few.
+
+    Each sample is normalised by itself: a mean over the samples would remember those that are to be forgotten.
+    """
     backbone = build_backbone(checkpoint.spec, seed=checkpoint.seed).eval()
     parts = []
     for chunk in stored.split(batch):
@@ -44,7 +47,8 @@ def frozen_features(checkpoint: Checkpoint, stored: torch.Tensor, batch: int = 2
             parts.append(tokens.flatten(1))
         else:
             parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
-    return torch.cat(parts)
+    features = torch.cat(parts)
+    return torch.nn.functional.layer_norm(features, features.shape[1:])
 
 
 def closed_form_subject(
@@ -54,8 +58,6 @@ def closed_form_subject(
     num_classes = len(data.classes)
     kept = [p for p in range(num_classes) if p not in positions]
     features = frozen_features(checkpoint, data.train.inputs)
-    mean, scale = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-    features = (features - mean) / scale
     statistics = closed_form.collect(features, data.train.labels, num_classes)
     weights = closed_form.remove(statistics, list(positions), PENALTY)
     stays = torch.isin(data.train.labels, torch.tensor(kept))
@@ -64,7 +66,7 @@ def closed_form_subject(
     difference = float((weights - fresh).abs().max())
 
     def answer(stored: torch.Tensor) -> torch.Tensor:
-        rows = closed_form.with_constant((frozen_features(checkpoint, stored) - mean) / scale)
+        rows = closed_form.with_constant(frozen_features(checkpoint, stored))
         result = torch.full((len(stored), num_classes + 1), -torch.inf, dtype=torch.float64)
         result[:, kept] = rows @ weights
         return result

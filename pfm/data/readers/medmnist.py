@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.error import HTTPError
 
 from pfm.data.config import DataConfig
 from pfm.data.images import ImageStorage
@@ -11,7 +12,7 @@ from pfm.data.readers.npz import read_npz
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, class_list
 from pfm.errors import DataError, StorageError
-from pfm.storage import explain
+from pfm.storage import CANNOT_WRITE, explain
 
 
 class MedMnistReader:
@@ -68,15 +69,30 @@ def _download(name: str, size: int, path: Path) -> None:
         raise StorageError(f"cannot write into {path.parent}: {explain(error)}; give --data_dir") from error
     with beside as folder:
         try:
-            getattr(medmnist, info["python_class"])(split="train", download=True, root=folder, size=size)
+            kind = getattr(medmnist, info["python_class"])
+            client = kind.__new__(kind)  # whose constructor would read all images, and leave the file open
+            client.info, client.root, client.size_flag = info, folder, "" if size == 28 else f"_{size}"
+            client.download()
             shutil.move(Path(folder) / path.name, path)
         except (OSError, RuntimeError) as error:
             # medmnist makes a RuntimeError of everything, Ctrl-C included; what happened is its context
             cause = error.__context__ or error
             if isinstance(cause, KeyboardInterrupt):
                 raise cause from None
-            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
+            if isinstance(cause, HTTPError):
+                cause.close()
+            if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+                raise StorageError(
+                    f"cannot write {path}: {explain(cause)}; free some space, or give another --data_dir"
+                ) from error
             url = info["url" if size == 28 else f"url_{size}"]
             raise DataError(
-                f"{name} could not be downloaded ({reason}); put {path.name} into {path.parent} by hand, from {url}"
+                f"{name} could not be downloaded ({_reason(cause)}); try again, or put {path.name} into {path.parent} "
+                f"by hand, from {url}"
             ) from error
+
+
+def _reason(cause: BaseException) -> str:
+    if "corrupted" in str(cause):  # torchvision's word for both
+        return "what came is not whole, or does not have the checksum that MedMNIST states"
+    return " ".join(str(cause).split())[:120] or type(cause).__name__

@@ -38,7 +38,8 @@ class CheckpointKind(HoldingKind):
             classes=checkpoint.classes,
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
-            follows=follows(checkpoint.start),
+            is_exact=checkpoint.is_personal,
+            follows="" if checkpoint.exact else follows(checkpoint.start),
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
 
@@ -63,7 +64,16 @@ class CheckpointKind(HoldingKind):
         there = [number for number in checkpoint.classes.ids if number in numbers]
         smaller = erase(checkpoint, there) if there else checkpoint
         content, searched = content_of(checkpoint, smaller, head, path.name)
-        return Rewritten(content=content, facts={"searched": searched.to_dict()})
+        return Rewritten(content=content, facts={"searched": searched.to_dict(), **exact_facts(smaller)})
+
+
+def exact_facts(checkpoint: "Checkpoint") -> "dict[str, Any]":
+    """What a ledger says of an exact readout; nothing of others."""
+    record = checkpoint.exact
+    if not record:
+        return {}
+    weights = "solved from what is left" if record["is_solved"] else "rows of the solution that knew the class"
+    return {"exact": {"digest": record["digest"], "weights": weights}}
 
 
 def content_of(checkpoint: "Checkpoint", smaller: "Checkpoint", head: str, name: str) -> "tuple[bytes, SearchReport]":

@@ -60,6 +60,7 @@ class Holding:
         classes: that are there.
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
+        is_exact: an erasure makes the artifact that never saw the class.
         follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
         elsewhere: files, wherever they are, that hold something of the same classes.
     """
@@ -67,6 +68,7 @@ class Holding:
     classes: ClassList
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
+    is_exact: bool = False
     follows: str = ""
     elsewhere: tuple[Path, ...] = ()
 

@@ -12,6 +12,7 @@ __all__ = ["READOUTS", "Readout"]
 READOUTS: Registry["Readout"] = Registry("readout")
 READOUTS.declare("cls", "pfm.model.readouts.cls:CLS")
 READOUTS.declare("prompt", "pfm.model.readouts.prompt:PROMPT")
+READOUTS.declare("ridge", "pfm.model.readouts.ridge:RIDGE")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pfm.errors import ConfigError, StorageError
-from pfm.storage import explain, locked
+from pfm.storage import explain
 
 HEADING = "pfm keys of prompt starts, 1"
 KEY_BYTES = 32
@@ -38,7 +38,7 @@ def keys_from(path: Path, names: Sequence[str]) -> list[bytes]:
     """
     if not path.exists():
         made = fresh_keys(names)
-        _write(path, dict(zip(names, made, strict=True)), must_be_new=True)
+        _make(path, dict(zip(names, made, strict=True)))
         return made
     known = read_keys(path)
     lacking = [name for name in names if name not in known]
@@ -77,38 +77,14 @@ def read_keys(path: Path) -> Keys:
     return keys
 
 
-def remove_key(path: Path | str, name: str) -> bool:
-    """Take a class's key out of the file, for good; whether it was there.
-
-    The file is written again without the line, and its mode stays 600. Blocks of the disk and copies elsewhere are out
-    of reach.
-
-    Raises:
-        ConfigError: it is not such a file, or others may read it.
-        StorageError: it is not where the checkpoint says, or cannot be written; the message names the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise StorageError(
-            f"the start of {name!r} came from a key in {path}, which is not there, so that the key would outlast the "
-            f"erasure; bring the file back to that place, or, where it was destroyed, put a file there (mode 600) with "
-            f"the one line {HEADING!r}"
-        )
-    with locked(path.with_name(f".{path.name}.lock")):
-        keys = read_keys(path)
-        if name not in keys:
-            return False
-        _write(path, {other: key for other, key in keys.items() if other != name}, must_be_new=False)
-        return True
-
-
 def keys_text(keys: Mapping[str, bytes]) -> str:
+    """The file of some keys."""
     lines = [f"{key.hex()} {json.dumps(name)}" for name, key in sorted(keys.items())]
     return "\n".join([HEADING, *lines, ""])
 
 
-def _write(path: Path, keys: Mapping[str, bytes], *, must_be_new: bool) -> None:
-    """Write the file, readable by its owner alone from its first byte on; it is the old one or the new one."""
+def _make(path: Path, keys: Mapping[str, bytes]) -> None:
+    """Make the file, readable by its owner alone from its first byte on, whole or not at all."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +93,7 @@ def _write(path: Path, keys: Mapping[str, bytes], *, must_be_new: bool) -> None:
             file.write(keys_text(keys).encode())
             file.flush()
             os.fsync(file.fileno())
-        if must_be_new:
-            os.link(temporary, path)  # fails where another run made it meanwhile
-            os.unlink(temporary)
-        else:
-            os.replace(temporary, path)
-        temporary = None
+        os.link(temporary, path)  # fails where another run made it meanwhile
     except OSError as error:
         raise StorageError(f"cannot write the keys of prompt starts to {path}: {explain(error)}") from error
     finally:

@@ -1,0 +1,100 @@
+"""`pfm forget --group` and `--sample`: what is smaller than a class, out of artifacts whose readout is solved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
+from pfm.options import expanded, option
+from pfm_export.commands.asking import ask
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleChoice:
+    """Groups and samples that were typed."""
+
+    group: tuple[str, ...] = option(
+        (), "A group of samples, such as a patient or a speaker; give it once for each. --readout ridge only."
+    )
+    sample: tuple[str, ...] = option(
+        (),
+        "A sample, with all its copies: its file, or the name that the data set had for it; once for each. "
+        "--readout ridge only.",
+    )
+
+    def __bool__(self) -> bool:
+        return bool(self.group or self.sample)
+
+    @property
+    def described(self) -> list[str]:
+        """For people."""
+        return [*(f"group {name}" for name in self.group), *(f"sample {name}" for name in self.sample)]
+
+
+def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, *, reason: str, requested_by: str) -> None:
+    """Write a checkpoint without the samples."""
+    from pfm.forgetting.sample_files import erase_samples
+    from pfm.forgetting.samples import Removal
+
+    target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
+    removal = Removal(groups=chosen.group, samples=chosen.sample)
+    removed, _ = erase_samples(expanded(ckpt), removal, target=target, reason=reason, requested_by=requested_by)
+    _tell(target, removed.num_samples, removed.classes, removed.digest)
+    click.echo(f"still there: {ckpt} holds the samples until you delete it")
+
+
+def forget_in_place(
+    artifacts: Sequence[Path],
+    chosen: SampleChoice,
+    *,
+    yes: bool,
+    allow_unknown: bool,
+    reason: str,
+    requested_by: str,
+) -> None:
+    """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
+
+    Raises:
+        ClassNameError: none of them has the samples.
+        NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
+    """
+    from pfm.forgetting.sample_files import erase_samples
+    from pfm.forgetting.samples import Removal
+    from pfm_export.survey import survey
+
+    found = survey(artifacts)
+    exact = [held.path for held in found.held if held.holding.is_exact and held.path.is_file()]
+    others = [held.path for held in found.held if held.path not in exact]
+    if not exact:
+        raise ConfigError(
+            f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
+            "--memory features do"
+        )
+    ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
+    removal = Removal(groups=chosen.group, samples=chosen.sample)
+    refused: list[ClassNameError] = []
+    for path in exact:
+        try:
+            removed, _ = erase_samples(path, removal, reason=reason, requested_by=requested_by)
+        except ClassNameError as error:
+            refused.append(error)
+            click.echo(f"{'never had it':<17}  {path}")
+            continue
+        _tell(path, removed.num_samples, removed.classes, removed.digest)
+    if len(refused) == len(exact):
+        raise refused[0]
+    for path in others:
+        click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
+    for seen in found.closed:
+        click.echo(f"not looked into: {seen.path}")
+    left = [*others, *(seen.path for seen in found.closed)]
+    if left and not allow_unknown:
+        raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
+
+
+def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
+    emptied = f"; no sample of {', '.join(classes)} is left, so the class went too" if classes else ""
+    click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
+    click.echo(f"exact: the weights are those of a fit without them, digest {digest}")

@@ -1,0 +1,56 @@
+"""Whether a model that claims to forget exactly is the one that never saw the class: equality of digests."""
+
+import html
+from typing import TypedDict
+
+from pfm.audit.attacks.attack import Measurement
+from pfm.audit.comparisons.fresh import fresh_digest
+from pfm.audit.models import Models
+from pfm.audit.verdict import FAIL, PASS, Judgement
+
+
+class ExactFigures(TypedDict):
+    """Both digests; empty for a model that claims nothing.
+
+    Keys:
+        judged: of the model after.
+        fresh: of a fit in another process, from the source files without the classes.
+    """
+
+    judged: str
+    fresh: str
+
+
+class Exact:
+    """A fresh fit beside the audited artifact."""
+
+    name = "exact"
+
+    def measure(self, models: Models) -> Measurement[ExactFigures]:
+        if not models.loaded["full"].model.readout.erasure_is_exact:
+            return Measurement({"judged": "", "fresh": ""})
+        models.say("exact: fitting without the classes in another process, from the source files")
+        fresh = fresh_digest(models.full, models.source, models.names)
+        record = models.judged.exact
+        judged = str(record.get("digest", "")) if record.get("is_solved") else ""
+        is_equal = judged == fresh
+        said = "is that of" if is_equal else "is not that of"
+        judgement = Judgement(
+            level="exact",
+            measure="digest",
+            value=float(is_equal),
+            low=float(is_equal),
+            high=float(is_equal),
+            limit=1.0,
+            verdict=PASS if is_equal else FAIL,
+            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes",
+        )
+        return Measurement({"judged": judged, "fresh": fresh}, (judgement,))
+
+    def show(self, figures: ExactFigures) -> str:
+        if not figures["fresh"]:
+            return ""
+        return (
+            "<h2>Exact</h2><p>Digest of what is judged, and of a fit in another process without the classes:</p>"
+            f"<pre>{html.escape(figures['judged'])}\n{html.escape(figures['fresh'])}</pre>"
+        )

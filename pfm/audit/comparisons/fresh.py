@@ -1,0 +1,68 @@
+"""The reference of an exact artifact: a fit in a process of its own, from the source files, with the classes left out.
+
+Nothing of the audited model goes in but its configuration: features are extracted again, the projection drawn again.
+
+    echo '{"run": …, "data": …, "classes": ["3"]}' | python -m pfm.audit.comparisons.fresh
+
+prints the digest as JSON.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from pfm.data.config import DataConfig
+from pfm.errors import AuditError
+from pfm.model.checkpoint import Checkpoint
+from pfm.training.config import RunConfig
+
+
+def fresh_digest(checkpoint: Checkpoint, source: DataConfig | None, names: Sequence[str]) -> str:
+    """The digest of a fit without some classes.
+
+    Args:
+        source: the data; None is that of the checkpoint's run.
+
+    Raises:
+        AuditError: the fit failed.
+    """
+    asked = {
+        "run": dict(checkpoint.run),
+        "data": dataclasses.asdict(source) if source is not None else checkpoint.run["data"],
+        "classes": list(names),
+    }
+    command = [sys.executable, "-m", "pfm.audit.comparisons.fresh"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AuditError(f"the fit without the classes failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.splitlines()[-1])["digest"]
+
+
+def main() -> None:
+    """Fit what standard input asks for."""
+    import torch
+
+    from pfm.audit.comparisons.data import without_classes
+    from pfm.backbones.spec import describe_backbone
+    from pfm.data.loading import load_data
+    from pfm.model.checkpoint import load_checkpoint
+    from pfm.training.run import train
+
+    asked = json.load(sys.stdin)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunConfig.from_dict(asked["run"])
+        known = {field.name for field in dataclasses.fields(DataConfig)}
+        source = DataConfig(**{name: value for name, value in asked["data"].items() if name in known})
+        settings = dataclasses.replace(run.train, save_dir=folder, eval_every=0)
+        data = load_data(source, describe_backbone(run.backbone).storage)
+        data = without_classes(data, data.classes.positions(asked["classes"]))
+        run = dataclasses.replace(run, data=source, train=settings)
+        result = train(run, torch.device("cpu"), lambda _: None, data=data)
+        print(json.dumps({"digest": load_checkpoint(result.checkpoint).exact["digest"]}))
+
+
+if __name__ == "__main__":
+    main()

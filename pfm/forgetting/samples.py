@@ -1,0 +1,120 @@
+"""Groups and single samples taken out of a checkpoint whose readout is solved, as a value: nothing of them is left.
+
+A sample goes with all its copies, whichever name or class they were stored under.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pfm.data.reading import FilesToRead
+from pfm.errors import ClassNameError, ConfigError
+from pfm.exact.ids import content_id, found_in, name_id
+from pfm.exact.memory import Memory, Rows
+from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts import READOUTS
+from pfm.model.readouts.ridge import memory_of, with_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What is to be taken out.
+
+    Attributes:
+        groups: by name.
+        samples: files, or names of samples' sources as the data set had them.
+    """
+
+    groups: Sequence[str] = ()
+    samples: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What was taken out.
+
+    Attributes:
+        checkpoint: without it.
+        num_samples: how many stored samples went, copies included.
+        classes: names of the classes that lost all their samples, and went too.
+        digest: of what is left.
+    """
+
+    checkpoint: Checkpoint
+    num_samples: int
+    classes: tuple[str, ...]
+    digest: str
+
+
+def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
+    """Take groups and samples out.
+
+    Raises:
+        ConfigError: the readout is not one that can, or does not keep what it takes.
+        ClassNameError: no such group or sample, or no class would be left.
+    """
+    if not READOUTS.get(checkpoint.model.readout).erasure_is_exact:
+        raise ConfigError(
+            f"groups and samples cannot be taken out of --readout {checkpoint.model.readout}, whose weights learned "
+            "from all samples together; only an exact readout (--readout ridge) can"
+        )
+    memory = memory_of(checkpoint)
+    is_gone = memory.rows_where(lambda rows: np.zeros(len(rows), bool))
+    if removal.groups:
+        is_gone |= memory.rows_of_groups(removal.groups)
+    for sample in removal.samples:
+        is_gone |= memory.rows_where(lambda rows, sample=sample: _rows_of(sample, rows, memory, checkpoint))
+    left = memory.without_rows(is_gone) if not is_gone.all() else None
+    if left is None or len(left.classes) < 1:
+        raise ClassNameError("that would leave no sample; delete the file if the whole model is to go")
+    emptied = tuple(name for name in memory.classes if name not in left.classes)
+    smaller = with_memory(_without(checkpoint, memory, emptied), left)
+    return Removed(checkpoint=smaller, num_samples=int(is_gone.sum()), classes=emptied, digest=left.digest)
+
+
+def _without(checkpoint: Checkpoint, memory: Memory, emptied: tuple[str, ...]) -> Checkpoint:
+    """The checkpoint without classes that lost all their samples."""
+    del memory
+    return erase(checkpoint, emptied) if emptied else dataclasses.replace(checkpoint, progress={})
+
+
+def _rows_of(sample: str, rows: Rows, memory: Memory, checkpoint: Checkpoint) -> npt.NDArray[np.bool_]:
+    """(N,), which stored samples are this one or a copy of it.
+
+    Raises:
+        ClassNameError: none is.
+        DataError: a file that cannot be read.
+    """
+    found = found_in(rows.name_ids, name_id(memory.key, sample))
+    path = Path(sample)
+    if path.is_file():
+        found |= found_in(rows.content_ids, content_id(memory.key, stored_content(path, checkpoint, memory)))
+    if not found.any():
+        how = (
+            "no stored sample has its content, or that name"
+            if path.is_file()
+            else "it is not a file, and no stored name"
+        )
+        raise ClassNameError(f"{sample} is not in the memory: {how}")
+    for own in np.unique(rows.content_ids[found], axis=0):
+        found |= found_in(rows.content_ids, own.tobytes())
+    return found
+
+
+def stored_content(path: Path, checkpoint: Checkpoint, memory: Memory) -> bytes:
+    """A sample's file as the data set stored it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    storage = checkpoint.preprocess.storage
+    seconds = checkpoint.run.get("data", {}).get("max_seconds", 30.0)  # what of a longer clip was read
+    files = FilesToRead(load=lambda _: path, count=1, where=str(path), name=lambda _: str(path), max_seconds=seconds)
+    inputs = storage.read(files).inputs[torch.tensor([0])]
+    return storage.brought_to(inputs, memory.stored_shape)[0].contiguous().numpy().tobytes()
