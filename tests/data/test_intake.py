@@ -148,9 +148,14 @@ def test_an_erased_class_is_gone_from_a_cache(photos: Path, tmp_path: Path) -> N
     ]
     rows = np.fromfile(less[1].rows, np.uint8).reshape(25, -1)
     assert rows.any(axis=1).tolist() == [name == "dog" for name in less[1].classes or ()]
-    again = load(f"imagefolder:{photos}", cache=str(cache))  # the files are there still: decoded anew
-    assert [entry.erased for entry in entries(cache)] == [(), ()]
-    assert again.train.inputs[torch.tensor([0])].any()
+    with pytest.raises(DataError, match=r"cat was erased from what .* and the data still has it"):
+        load(f"imagefolder:{photos}", cache=str(cache))
+    assert entries(cache) == less  # with what says that it was erased
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split / "cat")
+        shutil.copytree(photos / split / "dog", photos / split / "owl")
+    load(f"imagefolder:{photos}", cache=str(cache))
+    assert {name for entry in entries(cache) for name in entry.classes or ()} == {"", "dog", "owl"}
 
 
 def test_auto_takes_the_first_place_with_room_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

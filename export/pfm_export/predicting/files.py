@@ -30,7 +30,8 @@ class Search:
         taken for a pattern.
 
         Args:
-            paths: files, folders, patterns with *, ? or [], and `-` for `listed`.
+            paths: files, folders, patterns with *, ? or [], and `-` for `listed`. Where a pattern fits nothing, its
+                brackets are taken for part of a name.
             listed: a file or folder a line.
 
         Raises:
@@ -47,12 +48,11 @@ class Search:
                 yield from self._of(path)
 
     def _matching(self, pattern: str) -> Iterator[str]:
-        is_empty = True
-        for path in sorted(glob.iglob(pattern, recursive=True)):
-            is_empty = False
-            yield from self._of(path)
-        if is_empty:
+        found = glob.glob(pattern, recursive=True) or glob.glob(pattern.replace("[", "[[]"), recursive=True)
+        if not found:
             raise DataError(f"nothing fits {pattern}")
+        for path in sorted(found):
+            yield from self._of(path)
 
     def _of(self, path: str) -> Iterator[str]:
         if not os.path.isdir(path):
