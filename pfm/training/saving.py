@@ -187,7 +187,7 @@ def check_same_run(
         at = f", with --data_revision {checkpoint.data_commit}" if checkpoint.data_commit else ""
         raise ConfigError(f"--resume: the training split is not the one the run began with; give the same data{at}")
     old, new = (known.to_dict().get("decoding") for known in (checkpoint.preprocess, preprocess))
-    if new is not None and old is not None and old != new:
+    if isinstance(old, dict) and isinstance(new, dict) and old != new:
         names = [f"{name} {old[name]}, now {new[name]}" for name in new if old[name] != new[name]]
         raise ConfigError(
             f"--resume: files were decoded by other rules when the run began ({'; '.join(names)}), so that it would go "

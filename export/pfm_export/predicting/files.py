@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pfm.errors import DataError
 
 LIST = "-"  # stands for the names on standard input
+MARK = "\ufeff"  # of UTF-8, at the start of a list that Windows wrote
 
 
 @dataclass
@@ -39,8 +40,9 @@ class Search:
         """
         for path in paths:
             if path == LIST:
-                for line in listed:
-                    if name := line.rstrip("\r\n"):
+                for number, line in enumerate(listed):
+                    name = line.rstrip("\r\n")
+                    if name := name.removeprefix(MARK) if number == 0 else name:
                         yield from self._of(name)
             elif glob.has_magic(path) and not os.path.lexists(path):
                 yield from self._matching(path)
