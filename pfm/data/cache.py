@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pfm.errors import StorageError
+from pfm.errors import DataError, StorageError
 from pfm.storage import explain, locked, write_json
 
 FORMAT = 1
@@ -39,7 +39,7 @@ class CacheEntry:
         longest: largest first size of a row that there is.
         notes: what was odd when it was made.
         classes: the class of each row by name, "" of an erased one; None where the source did not say.
-        erased: names of classes that were erased from it; it is not used any more, but made anew.
+        erased: names of classes that were erased from it; it is not used any more.
     """
 
     folder: Path
@@ -109,7 +109,7 @@ def entries(folder: Path) -> list[CacheEntry]:
 def erase_classes(entry: CacheEntry, names: Sequence[str]) -> CacheEntry:
     """Overwrite the rows of classes; where the source did not say whose they are, all rows.
 
-    A later command does not use what is left, but decodes anew what there is then.
+    A later command on the same files is refused: it would put the class back.
 
     Raises:
         StorageError: it cannot be written.
@@ -160,9 +160,18 @@ class Cache:
         return found.hexdigest()[:32]
 
     def find(self, key: str) -> CacheEntry | None:
-        """The entry of this name, whole."""
+        """The entry of this name, whole.
+
+        Raises:
+            DataError: classes were erased from it. The files are the same, so that it would hold them again.
+        """
         entry = read_entry(self.folder / key)
-        return None if entry is None or entry.erased else entry
+        if entry is not None and entry.erased:
+            raise DataError(
+                f"{', '.join(entry.erased)} was erased from what {self.folder} keeps of {entry.where}, and the data "
+                "still has it; take it out of the data, or give another --cache"
+            )
+        return entry
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[Path]:
@@ -176,7 +185,7 @@ class Cache:
             try:
                 beside.mkdir()
                 yield beside
-                shutil.rmtree(self.folder / key, ignore_errors=True)  # damaged, or a class is gone from it
+                shutil.rmtree(self.folder / key, ignore_errors=True)  # damaged
                 os.replace(beside, self.folder / key)
             except OSError as error:
                 raise StorageError(f"cannot write into {self.folder}: {explain(error)}") from error

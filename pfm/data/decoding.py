@@ -202,6 +202,23 @@ def have_one_small_size(sources: Iterable["Source"], size: int) -> bool:
     return True
 
 
+def typical_size(sources: Iterable["Source"]) -> tuple[int, int] | None:
+    """Height and width of the image that is in the middle by its number of pixels; reads headers.
+
+    Files that cannot be read are passed over; None where no other is among them.
+    """
+    from pfm.data.pixels import UNREADABLE, opened, seen_size
+
+    sizes: list[tuple[int, int]] = []
+    for source in sources:
+        try:
+            with opened(source) as image:
+                sizes.append(seen_size(image))
+        except UNREADABLE:
+            continue
+    return sorted(sizes, key=math.prod)[len(sizes) // 2] if sizes else None
+
+
 def _inner(shape: tuple[int, int], size: int, fit: str) -> tuple[int, int]:
     """Height and width that an image of this shape fills of the square of side `size`."""
     if fit != "pad":

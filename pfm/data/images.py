@@ -5,7 +5,7 @@ Letters: B batch, C colour channels (1 or 3), H and W pixels as stored, S pixels
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from pfm.data.decoding import (
     read_window,
     sources_range,
     stored_decoding,
+    typical_size,
 )
 from pfm.data.file_names import IMAGE_ENDINGS
 from pfm.data.image_augmentation import ImageAugmentation
@@ -35,6 +36,8 @@ from pfm.storage import Json
 
 CHUNK_BYTES = 2**24  # of images whose pixels are counted at a time
 
+LOOKED_AT = 64  # files that say how large files are
+
 
 @dataclass(frozen=True)
 class ImageStorage:
@@ -45,6 +48,7 @@ class ImageStorage:
         resample: how the model's preprocessing resizes.
         decoding: how files are decoded; None until data decides it, see `decided`.
         fit, keep: how the model's own processor makes an image square; see `ImageDecoding`.
+        file_size: height and width of a typical file, where files are brought to one size.
     """
 
     kind: ClassVar[str] = "image"
@@ -60,6 +64,7 @@ class ImageStorage:
     decoding: ImageDecoding | None = None
     fit: str = "stretch"
     keep: float = 1.0
+    file_size: tuple[int, int] | None = field(default=None, compare=False)
 
     def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "ImageStorage":
         """As the options say and the files need; what a trained model says of its decoding stays."""
@@ -73,9 +78,10 @@ class ImageStorage:
         elif decoding.size is not None:
             return self
         sources = (source for part in files.values() for source in part.sources())
-        if not have_one_small_size(sources, self.size):
-            decoding = decoding.sized(self.size)
-        return replace(self, decoding=decoding)
+        if have_one_small_size(sources, self.size):
+            return replace(self, decoding=decoding)
+        some = files.get("train") or next(iter(files.values()))
+        return replace(self, decoding=decoding.sized(self.size), file_size=typical_size(some.sources(LOOKED_AT)))
 
     def taken(self, inputs: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) that are not files, cropped or padded to a square where that is asked for."""
@@ -117,6 +123,10 @@ class ImageStorage:
             size_bytes={split: image_bytes * len(part.kept) for split, part in looked.items()},
             is_ragged=False,
         )
+
+    def file_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, H, W) of a typical file."""
+        return stored_shape if self.file_size is None else (stored_shape[0], *self.file_size)
 
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
         """Images (N, C, H, W) as a data set with images of `stored_shape` would have stored them."""

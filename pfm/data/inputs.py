@@ -65,6 +65,10 @@ class Storage(Protocol):
         """
         ...
 
+    def file_shape(self, stored_shape: tuple[int, ...], /) -> tuple[int, ...]:
+        """What one input was before it was brought to what is stored, where that is known to differ."""
+        ...
+
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
         """Inputs (N, …) of one file, as a data set with inputs of `stored_shape` would have stored it."""
         ...

@@ -93,9 +93,9 @@ class FilesToRead:
         """
         return DataError(f"cannot {verb} {self.name(index)}: {reason}; {HOW_TO_GO_ON}")
 
-    def sources(self) -> Iterator[Any]:
-        """What is to be decoded, one after another; what is not there is passed over."""
-        for index in range(self.count):
+    def sources(self, most: int | None = None) -> Iterator[Any]:
+        """What is to be decoded, or about `most` of it, spread over all; what is not there is passed over."""
+        for index in range(0, self.count, 1 if most is None else max(1, self.count // most)):
             with contextlib.suppress(ValueError, OSError):
                 yield self.load(index)
 

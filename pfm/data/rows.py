@@ -52,7 +52,8 @@ class Rows(torch.Tensor):
         if index is None:
             index = torch.arange(source.shape[0])
         shape = (len(index), *source.shape[1:])
-        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=torch.device("cpu"))
+        with torch.inference_mode(False):  # where a view of it is made, torch wants to count versions
+            made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=source.dtype, device=torch.device("cpu"))
         made.source, made.places = source, index
         return made
 
@@ -75,12 +76,19 @@ class Rows(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        view = _VIEWS.get(func)
-        if view is not None and isinstance(args[0], cls):
-            found = view(*args, **(kwargs or {}))
+        if not func.is_view:
+            return cls._computed(func, args, kwargs or {})
+        with torch.inference_mode(False), torch.no_grad():  # views of ordinary tensors are ordinary in any mode
+            return cls._computed(func, args, kwargs or {})
+
+    @classmethod
+    def _computed(cls, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        known = _VIEWS.get(func)
+        if known is not None and isinstance(args[0], cls):
+            found = known(*args, **kwargs)
             if found is not None:
                 return found
-        return func(*_all_rows(args), **_all_rows(kwargs or {}))
+        return func(*_all_rows(args), **_all_rows(kwargs))
 
 
 def _all_rows(value: Any) -> Any:

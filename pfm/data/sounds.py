@@ -79,6 +79,10 @@ class SoundStorage(MelSettings):
 
         return take_in(files, SoundLook(self.sampling_rate, seconds), plan, words)
 
+    def file_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """As it is stored."""
+        return stored_shape
+
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
         """Features (N, F, M), which a data set only fills up with zeros."""
         return inputs

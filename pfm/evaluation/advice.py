@@ -21,7 +21,7 @@ def advise(measured: Evaluation, model: PromptedClassifier) -> list[str]:
     if accuracy - chance < NEAR_CHANCE * (1 - chance):
         return [
             f"accuracy is {100 * accuracy:.1f} %, where one answer for all has {100 * chance:.1f} %: look at the "
-            "classes of some images, train longer (--epochs) or at another --lr, or start from a pretrained "
+            "classes of some samples, train longer (--epochs) or at another --lr, or start from a pretrained "
             "--model_name"
         ]
     return []

@@ -80,7 +80,7 @@ def _by_removed(removal: Removal) -> Iterator[str]:
 def _answers(entry: Destinations) -> str:
     shown = list(entry.answers_after.items())[:MOST_ANSWERS]
     rest = len(entry.answers_after) - len(shown)
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shown) + (f", {rest} more" if rest else "")
+    return ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shown) + (f", {rest} more" if rest else "")
 
 
 def _percent(value: float | None) -> str:

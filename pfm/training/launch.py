@@ -81,8 +81,9 @@ def host_of(accelerator: Accelerator) -> Host:
     import torch.distributed as dist
 
     own = (accelerator.process_index - accelerator.local_process_index, accelerator.process_index)
-    everyone: list[Any] = [(0, 0)] * accelerator.num_processes
-    dist.all_gather_object(everyone, own)
+    gathered: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(gathered, own)
+    everyone: list[tuple[int, int]] = list(gathered)
     leaders = sorted({leader for leader, _ in everyone})
     groups = {}
     for leader in leaders:  # every process makes every group, in the same order

@@ -154,6 +154,7 @@ class Learner:
             setup.config.to_dict(),
             global_batch=setup.global_batch,
             labels=setup.data.train.labels,
+            preprocess=setup.preprocess,
             depends_on_length=train.depends_on_length,
         )
         trained = self.model.trained_tensors()

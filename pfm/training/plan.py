@@ -26,7 +26,7 @@ class Plan:
 
     Attributes:
         splits: samples by split.
-        stored_shape, input_shape: of one input as stored, and as the model takes it.
+        file_shape, stored_shape, input_shape: of a typical input as it came, as stored, and as the model takes it.
         stored_bytes: of all splits.
         tokens: T; `prompt_tokens` stand behind them where all prompts are there.
         steps_per_epoch, epochs: of the whole run.
@@ -36,6 +36,7 @@ class Plan:
     """
 
     splits: dict[str, int]
+    file_shape: tuple[int, ...]
     stored_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
     stored_bytes: int
@@ -71,10 +72,11 @@ class Plan:
     def _lines(self) -> Iterator[str]:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
         yield f"samples  {counts}"
-        yield f"input    stored as {_by(self.stored_shape)}, brought to {_by(self.input_shape)}"
+        came = "" if self.file_shape == self.stored_shape else f"files of about {_by(self.file_shape[-2:])} pixels, "
+        yield f"input    {came}stored as {_by(self.stored_shape)}, brought to {_by(self.input_shape)}"
         yield f"tokens   {self.tokens} of the input, with its special ones, and {self.prompt_tokens} of all prompts"
         yield (
-            f"steps    {self.steps:,}: {_counted(self.epochs, 'epoch')} of {self.steps_per_epoch:,} steps of "
+            f"steps    {self.steps:,}: {_counted(self.epochs, 'epoch')} of {_counted(self.steps_per_epoch, 'step')} of "
             f"{self.global_batch} samples; {_counted(self.evaluations, 'evaluation')} of {self.evaluated_sets} active "
             "sets"
         )
@@ -86,7 +88,7 @@ class Plan:
     def notes(self) -> list[str]:
         """What is to be put right before the run, a sentence each."""
         found = []
-        sides, model = self.stored_shape[-2:], self.input_shape[-2:]
+        sides, model = self.file_shape[-2:], self.input_shape[-2:]
         share = math.prod(model) / math.prod(sides)
         if len(self.stored_shape) == 3 and share < MOST_SHRUNK:
             found.append(
@@ -114,9 +116,11 @@ def make_plan(setup: Setup) -> Plan:
     trained = model.trained_tensors().values()
     tokens, prompts = spec.num_special + spec.num_patches, model.num_classes * model.config.prompt_tokens
     steps = -(-len(setup.labels) // setup.global_batch)
+    stored, storage = tuple(setup.data.train.inputs.shape[1:]), setup.data.storage
     return Plan(
         splits={name: len(split) for name, split in setup.data.splits()},
-        stored_shape=tuple(setup.data.train.inputs.shape[1:]),
+        file_shape=stored if storage is None else storage.file_shape(stored),
+        stored_shape=stored,
         input_shape=tuple(spec.input_shape),
         stored_bytes=sum(split.inputs.nbytes for _, split in setup.data.splits()),
         tokens=tokens,

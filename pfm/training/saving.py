@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pfm.data.config import DataConfig
+from pfm.data.inputs import Preprocess
 from pfm.errors import CheckpointError, ConfigError
 from pfm.holding import writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
@@ -154,9 +155,13 @@ def check_same_run(
     *,
     global_batch: int,
     labels: torch.Tensor,
+    preprocess: Preprocess,
     depends_on_length: bool,
 ) -> None:
     """Refuse to go on with other options, other data or another global batch: it would be another run.
+
+    Args:
+        preprocess: of the run as it would go on, with the rules that its files were decoded by.
 
     Raises:
         ConfigError: what differs, and what to give instead.
@@ -181,6 +186,13 @@ def check_same_run(
     if state["labels"] != labels_checksum(labels):
         at = f", with --data_revision {checkpoint.data_commit}" if checkpoint.data_commit else ""
         raise ConfigError(f"--resume: the training split is not the one the run began with; give the same data{at}")
+    old, new = (known.to_dict().get("decoding") for known in (checkpoint.preprocess, preprocess))
+    if isinstance(old, dict) and isinstance(new, dict) and old != new:
+        names = [f"{name} {old[name]}, now {new[name]}" for name in new if old[name] != new[name]]
+        raise ConfigError(
+            f"--resume: files were decoded by other rules when the run began ({'; '.join(names)}), so that it would go "
+            "on with other pixels; start anew in another --save_dir"
+        )
 
 
 def _was_moved(section: str, name: str, old: Any, value: Any) -> bool:

@@ -218,6 +218,16 @@ def test_percent_of_roofline_is_work_over_time_over_ceiling() -> None:
     assert found == Roofline(gflop_per_s=8, share_of_ceiling=0.8, share_of_ceiling_by_cpu=None)
 
 
+def test_in_brief_the_table_fits_a_terminal() -> None:
+    torch_case, ours = Case(32, 10, "torch"), Case(32, 10, "ort-cpu")
+    latency = {torch_case: [168.0, 1200.0], ours: [8.1, 28.1]}
+    report = a_report(
+        Samples(latency, 0, 0.0, cpu_ms=latency), work=lambda _: Work(gflop_per_image=2.0, ceiling=10.0, is_on_cpu=True)
+    )
+    assert max(map(len, table(report, is_brief=True).splitlines())) <= 100
+    assert "of ceiling" in table(report)
+
+
 def test_a_ceiling_that_cannot_be_measured_is_left_out() -> None:
     measured = measure_ceilings([("cpu", "fp32"), ("cpu", "fp32"), ("cpu", "int3")])
     assert list(measured) == ["cpu fp32"]

@@ -228,3 +228,18 @@ def test_a_pattern_that_fits_nothing_is_named_when_its_turn_comes(here: Path) ->
     assert next(files) == "images/0[x].png"
     with pytest.raises(DataError, match="nothing fits"):
         next(files)
+
+
+def test_brackets_of_a_pattern_that_fits_nothing_are_part_of_a_name(tmp_path: Path) -> None:
+    for folder in ("bird [1]", "bird 1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").touch()
+    (tmp_path / "owl [2]").mkdir()
+    (tmp_path / "owl [2]" / "y.png").touch()
+    assert list(Search((".png",)).files([f"{tmp_path}/bird [1]/*"])) == [f"{tmp_path}/bird 1/x.png"]
+    assert list(Search((".png",)).files([f"{tmp_path}/owl [2]/*.png"])) == [f"{tmp_path}/owl [2]/y.png"]
+
+
+def test_a_list_with_the_mark_and_line_ends_of_windows_is_read() -> None:
+    listed = ["\ufeffa.png\r\n", "\r\n", "b.png\r\n"]
+    assert list(Search((".png",)).files(["-"], listed)) == ["a.png", "b.png"]

@@ -197,8 +197,7 @@ def test_files_that_are_not_read_are_counted_by_class(tmp_path: Path, kind: str)
     assert sorted(notes) == [
         f"1 files are in no class's folder and are left out; first: train/loose.{ending}",
         "nothing of test/c is read: its folder is empty",
-        "train/a: 2 files are not read: its files are of kinds that are not read (1 .txt, 1 .heic; first: "
-        "train/a/notes.txt)",
+        "train/a: of other kinds and not read: 1 .txt, 1 .heic; first: train/a/notes.txt",
     ]
 
 
@@ -455,3 +454,11 @@ def test_a_class_in_one_group_only_stays_in_training_and_is_named(tmp_path: Path
     data = load(tmp_path / "scans", group="folder")
     assert "none of class rare" in data.notes[0]
     assert data.classes.names == ("benign", "malignant", "rare")
+
+
+def test_a_table_whose_labels_are_not_found_is_not_taken_for_one_class(tmp_path: Path) -> None:
+    touch(tmp_path, ("images/1", "images/2"), "png")
+    table = tmp_path / "ham.csv"
+    table.write_text("image_id,dx\n1,mel\n2,nv\n")
+    with pytest.raises(DataError, match=r"1 class \(images\).*name their column with --label_column"):
+        load_data(DataConfig(dataset=f"imagefolder:{tmp_path}", table=str(table)), ImageStorage(8))

@@ -84,7 +84,8 @@ def test_images_are_the_same_bytes_wherever_they_are_kept(
 def test_sounds_are_the_same_bytes_wherever_they_are_kept(tones: Path) -> None:
     storage = SoundStorage(8000, 4)
     alone = load(f"audiofolder:{tones}", storage, data_on="host", data_workers=0)
-    for feed in (*FEEDS[2:4], {"cache": str(tones.parent / "kept")}, {"cache": str(tones.parent / "kept")}):
+    kept: dict[str, Any] = {"cache": str(tones.parent / "kept")}
+    for feed in (*FEEDS[2:4], kept, kept):
         found = load(f"audiofolder:{tones}", storage, **feed)
         assert all(torch.equal(a, b) for a, b in zip(contents(alone), contents(found), strict=True)), feed
 
@@ -147,9 +148,14 @@ def test_an_erased_class_is_gone_from_a_cache(photos: Path, tmp_path: Path) -> N
     ]
     rows = np.fromfile(less[1].rows, np.uint8).reshape(25, -1)
     assert rows.any(axis=1).tolist() == [name == "dog" for name in less[1].classes or ()]
-    again = load(f"imagefolder:{photos}", cache=str(cache))  # the files are there still: decoded anew
-    assert [entry.erased for entry in entries(cache)] == [(), ()]
-    assert again.train.inputs[torch.tensor([0])].any()
+    with pytest.raises(DataError, match=r"cat was erased from what .* and the data still has it"):
+        load(f"imagefolder:{photos}", cache=str(cache))
+    assert entries(cache) == less  # with what says that it was erased
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split / "cat")
+        shutil.copytree(photos / split / "dog", photos / split / "owl")
+    load(f"imagefolder:{photos}", cache=str(cache))
+    assert {name for entry in entries(cache) for name in entry.classes or ()} == {"", "dog", "owl"}
 
 
 def test_auto_takes_the_first_place_with_room_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class Counting:
         return map(self.rows, indices)
 
 
-@pytest.mark.parametrize(
+USES = pytest.mark.parametrize(
     ("use", "fetched"),
     [
         (lambda rows: rows[torch.tensor([3, 1, 3])], 3),
@@ -51,12 +52,19 @@ class Counting:
         (lambda rows: torch.tensor(rows.tolist()), 10),
     ],
 )
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@USES
 def test_whatever_is_done_with_rows_gives_what_a_tensor_gives(
-    use: Callable[[torch.Tensor], torch.Tensor], fetched: int
+    use: Callable[[torch.Tensor], torch.Tensor], fetched: int, mode: Callable[[], AbstractContextManager[object]]
 ) -> None:
     source = Counting()
-    assert torch.equal(use(Rows(source)), use(WHOLE))
-    assert source.count == fetched
+    rows = Rows(source)
+    with mode():
+        assert torch.equal(use(rows), use(WHOLE))
+        assert torch.equal(use(Rows(source)), use(WHOLE))
+    assert source.count == 2 * fetched
 
 
 def test_a_subset_of_rows_fetches_nothing() -> None:

@@ -19,9 +19,9 @@ from pfm.evaluation.advice import advise
 from pfm.evaluation.evaluator import Evaluator
 from pfm.evaluation.intervals import Ranking, weighted_precision_recall
 from pfm.evaluation.measures import measure_calibration, measure_field, medmnist_accuracy, medmnist_auc
-from pfm.evaluation.measures_report import describe_measures, write_measures
+from pfm.evaluation.measures_report import _answers, describe_measures, write_measures
 from pfm.evaluation.outcome import Evaluation, UnknownShares
-from pfm.evaluation.removal import measure_removal
+from pfm.evaluation.removal import Destinations, measure_removal
 from pfm.evaluation.samples import Samples
 from pfm.evaluation.served import ServedAnswers
 from pfm.evaluation.subsets import choose_subsets
@@ -265,6 +265,7 @@ def test_advice_is_given_where_a_model_did_not_learn_and_nowhere_else() -> None:
     assert "--epochs" in line
     (line,) = advise(evaluation(0.27), model)
     assert "accuracy is 27.0 %, where one answer for all has 25.0 %" in line
+    assert "image" not in line  # the model may be one of sounds
     (line,) = advise(evaluation(0.72, largest=0.7), model)  # of a skewed test set
     assert "has 70.0 %" in line
 
@@ -276,3 +277,11 @@ def test_measures_of_two_classes_are_of_the_second() -> None:
         float(((probabilities[:, 1] > 0.5) == labels).mean())
     )
     assert medmnist_auc(np.zeros(5, int), np.full((5, 2), 0.5)) is None
+
+
+def test_a_share_is_not_read_as_part_of_a_class_that_is_a_number() -> None:
+    entry = Destinations(
+        name="0", num_samples=3, answers_before={"0": 1.0}, answers_after={"1": 2 / 3, "unknown": 1 / 3},
+        sureness_before=0.5, sureness_after=0.5, sure_before=0.0, sure_after=0.0,
+    )  # fmt: skip
+    assert _answers(entry) == "1: 67 %, unknown: 33 %"

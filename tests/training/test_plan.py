@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from making.commands import train_arguments
 from making.images import write_npz
@@ -12,7 +13,8 @@ from pfm.training.plan import Plan
 from pfm.training.throughput import Rates
 
 PLAN = Plan(
-    splits={"train": 600, "test": 100}, stored_shape=(3, 224, 224), input_shape=(3, 224, 224), stored_bytes=10**9,
+    splits={"train": 600, "test": 100}, file_shape=(3, 224, 224), stored_shape=(3, 224, 224),
+    input_shape=(3, 224, 224), stored_bytes=10**9,
     tokens=197, prompt_tokens=8, steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
     weight_bytes=343 * 10**6, moving_bytes=7 * 10**6, activation_bytes=5 * 10**9,
 )  # fmt: skip
@@ -53,7 +55,21 @@ def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:
 
 def test_what_is_wrong_with_the_data_is_said_before_the_run() -> None:
     assert PLAN.notes() == []
-    shrunk = dataclasses.replace(PLAN, stored_shape=(3, 2000, 1500), input_shape=(3, 32, 32))
+    shrunk = dataclasses.replace(PLAN, file_shape=(3, 2000, 1500), input_shape=(3, 32, 32))
     (note,) = shrunk.notes()
     assert "images of 2000 x 1500 are shrunk to 32 x 32, 0.034 % of their pixels" in note
     assert "--image_size" in note
+
+
+def test_photographs_that_are_decoded_small_are_judged_by_their_own_size(
+    tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i, width in enumerate((40, 60, 80)):
+                Image.new("L", (width, 50)).save(tmp_path / "photos" / split / name / f"{i}.png")
+    assert run(pfm, [*train_arguments(f"imagefolder:{tmp_path / 'photos'}", tmp_path / "run"), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "input    files of about 50 x 60 pixels, stored as 1 x 8 x 8, brought to 3 x 8 x 8" in said
+    assert "note: images of 50 x 60 are shrunk to 8 x 8, 2.1 % of their pixels" in said

@@ -6,18 +6,22 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from making.checkpoints import same_bytes
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import TINY
 from pfm.cli import pfm, run
-from pfm.model.checkpoint import load_checkpoint
+from pfm.data.decoding import BEFORE
+from pfm.data.images import ImagePreprocess
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["pfm.commands.train", "transformers.models.vit.modeling_vit", "peft", "medmnist"])
@@ -247,3 +251,26 @@ def test_more_epochs_go_on_with_a_constant_rate_only(
     cosine = train_arguments(npz, tmp_path / "cosine", "--eval_every", "0", "--schedule", "cosine")
     assert run(pfm, cosine) == 0
     assert "had --epochs 2, now it is 3" in refused([*cosine, "--resume", "auto", "--epochs", "3"], capsys)
+
+
+def test_a_run_that_began_with_other_rules_of_decoding_is_not_gone_on_from(
+    tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        for name, level in (("a", 40), ("b", 200)):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (12, 12 + i % 2), (level, level, i)).save(
+                    tmp_path / "photos" / split / name / f"{i}.png"
+                )
+    arguments = train_arguments(f"imagefolder:{tmp_path / 'photos'}", tmp_path / "run", "--epochs", "1")
+    assert run(pfm, arguments) == 0
+    path = tmp_path / "run" / "photos_seed_42_1.pt"
+    begun = load_checkpoint(path)
+    assert isinstance(begun.preprocess, ImagePreprocess)
+    old_run = {**begun.run, "data": {name: begun.run["data"][name] for name in ("dataset", "data_type")}}
+    save_checkpoint(path, replace(begun, preprocess=replace(begun.preprocess, decoding=BEFORE), run=old_run))
+    capsys.readouterr()
+    assert run(pfm, [*arguments, "--epochs", "2", "--resume", "auto"]) == 2
+    told = capsys.readouterr().err
+    assert "decoded by other rules when the run began (size None, now 8; decode full, now fast; background None" in told

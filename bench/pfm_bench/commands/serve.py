@@ -95,10 +95,9 @@ def _write(report: "ServingReport", folder: Path) -> None:
     from pfm_bench.reports.serving_pictures import draw, draw_prompts
     from pfm_bench.reports.serving_tables import show_report
 
-    text = show_report(report)
-    click.echo(text)
+    click.echo(show_report(report, is_brief=True))
     write_json(folder / "latency.json", report.to_dict())
-    write_text(folder / "latency.md", text + "\n")
+    write_text(folder / "latency.md", show_report(report) + "\n")
     draw(report, folder / "latency.png")
     draw_prompts(report, folder / "prompts.png")
     for name in ("latency.json", "latency.md", "latency.png", "prompts.png"):

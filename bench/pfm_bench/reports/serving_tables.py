@@ -6,14 +6,14 @@ from pfm_bench.reports.markdown import markdown, show_interval, show_percent
 from pfm_bench.reports.serving_report import CaseResult, ServingReport
 
 
-def show_report(report: ServingReport) -> str:
-    """All of it."""
-    parts = [table(report), scenario_table(report), target_lines(report)]
+def show_report(report: ServingReport, *, is_brief: bool = False) -> str:
+    """All of it; in brief, without what makes the table wider than a terminal."""
+    parts = [table(report, is_brief=is_brief), scenario_table(report), target_lines(report)]
     return "\n\n".join(part for part in parts if part)
 
 
-def table(report: ServingReport) -> str:
-    """The cases; a column that says nothing is left out."""
+def table(report: ServingReport, *, is_brief: bool = False) -> str:
+    """The cases; a column that says nothing is left out, and in brief those on arithmetic and CPU time."""
     cases, reference = report.cases, report.header.reference
     columns: dict[str, Callable[[CaseResult], str]] = {}
     if len({result.case.threads for result in cases}) > 1:
@@ -29,7 +29,7 @@ def table(report: ServingReport) -> str:
         "p99 ms": lambda result: f"{result.percentiles.p99_ms:.2f}",
         "images/s": lambda result: f"{result.images_per_s:.{1 if result.images_per_s < 100 else 0}f}",
     }
-    if any(result.roofline is not None for result in cases):
+    if not is_brief and any(result.roofline is not None for result in cases):
         columns |= {
             "GFLOP/s": lambda result: "" if result.roofline is None else f"{result.roofline.gflop_per_s:.3g}",
             "of ceiling": lambda result: show_percent(result.roofline and result.roofline.share_of_ceiling),
@@ -37,7 +37,8 @@ def table(report: ServingReport) -> str:
         }
     if len({result.case.target for result in cases}) > 1:
         columns[f"latency to {reference} (95 %)"] = lambda result: _ratio(result, "wall")
-        columns["CPU time to it (95 %)"] = lambda result: _ratio(result, "cpu")
+        if not is_brief:
+            columns["CPU time to it (95 %)"] = lambda result: _ratio(result, "cpu")
     return markdown([{title: cell(result) for title, cell in columns.items()} for result in cases])
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pfm.errors import DataError
 
 LIST = "-"  # stands for the names on standard input
+MARK = "\ufeff"  # of UTF-8, at the start of a list that Windows wrote
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Search:
         taken for a pattern.
 
         Args:
-            paths: files, folders, patterns with *, ? or [], and `-` for `listed`.
+            paths: files, folders, patterns with *, ? or [], and `-` for `listed`. Where a pattern fits nothing, its
+                brackets are taken for part of a name.
             listed: a file or folder a line.
 
         Raises:
@@ -38,8 +40,9 @@ class Search:
         """
         for path in paths:
             if path == LIST:
-                for line in listed:
-                    if name := line.rstrip("\r\n"):
+                for number, line in enumerate(listed):
+                    name = line.rstrip("\r\n")
+                    if name := name.removeprefix(MARK) if number == 0 else name:
                         yield from self._of(name)
             elif glob.has_magic(path) and not os.path.lexists(path):
                 yield from self._matching(path)
@@ -47,12 +50,11 @@ class Search:
                 yield from self._of(path)
 
     def _matching(self, pattern: str) -> Iterator[str]:
-        is_empty = True
-        for path in sorted(glob.iglob(pattern, recursive=True)):
-            is_empty = False
-            yield from self._of(path)
-        if is_empty:
+        found = glob.glob(pattern, recursive=True) or glob.glob(pattern.replace("[", "[[]"), recursive=True)
+        if not found:
             raise DataError(f"nothing fits {pattern}")
+        for path in sorted(found):
+            yield from self._of(path)
 
     def _of(self, path: str) -> Iterator[str]:
         if not os.path.isdir(path):

@@ -89,7 +89,7 @@ class FolderReader:
         if len(names) < 2:
             raise DataError(
                 f"{config.short_name} has {len(names)} class ({', '.join(names)}); at least two are needed"
-                + _inside_hint(root, names)
+                + (_inside_hint(root, names) or _table_hint(config, found))
             )
         files = {
             role: _files(part, f"{config.short_name}/{called.get(role, role)}", config, storage, intake)
@@ -205,7 +205,7 @@ def _in_classes(
         elif folder.count == 0:
             notes.append(f"nothing of {where} is read: {folder.describe()}")
         elif folder.others:
-            notes.append(f"{where}: {folder.others.total():,} files are not read: {folder.describe()}")
+            notes.append(f"{where}: of other kinds and not read: {folder.kinds()}")
     if lost and not config.skip_bad:
         first = listing.classes["train", lost[0]].describe()
         others = f" (nor have {', '.join(map(repr, lost[1:6]))})" if lost[1:] else ""
@@ -284,6 +284,13 @@ def _inside_hint(root: Path, names: Sequence[str]) -> str:
     if inner.is_dir() and any(role_of(entry.name) == "train" for entry in inner.iterdir() if entry.is_dir()):
         return f"; did you mean {inner}?"
     return ""
+
+
+def _table_hint(config: DataConfig, found: FoundSamples) -> str:
+    """Where a table was given and its labels were not found, how to name them."""
+    if not (config.table and found.is_by_folder):
+        return ""
+    return f"; the labels were not taken from {config.table}: name their column with --label_column"
 
 
 def _others_hint(listing: Listing) -> str:

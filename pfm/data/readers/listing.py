@@ -52,12 +52,14 @@ class ClassFolder:
 
     def describe(self) -> str:
         """Why nothing of it is read."""
-        if not self.others:
-            return "its folder is empty"
-        kinds = ", ".join(
-            f"{number:,} {ending or 'without an ending'}" for ending, number in self.others.most_common(4)
+        return f"its files are of kinds that are not read ({self.kinds()})" if self.others else "its folder is empty"
+
+    def kinds(self) -> str:
+        """Of what kinds the others are."""
+        counts = self.others.most_common(4)
+        return (
+            ", ".join(f"{number:,} {end or 'without an ending'}" for end, number in counts) + f"; first: {self.first}"
         )
-        return f"its files are of kinds that are not read ({kinds}; first: {self.first})"
 
 
 @dataclass(frozen=True, kw_only=True)
