@@ -192,7 +192,7 @@ def test_operations_of_a_forward_are_what_torch_counts(changes: dict[str, Any]) 
 def test_a_vit_base_is_35_gflop_by_the_formula() -> None:
     config = {
         "image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "intermediate_size": 3072,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-12,
     }  # fmt: skip
     manifest = {"backbone": {"model_name": "x", "config": config}, "prompt_tokens": 1, "readout": "cls"}
     # all blocks whole, 84.93 M · N + 18,432 · N² + 115.6 M multiply-adds; the cut one saves all but one row
