@@ -53,10 +53,10 @@ from pfm.training import learner
 
 build = learner.build_optimizer
 
-def look(*arguments):
+def look(*arguments, **named):
     # torch's own optimizers import torch._dynamo, and that imports FSDP
     assert "torch.distributed.fsdp" not in sys.modules
-    return build(*arguments)
+    return build(*arguments, **named)
 
 learner.build_optimizer = look
 code = run(pfm, ["train", "--dataset", "digits", "--model_name", "scratch:vit_digits", "--epochs", "1", "--batch_size",

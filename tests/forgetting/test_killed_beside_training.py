@@ -128,7 +128,11 @@ def test_sixty_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(
         started.unlink(missing_ok=True)
         erasing = start([*FORGET, str(root)], started)
         wait_for(started.exists, erasing)
-        time.sleep(draw.uniform(0.2, 1) * duration)
+        if number % 2:  # at any moment of all
+            time.sleep(draw.uniform(0.2, 1) * duration)
+        else:  # while files change, which is a small part of it
+            wait_for(lambda root=root: any(root.rglob(LEDGER)), erasing)
+            time.sleep(draw.uniform(0, 0.2))
         erasing.kill()
         erasing.join(60)
         was_killed = erasing.exitcode == -signal.SIGKILL
