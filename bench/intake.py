@@ -157,7 +157,9 @@ def watch(
     before = os.times()
     started = time.monotonic()
     with (log.parent / "output.txt").open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(  # not in this folder, whose pfm would be imported
+            command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=log.parent
+        )
     first: float | None = None
     peak = most_files = 0
     while process.poll() is None:
@@ -347,7 +349,7 @@ def measure_limit(work: Path) -> dict[str, Any]:
     size = count * 3 * SIZE * SIZE
     memory = f"{size // 10 // 2**20 + 1}MB"
     fixed = ("--model_name", str(model), "--batch_size", "15", "--data_memory", memory, "--data_workers", str(WORKERS))
-    options = (*fixed, "--eval_every", "0", "--save_steps", "50")
+    options = (*fixed, "--eval_every", "0", "--save_steps", "20")
 
     def run(data: Path, name: str, *more: str, kill: int | None = None) -> Watched:
         folder = work / "limit" / name
@@ -363,7 +365,7 @@ def measure_limit(work: Path) -> dict[str, Any]:
         "whole": run(large, "large", "--epochs", "1"),
     }
     whole = (work / "limit" / "large").rename(work / "limit" / "whole") / resumed.name
-    runs["killed"] = run(large, "large", "--epochs", "1", kill=120)
+    runs["killed"] = run(large, "large", "--epochs", "1", kill=60)
     runs["resumed"] = run(large, "large", "--epochs", "1", "--resume", "auto")
     return {
         "files": count, "data_mib": round(size / 2**20, 1), "data_memory": memory,
