@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pfm.errors import DataError, PfmError
+from pfm.errors import PfmError
 
 if TYPE_CHECKING:
     from pfm.model.checkpoint import Checkpoint
@@ -21,10 +21,13 @@ def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool)
     Raises:
         PfmError: with `on_test_data`, where data or model cannot be loaded.
     """
-    if full.exact:  # whose rows are solved anew, and seen in one forward
-        return None
     from pfm.forgetting.erase import erase
     from pfm.forgetting.infer_best import infer_best_change
+    from pfm.model.readouts import READOUTS
+
+    # without rows nothing is centred; rows that are solved anew are seen in one forward
+    if full.exact or not READOUTS.get(full.model.readout).class_rows:
+        return None
 
     if on_test_data:
         from pfm.commands.options import data_of_run
@@ -42,7 +45,7 @@ def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool)
         )
     try:
         change = infer_best_change(full, erase(full, names), num_random=count)
-    except (DataError, PfmError) as error:  # a backbone that is not there: the erasure does not need it
+    except PfmError as error:  # a backbone that is not there: the erasure does not need it
         return f"infer_best, which compares logits of different forwards, can change; not computed, since {error}"
     return change.describe() if change else None
 
