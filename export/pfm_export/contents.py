@@ -7,7 +7,7 @@ from pfm.errors import CheckpointError
 from pfm.forgetting.artifacts import Verdict
 from pfm.forgetting.content import Content, checkpoint_content
 from pfm.options import expanded
-from pfm_export.artifacts import look_at
+from pfm_export.serving.artifacts import look_at
 from pfm_export.serving.content import bundle_content
 from pfm_export.serving.manifest import is_bundle
 

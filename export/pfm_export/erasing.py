@@ -28,7 +28,7 @@ from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import explain, locked, try_lock
-from pfm_export.artifacts import look_at
+from pfm_export.serving.artifacts import look_at
 from pfm_export.survey import Held, Survey, given_paths, opened
 
 ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
@@ -146,8 +146,7 @@ def _erase(found: Survey, completed: set[Path], request: _Request) -> list[Outco
 
 
 def _outcome(held: Held, what: str) -> Outcome:
-    is_kept = isinstance(held.kind, FolderKind) or held.kind.is_kept
-    return Outcome(held.path, what, held.kind.name, is_kept)
+    return Outcome(held.path, what, held.kind.name, held.kind.is_kept)
 
 
 def _completed(outcome: Outcome, completed: set[Path]) -> Outcome:
@@ -178,7 +177,7 @@ def _plan(
         classes = held.holding.classes
         present, _ = classes.split_erased(own, held.holding.erased)
         if present:
-            if isinstance(held.kind, FolderKind) or held.kind.is_kept:
+            if held.kind.is_kept:
                 check_removal(classes, present)
             wanted.append((held, tuple((classes.ids[p], classes.names[p]) for p in present)))
         else:

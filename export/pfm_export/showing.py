@@ -18,7 +18,7 @@ from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.model.starts import stated as start_stated
 from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
-from pfm_export.artifacts import look_at
+from pfm_export.serving.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
 

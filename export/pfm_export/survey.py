@@ -12,7 +12,7 @@ from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.options import expanded
 from pfm.storage import sha256
-from pfm_export.artifacts import look_at
+from pfm_export.serving.artifacts import look_at
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,8 @@ def ledger_of(path: Path) -> Path:
 
 
 def _is_meant(entry: tuple[int, str], names: Sequence[str], numbers: Sequence[int]) -> bool:
-    """Whether a class in a record is one of those named; a name with commas may come in pieces."""
-    pieces = {piece.strip() for piece in entry[1].split(",")}
-    return entry[1] in names or entry[0] in numbers or pieces <= set(names)
+    """Whether a class in a record is one of those named, to the letter."""
+    return entry[1] in names or entry[0] in numbers
 
 
 # --- reading --------------------------------------------------------------------------------------

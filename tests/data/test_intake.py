@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import pfm.data.place as place
+from pfm.cli import pfm, run
 from pfm.data.cache import entries, erase_classes
 from pfm.data.config import DataConfig, FeedConfig
 from pfm.data.images import ImageStorage
@@ -131,6 +132,22 @@ def test_a_cache_spares_later_commands_the_decoding_until_something_changes(
     changed = load(dataset, cache=cache)
     assert changed.train.inputs[0].float().mean(dim=(1, 2))[0] > 200
     assert not list(Path(cache).glob("*.part"))
+
+
+def test_forgetting_in_a_cache_alone_says_nothing_of_weights(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "kept"
+    load(f"imagefolder:{photos}", cache=str(cache))
+    assert run(pfm, ["forget", "--class", "cat", "--in_place", str(cache)]) == 0
+    said = capsys.readouterr().out
+    assert "the record is about.json in that folder" in said
+    assert "still there: copies of these artifacts elsewhere" in said
+    assert "weights" not in said
+    assert run(pfm, ["forget", "--class", "dog", "--in_place", str(cache)]) == 0  # data may lose its last class
+    certificate = str(tmp_path / "certificate.json")
+    assert run(pfm, ["forget", "--class", "cat", "--in_place", str(cache), "--certificate", certificate]) == 2
+    assert "no ledger records an erasure" in capsys.readouterr().err
 
 
 def test_an_erased_class_is_gone_from_a_cache(photos: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pfm_export.serving.bundle import write_bundle
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.writing import write_bundle
 
 NAMES = ("red", "green", "blue")
 WIDTH = 6

@@ -29,9 +29,9 @@ from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import checkpoint_bytes
 from pfm.storage import sha256, sha256_bytes
 from pfm_export.serving.bank import BANK
-from pfm_export.serving.bundle import write_bundle
 from pfm_export.serving.manifest import MANIFEST, OWN_HASH, write_manifest
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.writing import write_bundle
 
 MARK = "PFM_HOSTILE_MARK"  # environment variable: the file that executed code would make
 DEEP_LIST = b"[" * 200_000

@@ -18,9 +18,10 @@ from pfm.storage import sha256_bytes
 from pfm_export.serving import bundle as bundle_module
 from pfm_export.serving import manifest as manifest_module
 from pfm_export.serving.bank import BANK
-from pfm_export.serving.bundle import NOT_ANY_MORE, Bundle, write_bundle
+from pfm_export.serving.bundle import NOT_ANY_MORE, Bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.writing import write_bundle
 
 
 @pytest.fixture(params=["cls", "prompt"])

@@ -25,10 +25,11 @@ from pfm.model.checkpoint import snapshot
 from pfm.storage import sha256_bytes
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bank import BANK
-from pfm_export.serving.bundle import Bundle, write_bundle
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.session import PromptSession
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.writing import write_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))

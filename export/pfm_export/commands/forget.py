@@ -167,7 +167,9 @@ def _erase_in_place(
         click.echo(f"changed: {note}")
     for line in listed(found.clean):
         click.echo(f"{'clean':<17}  {line}")
-    click.echo("this cannot be undone; the record is ledger.jsonl beside each artifact")
+    own = dict.fromkeys(held.kind.record for held in affected) or [""]
+    places = " and ".join(f"{name} in that folder" if name else "ledger.jsonl beside each artifact" for name in own)
+    click.echo(f"this cannot be undone; the record is {places}")
     if any(outcome.kind == "run" for outcome in outcomes):
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for file in found.linked:
@@ -178,7 +180,8 @@ def _erase_in_place(
     exact = [held.path for held in found.held if held.holding.is_exact]
     for path in exact:
         click.echo(f"exact: {path} is the model that never saw the class")
-    shared = [] if len(exact) == len(found.held) else [REMAINS[0].replace("the graph's ", "the ")]
+    trained = [held.path for held in found.held if held.kind.has_weights and not held.holding.is_exact]
+    shared = [REMAINS[0].replace("the graph's ", "the ")] if trained else []
     for remark in (*shared, elsewhere):
         click.echo(f"still there: {remark}")
     for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):

@@ -18,9 +18,10 @@ from pfm_export.graph.manifest import describe, graph_facts
 from pfm_export.graph.parity import ParityReport, check_parity
 from pfm_export.graph.tracing import export_graphs
 from pfm_export.serving.bank import Floats
-from pfm_export.serving.bundle import Bundle, write_bundle
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.solving import sums_file
+from pfm_export.serving.writing import write_bundle
 
 NOT_MEASURED = "not measured at export; parity is of random inputs only"
 

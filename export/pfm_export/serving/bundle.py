@@ -25,11 +25,11 @@ from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.search import SearchReport, search
 from pfm.model.starts import follows
 from pfm.options import expanded
-from pfm.storage import Json, locked, sha256_bytes, write_bytes
+from pfm.storage import locked, sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
-from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows, pack
+from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind
-from pfm_export.serving.manifest import FORMAT, MANIFEST, VERSION, Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.manifest import MANIFEST, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
@@ -234,16 +234,22 @@ class Bundle:
             return Bundle.open(self.folder)
 
     def erase(self, keys: ClassKeys, *, reason: str = "", requested_by: str = "") -> "Bundle":
-        """Remove classes from the files, for good; returns the bundle as it is afterwards.
+        """Remove classes from the bundle's own files, for good; returns the bundle as it is afterwards.
+
+        What else is in its folder and may hold them stays, and the record names it; see `pfm_export.serving.beside`.
 
         Raises:
             ClassNameError: an unknown class, or no class would be left.
             StorageError: a file could not be written; run it again to finish.
         """
+        from pfm_export.serving.beside import beside, looked
+
         names = [self.classes.names[p] for p in self.classes.positions(keys)]
         with locked(self.folder / LOCK):
             # as it is on disk now: another process may have erased a class since, or died while it did
-            return Bundle.open(self.folder).erase_held(names, reason=reason, requested_by=requested_by)
+            return Bundle.open(self.folder).erase_held(
+                names, reason=reason, requested_by=requested_by, looked=looked(self.folder, beside(self.folder))
+            )
 
     def erase_held(
         self, names: Sequence[str], *, reason: str = "", requested_by: str = "", looked: Mapping[str, Any] | None = None
@@ -373,28 +379,3 @@ class Bundle:
         if not fits or self._bank.sha256 not in (before, last.get("sha256_after")):
             raise BundleError(f"{self.folder}: manifest, ledger and bank do not belong together; export again")
         return last
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    graphs: Mapping[str, bytes],
-    others: Mapping[str, bytes] | None = None,
-    bank: Mapping[str, Floats],
-    manifest: Json,
-) -> None:
-    """Write the files of a new bundle; the manifest, which makes it one, comes last.
-
-    Args:
-        graphs: by file name.
-        others: further files by name; no class may be named in them.
-        manifest: what it says beside format, version and hashes.
-    """
-    files = {**graphs, **(others or {}), BANK: pack(bank)}
-    for name, content in files.items():
-        write_bytes(folder / name, content)
-    write_bytes(folder / LEDGER, b"")
-    hashed = {name: {"sha256": sha256_bytes(content), "size_bytes": len(content)} for name, content in files.items()}
-    write_manifest(
-        folder, {"format": FORMAT, "version": VERSION, **manifest, "files": hashed, "ledger_head": ledger.START}
-    )

@@ -16,6 +16,7 @@ from pfm.errors import BundleError, DataError
 from pfm.options import expanded
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
 from pfm_export.serving.bank import Floats
+from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
@@ -281,10 +282,22 @@ class PromptSession:
         chosen, array = ActiveSet.of(active, without, profile, exact=exact), as_array(inputs)
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
-    def erase(self, classes: ClassKeys, *, reason: str = "", requested_by: str = "") -> None:
+    def erase(
+        self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False
+    ) -> None:
         """Remove classes from the bundle's files and from this session, for good.
 
         Of an exact readout whose bundle has its sums, the rows that are left are solved anew behind this; see `settle`.
+
+        Args:
+            allow_unknown: say nothing of other files in the bundle's folder that may hold the classes, such as a backup
+                of its bank. They are left as they are, and the record names them.
+
+        Raises:
+            ClassNameError: an unknown class, or no class would be left.
+            StorageError: a file could not be written; run it again to finish.
+            NotLookedIntoError: it is done, and there are such files; `pfm forget --in_place` erases from those too
+                that it can open.
         """
         bundle = self._bundle
         positions = bundle.classes.positions(classes)
@@ -299,6 +312,8 @@ class PromptSession:
             _ = self._bundle  # takes notice, and lets go of the rows
         if erased.exact is not None and erased.exact.has_sums:
             self._solver.submit(erased.solve)
+        if not allow_unknown:
+            require_nothing_beside(self._folder, [bundle.classes.names[p] for p in positions])
 
     def settle(self) -> bool | None:
         """Wait until what was erased is solved without, and on disk; whether the rows are exact then, None of others.

@@ -13,6 +13,9 @@ class DecodedKind(FolderKind):
     """An entry of a folder of `--cache`."""
 
     name = "decoded inputs"
+    is_kept = False
+    has_weights = False
+    record = ABOUT
 
     def recognises(self, folder: Path) -> bool:
         return (folder / ABOUT).is_file() and (folder / ROWS).is_file()

@@ -1,17 +1,12 @@
 """Files that hold no tensor of a class, and can be told to from what they are."""
 
-import struct
-import zipfile
-import zlib
+from collections.abc import Mapping
+from typing import ClassVar
 
-from pfm.errors import StorageError
+from pfm.forgetting.artifacts import endings
+from pfm.forgetting.artifacts.endings import Ending
 from pfm.forgetting.artifacts.kind import ArtifactKind, Look, Verdict
-from pfm.storage import explain
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_SOUNDS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
-_WHOLE = ("|u1", "|i1", "|b1", "<u2", "<i2", "<i4", "<u4", "<i8", "<u8")
 _SPLITS = ("train_", "val_", "test_")
 
 
@@ -34,41 +29,68 @@ class Empty(Harmless):
         return "it is empty"
 
 
-class Picture(Harmless):
-    """PNG, JPEG, GIF, TIFF, WebP; one with something behind it is not taken for a picture."""
+class Headed(Harmless):
+    """A kind that its head tells, if nothing stands behind its end.
 
-    name = "picture"
+    Attributes:
+        heads: how files of it begin, and how their end is found; of RIFF, what it is of stands at the ninth byte.
+    """
+
+    heads: ClassVar[Mapping[bytes, Ending]]
+
+    def begins(self, look: Look) -> Ending | None:
+        """How the end of a file is found that begins like this kind; None for others."""
+        form = look.head[:4] + b"...." + look.head[8:12]
+        return next((end for head, end in self.heads.items() if look.head.startswith(head) or form == head), None)
 
     def recognises(self, look: Look) -> bool:
-        if look.head.startswith(_PICTURES[0]) and _last(look, len(_PNG_END)) != _PNG_END:
-            return False
-        return (look.head.startswith(_PICTURES) or _is_riff(look, b"WEBP")) and look.members is None
+        ending = self.begins(look)
+        return ending is not None and look.members is None and endings.is_whole(look.path, ending)
+
+
+class Picture(Headed):
+    """PNG, JPEG, GIF, TIFF, WebP."""
+
+    name = "picture"
+    heads: ClassVar[Mapping[bytes, Ending]] = {
+        b"\x89PNG\r\n\x1a\n": endings.png_end,
+        b"\xff\xd8\xff": endings.jpeg_end,
+        b"GIF87a": endings.gif_end,
+        b"GIF89a": endings.gif_end,
+        b"II*\x00": endings.tiff_end,
+        b"MM\x00*": endings.tiff_end,
+        b"RIFF....WEBP": endings.riff_end,
+    }
 
     def how(self, look: Look) -> str:
         del look
         return "a picture; pictures are data, which an erasure does not delete"
 
 
-class Sound(Harmless):
+class Sound(Headed):
     """WAV, FLAC, OGG, MP3."""
 
     name = "sound"
-
-    def recognises(self, look: Look) -> bool:
-        return (look.head.startswith(_SOUNDS) or _is_riff(look, b"WAVE")) and look.members is None
+    heads: ClassVar[Mapping[bytes, Ending]] = {
+        b"fLaC": endings.flac_end,
+        b"OggS": endings.ogg_end,
+        b"ID3": endings.mp3_end,
+        **{b"\xff" + second: endings.mp3_end for second in (b"\xfb", b"\xfa", b"\xf3", b"\xf2", b"\xe3", b"\xe2")},
+        b"RIFF....WAVE": endings.riff_end,
+    }
 
     def how(self, look: Look) -> str:
         del look
         return "a sound; sounds are data, which an erasure does not delete"
 
 
-class Events(Harmless):
+class Events(Headed):
     """TensorBoard's log: records of a length, its checksum and an event, the first of which says so."""
 
     name = "tensorboard"
 
-    def recognises(self, look: Look) -> bool:
-        return b"brain.Event:" in look.head[:64] and look.members is None
+    def begins(self, look: Look) -> Ending | None:
+        return endings.events_end if b"brain.Event:" in look.head[:64] else None
 
     def how(self, look: Look) -> str:
         del look
@@ -85,38 +107,13 @@ class Data(Harmless):
         if not members or not all(member.startswith(_SPLITS) and member.endswith(".npy") for member in members):
             return False
         try:
-            with zipfile.ZipFile(look.path) as archive:
-                return all(_dtype(archive, member) in _WHOLE for member in members)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, struct.error, zlib.error):
+            return endings.has_only_members(look.path) and all(endings.whole_number_arrays(look.path))
+        except endings.BROKEN:
             return False
 
     def how(self, look: Look) -> str:
         del look
         return "a data set of whole numbers; data is not deleted by an erasure"
-
-
-def _is_riff(look: Look, form: bytes) -> bool:
-    """A RIFF file of a form, with nothing behind what its length covers."""
-    stated = int.from_bytes(look.head[4:8], "little")
-    return look.head[:4] == b"RIFF" and look.head[8:12] == form and (look.size <= stated + 9)
-
-
-def _last(look: Look, count: int) -> bytes:
-    try:
-        with look.path.open("rb") as file:
-            file.seek(max(0, look.size - count))
-            return file.read()
-    except OSError as error:
-        raise StorageError(f"cannot read {look.path}: {explain(error)}; make it readable, or take it away") from error
-
-
-def _dtype(archive: zipfile.ZipFile, member: str) -> str:
-    """What an .npy file in an archive says of its numbers, as numpy writes it; nothing else of it is read."""
-    with archive.open(member) as file:
-        head = file.read(256)
-    if head[:6] != b"\x93NUMPY":
-        return ""
-    return head.partition(b"'descr':")[2].partition(b"'")[2].partition(b"'")[0].decode("ascii", "replace")
 
 
 EMPTY, PICTURE, SOUND, EVENTS, DATA = Empty(), Picture(), Sound(), Events(), Data()

@@ -17,6 +17,7 @@ class KeysKind(HoldingKind):
     is_kept = False
     numbers_classes = False
     is_pointed_to = True
+    has_weights = False
 
     def recognises(self, look: Look) -> bool:
         return look.head.startswith(f"{HEADING}\n".encode())

@@ -113,6 +113,8 @@ class HoldingKind(ArtifactKind):
     is_kept = True  # it is an artifact, that a certificate can speak of
     numbers_classes = True  # its classes have positions, which a command line may name
     is_pointed_to = False  # by other artifacts, as `Holding.elsewhere`; files of other kinds are left alone there
+    has_weights = True  # shared ones, which were trained with the classes and stay
+    record: ClassVar[str] = ""  # file in it that says what was erased; "" for the ledger beside it
 
     def how(self, look: Look) -> str:
         del look
@@ -150,6 +152,9 @@ class FolderKind(ABC):
     """A folder that is one artifact and keeps its own record of what was erased from it."""
 
     name: ClassVar[str]
+    is_kept = True  # this and the others as of a `HoldingKind`
+    has_weights = True
+    record: ClassVar[str] = ""
 
     @abstractmethod
     def recognises(self, folder: Path) -> bool:

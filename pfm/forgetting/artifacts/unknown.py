@@ -2,6 +2,7 @@
 
 import tarfile
 
+from pfm.forgetting.artifacts.harmless import EVENTS, PICTURE, SOUND
 from pfm.forgetting.artifacts.kind import Look
 
 _ARCHIVES = (
@@ -38,6 +39,9 @@ def why_not(look: Look) -> str:
         return "a tar archive, which is not opened"
     if look.members is not None:
         return "a zip archive stands at its end, which is not opened"
+    for kind, what in ((PICTURE, "a picture"), (SOUND, "a sound"), (EVENTS, "a TensorBoard log")):
+        if kind.begins(look):
+            return f"{what} that does not end where its file does, or breaks off"
     for magic, what in _TENSORS:
         if look.head.startswith(magic):
             return f"{what}, which may hold a class's numbers"
