@@ -3,11 +3,14 @@
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --mednist PATH/mednist_64.npz --only mednist
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --fsdd PATH/fsdd --only fsdd
+    python bench/starts_table.py --out bench/pfm_bench/results/starts.json --mednist PATH/mednist_64.npz \
+        --backbone PATH/vit_cifar32 --only lora
 
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
 `common` runs with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42 (its
 accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is not run
-again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints.
+again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs `lora_…`
+are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from pfm.audit.groups import Groups
 from pfm.commands.train import train as train_command
 from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
+from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
 from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.evaluator import make_evaluator
@@ -45,6 +49,7 @@ CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
 CONFIG = dataclasses.replace(QUICK, random_prompts=40, attack_seeds=3)
+SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 MOST_SAMPLES = 100  # of each side, that an attack is measured on
 
 
@@ -54,19 +59,31 @@ class Run:
 
     Attributes:
         number: of the keys of a secret start.
+        is_lora: with adapters on a pretrained backbone, and not trained from scratch.
     """
 
     recipe: Recipe
     start: str
     number: int = 0
+    is_lora: bool = False
 
     def options(self, places: dict[str, str]) -> list[str]:
         """Of `pfm train`, the data at its place."""
-        return [*self.recipe.options(places), "--prompt_start", self.start]
+        options = [*self.recipe.options(places), "--prompt_start", self.start]
+        if self.is_lora:
+            options[options.index("--model_name") + 1] = places["backbone"]
+            options += ["--prompt_layer", "4", "--cache_trunk", "host"]
+        return options
+
+    @property
+    def needs(self) -> set[str]:
+        """What has to be at hand, as names of places."""
+        return {self.recipe.source, "backbone" if self.is_lora else ""} - {""}
 
     @property
     def name(self) -> str:
-        return f"{self.recipe.name}_{self.start}" + (f"_keys{self.number}" if self.number else "")
+        name = f"{self.recipe.name}_{self.start}" + (f"_keys{self.number}" if self.number else "")
+        return f"lora_{name}" if self.is_lora else name
 
 
 def list_runs() -> Iterator[Run]:
@@ -80,6 +97,9 @@ def list_runs() -> Iterator[Run]:
     ]
     for number in (1, 2, 3):
         yield from (run for at, _, run in runs if at == number)
+    for readout in ("cls", "prompt"):
+        for start in ("common", "secret", "seed"):
+            yield Run(Recipe("mednist", readout), start, int(start == "secret"), is_lora=True)
 
 
 def trained(run: Run, places: dict[str, str], folder: Path) -> Checkpoint:
@@ -90,11 +110,16 @@ def trained(run: Run, places: dict[str, str], folder: Path) -> Checkpoint:
     return load_checkpoint(path)
 
 
-def measure(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Evaluate and attack."""
+def data_of(checkpoint: Checkpoint) -> ClassificationData:
+    """What a checkpoint was trained and is tested on."""
     stored = checkpoint.run["data"]
     known = {field.name: stored[field.name] for field in dataclasses.fields(DataConfig) if field.name in stored}
-    data = load_data(DataConfig(**known), checkpoint.preprocess.storage)
+    return load_data(DataConfig(**known), checkpoint.preprocess.storage)
+
+
+def measure(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Evaluate and attack."""
+    data = data_of(checkpoint)
     model = checkpoint.build_model()
     evaluator = make_evaluator(
         data.test, label_positions(model.classes, data.classes), checkpoint.preprocess,
@@ -121,7 +146,7 @@ def cosine_to_start(checkpoint: Checkpoint) -> float | None:
     return float(torch.cosine_similarity(trained.flatten(1), rows.flatten(1), dim=1).mean())
 
 
-def attack(full: Checkpoint, data: Any, name: str) -> dict[str, Any]:
+def attack(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, Any]:
     """What comes back of a class once it is erased; of the formulas, the three best."""
     known = by_position(data, full)
     position = full.classes.position(name)
@@ -141,7 +166,7 @@ def attack(full: Checkpoint, data: Any, name: str) -> dict[str, Any]:
 
 def show(runs: dict[str, Any]) -> Iterator[str]:
     """The lines of a table: means over runs and erased classes, in per cent."""
-    for data in CLASSES:
+    for data in (*CLASSES, "lora_mednist"):
         for readout in ("cls", "prompt"):
             for start in ("seed", "secret", "common"):
                 chosen = [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start]
@@ -172,6 +197,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mednist", default="", help="PATH/mednist_64.npz")
     parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
+    parser.add_argument("--backbone", default="", help="a small pretrained one, for the runs lora_…")
     parser.add_argument("--models", type=Path, help="folder that keeps the trained checkpoints")
     parser.add_argument("--only", default="", help="runs whose name begins so")
     parser.add_argument("--show", action="store_true")
@@ -186,12 +212,14 @@ def main() -> None:
         places["mednist"] = str(Path(arguments.mednist).resolve())
     if arguments.fsdd:
         places["fsdd"] = f"audiofolder:{Path(arguments.fsdd).resolve()}"
+    if arguments.backbone:
+        places["backbone"] = str(Path(arguments.backbone).resolve())
     for run in list_runs():
-        if run.name in runs or not run.name.startswith(arguments.only) or run.recipe.source not in ("", *places):
+        if run.name in runs or not run.name.startswith(arguments.only) or not run.needs <= {*places}:
             continue
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = trained(run, places, (arguments.models or Path(folder)) / run.name)
-        command = ["pfm", "train", *run.options({"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd"})]
+        command = ["pfm", "train", *run.options(SHOWN)]
         runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
         write_json(arguments.out, {"host": host_facts(), "config": dataclasses.asdict(CONFIG), "runs": ordered})

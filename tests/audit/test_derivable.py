@@ -15,7 +15,7 @@ from making.models import tiny_spec
 from pfm.audit.attacks.derivable import Back, Derivable, Derived, Random, Way, judge
 from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed
 from pfm.audit.models import AuditRequest, Models
-from pfm.audit.verdict import FAIL, PASS
+from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS
 from pfm.backbones.loading import build_backbone
 from pfm.cli import pfm, run
 from pfm.data.config import DataConfig
@@ -151,7 +151,8 @@ def measured(npz: Path, folder: Path, start: str, readout: str) -> tuple[Derived
         full=load_checkpoint(path), data=load_data(DataConfig(dataset=str(npz)), ImageStorage(8)), keys=["2"]
     )
     found = Derivable().measure(Models(request, SMALL, folder / "models", CPU, say=lambda _: None))
-    (figures,), (judgement,) = found.figures, found.judgements
+    (figures,), (judgement, beside) = found.figures, found.judgements
+    assert (beside.measure, len(figures["retrained"])) == ("derivable beside a retrained model: 2", SMALL.oracles)
     assert "formula" in Derivable().show([figures])
     return figures, judgement
 
@@ -175,12 +176,27 @@ def test_the_best_formula_is_judged_by_random_prompts() -> None:
     random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.6)
     figures = Derived(
         name="3", start="seed", seed_found=42, seed_match=0.99, full=Back(selective=0.98, forget=0.98, retain=0.98),
-        random=random, formulas=[way], learned={},
+        random=random, formulas=[way], retrained=[], learned={},
     )  # fmt: skip
-    found = judge(figures, SMALL)
+    (found,) = judge(figures, SMALL)
     assert (found.level, found.measure, found.verdict) == ("erase", "derivable: 3", FAIL)
     assert "brings back 0.950, 24 random prompts 0.450 to 0.600" in found.reason
-    assert judge({**figures, "random": {**random, "high": 0.91}}, SMALL).verdict == PASS
+    (found,) = judge({**figures, "random": {**random, "high": 0.91}}, SMALL)
+    assert found.verdict == PASS
+
+
+def test_the_best_formula_is_judged_beside_models_that_never_saw_the_class() -> None:
+    way, small = Way(way="a", selective=0.95, forget=0.9, retain=1.0), Way(way="b", selective=0.7, forget=0.5, retain=1)
+    random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.95)
+    figures = Derived(
+        name="3", start="common", seed_found=1, seed_match=0.1, full=Back(selective=0.98, forget=0.98, retain=0.98),
+        random=random, formulas=[way], retrained=[small, small], learned={},
+    )  # fmt: skip
+    first, second = judge(figures, SMALL)
+    assert (first.verdict, second.verdict, second.level) == (PASS, FAIL, "erase")
+    assert "brings back 0.950, in 2 models that never saw the class 0.700 to 0.700" in second.reason
+    assert [e.verdict for e in judge({**figures, "retrained": [small, way]}, SMALL)] == [PASS, INCONCLUSIVE]
+    assert [e.verdict for e in judge({**figures, "retrained": [way]}, SMALL)] == [PASS, PASS]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from making.checkpoints import PREPROCESS, image_checkpoint
-from pfm.errors import BundleError, ClassNameError, DataError, DeviceError
+from pfm.errors import BundleError, ClassNameError, DataError, DeviceError, NotLookedIntoError
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.images import ImageSettings, preprocess
@@ -73,6 +73,17 @@ def test_an_erased_class_is_never_answered_again(folder: Path) -> None:
     again = PromptSession(folder, device="cpu")
     assert again.classes == session.classes
     np.testing.assert_array_equal(again.predict(INPUTS).probabilities, session.predict(INPUTS).probabilities)
+
+
+def test_an_erasure_beside_a_backup_of_the_bank_is_done_and_says_so(folder: Path) -> None:
+    backup = folder / "bank.safetensors.bak"
+    backup.write_bytes((folder / "bank.safetensors").read_bytes())
+    session = PromptSession(folder, device="cpu")
+    with pytest.raises(NotLookedIntoError, match=r"blue: erased .*bank\.safetensors\.bak may hold it"):
+        session.erase("blue")
+    assert "blue" not in session.predict(INPUTS).labels
+    session.erase("grey", allow_unknown=True)
+    assert session.classes.names == ("red", "green")
 
 
 def test_preprocessing_gives_the_numbers_of_training(tmp_path: Path) -> None:

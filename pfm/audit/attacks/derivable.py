@@ -1,11 +1,14 @@
 """Derivable: what of an erased class comes back from what is left plus what everybody knows, without data of the class.
 
-By known formulas (`pfm.audit.derivable`), which is judged: the best of them is to bring back no more than prompts drawn
-at random do. And by a prompt that is learned on inputs that the attacker made up, which is only reported: no erasure of
-rows touches what the shared weights know.
+By known formulas (`pfm.audit.derivable`), which is judged twice: the best of them is to bring back no more than prompts
+drawn at random do, and no more than the best of them does in a model that never saw the class. There is one that beats
+random prompts in both: what stands against all prompts that are left gets whatever nobody else claims. And by a prompt
+that is learned on inputs that the attacker made up, which is only reported: no erasure of rows touches what the shared
+weights know.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -63,6 +66,7 @@ class Derived(TypedDict):
         seed_found: the small seed that the surviving prompts are most like, and their mean cosine to its prompts.
         full: with the class's own prompt and row.
         formulas: the best first.
+        retrained: the best formula in each model that was retrained without the class; none where there is none.
         learned: without data, by the inputs it was learned on; means over the attack seeds.
     """
 
@@ -73,11 +77,12 @@ class Derived(TypedDict):
     full: Back
     random: Random
     formulas: list[Way]
+    retrained: list[Way]
     learned: dict[str, Back]
 
 
 class Derivable:
-    """Judges the best formula against prompts drawn at random; reports what is learned without data."""
+    """Judges the best formula beside random prompts and beside retrained models; reports what is learned."""
 
     name = "derivable"
 
@@ -87,11 +92,12 @@ class Derivable:
                 Case(
                     full=models.full, forgotten=models.forgotten, groups=models.groups, position=position,
                     device=models.device, config=models.config,
+                    retrained=tuple(oracle.checkpoint for oracle in models.oracles),
                 )
             )
             for position in models.positions
         ]  # fmt: skip
-        return Measurement(found, tuple(judge(entry, models.config) for entry in found))
+        return Measurement(found, tuple(said for entry in found for said in judge(entry, models.config)))
 
     def show(self, figures: list[Derived]) -> str:
         parts = ["<h2>Derivable</h2>"
@@ -100,6 +106,9 @@ class Derivable:
         for entry in figures:
             rows = [_line("the class's own prompt", entry["full"])]
             rows += [_line(f"formula: {way['way']}", way) for way in entry["formulas"][:3]]
+            rows += [
+                _line(f"the best formula in a model that never saw it: {way['way']}", way) for way in entry["retrained"]
+            ]
             rows += [_line(f"learned on {how}", back) for how, back in entry["learned"].items()]
             random = entry["random"]
             rows.append([f"{random['draws']} prompts drawn at random", f"{random['forget']:.3f}", "",
@@ -120,6 +129,7 @@ class Case:
         full, forgotten: before and after.
         groups: samples; labels are positions in the full model's bank.
         position: of the class there.
+        retrained: models that were trained without the class.
     """
 
     full: Checkpoint
@@ -128,6 +138,7 @@ class Case:
     position: int
     device: torch.device
     config: AuditConfig
+    retrained: tuple[Checkpoint, ...] = ()
 
 
 def measure_class(case: Case) -> Derived:
@@ -145,8 +156,19 @@ def measure_class(case: Case) -> Derived:
         "start": case.forgotten.prompt_start,
         "full": _of_own(full.model, tested, case),
         **by_formula(forgotten.model, case.forgotten, survivors, tested, case.config),
+        "retrained": [_best_in(checkpoint, tested, case) for checkpoint in case.retrained],
         "learned": learn_without_data(forgotten, tested, case.config),
     }
+
+
+def _best_in(retrained: Checkpoint, tested: Tested, case: Case) -> Way:
+    """The formula that does best in a model that never saw the class: what of it belongs to any such model."""
+    number, name = case.full.classes.ids[case.position], case.full.classes.names[case.position]
+    checkpoint = dataclasses.replace(retrained, erased=(*retrained.erased, (number, name)))
+    survivors = Survivors.of(checkpoint, number)
+    return by_formula(
+        Loaded.of(checkpoint, case.device).model, checkpoint, survivors, tested, case.config
+    )["formulas"][0]  # fmt: skip
 
 
 def _kept_positions(case: Case) -> torch.Tensor:
@@ -274,11 +296,11 @@ def _mean(hits: torch.Tensor) -> float:
     return float(hits.double().mean())
 
 
-def judge(entry: Derived, config: AuditConfig) -> Judgement:
-    """Whether the best formula brings back more than random prompts do."""
+def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
+    """Whether the best formula brings back more than random prompts do, and more than in a model without the class."""
     best, random = entry["formulas"][0], entry["random"]
     excess = best["selective"] - random["high"]
-    return Judgement(
+    yield Judgement(
         level="erase",
         measure=f"derivable: {entry['name']}",
         value=excess,
@@ -290,3 +312,17 @@ def judge(entry: Derived, config: AuditConfig) -> Judgement:
         f"{random['draws']} random prompts {random['low']:.3f} to {random['high']:.3f}, the class's own "
         f"{entry['full']['selective']:.3f}",
     )
+    if entry["retrained"]:
+        ends = [best["selective"] - way["selective"] for way in entry["retrained"]]
+        yield Judgement(
+            level="erase",
+            measure=f"derivable beside a retrained model: {entry['name']}",
+            value=sum(ends) / len(ends),
+            low=min(ends),
+            high=max(ends),
+            limit=config.epsilon,
+            verdict=at_most(min(ends), max(ends), config.epsilon),
+            reason=f"the best formula brings back {best['selective']:.3f}, in "
+            f"{len(ends)} models that never saw the class {best['selective'] - max(ends):.3f} to "
+            f"{best['selective'] - min(ends):.3f}",
+        )
