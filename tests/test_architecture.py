@@ -51,10 +51,15 @@ OWNERS = {
     "PIL": ("pfm.data.pixels", "pfm.data.dicom", "pfm.evaluation.pictures", "pfm_export.serving.images"),
     "accelerate": ("pfm.training",),
     "matplotlib": ("pfm.evaluation.pictures",),
-    "onnx": ("pfm_export.graph",),
+    "onnx": ("pfm_export.graph", "pfm_bench.measuring.runtime_product"),
     "onnxscript": ("pfm_export.graph",),
     "onnx_ir": ("pfm_export.graph",),
-    "onnxruntime": ("pfm_export.serving.runtime", "pfm_export.graph.precisions"),
+    "onnxruntime": (
+        "pfm_export.serving.runtime",
+        "pfm_export.graph.precisions",
+        "pfm_bench.measuring.runtime_product",
+    ),  # fmt: skip
+    "openvino": ("pfm_bench.targets.open_vino",),
     "safetensors": ("pfm_export.serving.bank", "pfm.backbones.hub"),
     "cryptography": ("pfm.forgetting.certificate", "pfm.forgetting.keys"),
     "tqdm": ("pfm.runlog",),

@@ -5,14 +5,12 @@ In torch, and on a CPU in ONNX Runtime too, whose products can be twice as fast;
 It is measured, not read from a data sheet, with as many threads as what is compared with it.
 """
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import onnx
-import onnxruntime
 import torch
+
+from pfm_bench.measuring.runtime_product import PRECISIONS, product_of_runtime
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INT8_SIZES = (1024, 2048, 4096)
@@ -87,40 +85,11 @@ def _rate(device: torch.device, precision: str) -> float | None:
         found = matmul_ceiling(device, DTYPES[precision])
     else:
         found = _int8_ceiling(device) if precision == "int8" else None
-    if device.type != "cpu" or precision not in _OF_RUNTIME:
+    if device.type != "cpu" or precision not in PRECISIONS:
         return found
-    prepare = functools.partial(_product_of_runtime, precision)
-    return max(found or 0.0, product_ceiling(device, prepare, sizes=INT8_SIZES))
-
-
-# precision -> the operator of a product, the type of what goes in, and of what comes out
-_OF_RUNTIME = {
-    "fp32": ("MatMul", np.float32, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT),
-    "int8": ("MatMulInteger", np.uint8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32),
-}
-
-
-def _product_of_runtime(precision: str, size: int) -> Callable[[], object]:
-    """The product of two squares in ONNX Runtime; the second is a weight, as in a model."""
-    operator, dtype, takes, gives = _OF_RUNTIME[precision]
-    chance = np.random.default_rng(0)
-    values = chance.integers(0, 127, (size, size)) if precision == "int8" else chance.standard_normal((size, size))
-    weight = values.astype(np.int8 if precision == "int8" else dtype)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node(operator, ["a", "b"], ["c"])],
-        "product",
-        [onnx.helper.make_tensor_value_info("a", takes, [size, size])],
-        [onnx.helper.make_tensor_value_info("c", gives, [size, size])],
-        [onnx.numpy_helper.from_array(weight, "b")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = {"a": values.astype(dtype)}
-    session.run(None, feed)
-    return lambda: session.run(None, feed)
+    threads = torch.get_num_threads()
+    ours = product_ceiling(device, lambda size: product_of_runtime(precision, size, threads), sizes=INT8_SIZES)
+    return max(found or 0.0, ours)
 
 
 def _int8_ceiling(device: torch.device) -> float | None:
