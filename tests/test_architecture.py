@@ -58,7 +58,7 @@ OWNERS = {
         "pfm_export.serving.runtime",
         "pfm_export.graph.precisions",
         "pfm_bench.measuring.runtime_product",
-    ),  # fmt: skip
+    ),
     "openvino": ("pfm_bench.targets.open_vino",),
     "safetensors": ("pfm_export.serving.bank", "pfm.backbones.hub"),
     "cryptography": ("pfm.forgetting.certificate", "pfm.forgetting.keys"),
