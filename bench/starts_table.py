@@ -11,6 +11,8 @@ Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked
 accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is not run
 again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs `lora_…`
 are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
+
+`--retrain FOLDER` trains the recipes of what the file holds once more without the erased class, and attacks both.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import torch
 
 from pfm.audit.attacks.derivable import Case, measure_class
 from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.derivable import SeedStarts
 from pfm.audit.groups import Groups
@@ -50,6 +53,8 @@ CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are e
 SEEDS = (42, 2, 3)
 CONFIG = dataclasses.replace(QUICK, random_prompts=40, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
+ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
+RESULTS = Path(__file__).parent / "pfm_bench" / "results"
 MOST_SAMPLES = 100  # of each side, that an attack is measured on
 
 
@@ -146,8 +151,12 @@ def cosine_to_start(checkpoint: Checkpoint) -> float | None:
     return float(torch.cosine_similarity(trained.flatten(1), rows.flatten(1), dim=1).mean())
 
 
-def attack(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, Any]:
-    """What comes back of a class once it is erased; of the formulas, the three best."""
+def attack(full: Checkpoint, data: ClassificationData, name: str, retrain: Path | None = None) -> dict[str, Any]:
+    """What comes back of a class once it is erased; of the formulas, the three best.
+
+    Args:
+        retrain: where a model that never saw the class is kept, to compare with; None for none.
+    """
     known = by_position(data, full)
     position = full.classes.position(name)
     groups = Groups.of(known, [position])
@@ -158,10 +167,25 @@ def attack(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, A
             torch.randperm(len(groups.retain_test), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES]
         ),
     )
-    found = measure_class(
-        Case(full=full, forgotten=erase(full, [name]), groups=fewer, position=position, device=CPU, config=CONFIG)
-    )
+    case = Case(full=full, forgotten=erase(full, [name]), groups=fewer, position=position, device=CPU, config=CONFIG)
+    if retrain is not None:
+        comparisons = Comparisons(full, known, [position], retrain, CPU, print)
+        case = dataclasses.replace(case, retrained=(comparisons.retrained().checkpoint,))
+    found = measure_class(case)
     return {**found, "formulas": found["formulas"][:3], "num_formulas": len(found["formulas"])}
+
+
+def today(data: str, readout: str) -> list[dict[str, float]]:
+    """Accuracies of the seed's start with three seeds."""
+    path = RESULTS / ("recipes_fsdd.json" if data == "fsdd" else "recipes.json")
+    names = [f"{data}_{readout}_seed{seed}" for seed in SEEDS]
+    known = json.loads(path.read_text())["runs"]
+    found = []
+    for evaluation in (known[name]["evaluation"] for name in names if name in known):
+        one_less = evaluation["subsets"][0]
+        accuracies = evaluation["modes"]["full_bank"], one_less["retain_mean"], one_less["forget_mean"]
+        found.append(dict(zip(ACCURACIES, accuracies, strict=True)))
+    return found
 
 
 def show(runs: dict[str, Any]) -> Iterator[str]:
@@ -174,19 +198,24 @@ def show(runs: dict[str, Any]) -> Iterator[str]:
                     continue
 
                 def mean(values: list[float]) -> str:
-                    return f"{100 * sum(values) / len(values):.1f}"
+                    return f"{100 * sum(values) / len(values):.1f}" if values else "–"
 
                 attacks = [entry for entry in chosen for entry in entry["derivable"]]
+                trained = (today(data, readout) if start == "seed" else []) or chosen
+                banks = [100 * entry["full_bank"] for entry in trained]
+                of_both = [entry for entry in attacks if entry.get("retrained")]
                 columns = [
-                    f"{data}, `{readout}`", f"`{start}`", str(len(chosen)),
-                    mean([entry["full_bank"] for entry in chosen]),
-                    mean([entry["retain_k1"] for entry in chosen]),
-                    mean([entry["forget_k1"] for entry in chosen]),
+                    f"{data}, `{readout}`", f"`{start}`", str(len(trained)),
+                    f"{sum(banks) / len(banks):.1f}" + (f" ({min(banks):.1f}–{max(banks):.1f})" if banks[1:] else ""),
+                    mean([entry["retain_k1"] for entry in trained]),
+                    mean([entry["forget_k1"] for entry in trained]),
+                    str(len(attacks)),
                     mean([entry["full"]["forget"] for entry in attacks]),
                     mean([entry["formulas"][0]["forget"] for entry in attacks]),
                     mean([entry["formulas"][0]["selective"] for entry in attacks]),
                     mean([entry["random"]["selective"] for entry in attacks]),
                     mean([entry["random"]["high"] for entry in attacks]),
+                    mean([way["selective"] for entry in of_both for way in entry["retrained"]]),
                     mean([max(way["selective"] for way in entry["learned"].values()) for entry in attacks]),
                 ]  # fmt: skip
                 yield f"| {' | '.join(columns)} |"
@@ -199,6 +228,7 @@ def main() -> None:
     parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
     parser.add_argument("--backbone", default="", help="a small pretrained one, for the runs lora_…")
     parser.add_argument("--models", type=Path, help="folder that keeps the trained checkpoints")
+    parser.add_argument("--retrain", type=Path, help="folder that keeps models retrained without the class")
     parser.add_argument("--only", default="", help="runs whose name begins so")
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
@@ -214,13 +244,21 @@ def main() -> None:
         places["fsdd"] = f"audiofolder:{Path(arguments.fsdd).resolve()}"
     if arguments.backbone:
         places["backbone"] = str(Path(arguments.backbone).resolve())
-    for run in list_runs():
-        if run.name in runs or not run.name.startswith(arguments.only) or not run.needs <= {*places}:
+    chosen = [run for run in list_runs() if run.name.startswith(arguments.only) and run.needs <= {*places}]
+    for run in chosen:
+        is_known = run.name in runs
+        if is_known and (arguments.retrain is None or runs[run.name]["derivable"][0].get("retrained")):
+            continue
+        if not is_known and arguments.retrain is not None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = trained(run, places, (arguments.models or Path(folder)) / run.name)
-        command = ["pfm", "train", *run.options(SHOWN)]
-        runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
+        if is_known:
+            data, names = data_of(checkpoint), CLASSES[run.recipe.data]
+            runs[run.name]["derivable"] = [attack(checkpoint, data, name, arguments.retrain) for name in names]
+        else:
+            command = ["pfm", "train", *run.options(SHOWN)]
+            runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
         write_json(arguments.out, {"host": host_facts(), "config": dataclasses.asdict(CONFIG), "runs": ordered})
         print(f"{run.name}: full bank {100 * runs[run.name]['full_bank']:.1f}", flush=True)
