@@ -109,9 +109,13 @@ def list_runs() -> Iterator[Run]:
 
 def trained(run: Run, places: dict[str, str], folder: Path) -> Checkpoint:
     """The model of a run, trained unless it is in the folder."""
-    if not list(folder.glob("*.pt")):
+
+    def whole() -> list[Path]:
+        return [path for path in folder.glob("*.pt") if not path.stem.endswith("_resume")]  # of a run that was stopped
+
+    if not whole():
         train_command.main([*run.options(places), "--save_dir", str(folder)], standalone_mode=False)
-    (path,) = folder.glob("*.pt")
+    (path,) = whole()
     return load_checkpoint(path)
 
 
