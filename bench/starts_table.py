@@ -237,7 +237,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}  # trials among them, made by hand
+    runs = known.get("runs", {})
     if arguments.show:
         print("\n".join(show(runs)))
         return
@@ -264,7 +265,8 @@ def main() -> None:
             command = ["pfm", "train", *run.options(SHOWN)]
             runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
-        write_json(arguments.out, {"host": host_facts(), "config": dataclasses.asdict(CONFIG), "runs": ordered})
+        config = dataclasses.asdict(CONFIG)
+        write_json(arguments.out, {**known, "host": host_facts(), "config": config, "runs": ordered})
         print(f"{run.name}: full bank {100 * runs[run.name]['full_bank']:.1f}", flush=True)
 
 

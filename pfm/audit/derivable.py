@@ -185,6 +185,21 @@ def _ways(survivors: Survivors, starts: Mapping[str, Rows], name: str) -> dict[s
     return ways
 
 
+def nearest(candidates: Candidates, survivors: Survivors, own: torch.Tensor) -> tuple[str, float]:
+    """Which candidate's prompt is most like the class's own, and how much: their cosine, at most 1.
+
+    What all prompts share is nobody's key: the mean cosine to those that are left is taken away, where it is above 0.
+
+    Args:
+        own: (m, D).
+    """
+    left = F.normalize(survivors.rows[BANK].float().flatten(1), dim=1)  # (K, m·D)
+    drawn = F.normalize(candidates.prompt.flatten(1), dim=1)  # (A, m·D)
+    found = drawn @ F.normalize(own.float().flatten(), dim=0) - (drawn @ left.T).mean(dim=1).clamp_min(0)
+    best = int(found.argmax())
+    return candidates.names[best], float(found[best])
+
+
 def draw_random(like: Candidates, count: int, generator: torch.Generator) -> Candidates:
     """Prompts and rows in random directions, as large as some candidates: size alone may do it.
 

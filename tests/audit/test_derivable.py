@@ -12,8 +12,8 @@ from making.checkpoints import image_checkpoint
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import tiny_spec
-from pfm.audit.attacks.derivable import Back, Derivable, Derived, Random, Way, judge
-from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed
+from pfm.audit.attacks.derivable import KEY, Back, Derivable, Derived, Key, Random, Way, judge
+from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed, nearest
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS
 from pfm.backbones.loading import build_backbone
@@ -62,6 +62,20 @@ def test_a_start_that_follows_from_the_seed_is_drawn_again(readout: str) -> None
     if readout == "cls":
         own = torch.cat([full.tensors["classifier.weight"][GONE], full.tensors["classifier.bias"][GONE, None]])
         assert float(cosines(found.row, own).max()) > 0.8  # rows are small beside what they moved here
+
+
+@pytest.mark.parametrize(("start", "is_found"), [("seed", True), ("secret", False), ("common", False)])
+def test_the_key_is_found_where_it_follows_and_what_all_prompts_share_is_not_a_key(start: str, is_found: bool) -> None:
+    full = started(start, 7)
+    survivors = Survivors.of(erase(full, ["blue"]), GONE)
+    starts = SeedStarts(full, survivors.ids)
+    found = derive(survivors, {name: starts.rows(7, name) for name in ("seed", "common")})
+    way, cosine = nearest(found, survivors, full.tensors[BANK][GONE])
+    assert (cosine > KEY) == is_found
+    assert way.startswith("start from seed") or not is_found
+    alike = dataclasses.replace(full, tensors={**full.tensors, BANK: full.tensors[BANK] + 9})  # all by the same
+    survivors = Survivors.of(erase(alike, ["blue"]), GONE)
+    assert nearest(derive(survivors, {}), survivors, alike.tensors[BANK][GONE])[1] < 0.2
 
 
 @pytest.mark.parametrize("start", ["common", "secret"])
@@ -151,7 +165,8 @@ def measured(npz: Path, folder: Path, start: str, readout: str) -> tuple[Derived
         full=load_checkpoint(path), data=load_data(DataConfig(dataset=str(npz)), ImageStorage(8)), keys=["2"]
     )
     found = Derivable().measure(Models(request, SMALL, folder / "models", CPU, say=lambda _: None))
-    (figures,), (judgement, beside) = found.figures, found.judgements
+    (figures,), (key, judgement, beside) = found.figures, found.judgements
+    assert key.verdict == (FAIL if start == "seed" else PASS), key.reason
     assert (beside.measure, len(figures["retrained"])) == ("derivable beside a retrained model: 2", SMALL.oracles)
     assert "formula" in Derivable().show([figures])
     return figures, judgement
@@ -175,28 +190,30 @@ def test_the_best_formula_is_judged_by_random_prompts() -> None:
     way = Way(way="a formula", selective=0.95, forget=0.9, retain=1.0)
     random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.6)
     figures = Derived(
-        name="3", start="seed", seed_found=42, seed_match=0.99, full=Back(selective=0.98, forget=0.98, retain=0.98),
-        random=random, formulas=[way], retrained=[], learned={},
+        name="3", start="seed", seed_found=42, seed_match=0.99, key=Key(way="a", cosine=0.99),
+        full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[], learned={},
     )  # fmt: skip
-    (found,) = judge(figures, SMALL)
+    key, found = judge(figures, SMALL)
+    assert (key.level, key.measure, key.verdict) == ("erase", "the key is derivable: 3", FAIL)
     assert (found.level, found.measure, found.verdict) == ("erase", "derivable: 3", FAIL)
     assert "brings back 0.950, 24 random prompts 0.450 to 0.600" in found.reason
-    (found,) = judge({**figures, "random": {**random, "high": 0.91}}, SMALL)
-    assert found.verdict == PASS
+    passed = judge({**figures, "key": Key(way="a", cosine=0.3), "random": {**random, "high": 0.91}}, SMALL)
+    assert [entry.verdict for entry in passed] == [PASS, PASS]
 
 
 def test_the_best_formula_is_judged_beside_models_that_never_saw_the_class() -> None:
     way, small = Way(way="a", selective=0.95, forget=0.9, retain=1.0), Way(way="b", selective=0.7, forget=0.5, retain=1)
     random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.95)
     figures = Derived(
-        name="3", start="common", seed_found=1, seed_match=0.1, full=Back(selective=0.98, forget=0.98, retain=0.98),
-        random=random, formulas=[way], retrained=[small, small], learned={},
+        name="3", start="common", seed_found=1, seed_match=0.1, key=Key(way="a", cosine=0.1),
+        full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[small, small],
+        learned={},
     )  # fmt: skip
-    first, second = judge(figures, SMALL)
+    _, first, second = judge(figures, SMALL)
     assert (first.verdict, second.verdict, second.level) == (PASS, FAIL, "erase")
     assert "brings back 0.950, in 2 models that never saw the class 0.700 to 0.700" in second.reason
-    assert [e.verdict for e in judge({**figures, "retrained": [small, way]}, SMALL)] == [PASS, INCONCLUSIVE]
-    assert [e.verdict for e in judge({**figures, "retrained": [way]}, SMALL)] == [PASS, PASS]
+    assert [e.verdict for e in judge({**figures, "retrained": [small, way]}, SMALL)] == [PASS, PASS, INCONCLUSIVE]
+    assert [e.verdict for e in judge({**figures, "retrained": [way]}, SMALL)] == [PASS, PASS, PASS]
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Derivable: what of an erased class comes back from what is left plus what everybody knows, without data of the class.
 
-By known formulas (`pfm.audit.derivable`), which is judged twice: the best of them is to bring back no more than prompts
-drawn at random do, and no more than the best of them does in a model that never saw the class. There is one that beats
-random prompts in both: what stands against all prompts that are left gets whatever nobody else claims. And by a prompt
-that is learned on inputs that the attacker made up, which is only reported: no erasure of rows touches what the shared
-weights know.
+By known formulas (`pfm.audit.derivable`), which are judged in three ways. None of them is to give the class's own
+prompt, its key: where rows drawn at random bring back much, that alone tells. The best of them is to bring back no more
+than prompts drawn at random do, and no more than the best does in a model that never saw the class. There is one that
+beats random prompts in both: what stands against all prompts that are left gets whatever nobody else claims.
+
+And by a prompt that is learned on inputs that the attacker made up, which is only reported: no erasure of rows touches
+what the shared weights know.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import torch
 
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.config import AuditConfig
-from pfm.audit.derivable import Candidates, Rows, SeedStarts, Survivors, derive, draw_random, find_seed
+from pfm.audit.derivable import Candidates, Rows, SeedStarts, Survivors, derive, draw_random, find_seed, nearest
 from pfm.audit.figures import interval
 from pfm.audit.groups import Groups
 from pfm.audit.markup import table
@@ -25,12 +27,13 @@ from pfm.audit.resurrection import Recovery, Tested, recover, resurrect
 from pfm.audit.subject import Loaded
 from pfm.audit.verdict import Judgement, at_most
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.classifier import PromptedClassifier
+from pfm.model.classifier import BANK, PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.starts import STARTS
 from pfm.seeds import make_generator
 
 MADE_UP = 8  # inputs that a prompt is learned on
+KEY = 0.5  # cosine from which a formula's prompt is said to be the class's own
 MATCH = 0.3  # cosine from which the surviving prompts are said to follow from a seed; of chance it is about 1/√D
 
 
@@ -58,12 +61,20 @@ class Random(TypedDict):
     high: float
 
 
+class Key(TypedDict):
+    """The formula whose prompt is most like the class's own, and how much; see `pfm.audit.derivable.nearest`."""
+
+    way: str
+    cosine: float
+
+
 class Derived(TypedDict):
     """One class's figures.
 
     Keys:
         start: of the judged model's prompts, as its file states it.
         seed_found: the small seed that the surviving prompts are most like, and their mean cosine to its prompts.
+        key: what comes closest to the class's own prompt.
         full: with the class's own prompt and row.
         formulas: the best first.
         retrained: the best formula in each model that was retrained without the class; none where there is none.
@@ -74,6 +85,7 @@ class Derived(TypedDict):
     start: str
     seed_found: int
     seed_match: float
+    key: Key
     full: Back
     random: Random
     formulas: list[Way]
@@ -104,6 +116,7 @@ class Derivable:
                  "<p>What brings the class back without a sample of it: the best known formulas over what is left in "
                  "the file and its seed, and prompts learned on inputs that were made up.</p>"]  # fmt: skip
         for entry in figures:
+            parts.append(f"<p>{_said_of_key(entry['key'])}</p>")
             rows = [_line("the class's own prompt", entry["full"])]
             rows += [_line(f"formula: {way['way']}", way) for way in entry["formulas"][:3]]
             rows += [
@@ -115,6 +128,10 @@ class Derivable:
                          f"{random['selective']:.3f} ({random['low']:.3f} to {random['high']:.3f})"])  # fmt: skip
             parts.append(table(["", "class", "others", "mean"], rows))
         return "".join(parts)
+
+
+def _said_of_key(key: Key) -> str:
+    return f"the formula that comes closest to the class's own prompt ({key['way']}): cosine {key['cosine']:.2f}"
 
 
 def _line(what: str, back: Back | Way) -> list[str]:
@@ -151,11 +168,16 @@ def measure_class(case: Case) -> Derived:
         retain_positions=_kept_positions(case)[retain.labels].to(case.device),
     )
     survivors = Survivors.of(case.forgotten, case.full.classes.ids[case.position])
+    candidates, seed, match = candidates_of(case.forgotten, survivors, case.config)
+    way, cosine = nearest(candidates, survivors, case.full.tensors[BANK][case.position])
     return {
         "name": case.full.classes.names[case.position],
         "start": case.forgotten.prompt_start,
+        "seed_found": seed,
+        "seed_match": match,
+        "key": {"way": way.partition(";")[0], "cosine": cosine},
         "full": _of_own(full.model, tested, case),
-        **by_formula(forgotten.model, case.forgotten, survivors, tested, case.config),
+        **by_formula(forgotten.model, candidates, tested, case.config),
         "retrained": [_best_in(checkpoint, tested, case) for checkpoint in case.retrained],
         "learned": learn_without_data(forgotten, tested, case.config),
     }
@@ -165,10 +187,8 @@ def _best_in(retrained: Checkpoint, tested: Tested, case: Case) -> Way:
     """The formula that does best in a model that never saw the class: what of it belongs to any such model."""
     number, name = case.full.classes.ids[case.position], case.full.classes.names[case.position]
     checkpoint = dataclasses.replace(retrained, erased=(*retrained.erased, (number, name)))
-    survivors = Survivors.of(checkpoint, number)
-    return by_formula(
-        Loaded.of(checkpoint, case.device).model, checkpoint, survivors, tested, case.config
-    )["formulas"][0]  # fmt: skip
+    candidates, _, _ = candidates_of(checkpoint, Survivors.of(checkpoint, number), case.config)
+    return by_formula(Loaded.of(checkpoint, case.device).model, candidates, tested, case.config)["formulas"][0]
 
 
 def _kept_positions(case: Case) -> torch.Tensor:
@@ -180,16 +200,12 @@ def _kept_positions(case: Case) -> torch.Tensor:
 class ByFormula(TypedDict):
     """The part of `Derived` that formulas and random draws give."""
 
-    seed_found: int
-    seed_match: float
     random: Random
     formulas: list[Way]
 
 
-def by_formula(
-    model: PromptedClassifier, checkpoint: Checkpoint, survivors: Survivors, tested: Tested, config: AuditConfig
-) -> ByFormula:
-    """What the formulas bring back in a model that the class was erased from, beside prompts drawn at random.
+def candidates_of(checkpoint: Checkpoint, survivors: Survivors, config: AuditConfig) -> tuple[Candidates, int, float]:
+    """What all formulas give, the small seed that the surviving prompts are most like, and how much.
 
     Args:
         checkpoint: the model's; of a bundle, the one it was exported from, whose shape and seed the manifest states.
@@ -203,7 +219,11 @@ def by_formula(
         starts[f"the {start} start of the recorded seed"] = drawn.rows(checkpoint.seed, start)
     if match > MATCH and seed != checkpoint.seed:
         starts[f"seed {seed}, found by comparing"] = drawn.rows(seed, "seed")
-    candidates = derive(survivors, starts)
+    return derive(survivors, starts), seed, match
+
+
+def by_formula(model: PromptedClassifier, candidates: Candidates, tested: Tested, config: AuditConfig) -> ByFormula:
+    """What the formulas bring back in a model that the class was erased from, beside prompts drawn at random."""
     found = _recover(model, tested, candidates)
     ways = [
         Way(way=way, selective=float(found.selective[i]), forget=_mean(found.forget[i]), retain=_mean(found.retain[i]))
@@ -214,8 +234,6 @@ def by_formula(
     )
     low, high = interval(random.selective)
     return {
-        "seed_found": seed,
-        "seed_match": match,
         "random": {
             "draws": config.random_prompts,
             "selective": float(random.selective.mean()),
@@ -297,7 +315,18 @@ def _mean(hits: torch.Tensor) -> float:
 
 
 def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
-    """Whether the best formula brings back more than random prompts do, and more than in a model without the class."""
+    """Whether a formula gives the key, and whether the best brings back more than random ones, or than elsewhere."""
+    key = entry["key"]["cosine"]
+    yield Judgement(
+        level="erase",
+        measure=f"the key is derivable: {entry['name']}",
+        value=key,
+        low=key,
+        high=key,
+        limit=KEY,
+        verdict=at_most(key, key, KEY),
+        reason=f"{_said_of_key(entry['key'])}, at most {KEY}",
+    )
     best, random = entry["formulas"][0], entry["random"]
     excess = best["selective"] - random["high"]
     yield Judgement(
