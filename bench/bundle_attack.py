@@ -82,7 +82,7 @@ class Attacked:
         if INPUT_WEIGHT in {entry.name for entry in self.session.get_inputs()}:
             feed[INPUT_WEIGHT] = np.stack([*(self.bank[f"weight.{i}"] for i in self.ids), row[:-1]])
             feed[INPUT_BIAS] = np.stack([*(self.bank[f"bias.{i}"] for i in self.ids), row[-1]])
-        (scores,) = self.session.run(None, feed)
+        scores = np.asarray(self.session.run(None, feed)[0])
         return np.where(scores.max(axis=1) > self.unknown, scores.argmax(axis=1), -1)
 
 
