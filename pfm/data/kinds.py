@@ -1,4 +1,8 @@
-"""The kinds of input there are, by name; what computes with them is imported when a kind is asked for."""
+"""The kinds of input there are, by name; what computes with them is imported when a kind is asked for.
+
+A kind of data has one way that it is stored and preprocessed unless a model asks for another: sounds are log-mel features,
+or samples.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,3 +24,9 @@ class InputKind:
 KINDS: Registry[InputKind] = Registry("kind of input")
 KINDS.declare("image", "pfm.data.images:IMAGES")
 KINDS.declare("audio", "pfm.data.sounds:SOUNDS")
+
+# by the name that a checkpoint has for it: all that makes model input of what is stored
+PREPROCESSES: Registry[type["Preprocess"]] = Registry("preprocessing")
+PREPROCESSES.declare("image", "pfm.data.images:ImagePreprocess")
+PREPROCESSES.declare("audio", "pfm.data.sounds:SoundPreprocess")
+PREPROCESSES.declare("waves", "pfm.data.wave_inputs:WavePreprocess")
