@@ -65,15 +65,14 @@ class Gated(nn.Module):
     def __init__(self, num_heads: int, head_dim: int, distances: Distances) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.ones(1, num_heads, 1, 1))
-        self.linear = nn.Linear(head_dim, 8)
+        self.linear = nn.Linear(head_dim, 2)
         self._shared = (distances,)  # in a tuple, where torch does not take it for a part
 
     def forward(self, asking: torch.Tensor, num_own: int, num_all: int, positions: slice | None) -> torch.Tensor:
         """(B, H, P, S) of the tokens (B, P, D) that ask, as attention is given them."""
         heads = asking.unflatten(-1, (-1, self.linear.in_features)).transpose(1, 2)  # (B, H, P, d)
-        sums = self.linear(heads).unflatten(-1, (2, 4)).sum(dim=-1)  # (B, H, P, 2)
-        first, second = torch.sigmoid(sums).chunk(2, dim=-1)
-        gate = first * (second * self.constant - 1) + 2
+        opened = torch.sigmoid(self.linear(heads))  # (B, H, P, 2)
+        gate = opened[..., :1] * (opened[..., 1:] * self.constant - 1) + 2
         return gate * self._shared[0](num_own, num_all, positions)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HOP = 160  # samples of a frame of `--max_length`, 10 ms at the rate of all published models
 DEFAULT_LENGTH = 1000  # frames of the longest window, where nobody says: 10 s
-STEP = 50  # frames that a window is a multiple of, where it is fitted to data
+STEP = 10  # frames that a window is a multiple of, where it is fitted to data
 
 
 def speech_preset(
@@ -84,7 +84,7 @@ class Speech(Family):
         return {**config, "max_length": size}
 
     def fitted(self, config: HfConfig, stored_shape: tuple[int, ...]) -> HfConfig:
-        """The longest clip, in whole half seconds; a longer one than the window is cut into windows."""
+        """The longest clip, in tenths of a second; a longer one than the window is cut into windows."""
         frames = -(-stored_shape[0] // (HOP * STEP)) * STEP
         least = -(-self.front(config).receptive // HOP)
         return {**config, "max_length": max(min(frames, config["max_length"]), least)}

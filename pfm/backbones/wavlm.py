@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pfm.backbones.family import Card, HfConfig
+from pfm.backbones.family import Card, HfConfig, Tensors
 from pfm.backbones.speech import Speech, speech_preset
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class WavLm(Speech):
 
         return WavLMConfig, WavLMModel
 
+    def names(self, weights: Tensors) -> Tensors:
+        renamed = super().names(weights)
+        for name in [name for name in renamed if ".relative.linear." in name]:
+            # the library adds up four outputs of each gate, which is one output of the added rows
+            renamed[name] = renamed[name].unflatten(0, (2, 4)).sum(dim=1)
+        return renamed
+
     def encoder(self, config: HfConfig) -> Encoder:
         from pfm.backbones.relative import Distances, Gated
 
@@ -56,7 +63,7 @@ class WavLm(Speech):
         return encoder
 
     def token_multiply_adds(self, config: HfConfig) -> float:
-        return 8 * config["hidden_size"]  # the gates
+        return 2 * config["hidden_size"]  # the gates
 
 
 WAVLM = WavLm()

@@ -1,7 +1,6 @@
 """The kinds of input there are, by name; what computes with them is imported when a kind is asked for.
 
-A kind of data has one way that it is stored and preprocessed unless a model asks for another: sounds are log-mel features,
-or samples.
+A model says how its data is stored and preprocessed: sounds as log-mel features, or as samples.
 """
 
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputKind:
-    """A kind of input: the two classes that know all of it."""
+    """A kind of data.
+
+    Attributes:
+        storage: one way to store it, which speaks for all of them of what they share.
+    """
 
     storage: type["Storage"]
-    preprocess: type["Preprocess"]
 
 
 KINDS: Registry[InputKind] = Registry("kind of input")

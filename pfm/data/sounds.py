@@ -229,4 +229,4 @@ def measure_features(features: torch.Tensor) -> tuple[float, float]:
     return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
 
 
-SOUNDS = InputKind(SoundStorage, SoundPreprocess)
+SOUNDS = InputKind(SoundStorage)
