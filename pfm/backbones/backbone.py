@@ -90,6 +90,14 @@ class Backbone(nn.Module):
         """Own tokens (B, T, D) -> (B, T) bool, which of them an input has; None where every input has all."""
         return (own != 0).any(dim=2) if self.is_ragged else None
 
+    def mean_of(self, own: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Own tokens (B, T, D), from place `first` on -> (B, D): the mean of those that an input has."""
+        there = self.there(own)
+        if there is None:
+            return own[:, first:].mean(dim=1)
+        weights = there[:, first:, None].to(own.dtype)
+        return (own[:, first:] * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
     def readout(
         self,
         tokens: torch.Tensor,

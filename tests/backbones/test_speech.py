@@ -97,6 +97,21 @@ def test_every_family_of_samples_is_compared() -> None:
     assert {family.name for family in FAMILIES if isinstance(family, Speech)} == {*SPEECH}
 
 
+def test_a_window_is_what_the_fields_processor_makes_of_a_clip_alone() -> None:
+    lengths = (700, 333)
+    stored = torch.nn.utils.rnn.pad_sequence([torch.randn(n) + 0.3 for n in lengths], batch_first=True)
+    preprocess = WavePreprocess(max_samples=1000, min_samples=40, sampling_rate=8000)
+    found = preprocess(stored)
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extract = Wav2Vec2FeatureExtractor(sampling_rate=8000)
+    for row, length in enumerate(lengths):
+        wanted = extract(stored[row, :length].numpy(), sampling_rate=8000, return_tensors="pt")["input_values"][0]
+        torch.testing.assert_close(found[row, :length], wanted, atol=1e-5, rtol=0)
+        assert found[row, length:].isnan().all()
+    assert torch.equal(preprocess(stored[1:])[0].nan_to_num(9), found[1].nan_to_num(9))  # whoever else is there
+
+
 def test_rate_and_normalisation_are_the_processors_and_the_window_that_of_the_data(tmp_path: Path) -> None:
     SPEECH["hubert"].make(tmp_path)
     spec = describe_backbone(BackboneConfig(model_name=str(tmp_path)))
