@@ -3,8 +3,8 @@
 Letters: B batch, T tokens as the backbone makes them (special tokens first), S tokens with the
 prompts behind them, P tokens that are read out, D hidden size.
 
-Where inputs differ in length, a token that an input does not have is all zeros, and no token that it has is. Such tokens
-are not attended to, and are zeros again behind the blocks.
+Where inputs differ in length, a token that an input does not have is all zeros, and no token that it has is. Such
+tokens are not attended to, and are zeros again behind the blocks.
 
 Prompts go *behind* the backbone's own tokens. They carry no position, so this gives the same
 numbers as putting them in front, and keeps the readout token at index 0.
@@ -179,9 +179,7 @@ class Backbone(nn.Module):
     def _blocks(self) -> list[Block]:
         return list(self.encoder.layers)  # type: ignore[arg-type]  # a ModuleList holds what was put in
 
-    def _mask(
-        self, tokens: torch.Tensor, key_mask: torch.Tensor | None, num_own: int | None
-    ) -> torch.Tensor | None:
+    def _mask(self, tokens: torch.Tensor, key_mask: torch.Tensor | None, num_own: int | None) -> torch.Tensor | None:
         """(B, S) bool, False where a token is not there: an input does not have it, or it is to be treated so."""
         there = self.there(tokens)
         if there is None:

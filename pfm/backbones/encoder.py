@@ -84,9 +84,7 @@ class Attention(nn.Module):
         relative: makes what is added to the scores for the distance of two tokens; None where nothing is.
     """
 
-    def __init__(
-        self, shape: BlockShape, rotary: nn.Module | None = None, relative: nn.Module | None = None
-    ) -> None:
+    def __init__(self, shape: BlockShape, rotary: nn.Module | None = None, relative: nn.Module | None = None) -> None:
         super().__init__()
         width = shape.hidden_size
         self.head_dim = width // shape.num_heads

@@ -15,6 +15,7 @@ from pfm.backbones.wav2vec2 import WAV2VEC2
 from pfm.backbones.wavlm import WAVLM
 
 for family in (
-    VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, TIMM, AST, WAVLM, WAV2VEC2, HUBERT, RAW_PIXELS, RAW_SOUNDS,
+    VIT, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, SIGLIP, SIGLIP2, TIMM, AST, WAVLM, WAV2VEC2, HUBERT,
+    RAW_PIXELS, RAW_SOUNDS,
 ):  # fmt: skip
     register_family(family)

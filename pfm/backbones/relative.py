@@ -1,6 +1,6 @@
-"""Relative positions of frames as WavLM has them (Chen et al., 2022, arXiv 2110.13900): a learned number for each distance.
+"""Relative positions of frames, as WavLM has them (Chen et al., 2022, arXiv 2110.13900): a number for each distance.
 
-What is added to a score is that number of the head, gated by the token that asks. Prompts have no place: nothing is
+What is added to a score is the head's learned number, gated by the token that asks. Prompts have no place: nothing is
 added where one asks or is asked.
 
 Letters: B batch, H heads, T own tokens, S tokens with the prompts behind them, P tokens that ask, D hidden size,
@@ -51,7 +51,9 @@ class Distances(nn.Module):
         asking = places if positions is None else places[positions]
         distance = (places - asking[:, None]).clamp(-self.reach, self.reach) + self.reach  # (P, S)
         has_place = (places < num_own) & (asking[:, None] < num_own)
-        rows = torch.cat([self.embedding(self.buckets), self.embedding.weight.new_zeros(1, self.embedding.embedding_dim)])
+        rows = torch.cat(
+            [self.embedding(self.buckets), self.embedding.weight.new_zeros(1, self.embedding.embedding_dim)]
+        )
         return rows[torch.where(has_place, distance, len(self.buckets))].permute(2, 0, 1)
 
 

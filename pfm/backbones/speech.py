@@ -6,8 +6,7 @@ Letters: D hidden size, T tokens, n samples.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pfm.backbones.family import Family, HfConfig, Tensors
 from pfm.errors import BackboneError
@@ -231,5 +230,3 @@ class Speech(Family):
 
     def assumption(self) -> str:
         return "samples normalised clip by clip"
-
-

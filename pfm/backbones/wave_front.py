@@ -1,8 +1,8 @@
 """From samples to tokens: convolutions, a projection, and a convolution that tells each frame its place.
 
-wav2vec 2.0 (Baevski et al., 2020, arXiv 2006.11477) began with it, and HuBERT and WavLM have it too. Clips of a batch end
-where their samples become NaN. What is behind the end reaches nothing that is in front of it, neither the statistics of
-the first normalisation nor the places, so each clip's tokens are those that it has alone; behind them stand zeros.
+wav2vec 2.0 (Baevski et al., 2020, arXiv 2006.11477) began with it, and HuBERT and WavLM have it too. A clip of a batch
+ends where its samples become NaN. What is behind the end reaches nothing that is in front of it, neither the statistics
+of the first normalisation nor the places, so each clip's tokens are those that it has alone; behind them stand zeros.
 
 Letters: B batch, n samples, C channels, L frames of a convolution's output, T tokens, D hidden size.
 """

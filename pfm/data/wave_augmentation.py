@@ -1,7 +1,7 @@
 """Augmentation of a batch of stored samples, on the device: random crops, time shift, silence.
 
-A clip longer than the model's window is always cropped at random in training; the rest is off by default. As for images,
-everything is drawn first, for the whole global batch.
+A clip longer than the model's window is always cropped at random in training; the rest is off by default. As for
+images, everything is drawn first, for the whole global batch.
 
 Letters: B batch, F samples as stored, n samples of the model's window.
 """
@@ -34,9 +34,7 @@ class WaveAugmentation:
     longest: int
 
     @classmethod
-    def draw(
-        cls, count: int, generator: torch.Generator, *, window: int, shift: int, mask: int
-    ) -> "WaveAugmentation":
+    def draw(cls, count: int, generator: torch.Generator, *, window: int, shift: int, mask: int) -> "WaveAugmentation":
         """Draw for `count` clips.
 
         Args:

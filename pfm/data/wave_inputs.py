@@ -1,7 +1,7 @@
 """Sounds as samples: read once, brought to the model's rate, made into model input on the batch, on the device.
 
-Stored clips are filled up with zeros behind their end, and have none before it; in model input NaN stands there, so that a
-model sees where a clip ends and can leave out what is behind.
+Stored clips are filled up with zeros behind their end, and have none before it; in model input NaN stands there, so that
+a model sees where a clip ends and can leave out what is behind.
 
 Letters: N clips, B batch, F samples as stored, n samples of the model's window.
 """
@@ -119,9 +119,7 @@ class WavePreprocess:
         """Whether clips may be longer than the window, which then is a part of them, drawn in training."""
         return stored.shape[1] > self.max_samples
 
-    def draw_augmentation(
-        self, count: int, config: TimeAugmentConfig, generator: torch.Generator
-    ) -> WaveAugmentation:
+    def draw_augmentation(self, count: int, config: TimeAugmentConfig, generator: torch.Generator) -> WaveAugmentation:
         """What is varied in each of `count` clips; at the least, where a longer one is cropped."""
         hop = self.sampling_rate // 100  # the options are in frames of 10 ms
         return WaveAugmentation.draw(

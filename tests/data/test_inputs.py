@@ -8,7 +8,7 @@ from pfm.data.images import ImagePreprocess, ImageStorage
 from pfm.data.inputs import Storage, preprocess_from_dict
 from pfm.data.kinds import KINDS, PREPROCESSES
 from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
-from pfm.data.wave_inputs import WavePreprocess, WaveStorage
+from pfm.data.wave_inputs import WaveStorage
 from pfm.errors import ConfigError
 from pfm.seeds import make_generator
 

@@ -231,7 +231,7 @@ def test_a_broken_download_in_timms_layout_is_not_taken_for_a_model_without_weig
     hub.repos["some/uni"] = Repo()
     hub.repos["some/uni"].commit({"config.json": json.dumps(config).encode(), "model.safetensors": save(small_vit())})
     hub.broken["model.safetensors"] = 1000
-    with pytest.raises(BackboneError, match="model.safetensors of 'some/uni': the download broke off"):
+    with pytest.raises(BackboneError, match=r"model\.safetensors of 'some/uni': the download broke off"):
         describe(name="some/uni")
     hub.broken.clear()
     assert weights_of(describe(name="some/uni"))

@@ -141,9 +141,7 @@ def export_graphs(
     return files
 
 
-def _trace(
-    model: PromptedClassifier, signature: Signature, form: GraphForm, ordinary: InputKind
-) -> onnx.ModelProto:
+def _trace(model: PromptedClassifier, signature: Signature, form: GraphForm, ordinary: InputKind) -> onnx.ModelProto:
     width, tokens = model.row_size, model.config.prompt_tokens
     num_prompts: Any = "num_prompts"
     if tokens > 1 and not model.readout.scores_absent:  # a score comes of m tokens

@@ -37,7 +37,7 @@ def kind_that_takes(name: str) -> type[InputKind]:
 
 
 def short_kind(option: str, modality: str) -> type[InputKind] | None:
-    """The kind that an option of `pfm export onnx` is short for: the modality's own, else another one's, which is refused.
+    """The kind that an option of `pfm export onnx` is short for: of this modality, else another, which is refused.
 
     Args:
         option: such as "--with_frontend".

@@ -1,4 +1,4 @@
-"""Sounds as models of samples take them: (B, n) float32, normalised clip by clip; and as they are, for the graph to do it.
+"""Sounds as models of samples take them, (B, n) float32, normalised clip by clip; or as they are.
 
 The rows of a batch are as long as each other where `batches` makes them. Others may be handed in: a row that is shorter
 ends in NaN, and what is behind its end has no part in its answer.
