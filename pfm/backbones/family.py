@@ -178,6 +178,11 @@ class Family(ABC):
         down, across = self.grid(config)
         return down * across * self.patch_values(config) * config["hidden_size"]
 
+    def can_leave_norm(self, config: HfConfig) -> bool:
+        """Whether there is a LayerNorm behind the last block that can be left out (`--final_norm false`)."""
+        del config
+        return True
+
     def token_multiply_adds(self, config: HfConfig) -> float:
         """Of a block's matrix products for each token that asks, beside those of attention and MLP."""
         del config

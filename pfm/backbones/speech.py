@@ -181,6 +181,9 @@ class Speech(Family):
             encoder.layernorm = nn.Identity()  # the last block ends with one
         return encoder
 
+    def can_leave_norm(self, config: HfConfig) -> bool:
+        return config["do_stable_layer_norm"]
+
     def pool(self, config: HfConfig) -> Pool | None:
         from pfm.backbones.pools import FramePool
 

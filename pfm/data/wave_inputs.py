@@ -1,7 +1,7 @@
 """Sounds as samples: read once, brought to the model's rate, made into model input on the batch, on the device.
 
-Stored clips are filled up with zeros behind their end, and have none before it; in model input NaN stands there, so that
-a model sees where a clip ends and can leave out what is behind.
+Stored clips are filled up with zeros behind their end, and have none before it; in model input NaN stands there, so
+that a model sees where a clip ends and can leave out what is behind.
 
 Letters: N clips, B batch, F samples as stored, n samples of the model's window.
 """

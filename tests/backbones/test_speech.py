@@ -7,11 +7,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from making.commands import Refuse
 from making.families import assert_near
 from making.models import tiny_model
 from making.sounds import tone, write_tones
@@ -27,7 +30,10 @@ from pfm.cli import pfm, run
 from pfm.data.wave_inputs import WavePreprocess, WaveStorage
 from pfm.errors import BackboneError
 from pfm.model.checkpoint import load_checkpoint
+from pfm.model.config import LoraSettings
 from pfm.model.flops import StepWork, step_flops
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.tracing import export_graphs
 from pfm_export.serving.session import PromptSession
 
 LENGTHS = (900, 471, RECEPTIVE)  # samples of the clips of a batch, the last of one frame
@@ -183,6 +189,48 @@ def test_the_flop_count_of_samples_is_what_torch_counts(name: str, tmp_path: Pat
         model.logits(torch.randn(1, *backbone.input_shape), torch.tensor([[0, 1]]))
     work = StepWork(prompts=(2.0,), num_scores=model.num_classes, rank=0, has_backward=False)
     assert step_flops(backbone.spec, work) == counted.get_total_flops()
+
+
+@torch.no_grad()
+def test_half_precision_is_near_and_a_clips_end_stays_where_it_is(tmp_path: Path) -> None:
+    SPEECH["wavlm"].make(tmp_path)
+    model = tiny_model(backbone=load(tmp_path), lora=LoraSettings(lora_r=2), prompt_layer=1)
+    inputs, present = together(clips(), 900), torch.tensor([[0, 2]] * 3)
+    expected, tokens = model.logits(inputs, present), model.trunk(inputs)
+    model.store_frozen(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, half = model.logits(inputs, present), model.trunk(inputs)
+    assert (half == 0).all(dim=2).equal((tokens == 0).all(dim=2))
+    # bfloat16 has 8 bits
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_what_has_no_last_norm_cannot_leave_it_out(tmp_path: Path, refuse: Refuse) -> None:
+    SPEECH["hubert"].make(tmp_path / "backbone")
+    data = write_tones(tmp_path / "tones", train=2, test=1, seconds=0.1)
+    said = refuse("train", "--dataset", f"audiofolder:{data}", "--model_name", tmp_path / "backbone", "--final_norm",
+                  "false", "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
+    assert "--final_norm false: " in said
+    assert "has none behind its last block" in said
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", list(SPEECH))
+def test_the_graph_gives_the_librarys_mean_of_each_clip_alone(name: str, tmp_path: Path) -> None:
+    reference, spec = SPEECH[name].make(tmp_path), describe(tmp_path)
+    model = tiny_model(backbone=build_backbone(spec, seed=0), num_classes=32)
+    assert spec.preprocess is not None
+    (graph,) = export_graphs(model, GraphForm(), spec.preprocess).values()
+    session = onnxruntime.InferenceSession(graph)
+    nothing = {"prompts": np.zeros((0, 32), np.float32), "class_bias": np.zeros(32, np.float32),
+               "class_weight": np.eye(32, dtype=np.float32)}  # the logits are what is read  # fmt: skip
+    expected = [alone(reference, part).mean(dim=0) for part in clips()]
+    inputs = together(clips(), 900)
+    for rows in (inputs, *(part[None] for part in clips())):
+        (found,) = session.run(None, {"input_values": rows.numpy(), **nothing})
+        wanted = expected if len(rows) > 1 else [expected[LENGTHS.index(rows.shape[1])]]
+        assert_near(torch.from_numpy(found), torch.stack(wanted))
 
 
 # how one family is exported, so that every form meets both kinds of blocks
