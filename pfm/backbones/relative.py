@@ -39,7 +39,8 @@ class Distances(nn.Module):
         if torch.is_grad_enabled() and weight.requires_grad:
             return self._made(num_own, num_all, positions)
         place = None if positions is None else (positions.start, positions.stop)
-        key = (num_own, num_all, place, weight.device, weight.dtype, weight.data_ptr(), weight._version,
+        version = 0 if weight.is_inference() else weight._version
+        key = (num_own, num_all, place, weight.device, weight.dtype, weight.data_ptr(), version,
                torch.is_inference_mode_enabled())  # fmt: skip
         last = self._last  # every block asks for the same
         if last is None or last[0] != key:

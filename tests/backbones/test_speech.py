@@ -205,11 +205,12 @@ def test_half_precision_is_near_and_a_clips_end_stays_where_it_is(tmp_path: Path
     torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
 
 
-def test_what_has_no_last_norm_cannot_leave_it_out(tmp_path: Path, refuse: Refuse) -> None:
+@pytest.mark.slow
+def test_what_has_no_last_norm_cannot_leave_it_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SPEECH["hubert"].make(tmp_path / "backbone")
     data = write_tones(tmp_path / "tones", train=2, test=1, seconds=0.1)
-    said = refuse("train", "--dataset", f"audiofolder:{data}", "--model_name", tmp_path / "backbone", "--final_norm",
-                  "false", "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
+    said = Refuse(capsys)("train", "--dataset", f"audiofolder:{data}", "--model_name", tmp_path / "backbone",
+                          "--final_norm", "false", "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
     assert "--final_norm false: " in said
     assert "has none behind its last block" in said
 

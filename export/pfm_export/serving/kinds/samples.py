@@ -13,11 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pfm.data.file_names import SOUND_ENDINGS
+from pfm.data.wave_windows import VARIANCE_FLOOR
+from pfm.storage import Json
 from pfm_export.serving.intake import as_sounds
 from pfm_export.serving.kinds.base import Batch, InputKind
 from pfm_export.serving.kinds.features import WINDOWS_AT_ONCE
 from pfm_export.serving.kinds.waveform import check_ends, counted
 from pfm_export.serving.wave_windows import WaveSettings, alike, normalised
+
+# how samples are normalised, for those who do it elsewhere
+NORMALISED = f"(x - mean) / sqrt(variance + {VARIANCE_FLOOR:g}), each window by itself"
 
 
 class SampleInput(InputKind):
@@ -54,6 +59,9 @@ class SampleInput(InputKind):
         check_ends(inputs)
         return np.ascontiguousarray(inputs, dtype=self.dtype)
 
+    def notes(self) -> Json:
+        return {"samples": {"normalised": NORMALISED if self.settings.do_normalize else "", "behind_end": "NaN"}}
+
     def _taken(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return normalised(samples, self.settings)
 
@@ -72,6 +80,9 @@ class RawSampleInput(SampleInput):
 
     def feed(self, inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         return dict(zip(self.inputs, counted(inputs), strict=True))
+
+    def notes(self) -> Json:
+        return {}
 
     def _taken(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return samples
