@@ -236,6 +236,7 @@ class TimeAugmentConfig:
 class SoundAugmentConfig(TimeAugmentConfig):
     """What is varied in training clips that are stored as log-mel features."""
 
+    section: ClassVar = Section.AUGMENTATION
     mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
 
 

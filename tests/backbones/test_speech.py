@@ -19,6 +19,7 @@ from making.families import assert_near
 from making.models import tiny_model
 from making.sounds import tone, write_tones
 from making.speech import MORE_SPEECH, RECEPTIVE, SPEECH, SpeechCase, alone
+from pfm.audit.probe import layer_features
 from pfm.backbones.backbone import SUMMARY, Backbone
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import FAMILIES
@@ -191,6 +192,18 @@ def test_the_flop_count_of_samples_is_what_torch_counts(name: str, tmp_path: Pat
     assert step_flops(backbone.spec, work) == counted.get_total_flops()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("readout", ["cls", "prompt"])
+def test_audits_see_the_frames_that_are_there(readout: str, tmp_path: Path) -> None:
+    SPEECH["wavlm"].make(tmp_path)
+    model = tiny_model(backbone=load(tmp_path), prompt_layer=1, readout=readout)
+    narrow, wide = (layer_features(model, together(clips(), length)) for length in (900, 2560))
+    assert len(narrow) == len(wide) == 3
+    for found, expected in zip(wide, narrow, strict=True):
+        assert_near(found, expected)
+
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_half_precision_is_near_and_a_clips_end_stays_where_it_is(tmp_path: Path) -> None:
     SPEECH["wavlm"].make(tmp_path)
