@@ -179,7 +179,7 @@ class Family(ABC):
         return down * across * self.patch_values(config) * config["hidden_size"]
 
     def can_leave_norm(self, config: HfConfig) -> bool:
-        """Whether there is a LayerNorm behind the last block that can be left out (`--final_norm false`)."""
+        """Whether there is a LayerNorm behind the last block that can be left out (`--no_final_norm`)."""
         del config
         return True
 

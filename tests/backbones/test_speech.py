@@ -223,8 +223,8 @@ def test_what_has_no_last_norm_cannot_leave_it_out(tmp_path: Path, capsys: pytes
     SPEECH["hubert"].make(tmp_path / "backbone")
     data = write_tones(tmp_path / "tones", train=2, test=1, seconds=0.1)
     said = Refuse(capsys)("train", "--dataset", f"audiofolder:{data}", "--model_name", tmp_path / "backbone",
-                          "--final_norm", "false", "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
-    assert "--final_norm false: " in said
+                          "--no_final_norm", "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
+    assert "--no_final_norm: " in said
     assert "has none behind its last block" in said
 
 
