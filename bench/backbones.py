@@ -18,7 +18,7 @@ import json
 import shlex
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def exported(library: _Summary, inputs: torch.Tensor, threads: int) -> Call:
     return lambda: session.run(None, feed)
 
 
-def model_input(model: PromptedClassifier, seconds: float, settings: Json) -> torch.Tensor:
+def model_input(model: PromptedClassifier, seconds: float, settings: Mapping[str, Any]) -> torch.Tensor:
     """One input (1, …); of sounds whose length is open, so long, or as long as the window is."""
     kind = ordinary_kind(settings["kind"])(settings)
     shape = list(model.backbone.input_shape)
@@ -163,7 +163,7 @@ def _inference(call: Call) -> object:
         return call()
 
 
-def table(document: Json) -> str:
+def table(document: Mapping[str, Any]) -> str:
     """What was measured, for a page."""
     rows: list[dict[str, str]] = []
     for found in document["shapes"]:
@@ -193,7 +193,7 @@ def _parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = _parsed()
-    document: Json = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    document: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     if options.show:
         print(table(document))
         return

@@ -294,7 +294,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embeddings = embeddings
         self.layers = nn.ModuleList(blocks)
-        self.layernorm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.layernorm: nn.Module = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.pool = pool
         self.row_keys = keys
 
