@@ -168,7 +168,7 @@ def table(document: Mapping[str, Any]) -> str:
     rows: list[dict[str, str]] = []
     for found in document["shapes"]:
         size = f", {found['input'][1] / 16_000:g} s" if len(found["input"]) == 2 else ""
-        row = {"model": SHAPES.get(found["shape"], found["shape"]) + size}
+        row: dict[str, str] = {"model": SHAPES.get(found["shape"], found["shape"]) + size}
         row |= {f"{name}, ms": f"{value:.0f}" for name, value in found["median_ms"].items()}
         ratio = found["bundle_to"]["torch"]["wall"]
         row["bundle / torch"] = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
@@ -203,7 +203,7 @@ def main() -> None:
     command = f"python bench/backbones.py {' '.join(given)} --out {shlex.quote(str(options.out))}"
     if document.get("command", command) != command:
         raise SystemExit(f"{options.out} is of other settings ({document['command']}); give those, or another --out")
-    shapes: list[Json] = document.get("shapes", [])
+    shapes: list[dict[str, Any]] = document.get("shapes", [])
     for shape in options.shapes:
         if any(found["shape"] == shape for found in shapes):
             continue
