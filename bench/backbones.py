@@ -168,7 +168,8 @@ def table(document: Mapping[str, Any]) -> str:
     rows: list[dict[str, str]] = []
     for found in document["shapes"]:
         size = f", {found['input'][1] / 16_000:g} s" if len(found["input"]) == 2 else ""
-        row: dict[str, str] = {"model": SHAPES.get(found["shape"], found["shape"]) + size}
+        shape: str = found["shape"]
+        row = {"model": SHAPES.get(shape, shape) + size}
         row |= {f"{name}, ms": f"{value:.0f}" for name, value in found["median_ms"].items()}
         ratio = found["bundle_to"]["torch"]["wall"]
         row["bundle / torch"] = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
