@@ -16,7 +16,10 @@ from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons, Shadow, Trained
 from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
+from pfm.audit.figures import share_interval
 from pfm.audit.groups import Groups
+from pfm.audit.rule import Comparison, Learned, Side
+from pfm.audit.sampled import Sampled, compare
 from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.classes import ClassKeys, check_removal
 from pfm.data.config import DataConfig
@@ -163,6 +166,45 @@ class Models:
             name: {group: subject.log_probabilities(split) for group, split in self.groups.items()}
             for name, subject in subjects.items()
         }
+
+    @functools.cached_property
+    def answers_of_oracles(self) -> list[Mapping[str, torch.Tensor]]:
+        """{group of samples: log probabilities (N, C + 1)} of every oracle."""
+        ids = self.full.classes.ids
+        others = [as_subject(f"oracle {n + 2}", loaded, ids) for n, loaded in enumerate(self.loaded_oracles[1:])]
+        return [
+            self.answers["retrained"],
+            *({group: other.log_probabilities(split) for group, split in self.groups.items()} for other in others),
+        ]
+
+    @functools.cached_property
+    def learned(self) -> Learned:
+        """Whether the full model knows the classes: the precondition of every verdict."""
+        subject, gone = self.subject("full", self.full), torch.tensor(self.positions)
+        own, rest = self.groups.forget_test, self.groups.retain_test
+        hits = int((subject.log_probabilities(own).argmax(dim=1) == own.labels).sum())
+        wrongly = torch.isin(subject.log_probabilities(rest).argmax(dim=1), gone).double().mean()
+        return Learned(
+            accuracy=hits / max(1, len(own)),
+            low=share_interval(hits, len(own))[0],
+            chance=max(1 / len(self.full.classes), float(wrongly)),
+        )
+
+    def compare(
+        self,
+        measure: Callable[[Mapping[str, torch.Tensor]], Sampled],
+        tolerance: float,
+        *,
+        name: str = "forgotten",
+        side: Side = Side.BOTH,
+    ) -> Comparison:
+        """A measure of the answers of one model, beside the oracles.
+
+        Args:
+            measure: of {group of samples: log probabilities}.
+        """
+        oracles = [measure(by_group) for by_group in self.answers_of_oracles]
+        return compare(measure(self.answers[name]), oracles, tolerance, side=side)
 
     @property
     def answers_of_trained(self) -> Answers:

@@ -62,7 +62,7 @@ class Comparison:
     Attributes:
         oracles: one value each.
         sampling: b, the standard error of the difference by the test samples.
-        num_samples: of the class, behind it.
+        num_samples: test samples behind it, of the class where it is about both sides.
     """
 
     value: float
@@ -160,7 +160,7 @@ def settled_by(found: Comparison, num_measures: int = 1) -> str:
     if oracles is not None:
         return f"about {oracles} retrained models would settle it"
     if samples is not None and samples > found.num_samples:
-        return f"about {samples} test samples of the class would settle it, of which there are {found.num_samples}"
+        return f"about {samples} test samples would settle it, of which there are {found.num_samples}"
     return "no number of retrained models settles it: among themselves they differ as much"
 
 

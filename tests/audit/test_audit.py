@@ -17,7 +17,6 @@ from making.images import write_npz
 from making.models import TINY
 from pfm.audit import roc
 from pfm.audit.attacks import ATTACKS, Measurement
-from pfm.audit.attacks.output_shape import ShapeRow, judge_shape
 from pfm.audit.comparisons import trained
 from pfm.audit.comparisons.data import by_position, without_classes
 from pfm.audit.config import FULL
@@ -45,10 +44,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     npz = write_npz(folder / "colours.npz", train=160, test=120)
     PRESETS["tiny"] = {key: value for key, value in TINY.items() if key != "layer_norm_eps"}
     try:
-        for name, weight in (("paper", "1"), ("no_branch", "0")):
+        # with a row for each class; an absent prompt of the other readout takes its answer with it, branch or not
+        for name, weight, readout in (("paper", "1", "prompt"), ("no_branch", "0", "cls")):
             arguments = train_arguments(npz, folder / name, "--eval_every", "0", "--save_every", "0")
             more = ["--epochs", "10", "--lr", "0.005", "--batch_size", "16", "--absent_weight", weight]
-            assert run(pfm, [*arguments, *more, "--readout", "prompt"]) == 0
+            assert run(pfm, [*arguments, *more, "--readout", readout]) == 0
     finally:
         del PRESETS["tiny"]
     return folder
@@ -110,7 +110,7 @@ def test_a_model_trained_without_the_wrong_prompt_branch_fails(
 ) -> None:
     result = audited(results, folder, data, "no_branch")
     assert result["utility"]["full"]["forget_accuracy"] > 0.9
-    assert FAIL in (verdicts(result)["not answered"], verdicts(result)["output shape"])
+    assert verdicts(result)["not answered"] == FAIL
     assert result["verdict"]["levels"] == {"suspend": FAIL, "erase": FAIL, "scrub": FAIL}
     assert result["verdict"]["overall"] == FAIL
 
@@ -233,8 +233,8 @@ def test_the_command_writes_a_report_and_can_require_a_level(
 
 
 @pytest.mark.slow
-def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_oracles(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_full_audit_tries_every_size_and_longer_prompts_against_as_many_oracles_as_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pfm_export.commands import audit as audit_commands
 
@@ -242,23 +242,16 @@ def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_orac
     monkeypatch.setattr(audit_commands, "FULL", dataclasses.replace(FULL, attack_seeds=2, attack_steps=3, shadows=2))
     out = folder / "full"
     common = ["audit", "--full", "--ckpt", str(ckpt(folder, "paper")), "--classes", "2", "--cpu", "--out", str(out)]
-    assert run(pfm, common) == 0
+    (out / "models").parent.mkdir()
+    (out / "models").symlink_to(folder / "models")
+    assert run(pfm, [*common, "--oracles", "4"]) == 0
+    assert "4 retrained models: if they differ by 2 points" in capsys.readouterr().out
     result = json.loads((out / "audit.json").read_text())
-    found = {(entry["n"], entry["tokens"]) for entry in result["resurrection"]}
-    assert found == {(n, tokens) for n in (0, 1, 5, 10, 40) for tokens in (1, 5, 10)}  # 40 samples are all there are
-    assert all(len(entry["retrained"]) == 3 for entry in result["resurrection"])
+    found = [(entry["n"], entry["tokens"]) for entry in result["resurrection"]]
+    assert found == [(n, 1) for n in (0, 1, 5, 10, 40)]  # 40 samples are all there are
+    assert [(entry["n"], entry["tokens"]) for entry in result["long_prompts"]] == [(10, 5), (10, 10)]
+    assert all(len(entry["retrained"]) == 4 for entry in result["resurrection"])
     assert (out / "audit.html").read_text().count("data:image/png;base64,") == 5
-
-
-@pytest.mark.slow
-def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_model(
-    results: dict[str, Any], folder: Path, data: ClassificationData
-) -> None:
-    rows: dict[str, ShapeRow] = audited(results, folder, data, "paper")["shape"]
-    flat: ShapeRow = {**rows["suspended"], "entropy": 0.5, "entropy_interval": (0.45, 0.55)}
-    rows = {**rows, "suspended": flat, "retrained": {**rows["retrained"], "entropy": 0.5}}
-    assert judge_shape(rows, imitates_retrained=False).verdict == FAIL
-    assert judge_shape(rows, imitates_retrained=True).verdict == PASS
 
 
 @pytest.mark.slow

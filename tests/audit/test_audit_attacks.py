@@ -295,7 +295,8 @@ def test_the_gap_of_a_model_to_itself_is_zero_and_of_a_better_one_positive() -> 
         return resurrection.Recovery(
             forget=torch.rand(5, 40, generator=generator) < share,
             retain=torch.rand(5, 300, generator=generator) < share,
-            auroc=torch.zeros(5),
+            placed=torch.zeros(5, 40),
+            placed_rest=torch.zeros(5, 300),
         )
 
     low, high = recovery(0.6), recovery(0.9)

@@ -4,8 +4,9 @@ import math
 import random
 
 import pytest
+import torch
 
-from pfm.audit import rule, student
+from pfm.audit import figures, rule, sampled, student, verdict
 from pfm.audit.rule import FAIL, INCONCLUSIVE, PASS, Comparison, Learned, Side, Tolerance
 
 
@@ -68,7 +69,7 @@ def test_an_open_case_says_what_would_settle_it() -> None:
     assert rule.near(wide.spread, needed) <= 0.04 < rule.near(wide.spread, needed - 1)
     few = compared(0.81, 0.80, 0.801, 0.799, sampling=0.05, num_samples=40)
     assert rule.samples_needed(few) == 170  # 40 (1.645 b / 0.04)²
-    assert "test samples of the class would settle it, of which there are 40" in rule.settled_by(few)
+    assert "test samples would settle it, of which there are 40" in rule.settled_by(few)
     noisy = compared(0.86, 0.70, 0.80, 0.90)
     assert rule.oracles_needed(noisy) is None
     assert "among themselves they differ as much" in rule.settled_by(noisy)
@@ -138,3 +139,54 @@ def test_what_is_said_before_an_audit_starts() -> None:
     assert "seldom passes" in said
     assert "seldom" not in rule.prospects(10)
     assert "has no spread" in rule.prospects(1)
+
+
+# --- levels ---------------------------------------------------------------------------------------
+
+
+def test_a_level_is_judged_by_all_its_comparisons_together() -> None:
+    """What one measure alone would fail is within what one of nine retrained models shows in one of nine measures."""
+    edge = compared(0.8525, 0.78, 0.80, 0.82, 0.79, 0.81)
+    one = verdict.by_rule("scrub", "a", edge, "the area is")
+    assert one.verdict == FAIL
+    same = compared(0.80, 0.78, 0.80, 0.82, 0.79, 0.81)
+    found = verdict.summarise([one, *(verdict.by_rule("scrub", str(n), same, "it is") for n in range(8))])
+    assert found["measures"][0]["verdict"] == INCONCLUSIVE
+    assert found["levels"]["scrub"] == INCONCLUSIVE
+    assert found["measures"][0]["reason"].startswith("the area is 0.853, of 5 retrained models 0.800: +0.052 (+0.037")
+    assert "would settle it" in found["measures"][0]["reason"]
+    assert found["measures"][1]["verdict"] == PASS
+    assert found["measures"][0]["comparison"]["oracles"] == edge.oracles
+
+
+def test_what_was_never_learned_is_inconclusive_at_every_level() -> None:
+    learned = Learned(accuracy=0.21, low=0.15, chance=0.1)
+    found = verdict.summarise([verdict.by_rule("suspend", "a", compared(0.95, 0.8, 0.81, 0.79), "x is")], learned)
+    assert set(found["levels"].values()) == {found["overall"]} == {INCONCLUSIVE}
+    assert set(found["sentences"].values()) == {verdict.NEVER_LEARNED}
+    assert "never learned" in found["precondition"]["reason"]
+    known = verdict.summarise([], Learned(accuracy=0.9, low=0.8, chance=0.1))
+    assert known["precondition"]["is_known"]
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+
+def test_the_error_of_a_difference_is_that_of_a_bootstrap_over_the_same_samples() -> None:
+    """Placements (DeLong) beside 3,000 draws of both sides; two models that answer alike differ by little."""
+    generator = torch.Generator().manual_seed(0)
+    own, rest = torch.randn(60, generator=generator) + 1, torch.randn(200, generator=generator)
+    scores = [(own + 0.3 * torch.randn(60, generator=generator), rest + 0.3 * torch.randn(200, generator=generator))
+              for _ in range(3)]  # fmt: skip
+    areas = [sampled.area_of(*pair) for pair in scores]
+    found = sampled.compare(areas[0], areas[1:], 0.05)
+    assert found.difference == pytest.approx(figures.auc(*scores[0]) - sum(figures.auc(*s) for s in scores[1:]) / 2)
+    draws = [
+        figures.auc_replicates(*pair, torch.Generator().manual_seed(1), replicates=3000) for pair in scores
+    ]  # the same samples are drawn for each
+    assert found.sampling == pytest.approx(float((draws[0] - (draws[1] + draws[2]) / 2).std()), rel=0.1)
+    assert found.num_samples == 60
+    balanced = sampled.balanced_of(own > 0, rest > 0)
+    assert balanced.value == pytest.approx(0.5 * float((own > 0).double().mean() + (rest > 0).double().mean()))
+    alone = sampled.compare(sampled.mean_of(own), [sampled.mean_of(own)], 0.1)
+    assert (alone.difference, alone.sampling) == (0.0, 0.0)

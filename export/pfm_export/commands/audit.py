@@ -35,7 +35,10 @@ class AuditOptions:
 
     forgotten: Path | None = option(None, "Checkpoint to be judged.  [default: what pfm forget makes of --ckpt]")
     bundle: Path | None = option(None, "Exported graph to ask too, its answers only.")
-    epsilon: float = option(QUICK.epsilon, "Tolerance of the gaps.", minimum=0)
+    epsilon: float = option(QUICK.epsilon, "Tolerance of areas under attack.", minimum=0)
+    oracles: int | None = option(
+        None, f"Models to retrain for it.  [default: {QUICK.oracles}, with --full {FULL.oracles}]", minimum=1
+    )
     out: Path = option(Path("pfm-audit"), "Folder for the report.")
     require: str | None = option(None, "Leave with code 1 unless this level passes.", choices=LEVELS)
 
@@ -84,6 +87,7 @@ def audit_command(
     )
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
+    config = dataclasses.replace(config, oracles=options.oracles or config.oracles)
     found = audit(request, config, out / "models", where, say=click.echo)
     document: AuditDocument = {
         "ckpt": ckpt.name,

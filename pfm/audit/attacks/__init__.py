@@ -9,6 +9,7 @@ from pfm.audit.attacks.cost import Cost
 from pfm.audit.attacks.derivable import Derivable
 from pfm.audit.attacks.exact import Exact
 from pfm.audit.attacks.exposure import Exposure
+from pfm.audit.attacks.long_prompts import LongPrompts
 from pfm.audit.attacks.membership import Membership
 from pfm.audit.attacks.output_shape import OutputShape
 from pfm.audit.attacks.probe import Probe
@@ -27,6 +28,7 @@ for _attack in (
     Membership(),
     ShadowModels(),
     Resurrection(),
+    LongPrompts(),
     Probe(),
     Cost(),
     Exposure(),

@@ -1,0 +1,68 @@
+"""A measure of one model with what each test sample adds to it, so that two models are compared on the same samples.
+
+Of a mean the contributions are the values; of an area under the ROC curve they are the placements of both sides (DeLong
+et al., 1988): how much of the other side each sample beats. The variance of a difference follows from the differences
+of the contributions, without a bootstrap.
+
+Letters: N samples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pfm.audit import figures
+from pfm.audit.rule import Comparison, Side
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A measure.
+
+    Attributes:
+        parts: (N,) contributions of each independent group of samples, the class's first; the sum of the means'
+            variances is that of the value.
+    """
+
+    value: float
+    parts: tuple[torch.Tensor, ...]
+
+
+def mean_of(values: torch.Tensor) -> Sampled:
+    """Of a value a sample, (N,)."""
+    return Sampled(float(values.double().mean()), (values.double(),))
+
+
+def balanced_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
+    """The mean of the means of two groups."""
+    parts = (0.5 * own.double(), 0.5 * rest.double())
+    return Sampled(sum(float(part.mean()) for part in parts), parts)
+
+
+def area_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
+    """Area under the ROC curve of scores that are to be higher for the class's samples."""
+    table = figures.wins(own, rest)
+    return placed(table.mean(dim=1), table.mean(dim=0))
+
+
+def placed(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
+    """The same from placements: the share of the others that each sample beats, and of the class that beats each."""
+    return Sampled(float(own.mean()), (own.double(), rest.double()))
+
+
+def compare(judged: Sampled, oracles: Sequence[Sampled], tolerance: float, *, side: Side = Side.BOTH) -> Comparison:
+    """The judged model beside the oracles, all of them asked for the same samples."""
+    variance = 0.0
+    for number, part in enumerate(judged.parts):
+        differences = part - torch.stack([oracle.parts[number] for oracle in oracles]).mean(dim=0)
+        variance += float(differences.var()) / len(part) if len(part) > 1 else math.inf
+    return Comparison(
+        value=judged.value,
+        oracles=tuple(oracle.value for oracle in oracles),
+        tolerance=tolerance,
+        sampling=math.sqrt(variance),
+        num_samples=len(judged.parts[0]),
+        side=side,
+    )
