@@ -17,6 +17,7 @@ class AuditConfig:
             samples.
         restarts: how many starts of such a prompt are tried; the one with the lowest loss is kept.
         relearn_steps: after how many steps of fine-tuning the class is asked for.
+        relearn_size: samples of the class that are fine-tuned on.
         relearn_seeds: how often each fine-tuning is done, with other samples.
         epsilon: how far from the retrained models' mean areas under attack may be; other tolerances are those of
             `pfm.audit.rule.Tolerance`.
@@ -35,6 +36,7 @@ class AuditConfig:
     long_size: int = 1
     restarts: int = 3
     relearn_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
+    relearn_size: int = 10
     relearn_seeds: int = 2
     relearn_lr: float = 1e-3
     epsilon: float = 0.05

@@ -18,6 +18,7 @@ from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
 from pfm.audit.figures import share_interval
 from pfm.audit.groups import Groups
+from pfm.audit.probe import layer_features
 from pfm.audit.rule import Comparison, Learned, Side
 from pfm.audit.sampled import Sampled, compare
 from pfm.audit.subject import Loaded, Subject, as_subject
@@ -31,6 +32,14 @@ from pfm.seeds import make_generator
 
 BASELINES = ("closed_form", "masked", "untrained")  # simple stand-ins: nobody asks them who was trained on
 Answers = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """(N, E) of one layer, of the training and the test samples."""
+
+    train: torch.Tensor
+    test: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +185,25 @@ class Models:
             self.answers["retrained"],
             *({group: other.log_probabilities(split) for group, split in self.groups.items()} for other in others),
         ]
+
+    @functools.cached_property
+    def is_gone(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) bool, which training and which test samples are of the classes."""
+        gone = torch.tensor(self.positions)
+        return torch.isin(self.data.train.labels, gone), torch.isin(self.data.test.labels, gone)
+
+    @functools.cached_property
+    def last_layers(self) -> tuple[Features, list[Features]]:
+        """What the last layer makes of all samples, in the forgotten model and in every oracle."""
+        forgotten, *oracles = (self._last_layer(m) for m in (self.loaded["forgotten"], *self.loaded_oracles))
+        return forgotten, oracles
+
+    def _last_layer(self, loaded: Loaded) -> Features:
+        train, test = (
+            layer_features(loaded.model, loaded.preprocess(split.inputs))[-1]
+            for split in (self.data.train, self.data.test)
+        )
+        return Features(train, test)
 
     @functools.cached_property
     def learned(self) -> Learned:

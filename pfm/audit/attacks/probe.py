@@ -36,21 +36,17 @@ class Probe:
 
     def measure(self, models: Models) -> Measurement[ProbeFigures]:
         data = models.data
-        labels = models.groups.forget_test.labels.unique()
-        is_gone, is_gone_test = torch.isin(data.train.labels, labels), torch.isin(data.test.labels, labels)
+        is_gone, is_gone_test = models.is_gone
         hits: dict[str, list[Hits]] = {}
         features: dict[str, list[torch.Tensor]] = {}
         for name, loaded in models.loaded.items():
             train = probe.layer_features(loaded.model, loaded.preprocess(data.train.inputs))
             features[name] = probe.layer_features(loaded.model, loaded.preprocess(data.test.inputs))
             hits[name] = [probe.probe(a, is_gone, b, is_gone_test) for a, b in zip(train, features[name], strict=True)]
-        oracles = [hits["retrained"][-1]]
-        for loaded in models.loaded_oracles[1:]:
-            train, test = (
-                probe.layer_features(loaded.model, loaded.preprocess(split.inputs))[-1]
-                for split in (data.train, data.test)
-            )
-            oracles.append(probe.probe(train, is_gone, test, is_gone_test))
+        oracles = [
+            probe.probe(features_of.train, is_gone, features_of.test, is_gone_test)
+            for features_of in models.last_layers[1]
+        ]
         found_gap = compare(
             balanced_of(*hits["forgotten"][-1]), [balanced_of(*pair) for pair in oracles], models.config.epsilon
         )

@@ -88,7 +88,7 @@ class Resurrection:
             "<h2>Resurrection</h2>"
             "<p>An attacker with the weights learns a new prompt from n samples. AUROC is of the class's score, class "
             "against rest; S@n is the mean of the accuracy on the forgotten classes and on the retained ones. The "
-            "band spans the retrained models. The control learns from samples of other classes under the forgotten label.</p>"
+            "band spans the retrained models. The control learns from samples of other classes under the label.</p>"
             + picture(
                 "resurrection",
                 draw_curves(panels, xlabel="samples the attacker has (n)", ylabel="AUROC or S@n", ticks=True),
