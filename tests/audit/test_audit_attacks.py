@@ -228,7 +228,7 @@ def test_lira_is_an_independent_implementation_sample_by_sample(shadows: int) ->
     found = lira.scores(torch.from_numpy(target), torch.from_numpy(scores), torch.from_numpy(is_in))
     assert found.tolist() == pytest.approx(expected, abs=1e-9)
     member = torch.from_numpy(np.isin(np.arange(60), target_half))
-    assert figures.auc(found[member], found[~member]) > 0.9  # the control: 40 numbers a sample are memorised
+    assert figures.auc(found[member], found[~member]) > 0.8  # the control: half of the samples are memorised
     flipped = torch.from_numpy(random.permutation(np.isin(np.arange(60), target_half)))
     assert 0.25 < figures.auc(found[flipped], found[~flipped]) < 0.75  # labels that mean nothing
 
