@@ -15,7 +15,7 @@ from pfm import __version__
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.config import AuditConfig
 from pfm.audit.models import AuditRequest, Models
-from pfm.audit.rule import prospects
+from pfm.audit.rule import CONFIDENCE, RULE, prospects
 from pfm.audit.verdict import Judgement, summarise
 from pfm.registry import load_plugins
 
@@ -69,4 +69,10 @@ def _described(models: Models) -> AuditDocument:
         "config": dataclasses.asdict(models.config),
         "samples": {name: len(split) for name, split in models.groups.items()},
         "epsilon": models.config.epsilon,
+        "rule": {
+            "version": RULE,
+            "confidence": CONFIDENCE,
+            "epsilon": models.config.epsilon,
+            "oracles": models.config.oracles,
+        },
     }

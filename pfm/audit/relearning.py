@@ -23,7 +23,7 @@ from pfm.model.lora import add_adapters, has_adapters
 from pfm.seeds import make_generator
 
 ADAPTERS, ALL = "adapters", "all weights"
-KINDS = (ADAPTERS, ALL)
+SCOPES = (ADAPTERS, ALL)
 NAME = "brought back"  # of the class that is added; no file has it
 
 
@@ -80,18 +80,18 @@ def with_class(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 
 
 def relearn(
-    checkpoint: Checkpoint, lesson: Lesson, *, kind: str, steps: Sequence[int], lr: float, seed: int
+    checkpoint: Checkpoint, lesson: Lesson, *, scope: str, steps: Sequence[int], lr: float, seed: int
 ) -> list[Relearned]:
     """Fine-tune on the lesson, all of it each step, and test after each of `steps`.
 
     Args:
         checkpoint: without the class; its file is left as it is.
-        kind: one of KINDS.
+        scope: one of SCOPES.
         lr: of Adam.
     """
     device = lesson.inputs.device
     model = with_class(checkpoint, seed).build_model().to(device)
-    optimizer = torch.optim.Adam(_tuned(model, kind, seed), lr=lr)
+    optimizer = torch.optim.Adam(_tuned(model, scope, seed), lr=lr)
     found = []
     for step in range(max(steps) + 1):
         if step in steps:
@@ -104,9 +104,9 @@ def relearn(
     return found
 
 
-def _tuned(model: PromptedClassifier, kind: str, seed: int) -> list[torch.nn.Parameter]:
+def _tuned(model: PromptedClassifier, scope: str, seed: int) -> list[torch.nn.Parameter]:
     """What is fine-tuned: the classes' rows always, and adapters or everything that is used."""
-    if kind == ADAPTERS and not has_adapters(model.backbone):
+    if scope == ADAPTERS and not has_adapters(model.backbone):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             add_adapters(model.backbone, LoraSettings(lora_dropout=0.0), first_layer=0)
@@ -114,7 +114,7 @@ def _tuned(model: PromptedClassifier, kind: str, seed: int) -> list[torch.nn.Par
     chosen = []
     for name, parameter in model.named_parameters():
         is_used = bool(model.config.final_norm) or not name.startswith("backbone.encoder.layernorm.")
-        is_tuned = name in model.class_row_names or (is_used and (kind == ALL or "lora_" in name))
+        is_tuned = name in model.class_row_names or (is_used and (scope == ALL or "lora_" in name))
         parameter.requires_grad_(is_tuned)
         chosen += [parameter] * int(is_tuned)
     return chosen

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from pfm.audit.student import quantile
 
 PASS, INCONCLUSIVE, FAIL = "pass", "inconclusive", "fail"
+RULE = 2  # audits of before, with one retrained model and fixed limits, name none
 CONFIDENCE = 0.90
 Z = 1.644854  # of CONFIDENCE, many degrees of freedom
 MOST = 100  # oracles that anybody would train

@@ -1,10 +1,12 @@
 """The audit from end to end on a small model: its verdict passes, and fails where it has to."""
 
 import dataclasses
+import html
 import json
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pfm.audit.comparisons import trained
 from pfm.audit.comparisons.data import by_position, without_classes
 from pfm.audit.config import FULL
 from pfm.audit.models import AuditRequest, Models
-from pfm.audit.page import render
+from pfm.audit.page import NOT_ATTACKED, render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
 from pfm.backbones.family import PRESETS
@@ -171,10 +173,47 @@ def test_a_page_holds_everything_and_asks_no_network(
 ) -> None:
     page = render(audited(results, folder, data, "paper"))
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 5
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 8
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
     assert "fail" in render(audited(results, folder, data, "no_branch"))
+
+
+class Outline(HTMLParser):
+    """The order of a page's elements; complains of one that is not closed where it has to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.slow
+def test_a_page_says_each_level_in_a_sentence_then_shows_pictures_then_tables(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    found = audited(results, folder, data, "paper")
+    page = render(found)
+    outline = Outline()
+    outline.feed(page)
+    outline.close()
+    assert outline.open == []
+    assert outline.found.count("table") == outline.found.count("thead") == page.count('<div class="wide"><table>')
+    for sentence in found["verdict"]["sentences"].values():
+        assert page.index(html.escape(sentence)) < page.index("<img") < page.index("<h2>Every measure</h2>")
+    assert page.rindex("<img") < page.rindex("<table>")
+    assert "The full model answers 100.0% of the class&#x27;s samples rightly" in page
+    assert all(html.escape(what) in page for what in NOT_ATTACKED)
+    assert "@media print" in page
+    assert "prefers-color-scheme:dark" in page
 
 
 @pytest.mark.slow
@@ -199,7 +238,7 @@ def test_a_browser_shows_the_page_without_an_error(
          "--virtual-time-budget=5000", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "<title>true,true,true,true,true 0</title>" in found.stdout
+    assert "<title>" + ",".join(["true"] * 8) + " 0</title>" in found.stdout
     assert "CONSOLE" not in found.stderr
 
 
@@ -251,7 +290,7 @@ def test_the_full_audit_tries_every_size_and_longer_prompts_against_as_many_orac
     assert found == [(n, 1) for n in (0, 1, 5, 10, 40)]  # 40 samples are all there are
     assert [(entry["n"], entry["tokens"]) for entry in result["long_prompts"]] == [(10, 5), (10, 10)]
     assert all(len(entry["retrained"]) == 4 for entry in result["resurrection"])
-    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 5
+    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 8
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def lesson(shift: float) -> Lesson:
 def test_a_class_is_learned_again_step_by_step(name: str, kind: str) -> None:
     smaller = erase(image_checkpoint(name), ["grey"])
     before = {key: tensor.clone() for key, tensor in smaller.tensors.items()}
-    found = relearn(smaller, lesson(3.0), kind=kind, steps=(0, 2, 12), lr=1e-2, seed=0)
+    found = relearn(smaller, lesson(3.0), scope=kind, steps=(0, 2, 12), lr=1e-2, seed=0)
     assert [one.forget for one in found] == sorted(one.forget for one in found)
     assert found[-1].forget > 0.9
     assert found[-1].area.value > 0.95
@@ -49,7 +49,7 @@ def test_a_class_is_learned_again_step_by_step(name: str, kind: str) -> None:
 
 def test_nothing_is_learned_where_the_class_is_like_the_others() -> None:
     smaller = erase(image_checkpoint("cls"), ["grey"])
-    (last,) = relearn(smaller, lesson(0.0), kind=ALL, steps=(12,), lr=1e-3, seed=0)
+    (last,) = relearn(smaller, lesson(0.0), scope=ALL, steps=(12,), lr=1e-3, seed=0)
     assert 0.3 < last.area.value < 0.7  # of 20 samples a side
 
 

@@ -35,6 +35,7 @@ class Alignment:
     """Judged on samples of the class."""
 
     name = "alignment"
+    about = "the weights and test samples of the class"
 
     def measure(self, models: Models) -> Measurement[AlignmentFigures]:
         if not models.loaded["forgotten"].model.readout.class_rows:

@@ -34,6 +34,7 @@ class Destinations:
     """Only reported: the divergence of the outputs is what is judged."""
 
     name = "destinations"
+    about = "the answers, for test samples of the class"
 
     def measure(self, models: Models) -> Measurement[list[Destination]]:
         oracles = torch.cat([by_group["forget_test"] for by_group in models.answers_of_oracles])

@@ -16,6 +16,7 @@ class LongPrompts:
     """Every number of tokens is judged as one of the resurrections is."""
 
     name = "long_prompts"
+    about = "the weights and n samples; learns longer prompts from several starts"
 
     def measure(self, models: Models) -> Measurement[list[Resurrected]]:
         config = models.config

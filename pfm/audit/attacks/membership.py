@@ -28,6 +28,7 @@ class Membership:
     """Threshold attacks on every model, and the forgotten one's distance from the retrained ones."""
 
     name = "membership"
+    about = "the probabilities, for samples of which some were trained on"
 
     def measure(self, models: Models) -> Measurement[MembershipFigures]:
         found: MembershipFigures = {}
@@ -50,8 +51,8 @@ class Membership:
             "<h2>Membership inference</h2>"
             "<p>Training samples of the forgotten classes against their test samples. Below ½ the attacker flips the "
             "sign, so what counts is the distance from ½.</p>"
-            + table_of(rows)
             + draw("ROC curves", {title: attacked[name] for name, title in SHOWN})
+            + table_of(rows)
         )
 
 

@@ -36,6 +36,7 @@ class Neighbours:
     """Judged is a loss only: a neighbour that became better is no harm."""
 
     name = "neighbours"
+    about = "the answers, for test samples of the classes next to it"
 
     def measure(self, models: Models) -> Measurement[NeighbourFigures]:
         chosen = nearest(models)

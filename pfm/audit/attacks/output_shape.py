@@ -44,6 +44,7 @@ class OutputShape:
     """Entropy, divergence and share of `unknown`, for every model."""
 
     name = "shape"
+    about = "the probabilities, for test samples of the class"
 
     def measure(self, models: Models) -> Measurement[dict[str, ShapeRow]]:
         full = models.loaded["full"].model
@@ -63,7 +64,7 @@ class OutputShape:
                 share = (log_p.argmax(dim=1) == log_p.shape[1] - 1).double()
                 rows[name]["unknown"] = float(share.mean())
                 rows[name]["unknown_interval"] = figures.share_interval(int(share.sum()), len(share))
-        return Measurement(rows, judgements(models, has_unknown=full.unknown_logit > -torch.inf))
+        return Measurement(rows, judgements(models, can_say_unknown=full.unknown_logit > -torch.inf))
 
     def show(self, figures: dict[str, ShapeRow]) -> str:
         middles = [(i + 0.5) / BINS for i in range(BINS)]
@@ -83,11 +84,11 @@ class OutputShape:
         )
 
 
-def judgements(models: Models, *, has_unknown: bool) -> tuple[Judgement, ...]:
+def judgements(models: Models, *, can_say_unknown: bool) -> tuple[Judgement, ...]:
     """Whether outputs say no more of the class without its prompt, and whether they are like the oracles'.
 
     Args:
-        has_unknown: the model can answer `unknown`; being certain of that says nothing of the class.
+        can_say_unknown: the model can answer `unknown`; being certain of that says nothing of the class.
     """
 
     def entropy(by_group: Mapping[str, torch.Tensor]) -> Sampled:
@@ -98,7 +99,7 @@ def judgements(models: Models, *, has_unknown: bool) -> tuple[Judgement, ...]:
         return mean_of(log_p.argmax(dim=1) == log_p.shape[1] - 1)
 
     kinds = [("entropy", "H/ln C on its samples is", entropy, Tolerance.ENTROPY)]
-    if has_unknown:
+    if can_say_unknown:
         kinds.insert(0, ("unknown", "the share of its samples answered `unknown` is", unknown, Tolerance.UNKNOWN))
     _, what, measure, tolerance = kinds[0]
     hidden = models.compare(measure, tolerance, name="suspended", side=Side.BELOW)

@@ -33,6 +33,7 @@ class Probe:
     """What the layers hold of the class."""
 
     name = "probe"
+    about = "the weights and all training samples"
 
     def measure(self, models: Models) -> Measurement[ProbeFigures]:
         data = models.data

@@ -31,6 +31,7 @@ class Prototypes:
     """Judged is the prototype of all training samples of the class; what fewer give is shown."""
 
     name = "prototypes"
+    about = "the weights and samples of the class; trains nothing"
 
     def measure(self, models: Models) -> Measurement[list[PrototypeFigures]]:
         forgotten, oracles = models.last_layers

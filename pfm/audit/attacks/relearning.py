@@ -10,7 +10,7 @@ from pfm.audit.attacks.attack import Measurement
 from pfm.audit.comparisons.data import renumber
 from pfm.audit.markup import counted, picture
 from pfm.audit.models import Models
-from pfm.audit.relearning import KINDS, Lesson, Relearned, mean_area, relearn
+from pfm.audit.relearning import SCOPES, Lesson, Relearned, mean_area, relearn
 from pfm.audit.resurrection import choose_samples
 from pfm.audit.sampled import compare
 from pfm.audit.verdict import by_rule
@@ -30,14 +30,14 @@ class Steps(TypedDict):
 
 
 class RelearningFigures(TypedDict):
-    """Fine-tuning of one kind.
+    """Fine-tuning of adapters, or of all weights.
 
     Keys:
         n: samples of the class.
         control: the forgotten model, with samples of other classes under the label.
     """
 
-    kind: str
+    scope: str
     n: int
     steps: list[int]
     forgotten: Steps
@@ -49,6 +49,7 @@ class Relearning:
     """Judged is the area under the ROC curve, averaged over the steps: how fast the class is back."""
 
     name = "relearning"
+    about = "the weights and n samples; fine-tunes adapters, or all weights"
 
     def measure(self, models: Models) -> Measurement[list[RelearningFigures]]:
         if not models.loaded["forgotten"].model.readout.sees_prompts:  # rows that are solved are not tuned
@@ -59,20 +60,22 @@ class Relearning:
         lessons = [_lesson(models, seed) for seed in range(config.relearn_seeds)]
         controls = [_lesson(models, seed, is_control=True) for seed in range(config.relearn_seeds)]
         n = int((lessons[0].labels == lessons[0].labels.max()).sum())
-        for kind in KINDS:
+        for scope in SCOPES:
 
             def tuned(
-                checkpoint: Checkpoint, of: Sequence[Lesson] = lessons, kind: str = kind
+                checkpoint: Checkpoint, of: Sequence[Lesson] = lessons, scope: str = scope
             ) -> list[list[Relearned]]:
                 return [
-                    relearn(checkpoint, lesson, kind=kind, steps=config.relearn_steps, lr=config.relearn_lr, seed=seed)
+                    relearn(
+                        checkpoint, lesson, scope=scope, steps=config.relearn_steps, lr=config.relearn_lr, seed=seed
+                    )
                     for seed, lesson in enumerate(of)
                 ]
 
             mine, theirs = tuned(models.forgotten), [tuned(oracle.checkpoint) for oracle in models.oracles]
             found.append(
                 {
-                    "kind": kind,
+                    "scope": scope,
                     "n": n,
                     "steps": list(config.relearn_steps),
                     "forgotten": _means(mine),
@@ -81,16 +84,16 @@ class Relearning:
                 }
             )
             areas = [mean_area([one for run in runs for one in run[1:]]) for runs in (mine, *theirs)]
-            what = f"AUROC of the class while {kind} learn {counted(n, 'sample')} of it is"
+            what = f"AUROC of the class while {scope} learn {counted(n, 'sample')} of it is"
             compared = compare(areas[0], areas[1:], config.epsilon)
-            judgements.append(by_rule("scrub", f"relearning, {kind}", compared, what))
+            judgements.append(by_rule("scrub", f"relearning, {scope}", compared, what))
         return Measurement(found, tuple(judgements))
 
     def show(self, figures: list[RelearningFigures]) -> str:
         if not figures:
             return ""
         panels = {
-            f"{entry['kind']}, {what}": _curves(entry, key)
+            f"{entry['scope']}, {what}": _curves(entry, key)
             for entry in figures
             for what, key in (("accuracy on the class", "forget"), ("AUROC", "auroc"))
         }

@@ -65,6 +65,7 @@ class Resurrection:
     """A new prompt is learned from a few samples; every number of samples but none, and of tokens, is judged."""
 
     name = "resurrection"
+    about = "the weights and n samples of the class; learns a prompt of one token and a row"
 
     def measure(self, models: Models) -> Measurement[list[Resurrected]]:
         attacker = Attacker(models.data, models.positions, models.config, models.device)

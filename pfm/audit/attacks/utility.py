@@ -40,6 +40,7 @@ class Utility:
     """FA, RA, TA, calibration, the worst single class, and AvgGap, for every model."""
 
     name = "utility"
+    about = "the answers, for test samples of every class"
 
     def measure(self, models: Models) -> Measurement[dict[str, UtilityRow]]:
         rows = utility_rows(models)
