@@ -15,6 +15,7 @@ fails one of them in about a tenth of all audits (Tukey, Ciminera and Heyse, 198
 Nothing is compared with "uniform", or with any other idea of what a model ought to say of a class that it never saw.
 """
 
+import dataclasses
 import functools
 import math
 import random
@@ -64,6 +65,7 @@ class Comparison:
     Attributes:
         oracles: one value each.
         sampling: b, the standard error of the difference by the test samples.
+        covariance: (1 + R, 1 + R) of the values by the test samples, the judged model first.
         num_samples: test samples behind it, of the class where it is about both sides.
     """
 
@@ -73,6 +75,21 @@ class Comparison:
     sampling: float = 0.0
     num_samples: int = 0
     side: Side = Side.BOTH
+    covariance: tuple[tuple[float, ...], ...] = ()
+
+    def among(self, judged: int, others: Sequence[int]) -> "Comparison":
+        """The same measure with another model in the place of the judged one, and some as its oracles.
+
+        Args:
+            judged, others: 0 is the judged model, 1 to R are the oracles.
+        """
+        values = (self.value, *self.oracles)
+        weights = {judged: 1.0, **{number: -1 / len(others) for number in others}}
+        variance = sum(a * b * self.covariance[i][j] for i, a in weights.items() for j, b in weights.items())
+        return dataclasses.replace(
+            self, value=values[judged], oracles=tuple(values[number] for number in others),
+            sampling=math.sqrt(max(0.0, variance)), covariance=(),
+        )  # fmt: skip
 
     @property
     def difference(self) -> float:

@@ -54,15 +54,19 @@ def placed(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
 
 def compare(judged: Sampled, oracles: Sequence[Sampled], tolerance: float, *, side: Side = Side.BOTH) -> Comparison:
     """The judged model beside the oracles, all of them asked for the same samples."""
-    variance = 0.0
+    everyone = (judged, *oracles)
+    covariance = torch.zeros(len(everyone), len(everyone), dtype=torch.float64)
     for number, part in enumerate(judged.parts):
-        differences = part - torch.stack([oracle.parts[number] for oracle in oracles]).mean(dim=0)
-        variance += float(differences.var()) / len(part) if len(part) > 1 else math.inf
+        rows = torch.stack([one.parts[number] for one in everyone])  # (1 + R, N)
+        covariance += torch.cov(rows) / len(part) if len(part) > 1 else math.nan
+    weights = torch.tensor([1.0, *[-1 / len(oracles)] * len(oracles)], dtype=torch.float64)
+    variance = float(weights @ covariance @ weights)
     return Comparison(
         value=judged.value,
         oracles=tuple(oracle.value for oracle in oracles),
         tolerance=tolerance,
-        sampling=math.sqrt(variance),
+        sampling=math.sqrt(max(0.0, variance)) if variance == variance else math.inf,
         num_samples=len(judged.parts[0]),
         side=side,
+        covariance=tuple(tuple(row) for row in covariance.tolist()),
     )

@@ -186,6 +186,9 @@ def test_the_error_of_a_difference_is_that_of_a_bootstrap_over_the_same_samples(
     ]  # the same samples are drawn for each
     assert found.sampling == pytest.approx(float((draws[0] - (draws[1] + draws[2]) / 2).std()), rel=0.1)
     assert found.num_samples == 60
+    swapped = sampled.compare(areas[1], [areas[2], areas[0]], 0.05)
+    assert found.among(1, [2, 0]).sampling == pytest.approx(swapped.sampling)
+    assert found.among(1, [2, 0]).difference == pytest.approx(swapped.difference)
     balanced = sampled.balanced_of(own > 0, rest > 0)
     assert balanced.value == pytest.approx(0.5 * float((own > 0).double().mean() + (rest > 0).double().mean()))
     alone = sampled.compare(sampled.mean_of(own), [sampled.mean_of(own)], 0.1)

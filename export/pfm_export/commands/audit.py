@@ -16,7 +16,7 @@ from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.options import option
-from pfm.storage import make_folder, write_json, write_text
+from pfm.storage import make_folder, write_compact_json, write_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -95,7 +95,7 @@ def audit_command(
         "kind": "quick" if is_quick else "full",
         **found,
     }
-    write_json(out / "audit.json", document)
+    write_compact_json(out / "audit.json", document)
     write_text(out / "audit.html", render(document))
     click.echo(describe(document))
     click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
