@@ -1,7 +1,7 @@
 """How often the audit's rule is right: models retrained without a class, one in turn in the place of the forgotten one.
 
-    python bench/audit_calibration.py --out bench/pfm_bench/results/audit_calibration.json
-    python bench/audit_calibration.py --out bench/pfm_bench/results/audit_calibration.json --print
+    python bench/audit_calibration.py --out audit_calibration.json
+    python bench/audit_calibration.py --out audit_calibration.json --print
 
 Digits, one pool of oracles a class. One audit compares the forgotten model with all of them and keeps the covariance of
 every measure, from which each smaller audit follows by arithmetic: another model in the judged one's place, fewer

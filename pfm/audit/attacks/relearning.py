@@ -13,7 +13,7 @@ from pfm.audit.models import Models
 from pfm.audit.relearning import SCOPES, Lesson, Relearned, mean_area, relearn
 from pfm.audit.resurrection import choose_samples
 from pfm.audit.sampled import compare
-from pfm.audit.verdict import by_rule
+from pfm.audit.verdict import Judgement, by_rule
 from pfm.data.splits import Split
 from pfm.evaluation.pictures import Curve, draw_curves
 from pfm.model.checkpoint import Checkpoint
@@ -54,40 +54,8 @@ class Relearning:
     def measure(self, models: Models) -> Measurement[list[RelearningFigures]]:
         if not models.loaded["forgotten"].model.readout.sees_prompts:  # rows that are solved are not tuned
             return Measurement([])
-        found: list[RelearningFigures] = []
-        judgements = []
-        config = models.config
-        lessons = [_lesson(models, seed) for seed in range(config.relearn_seeds)]
-        controls = [_lesson(models, seed, is_control=True) for seed in range(config.relearn_seeds)]
-        n = int((lessons[0].labels == lessons[0].labels.max()).sum())
-        for scope in SCOPES:
-
-            def tuned(
-                checkpoint: Checkpoint, of: Sequence[Lesson] = lessons, scope: str = scope
-            ) -> list[list[Relearned]]:
-                return [
-                    relearn(
-                        checkpoint, lesson, scope=scope, steps=config.relearn_steps, lr=config.relearn_lr, seed=seed
-                    )
-                    for seed, lesson in enumerate(of)
-                ]
-
-            mine, theirs = tuned(models.forgotten), [tuned(oracle.checkpoint) for oracle in models.oracles]
-            found.append(
-                {
-                    "scope": scope,
-                    "n": n,
-                    "steps": list(config.relearn_steps),
-                    "forgotten": _means(mine),
-                    "retrained": [_means(one) for one in theirs],
-                    "control": _means(tuned(models.forgotten, controls)),
-                }
-            )
-            areas = [mean_area([one for run in runs for one in run[1:]]) for runs in (mine, *theirs)]
-            what = f"AUROC of the class while {scope} learn {counted(n, 'sample')} of it is"
-            compared = compare(areas[0], areas[1:], config.epsilon)
-            judgements.append(by_rule("scrub", f"relearning, {scope}", compared, what))
-        return Measurement(found, tuple(judgements))
+        pairs = [_relearn(models, scope) for scope in SCOPES]
+        return Measurement([found for found, _ in pairs], tuple(judgement for _, judgement in pairs))
 
     def show(self, figures: list[RelearningFigures]) -> str:
         if not figures:
@@ -104,6 +72,35 @@ class Relearning:
             "classes under the class's label.</p>"
             + picture("relearning", draw_curves(panels, xlabel="steps", ylabel="share", ticks=True))
         )
+
+
+def _relearn(models: Models, scope: str) -> tuple[RelearningFigures, Judgement]:
+    """One scope of fine-tuning, in the forgotten model and in every oracle."""
+    config = models.config
+    seeds = range(config.relearn_seeds)
+    lessons, controls = ([_lesson(models, seed, is_control=c) for seed in seeds] for c in (False, True))
+
+    def tuned(checkpoint: Checkpoint, lessons: list[Lesson]) -> list[list[Relearned]]:
+        steps, lr = config.relearn_steps, config.relearn_lr
+        return [
+            relearn(checkpoint, lesson, scope=scope, steps=steps, lr=lr, seed=seed)
+            for seed, lesson in enumerate(lessons)
+        ]
+
+    mine, theirs = tuned(models.forgotten, lessons), [tuned(oracle.checkpoint, lessons) for oracle in models.oracles]
+    n = int((lessons[0].labels == lessons[0].labels.max()).sum())
+    found: RelearningFigures = {
+        "scope": scope,
+        "n": n,
+        "steps": list(config.relearn_steps),
+        "forgotten": _means(mine),
+        "retrained": [_means(one) for one in theirs],
+        "control": _means(tuned(models.forgotten, controls)),
+    }
+    areas = [mean_area([one for run in runs for one in run[1:]]) for runs in (mine, *theirs)]
+    what = f"AUROC of the class while {scope} learn {counted(n, 'sample')} of it is"
+    compared = compare(areas[0], areas[1:], config.epsilon)
+    return found, by_rule("scrub", f"relearning, {scope}", compared, what)
 
 
 def _lesson(models: Models, seed: int, *, is_control: bool = False) -> Lesson:
