@@ -196,13 +196,13 @@ def resurrect(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-        with torch.no_grad():
-            if size and restarts > 1:
+            with torch.no_grad():
                 logits = _logits(model, tokens, prompt[which], row[which])
                 losses = F.cross_entropy(logits, target, reduction="none").view(-1, restarts, size).mean(dim=2)
                 best = losses.argmin(dim=1) + torch.arange(0, num_seeds, restarts, device=device)
                 prompt, row = prompt[best], row[best]
-            return recover(model, tested, prompt, row)
+        with torch.no_grad():
+            return recover(model, tested, prompt[: len(samples) // restarts], row[: len(samples) // restarts])
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)

@@ -32,6 +32,7 @@ RULE = 2  # audits of before, with one retrained model and fixed limits, name no
 CONFIDENCE = 0.90
 Z = 1.644854  # of CONFIDENCE, many degrees of freedom
 MOST = 100  # oracles that anybody would train
+MEASURES = 16  # of the level scrub, about
 USUAL_SPREAD = 0.02  # that is spoken of before anything is measured
 WANTED = 0.80  # of the models that it is right about, how many the rule is to settle
 
@@ -270,11 +271,12 @@ def prospects(oracles: int, tolerance: float = Tolerance.AREA) -> str:
     finds, passes = 100 * far(spread, oracles), 100 * (tolerance - near(spread, oracles))
     text = (
         f"{oracles} retrained models: if they differ by 2 points among themselves, one more of them falls within "
-        f"±{finds:.1f} points of their mean, and a measure fails only beyond that"
+        f"±{finds:.1f} points of their mean; one measure alone fails beyond that, one of {MEASURES} beyond "
+        f"±{100 * far(spread, oracles, num_measures=MEASURES):.1f}"
     )
     if passes <= 0:
-        return f"{text}; none can pass"
+        return f"{text}; none can be sure to pass"
     fair = power(0.0, spread, oracles, tolerance=tolerance, draws=1000).passed
-    text += f"; it passes within ±{passes:.1f}, which {fair:.0%} of retrained models are"
+    text += f"; a measure passes within ±{passes:.1f}, which {fair:.0%} of retrained models are"
     widths = ", ".join(f"±{100 * far(spread, count):.1f} of {count}" for count in (5, 10) if count > oracles)
     return text + (f" ({widths}); --quick finds faults and seldom passes everything" if widths else "")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from pfm.audit import figures
 from pfm.audit.rule import Comparison, Side
 
 
@@ -43,8 +42,15 @@ def balanced_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
 
 def area_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
     """Area under the ROC curve of scores that are to be higher for the class's samples."""
-    table = figures.wins(own, rest)
-    return placed(table.mean(dim=1), table.mean(dim=0))
+    own, rest = own.double(), rest.double()
+    return placed(_share_below(own, rest), 1 - _share_below(rest, own))
+
+
+def _share_below(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Share of the others that is below each value, half of those that equal it, without a table of all pairs."""
+    order = others.sort().values
+    counts = [torch.searchsorted(order, values, right=is_right).double() for is_right in (False, True)]
+    return (counts[0] + counts[1]) / (2 * len(others))
 
 
 def placed(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
