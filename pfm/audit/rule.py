@@ -265,18 +265,19 @@ def recommended_oracles(spread: float, tolerance: float = Tolerance.AREA, most: 
 
 def prospects(oracles: int, tolerance: float = Tolerance.AREA) -> str:
     """What so many oracles can and cannot find, said before they are trained."""
-    spread = USUAL_SPREAD
     if oracles < 2:
         return "one retrained model has no spread: every comparison with it will be inconclusive; give --oracles 3"
-    finds, passes = 100 * far(spread, oracles), 100 * (tolerance - near(spread, oracles))
-    text = (
-        f"{oracles} retrained models: if they differ by 2 points among themselves, one more of them falls within "
-        f"±{finds:.1f} points of their mean; one measure alone fails beyond that, one of {MEASURES} beyond "
-        f"±{100 * far(spread, oracles, num_measures=MEASURES):.1f}"
+    spread = USUAL_SPREAD
+    alone, together = (100 * far(spread, oracles, num_measures=count) for count in (1, MEASURES))
+    others = [f"±{100 * far(spread, count):.1f} with {count}" for count in (5, 10) if count > oracles]
+    within = f"±{alone:.1f} points of their mean" + (f" ({', '.join(others)})" if others else "")
+    room = 100 * (tolerance - near(spread, oracles))
+    passes = "none can be sure to pass"
+    if room > 0:
+        fair = power(0.0, spread, oracles, tolerance=tolerance, draws=1000).passed
+        passes = f"it passes within ±{room:.1f}, which {fair:.0%} of retrained models are"
+    return (
+        f"{oracles} retrained models: if they differ by {100 * spread:.0f} points among themselves, one more of them falls "
+        f"within {within}. One measure alone fails beyond that, one of {MEASURES} beyond ±{together:.1f}; {passes}."
+        + (" This finds faults and seldom passes everything." if others else "")
     )
-    if passes <= 0:
-        return f"{text}; none can be sure to pass"
-    fair = power(0.0, spread, oracles, tolerance=tolerance, draws=1000).passed
-    text += f"; a measure passes within ±{passes:.1f}, which {fair:.0%} of retrained models are"
-    widths = ", ".join(f"±{100 * far(spread, count):.1f} of {count}" for count in (5, 10) if count > oracles)
-    return text + (f" ({widths}); --quick finds faults and seldom passes everything" if widths else "")

@@ -135,7 +135,7 @@ def test_the_interval_of_the_difference_holds_the_truth_as_often_as_it_says() ->
 def test_what_is_said_before_an_audit_starts() -> None:
     said = rule.prospects(3)
     assert "within ±6.7 points" in said
-    assert "±4.7 of 5, ±3.8 of 10" in said
+    assert "(±4.7 with 5, ±3.8 with 10)" in said
     assert "seldom passes" in said
     assert "seldom" not in rule.prospects(10)
     assert "has no spread" in rule.prospects(1)
