@@ -64,6 +64,14 @@ class AuditRequest:
     source: DataConfig | None = None
 
 
+def same_values(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two models are one, value for value."""
+    pairs = [{**one.tensors, **one.averaged} for one in (first, second)]
+    return pairs[0].keys() == pairs[1].keys() and all(
+        torch.equal(tensor.cpu(), pairs[1][name].cpu()) for name, tensor in pairs[0].items()
+    )
+
+
 class Models:
     """The compared models of one audit.
 
@@ -119,8 +127,17 @@ class Models:
 
     @functools.cached_property
     def oracles(self) -> list[Trained]:
-        """Models retrained without the classes, the first with the full model's own seed."""
-        return [self.comparisons.retrained(number) for number in range(self.config.oracles)]
+        """Models retrained without the classes, from the full model's own seed on.
+
+        Where that one is the judged model itself, made by `pfm scrub --retrain`, it says nothing of how far others are:
+        another one takes its place.
+        """
+        count = self.config.oracles
+        found = [self.comparisons.retrained(number) for number in range(count)]
+        if same_values(found[0].checkpoint, self.forgotten):
+            self.say("this retrained model is the judged one; another one takes its place")
+            found = [*found[1:], self.comparisons.retrained(count)]
+        return found
 
     @functools.cached_property
     def finetuned(self) -> Trained:

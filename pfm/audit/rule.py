@@ -277,7 +277,7 @@ def prospects(oracles: int, tolerance: float = Tolerance.AREA) -> str:
         fair = power(0.0, spread, oracles, tolerance=tolerance, draws=1000).passed
         passes = f"it passes within ±{room:.1f}, which {fair:.0%} of retrained models are"
     return (
-        f"{oracles} retrained models: if they differ by {100 * spread:.0f} points among themselves, one more of them falls "
-        f"within {within}. One measure alone fails beyond that, one of {MEASURES} beyond ±{together:.1f}; {passes}."
-        + (" This finds faults and seldom passes everything." if others else "")
+        f"{oracles} retrained models: if they differ by {100 * spread:.0f} points among themselves, one more of them "
+        f"falls within {within}. One measure alone fails beyond that, one of {MEASURES} beyond ±{together:.1f}; "
+        f"{passes}." + (" This finds faults and seldom passes everything." if others else "")
     )

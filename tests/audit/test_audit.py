@@ -159,6 +159,17 @@ def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) 
 
 
 @pytest.mark.slow
+def test_an_oracle_that_is_the_judged_model_itself_is_replaced(folder: Path, data: ClassificationData) -> None:
+    full = load_checkpoint(ckpt(folder, "paper"))
+    first = trained.Comparisons(full, by_position(data, full), [2], folder / "models", CPU, lambda _: None).retrained()
+    request = AuditRequest(full=full, data=data, keys=[2], judged=first.checkpoint)
+    said: list[str] = []
+    models = Models(request, dataclasses.replace(SMALL, oracles=2), folder / "models", CPU, said.append)
+    assert [oracle.checkpoint.seed for oracle in models.oracles] == [43, 44]
+    assert "this retrained model is the judged one; another one takes its place" in said
+
+
+@pytest.mark.slow
 def test_shadow_models_hold_each_sample_in_one_of_a_pair(folder: Path, data: ClassificationData) -> None:
     full = load_checkpoint(ckpt(folder, "paper"))
     made = trained.Comparisons(full, by_position(data, full), [2], folder / "models", CPU, lambda _: None)
