@@ -27,12 +27,14 @@ import torch
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK
 from pfm.audit.models import AuditRequest
+from pfm.audit.pooling import pool
 from pfm.audit.protocol import audit
 from pfm.audit.rule import RULE
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import load_checkpoint
+from pfm.seeds import make_generator
 from pfm.storage import write_compact_json
 from pfm_bench.reports.header import host_facts
 from pfm_bench.reports.packed import pack, runs_of
@@ -159,11 +161,16 @@ def table(runs: dict[str, dict[str, Any]], data: str, readout: str) -> str:
             f"points, its interval above zero in {above} of {len(gaps)}."
         )
     for number, attack in enumerate(chosen[0]["resurrection"]):
-        areas = [gap for run in chosen if (gap := run["resurrection"][number].get("auroc_gap")) is not None]
-        if areas:
+        if "auroc_gap" in attack:
+            by_class: dict[str, list[float]] = {}
+            for name, run in runs.items():
+                if name.startswith(f"{data}_{readout}_"):
+                    gap = run["resurrection"][number]["auroc_gap"]
+                    by_class.setdefault(name.rpartition("_class_")[2], []).append(gap)
+            pooled = pool(list(by_class.values()), make_generator("pooled", number))
             lines.append(
-                f"AUROC gap from {attack['n']}: {100 * statistics.fmean(areas):+.1f} ± "
-                f"{100 * spread(areas):.1f} points."
+                f"AUROC gap from {attack['n']}: {100 * pooled.mean:+.1f} points, pooled over {pooled.num_classes} "
+                f"classes and {pooled.num_audits} audits {100 * pooled.low:+.1f} to {100 * pooled.high:+.1f}."
             )
     for level in ("suspend", "erase", "scrub"):
         verdicts = [run["verdict"]["levels"][level] for run in chosen]

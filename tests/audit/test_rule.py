@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from pfm.audit import figures, rule, sampled, student, verdict
+from pfm.audit import figures, pooling, rule, sampled, student, verdict
 from pfm.audit.rule import FAIL, INCONCLUSIVE, PASS, Comparison, Learned, Side, Tolerance
 
 
@@ -167,6 +167,21 @@ def test_what_was_never_learned_is_inconclusive_at_every_level() -> None:
     assert "never learned" in found["precondition"]["reason"]
     known = verdict.summarise([], Learned(accuracy=0.9, low=0.8, chance=0.1))
     assert known["precondition"]["is_known"]
+
+
+def test_pooled_gaps_are_as_unsure_as_their_classes_differ() -> None:
+    """Thirty audits of ten classes whose gaps differ by class alone are known no better than ten."""
+    stream = random.Random(0)
+    held = 0
+    for number in range(60):
+        by_class = [[gap] * 3 for gap in (stream.gauss(0.05, 0.03) for _ in range(10))]
+        found = pooling.pool(by_class, torch.Generator().manual_seed(number))
+        held += found.low <= 0.05 <= found.high
+    assert 44 <= held <= 60  # 90 %, less what a bootstrap of ten loses
+    assert (found.num_classes, found.num_audits) == (10, 30)
+    assert found.mean == pytest.approx(sum(own[0] for own in by_class) / 10)
+    alike = pooling.pool([[0.01, 0.05, 0.03]] * 10, torch.Generator().manual_seed(0))
+    assert alike.high - alike.low < 0.02  # seeds alone
 
 
 # --- what is compared -----------------------------------------------------------------------------

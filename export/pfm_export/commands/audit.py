@@ -114,6 +114,7 @@ def describe(document: "AuditDocument") -> str:
         lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {entropy}")
     for entry in document["verdict"]["measures"]:
         lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
+    lines += [f"{level}: {sentence}" for level, sentence in document["verdict"]["sentences"].items()]
     levels = ", ".join(f"{level} {verdict}" for level, verdict in document["verdict"]["levels"].items())
     return "\n".join([*lines, f"by level: {levels}", f"overall: {document['verdict']['overall']}"])
 
