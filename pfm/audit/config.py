@@ -19,6 +19,7 @@ class AuditConfig:
         relearn_steps: after how many steps of fine-tuning the class is asked for.
         relearn_size: samples of the class that are fine-tuned on.
         relearn_seeds: how often each fine-tuning is done, with other samples.
+        processes: that train what is compared with; two at most are made use of.
         epsilon: how far from the retrained models' mean areas under attack may be; other tolerances are those of
             `pfm.audit.rule.Tolerance`.
     """
@@ -39,6 +40,7 @@ class AuditConfig:
     relearn_size: int = 10
     relearn_seeds: int = 2
     relearn_lr: float = 1e-3
+    processes: int = 1
     epsilon: float = 0.05
     seed: int = 0
 

@@ -6,14 +6,15 @@ Letters: N samples, C classes of the full model.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from pfm.audit.comparisons.beside import train_beside
 from pfm.audit.comparisons.data import by_position
-from pfm.audit.comparisons.trained import Comparisons, Shadow, Trained
+from pfm.audit.comparisons.trained import RETRAINED, SHADOW, Comparisons, Job, Shadow, Trained
 from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
 from pfm.audit.figures import share_interval
@@ -133,6 +134,7 @@ class Models:
         another one takes its place.
         """
         count = self.config.oracles
+        self._train((RETRAINED, number) for number in range(count))
         found = [self.comparisons.retrained(number) for number in range(count)]
         if same_values(found[0].checkpoint, self.forgotten):
             self.say("this retrained model is the judged one; another one takes its place")
@@ -147,7 +149,12 @@ class Models:
     @functools.cached_property
     def shadows(self) -> list[Shadow]:
         """Models of random halves of the samples."""
+        self._train((SHADOW, number) for number in range(self.config.shadows))
         return [self.comparisons.shadow(number) for number in range(self.config.shadows)]
+
+    def _train(self, jobs: Iterable[Job]) -> None:
+        if self.config.processes > 1:
+            train_beside(self.comparisons, list(jobs))
 
     @functools.cached_property
     def loaded(self) -> dict[str, Loaded]:

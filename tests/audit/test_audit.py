@@ -20,9 +20,11 @@ from making.models import TINY
 from pfm.audit import roc
 from pfm.audit.attacks import ATTACKS, Measurement
 from pfm.audit.comparisons import trained
+from pfm.audit.comparisons.beside import train_beside
 from pfm.audit.comparisons.data import by_position, without_classes
+from pfm.audit.comparisons.trained import RETRAINED, SHADOW
 from pfm.audit.config import FULL
-from pfm.audit.models import AuditRequest, Models
+from pfm.audit.models import AuditRequest, Models, same_values
 from pfm.audit.page import NOT_ATTACKED, render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
@@ -156,6 +158,24 @@ def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) 
     for label, number in enumerate(less.classes.ids):
         images = less.train.inputs[less.train.labels == label]
         assert torch.equal(images, data.train.inputs[data.train.labels == number])
+
+
+@pytest.mark.slow
+def test_models_that_a_second_process_trains_are_those_that_one_process_trains(tmp_path: Path) -> None:
+    npz = write_npz(tmp_path / "colours.npz", train=40)
+    made = ["--model_name", "scratch:vit_digits", "--epochs", "1", "--batch_size", "20", "--eval_every", "0", "--cpu"]
+    assert run(pfm, ["train", "--dataset", str(npz), "--save_dir", str(tmp_path / "run"), *made]) == 0
+    (path,) = (tmp_path / "run").glob("*_1.pt")
+    full = load_checkpoint(path)
+    loaded = by_position(load_data(trained.recipe_of(full).data, full.preprocess.storage), full)
+    alone, both = (
+        trained.Comparisons(full, loaded, [2], tmp_path / name, CPU, lambda _: None) for name in ("alone", "both")
+    )
+    jobs = [(RETRAINED, 0), (RETRAINED, 1), (SHADOW, 0)]
+    assert not any(both.is_kept(job) for job in jobs)
+    train_beside(both, jobs)
+    assert all(both.is_kept(job) for job in jobs)  # the second by the other process
+    assert same_values(alone.retrained(1).checkpoint, both.retrained(1).checkpoint)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Options in, one call, text out: `pfm audit`. It stands here since it asks bundles as well as checkpoints."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pfm.model.checkpoint import Checkpoint
 
 SMALL = 1_000_000  # parameters
+LONG = 300  # steps of a training for which it is worth it to start a second process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ def audit_command(
         raise ClassNameError(
             f"{gone[0][1]} was erased from {ckpt}: give the checkpoint from before as --ckpt, this one as --forgotten"
         )
-    if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
+    is_small = where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL
+    if is_small:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     source = data_of_run(checkpoint, data)
     request = AuditRequest(
@@ -87,7 +90,9 @@ def audit_command(
     )
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
-    config = dataclasses.replace(config, oracles=options.oracles or config.oracles)
+    is_worth_it = is_small and checkpoint.step >= LONG and (os.cpu_count() or 1) > 1
+    processes = 2 if is_worth_it else 1
+    config = dataclasses.replace(config, oracles=options.oracles or config.oracles, processes=processes)
     found = audit(request, config, out / "models", where, say=click.echo)
     document: AuditDocument = {
         "ckpt": ckpt.name,
