@@ -59,8 +59,8 @@ def main() -> None:
     """Train what standard input asks for."""
     torch.set_num_threads(1)
     load_plugins()
-    made_of, jobs = pickle.load(sys.stdin.buffer)  # from the process that started this one
-    comparisons = Comparisons(*made_of, lambda _: None)
+    (checkpoint, data, positions, folder, device), jobs = pickle.load(sys.stdin.buffer)  # from who started this one
+    comparisons = Comparisons(checkpoint, data, positions, folder, device, lambda _: None)
     for job in jobs:
         comparisons.make(job)
 

@@ -133,7 +133,10 @@ class Comparisons:
     def is_kept(self, job: Job) -> bool:
         """Whether an oracle or a shadow was trained before."""
         what, number = job
-        data, seed = self._oracle(number) if what == RETRAINED else self._half(number)[::2]
+        if what == RETRAINED:
+            data, seed = self._oracle(number)
+        else:
+            data, _, seed = self._half(number)
         return (self._place(self._key(data, self._recipe(seed))) / NOTE).exists()
 
     def make(self, job: Job) -> None:
