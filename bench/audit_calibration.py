@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = dataclasses.replace(QUICK, shadows=0, oracles=arguments.oracles)
+    config = dataclasses.replace(QUICK, shadows=0, attack_seeds=20, oracles=arguments.oracles)
     if arguments.smoke:
         config = dataclasses.replace(config, attack_seeds=2, attack_steps=5, restarts=2, relearn_steps=(0, 2),
                                      relearn_seeds=1)  # fmt: skip

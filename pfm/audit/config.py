@@ -47,7 +47,7 @@ class AuditConfig:
 
 QUICK = AuditConfig()
 FULL = AuditConfig(
-    sizes=(0, 1, 5, 10, 50, 10**9), attack_steps=400, shadows=16, oracles=10, long_size=10,
+    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=20, attack_steps=400, shadows=16, oracles=10, long_size=10,
     restarts=5,
     relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=3,
 )  # fmt: skip
