@@ -115,7 +115,12 @@ def draw_curves(
     for axis in axes[count:]:
         axis.set_visible(False)
     figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center", ncols=min(len(lines), 5), frameon=False, fontsize=9
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=min(len(lines), 5),
+        frameon=False,
+        fontsize=9,
     )
     return as_png(figure)
 
