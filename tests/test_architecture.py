@@ -151,7 +151,7 @@ def test_no_module_shadows_a_library() -> None:
         "pfm_export.graph.form",
         "pfm_export.erasing",
         "pfm_export.graph.triton",
-        "pfm_export.service.engine",
+        "pfm_export.service.worker",
         "pfm_export.serving.sounds",
         "pfm_export.commands.forget",
         "pfm_export.commands.verify",

@@ -1,16 +1,28 @@
 """Bundles in the forms that a service treats differently, and what stands in for a session."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import numpy.typing as npt
+import pytest
+import uvicorn
 
 from making.checkpoints import deep_prompt_checkpoint, image_checkpoint, sound_checkpoint
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.service.app import build_app
+from pfm_export.service.config import ServeConfig
+from pfm_export.service.orders import Named
+from pfm_export.service.service import Service
+from pfm_export.service.worker import settings
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
@@ -24,6 +36,7 @@ FORMS: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any]]] = {
     "waveform": (lambda: sound_checkpoint("cls"), {"with_frontend": True}),
 }
 SLOW_FORMS = ("requests-cls", "all", "features", "waveform")
+PARAMS = [pytest.param(n, marks=pytest.mark.slow if n in SLOW_FORMS else ()) for n in FORMS]
 
 
 def export_form(name: str, folder: Path) -> Path:
@@ -61,3 +74,44 @@ def answer(chosen: ActiveSet, count: int) -> Prediction:
 
 def rows(count: int = 1, shape: tuple[int, ...] = (2,), dtype: npt.DTypeLike = np.float32) -> Batch:
     return Batch.of_items(range(count), np.zeros((count, *shape), dtype))
+
+
+class Local:
+    """A server without a socket: requests go straight to the application."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.app = build_app(service)
+
+    def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(ask())
+
+
+@contextlib.contextmanager
+def opened(*folders: Path, **config: Any) -> Iterator[Local]:
+    """Bundles served without a socket, called like their folders."""
+    config.setdefault("device", "cpu")
+    service = Service.open([Named(folder.name, folder) for folder in folders], ServeConfig(**config))
+    try:
+        yield Local(service)
+    finally:
+        service.close()
+
+
+@contextlib.contextmanager
+def listening(*folders: Path, **config: Any) -> Iterator[tuple[Local, str]]:
+    """The same with a socket, and its address."""
+    with opened(*folders, **config) as local, socket.create_server(("127.0.0.1", 0)) as place:
+        server = uvicorn.Server(settings(local.app, local.service.config))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([place])))
+        thread.start()
+        try:
+            yield local, f"127.0.0.1:{place.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -2,14 +2,14 @@
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from making.served import FORMS, SLOW_FORMS, Recorder, answer, export_form, rows
+from making.served import PARAMS, Recorder, answer, rows
 from pfm.errors import ClassNameError, DataError
 from pfm_export.service.engine import Engine
 from pfm_export.service.refusals import RefusedError
@@ -165,11 +165,9 @@ def test_a_pass_that_does_not_end_in_time_does_not_hold_up_the_end() -> None:
 # --- with graphs ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW_FORMS else ()) for n in FORMS]
-)
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_form(request.param, tmp_path_factory.mktemp("served") / "bundle")
+@pytest.fixture(params=PARAMS)
+def bundle(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Path:
+    return forms(request.param)
 
 
 def test_in_company_the_numbers_are_those_of_the_session(bundle: Path) -> None:
