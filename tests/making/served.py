@@ -20,7 +20,7 @@ from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
 from pfm_export.service.app import build_app
 from pfm_export.service.config import ServeConfig
-from pfm_export.service.orders import Named
+from pfm_export.service.orders import Named, records_folder
 from pfm_export.service.service import Service
 from pfm_export.service.worker import settings
 from pfm_export.serving.answers import ActiveSet, Prediction
@@ -79,9 +79,9 @@ def rows(count: int = 1, shape: tuple[int, ...] = (2,), dtype: npt.DTypeLike = n
 class Local:
     """A server without a socket: requests go straight to the application."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, records: Path) -> None:
         self.service = service
-        self.app = build_app(service)
+        self.app = build_app(service, records)
 
     def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -96,9 +96,10 @@ class Local:
 def opened(*folders: Path, **config: Any) -> Iterator[Local]:
     """Bundles served without a socket, called like their folders."""
     config.setdefault("device", "cpu")
-    service = Service.open([Named(folder.name, folder) for folder in folders], ServeConfig(**config))
+    named = [Named(folder.name, folder) for folder in folders]
+    service = Service.open(named, ServeConfig(**config))
     try:
-        yield Local(service)
+        yield Local(service, records_folder(named, service.config))
     finally:
         service.close()
 

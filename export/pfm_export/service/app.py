@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,8 +12,11 @@ from starlette.types import ASGIApp
 
 from pfm import __version__
 from pfm.errors import DataError, PfmError
+from pfm_export.service.changes import Changes
+from pfm_export.service.changing import ChangeRoutes
 from pfm_export.service.guard import Guard, broken, note_of, refused
 from pfm_export.service.inference import InferenceRoutes
+from pfm_export.service.journal import Journal
 from pfm_export.service.metrics import CONTENT_TYPE
 from pfm_export.service.predicting import PredictRoute
 from pfm_export.service.refusals import RefusedError, bad_request
@@ -20,8 +24,12 @@ from pfm_export.service.service import Service
 from pfm_export.service.tenants import Right
 
 
-def build_app(service: Service) -> ASGIApp:
-    """Everything behind a port; `service` is closed when it ends."""
+def build_app(service: Service, records: Path) -> ASGIApp:
+    """Everything behind a port; `service` is closed when it ends.
+
+    Args:
+        records: folder of the signing key, the certificates, and what was answered to which request.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -31,6 +39,7 @@ def build_app(service: Service) -> ASGIApp:
     app = FastAPI(title="pfm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     InferenceRoutes(service).add_to(app)
     PredictRoute(service).add_to(app)
+    ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
 
     async def metrics(request: Request) -> Response:
         """Counts and times, for Prometheus."""

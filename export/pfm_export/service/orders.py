@@ -84,6 +84,20 @@ class Order:
 _PATHS = ("tokens", "records", "tls_cert", "tls_key")
 
 
+def records_folder(bundles: Sequence[Named], config: ServeConfig) -> Path:
+    """Where keys and answers are kept.
+
+    Raises:
+        ConfigError: in a bundle, with which the signing key would travel.
+    """
+    first = bundles[0].folder.absolute()
+    records = first.with_name(f"{first.name}.records") if config.records is None else config.records.absolute()
+    for bundle in bundles:
+        if records.resolve().is_relative_to(bundle.folder.resolve()):
+            raise ConfigError(f"--records {records} is in a bundle, and its signing key would go wherever that goes")
+    return records
+
+
 def forget_process(folder: Path, pid: int) -> None:
     """A process has ended: what it counted stays, what it had at hand does not."""
     for path in folder.glob(f"gauge_live*_{pid}.db"):

@@ -21,6 +21,7 @@ from pfm_export.serving.session import PromptSession
 T = TypeVar("T")
 SMALL = 1 << 16  # bytes of JSON that are read where they arrive; more would hold up other requests
 READERS = 4  # threads that decode
+CHANGES = 64  # that may wait for each other
 
 
 @dataclass(kw_only=True)
@@ -32,7 +33,9 @@ class Service:
     config: ServeConfig
     metrics: Metrics
     readers: ThreadPoolExecutor
+    writer: ThreadPoolExecutor
     reading: int = 0
+    changing: int = 0
 
     @classmethod
     def open(cls, named: Sequence[Named], config: ServeConfig, *, threads: int = 0) -> "Service":
@@ -59,13 +62,15 @@ class Service:
             engine.start()
             models[bundle.name] = Model(bundle.name, session, engine)
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
-        return cls(models=models, door=door, config=config, metrics=metrics, readers=readers)
+        writer = ThreadPoolExecutor(1, thread_name_prefix="changing")
+        return cls(models=models, door=door, config=config, metrics=metrics, readers=readers, writer=writer)
 
     def close(self) -> None:
         """Answer what waits, and stop."""
         for model in self.models.values():
             model.engine.close(self.config.drain)
         self.readers.shutdown(wait=False, cancel_futures=True)
+        self.writer.shutdown(wait=True, cancel_futures=True)
 
     def admit(self, request: Request, right: Right) -> Tenant:
         """Who asks, allowed to.
@@ -101,6 +106,20 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self.readers, work)
         finally:
             self.reading -= 1
+
+    async def change(self, work: Callable[[], T]) -> T:
+        """Change a bundle, one change after the other.
+
+        Raises:
+            RefusedError: too many wait.
+        """
+        if self.changing >= CHANGES:
+            raise too_busy(1)
+        self.changing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.writer, work)
+        finally:
+            self.changing -= 1
 
     def seconds(self, asked: float | None) -> float:
         """Until a request is given up."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from pfm.errors import ConfigError, PfmError
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.logs import log
-from pfm_export.service.orders import READY, SHARED, Named, Order, forget_process
+from pfm_export.service.orders import READY, SHARED, Named, Order, forget_process, records_folder
 
 BACKLOG = 1024  # connections that nobody accepted yet
 LOOK_SECONDS = 0.1  # how often it is looked whether a worker died
@@ -51,6 +51,7 @@ class Supervisor:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        records_folder(self._bundles, self._config)
         metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         listening = bind(self._config)
         try:

@@ -20,7 +20,7 @@ from pfm.errors import PfmError
 from pfm_export.service.app import build_app
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.logs import capture_libraries
-from pfm_export.service.orders import READY, Order
+from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
@@ -59,7 +59,7 @@ def run(order: Order) -> None:
         os.sched_setaffinity(0, order.cores)
     limit_pixels(order.config.max_pixels)
     service = Service.open(order.bundles, order.config, threads=order.threads)
-    server = _Server(settings(build_app(service), order.config))
+    server = _Server(settings(build_app(service, records_folder(order.bundles, order.config)), order.config))
     with socket.socket(fileno=order.descriptor) as listening:
         asyncio.run(server.serve([listening]))
 
