@@ -8,7 +8,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from pfm import __version__
 from pfm.errors import DataError, PfmError
@@ -18,13 +17,14 @@ from pfm_export.service.guard import Guard, broken, note_of, refused
 from pfm_export.service.inference import InferenceRoutes
 from pfm_export.service.journal import Journal
 from pfm_export.service.metrics import CONTENT_TYPE
+from pfm_export.service.pages import Pages
 from pfm_export.service.predicting import PredictRoute
 from pfm_export.service.refusals import RefusedError, bad_request
 from pfm_export.service.service import Service
 from pfm_export.service.tenants import Right
 
 
-def build_app(service: Service, records: Path) -> ASGIApp:
+def build_app(service: Service, records: Path) -> Guard:
     """Everything behind a port; `service` is closed when it ends.
 
     Args:
@@ -39,6 +39,7 @@ def build_app(service: Service, records: Path) -> ASGIApp:
     app = FastAPI(title="pfm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     InferenceRoutes(service).add_to(app)
     PredictRoute(service).add_to(app)
+    Pages(service).add_to(app)
     ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
 
     async def metrics(request: Request) -> Response:

@@ -62,13 +62,18 @@ def note_of(request: Request) -> Note:
 
 
 class Guard:
-    """The outermost layer of the application."""
+    """The outermost layer of the application.
+
+    Attributes:
+        is_closing: the server was told to stop; every connection ends with the answer that is next on it.
+    """
 
     def __init__(self, app: ASGIApp, *, config: ServeConfig, metrics: Metrics) -> None:
         self._app = app
         self._config = config
         self._metrics = metrics
         self._held = 0
+        self.is_closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,7 +86,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                more = () if note.is_read else ((b"connection", b"close"),)  # nothing can follow on it
+                is_last = self.is_closing or not note.is_read  # of a body that was not read, the rest would follow
+                more = ((b"connection", b"close"),) if is_last else ()
                 own = (*HEADERS, (b"x-request-id", note.id.encode()), *more)
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)

@@ -21,6 +21,7 @@ from pfm.errors import ConfigError, PfmError
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.logs import log
 from pfm_export.service.orders import READY, SHARED, Named, Order, forget_process, records_folder
+from pfm_export.service.tenants import read_tokens
 
 BACKLOG = 1024  # connections that nobody accepted yet
 LOOK_SECONDS = 0.1  # how often it is looked whether a worker died
@@ -52,6 +53,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         records_folder(self._bundles, self._config)
+        if self._config.tokens is not None:
+            read_tokens(self._config.tokens)
         metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         listening = bind(self._config)
         try:
@@ -69,8 +72,8 @@ class Supervisor:
                 for worker in self._workers:
                     worker.look()
         finally:
-            self._stop()
             listening.close()
+            self._stop()
             shutil.rmtree(metrics, ignore_errors=True)
 
     def _on_signal(self, _: int, __: object) -> None:

@@ -19,6 +19,7 @@ from pfm.data.pixels import limit_pixels
 from pfm.errors import PfmError
 from pfm_export.service.app import build_app
 from pfm_export.service.config import ServeConfig
+from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
@@ -27,11 +28,19 @@ KEEP_ALIVE = 60  # seconds that a connection may say nothing
 
 
 class _Server(uvicorn.Server):
-    """Says when it takes connections."""
+    """Says when it takes connections, and to the application when it takes no more."""
+
+    def __init__(self, app: Guard, config: ServeConfig) -> None:
+        super().__init__(settings(app, config))
+        self._app = app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(READY, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.is_closing = True
+        await super().shutdown(sockets)
 
 
 def settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
@@ -59,7 +68,7 @@ def run(order: Order) -> None:
         os.sched_setaffinity(0, order.cores)
     limit_pixels(order.config.max_pixels)
     service = Service.open(order.bundles, order.config, threads=order.threads)
-    server = _Server(settings(build_app(service, records_folder(order.bundles, order.config)), order.config))
+    server = _Server(build_app(service, records_folder(order.bundles, order.config)), order.config)
     with socket.socket(fileno=order.descriptor) as listening:
         asyncio.run(server.serve([listening]))
 
