@@ -14,8 +14,9 @@ import threading
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pfm.data.pixels import limit_pixels
+from pfm.data.pixels import limit_pixels, refuse_programs
 from pfm.errors import PfmError
 from pfm_export.service.app import build_app
 from pfm_export.service.config import ServeConfig
@@ -43,11 +44,24 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class _Protocol(H11Protocol):
+    """HTTP as uvicorn and h11 do it; a connection whose first request does not come is ended."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
+
+    def _end_unused(self) -> None:
+        cycle: object = self.cycle  # None before the first request
+        if cycle is None:
+            self.transport.close()
+
+
 def settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
     """How uvicorn serves an application."""
     return uvicorn.Config(
         app,
-        http="h11",  # of the two the stricter one about what a request is
+        http=_Protocol,
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -67,6 +81,7 @@ def run(order: Order) -> None:
     if order.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, order.cores)
     limit_pixels(order.config.max_pixels)
+    refuse_programs()
     service = Service.open(order.bundles, order.config, threads=order.threads)
     server = _Server(build_app(service, records_folder(order.bundles, order.config)), order.config)
     with socket.socket(fileno=order.descriptor) as listening:
