@@ -1,8 +1,12 @@
 """Clients of others, over a socket: they get the numbers of the session, for every form of graph."""
 
+import ast
 import io
 import json
+import re
+import shlex
 import subprocess
+import sys
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,3 +110,38 @@ def a_sound(preprocess: dict[str, int]) -> bytes:
         writer.setframerate(rate)
         writer.writeframes(samples.tobytes())
     return file.getvalue()
+
+
+# --- the examples -----------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_examples_do_what_the_page_on_serving_says(forms: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, image = forms("shared"), tmp_path / "cell.png"
+    image.write_bytes(an_image())
+    session = PromptSession(folder, device="cpu")
+    expected = session.predict_images([image], without=["blue"])
+    with listening(folder) as (_, address):
+        said = example("ask_server.py", f"http://{address}", str(image), "blue").splitlines()
+        assert said[0] == expected.labels[0]
+        assert [line.split()[-1] for line in said[1:]] == list(expected.classes)
+        (line,) = example("ask_server_tensors.py", address, "shared", "blue").splitlines()
+        assert line.startswith(session.predict(np.zeros((1, 3, 8, 8), np.float32), without=["blue"]).labels[0])
+        # the command of the page
+        (command,) = re.findall(r"^(curl .*/v1/predict.*)$", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE)
+        words = [word.replace("localhost:8000", address) for word in shlex.split(command)]
+        found = subprocess.run([*words, "--silent"], cwd=tmp_path, check=True, capture_output=True).stdout
+        assert json.loads(found)["label"] == session.predict_images([image], without=["red"]).labels[0]
+
+
+def example(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-I", str(ROOT / "examples" / name), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_examples_are_ten_lines() -> None:
+    for name in ("ask_server.py", "ask_server_tensors.py"):
+        tree = ast.parse((ROOT / "examples" / name).read_text())
+        imports = sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body)
+        assert len(tree.body) - 1 - imports <= 10

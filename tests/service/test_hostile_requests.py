@@ -79,7 +79,10 @@ def test_five_hundred_malformed_requests_are_refused_in_one_line_each(
             assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
         finally:
             process.send_signal(signal.SIGTERM)
-    log = [json.loads(line) for line in (tmp_path / "errors").read_text().splitlines()]
+    said = (tmp_path / "errors").read_text()
+    assert "Traceback" not in said
+    log = [json.loads(line) for line in said.splitlines() if line.startswith("{")]  # libtiff writes there as well
+    print([line for line in said.splitlines() if not line.startswith("{")])
     assert [line for line in log if line["event"] in ("bug", "worker ended") or "error" in line] == []
     assert max(highest)[0] < 200 * MIB // 1024, sorted(highest)[-5:]
     # how long they take is for a quiet machine to say: pytest -m slow -s

@@ -48,3 +48,4 @@ def capture_libraries() -> None:
     root = logging.getLogger()
     root.handlers = [LogHandler()]
     root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)

@@ -25,7 +25,7 @@ from pfm_export.serving.kinds import InputKind
 
 VERSION = "1"
 MOST_JSON = 8 << 20  # bytes; a reader needs up to twenty times as many
-MOST_NESTED = 100_000  # lists and objects of a document
+MOST_NESTED = 100_000  # lists, objects and fields of a document
 DATATYPES = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 LABELS, CLASSES, PROBABILITIES = "labels", "classes", "probabilities"
 OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -70,8 +70,8 @@ def parse_document(content: bytes | memoryview) -> dict[str, Any]:
     content = bytes(content)
     if len(content) > MOST_JSON:
         raise too_large(f"{len(content)} bytes of JSON; {MOST_JSON} are read: send tensors as binary data")
-    if content.count(b"[") + content.count(b"{") > MOST_NESTED:
-        raise bad_request(f"more than {MOST_NESTED} lists and objects in one document")
+    if sum(map(content.count, (b"[", b"{", b":"))) > MOST_NESTED:
+        raise bad_request(f"more than {MOST_NESTED} lists, objects and their fields in one document")
     try:
         return fields.mapping(parse_json(content))
     except ValueError as error:
