@@ -157,7 +157,7 @@ def _entry(value: Any) -> tuple[str, Tenant]:
     odd = set(entry) - {"sha256", "profile", "rights", "name"}
     if odd:
         raise ValueError(f"an entry has no {min(odd)!r}")
-    sha256 = fields.digest(entry["sha256"])
+    sha256 = fields.digest(entry["sha256"] or None)
     rights = fields.many(entry["rights"], lambda right: fields.one_of(right, {each.value: each for each in Right}))
     profile = fields.text(entry["profile"])
     return sha256, Tenant(tag=sha256[:8], rights=frozenset(rights), profile=profile, is_bound=True)

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -52,7 +53,7 @@ class _Protocol(H11Protocol):
         self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def _end_unused(self) -> None:
-        cycle: object = self.cycle  # None before the first request
+        cycle = cast("object", self.cycle)  # None before the first request
         if cycle is None:
             self.transport.close()
 
