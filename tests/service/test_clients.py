@@ -16,13 +16,17 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 
-from making.served import PARAMS, listening
+from making.served import FORMS, listening
 from pfm_export.serving.session import PromptSession
 
 TYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+# in the default run one form is enough here: the engine's tests have the others
+QUICK = [pytest.param(name, marks=() if name == "shared" else pytest.mark.slow) for name in FORMS]
+
+
+@pytest.fixture(scope="module", params=QUICK)
 def served(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Iterator[tuple[PromptSession, str]]:
     folder = forms(request.param)
     with listening(folder) as (_, address):
@@ -117,6 +121,7 @@ def a_sound(preprocess: dict[str, int]) -> bytes:
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_the_examples_do_what_the_page_on_serving_says(forms: Callable[[str], Path], tmp_path: Path) -> None:
     folder, image = forms("shared"), tmp_path / "cell.png"
     image.write_bytes(an_image())
