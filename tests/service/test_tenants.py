@@ -133,26 +133,26 @@ def test_a_tenant_may_do_what_its_token_says(hidden: Local) -> None:
     assert hidden("GET", "/v2/health/ready").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "",
-        WARD,
-        f"Basic {WARD}",
-        "Bearer ",
-        "Bearer short",
-        f"Bearer {WARD}x",
-        f"Bearer {WARD[:-1]}",
-        "Bearer ä" + "a" * 40,
-    ],
-)
-def test_a_wrong_or_missing_token_is_refused(hidden: Local, header: str) -> None:
-    for path in (INFER, "/v1/predict", "/v1/models/shared/erase", "/v1/models/nothing/erase"):
-        answer = hidden("POST", path, headers={"authorization": header.encode()}, json=BODY)
-        assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == "Bearer"
-    assert hidden("GET", "/v2/models/shared", headers={"authorization": header.encode()}).status_code == 401
-    assert hidden("GET", "/metrics", headers={"authorization": header.encode()}).status_code == 401
+WRONG = [
+    "",
+    WARD,
+    f"Basic {WARD}",
+    "Bearer ",
+    "Bearer short",
+    f"Bearer {WARD}x",
+    f"Bearer {WARD[:-1]}",
+    f"Bearer ä{WARD}",
+]
+
+
+def test_a_wrong_or_missing_token_is_refused(hidden: Local) -> None:
+    for header in (text.encode() for text in WRONG):
+        for path in (INFER, "/v1/predict", "/v1/models/shared/erase", "/v1/models/nothing/erase"):
+            answer = hidden("POST", path, headers={"authorization": header}, json=BODY)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/v2/models/shared", "/metrics", "/v1/models"):
+            assert hidden("GET", path, headers={"authorization": header}).status_code == 401
 
 
 def test_a_token_for_a_profile_that_a_model_does_not_have_is_not_for_that_model(
