@@ -136,6 +136,24 @@ def test_closing_answers_what_waits_and_takes_no_more() -> None:
         engine.submit([rows()], 1, RED, timeout=1)
 
 
+class BadWatcher:
+    """Fails after every pass."""
+
+    def queue(self, rows: int) -> None:
+        pass
+
+    def passed(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_metric_that_fails_does_not_end_the_answers() -> None:
+    engine = Engine(Recorder(), mixes_sets=True, max_batch=1, max_queue=8, watcher=BadWatcher())
+    engine.start()
+    futures = [engine.submit([rows()], 1, RED, timeout=60) for _ in range(3)]
+    assert [future.result(60).labels for future in futures] == [["red"]] * 3
+    engine.close(60)
+
+
 class Stuck(Recorder):
     """Begins a pass and does not end it until it is told to."""
 

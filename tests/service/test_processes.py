@@ -1,9 +1,11 @@
 """`pfm serve` as a user starts it: workers on one port, killed, told to stop, and asked while a class is erased."""
 
+import datetime
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,11 +17,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from making.commands import Refuse
+from making.served import listening
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.orders import Named, Order, named_bundles
-from pfm_export.service.supervisor import shares
+from pfm_export.service.supervisor import check_tls, shares
 
 ROOT = Path(__file__).parent.parent.parent
 INPUTS = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -182,8 +189,31 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(tmp_pa
         (["--records", tmp_path / "a" / "records"], "its signing key would go wherever that goes"),
         (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
         (["--tokens", tmp_path / "none"], "cannot read"),
+        (["--tls_cert", tmp_path / "none", "--tls_key", __file__], "No such file"),
+        (["--tls_cert", __file__, "--tls_key", __file__], "are not a certificate"),
     ):
         assert text in refuse("serve", tmp_path / "a", *options)
+
+
+def test_with_a_certificate_it_speaks_https(forms: Callable[[str], Path], tmp_path: Path) -> None:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )  # fmt: skip
+    check_tls(ServeConfig(tls_cert=cert_file, tls_key=key_file))
+    trust = ssl.create_default_context(cafile=str(cert_file))
+    with listening(forms("shared"), tls_cert=cert_file, tls_key=key_file) as (_, address):
+        port = address.rpartition(":")[2]
+        with httpx.Client(verify=trust) as client:
+            assert client.get(f"https://localhost:{port}/v2/health/ready").json() == {"ready": True}
 
 
 def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`pfm serve`: bundles behind a port."""
 
 import importlib.util
+import os
 
 import click
 
@@ -20,6 +21,8 @@ def serve(bundles: tuple[str, ...], config: ServeConfig) -> None:
     A bundle is called like its folder, or as you say: NAME=FOLDER. Requests with different active sets share a pass.
     A class that was erased or suspended is refused in every request that starts after the answer, by all workers.
     """
+    if os.name != "posix":
+        raise ConfigError("pfm serve runs on Linux and macOS; elsewhere serve with PromptSession")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"pfm serve needs {missing[0]}, which is not installed: pip install 'pfm[serve]'")

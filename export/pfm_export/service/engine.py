@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pfm_export.service.logs import log_error
 from pfm_export.service.queueing import Job, Queue
 from pfm_export.service.refusals import closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
@@ -141,7 +142,10 @@ class Engine:
                 self._changed.wait_for(lambda: len(self._queue) > 0 or self._is_closing)
                 if not self._queue:
                     return
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # of the watcher; the answers are given by then, and the next ones have to be
+                log_error("bug", error)
 
     def _tell_queue(self) -> None:
         if self._watcher is not None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ class Supervisor:
         records_folder(self._bundles, self._config)
         if self._config.tokens is not None:
             read_tokens(self._config.tokens)
+        check_tls(self._config)
         metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         listening = bind(self._config)
         try:
@@ -113,6 +115,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            process_group=0,  # so that Ctrl-C reaches this process alone, which then asks them to end
             pass_fds=(self._order.descriptor,),
             env={**os.environ, "PYTHONPATH": path, SHARED: str(self._metrics)},
         )
@@ -190,6 +193,23 @@ def bind(config: ServeConfig) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"cannot listen on {config.host}, port {config.port}: {error.strerror}") from error
     return listening
+
+
+def check_tls(config: ServeConfig) -> None:
+    """
+    Raises:
+        ConfigError: certificate and key cannot be used.
+    """
+    if config.tls_cert is None or config.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
+    except (OSError, ValueError) as error:  # of ssl's own too, which are of the first kind
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"--tls_cert {config.tls_cert} and --tls_key {config.tls_key} are not a certificate (PEM) and its key, "
+            f"without a passphrase: {reason}"
+        ) from error
 
 
 def shares(config: ServeConfig, number: int) -> tuple[int, tuple[int, ...]]:
