@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from making import exact
 from making.served import Local, opened
 from pfm.errors import StorageError
 from pfm.forgetting.certificate import read_certificate
 from pfm.forgetting.ledger import LEDGER
+from pfm_export.graph.export import export_bundle
 from pfm_export.service import changes
 from pfm_export.service.tenants import OpenDoor
+from pfm_export.serving.bundle import Bundle
 
 NAMES = ["red", "green", "blue", "grey"]
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -139,3 +142,15 @@ def test_without_tokens_nothing_can_be_changed_from_other_machines(local: Local)
     for path in (ERASE, SUSPEND, RESTORE):
         assert status(local, path, json={"classes": ["blue"]}) == 403
     assert classes(local) == NAMES
+
+
+@pytest.mark.slow
+def test_an_exact_bundle_is_solved_anew_before_it_is_certified(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    export_bundle(exact.fit(exact.image_data(), tmp_path / "run"), folder, with_sums=True)
+    with opened(folder) as local:
+        told = local("POST", ERASE, json={"classes": ["blue"], "request_id": "r"}).json()
+        assert told["certificate"]["artifacts"][0]["records"]
+        assert classes(local) == ["red", "green", "grey"]
+        assert local.service.models["shared"].session.settle() is True
+    assert Bundle.open(folder).is_exact

@@ -6,7 +6,6 @@ after the answer is answered with an erased or suspended class, whichever worker
 
 import datetime
 from collections.abc import Callable
-from typing import Any
 
 from pfm.errors import BundleError, ClassNameError, PfmError
 from pfm.forgetting import certificate
@@ -39,7 +38,7 @@ class Changes:
         self._journal = journal
         self._metrics = metrics
 
-    def erase(self, model: Model, tenant: Tenant, asked: Asked) -> dict[str, Any]:
+    def erase(self, model: Model, tenant: Tenant, asked: Asked) -> Json:
         """Erase classes for good, and answer with the certificate.
 
         A tenant that does not see every class gets the certificate's hash: it names the classes that are left.
@@ -58,12 +57,12 @@ class Changes:
             return {**_head(asked), "erased": list(asked.classes), "is_whole": is_whole, "certificate": signed}
 
         answer = self._once(model, tenant, asked, act)
-        was_whole = answer.pop("is_whole")
-        if not (was_whole and _sees_all(model, tenant)):
-            answer["certificate"] = None
-        return {**answer, "certificate_sha256": sha256(self._journal.certificate(asked))}
+        is_told = answer["is_whole"] is True and _sees_all(model, tenant)
+        told = {name: value for name, value in answer.items() if name != "is_whole"}
+        certified = told["certificate"] if is_told else None
+        return {**told, "certificate": certified, "certificate_sha256": sha256(self._journal.certificate(asked))}
 
-    def suspend(self, model: Model, tenant: Tenant, asked: Asked) -> dict[str, Any]:
+    def suspend(self, model: Model, tenant: Tenant, asked: Asked) -> Json:
         """Leave classes out of a profile.
 
         Raises:
@@ -78,7 +77,7 @@ class Changes:
 
         return self._once(model, tenant, asked, act)
 
-    def restore(self, model: Model, tenant: Tenant, asked: Asked) -> dict[str, Any]:
+    def restore(self, model: Model, tenant: Tenant, asked: Asked) -> Json:
         """Undo `suspend`.
 
         Raises:
@@ -93,7 +92,7 @@ class Changes:
 
         return self._once(model, tenant, asked, act)
 
-    def _once(self, model: Model, tenant: Tenant, asked: Asked, act: Callable[[], Json]) -> dict[str, Any]:
+    def _once(self, model: Model, tenant: Tenant, asked: Asked, act: Callable[[], Json]) -> Json:
         def check() -> None:
             if tenant.is_bound and asked.action != "restore":
                 view = model.view(tenant)
@@ -144,7 +143,7 @@ def _sees_all(model: Model, tenant: Tenant) -> bool:
     return not tenant.is_bound or model.view(tenant).is_whole
 
 
-def _head(asked: Asked) -> dict[str, Any]:
+def _head(asked: Asked) -> Json:
     return {"request_id": asked.id, "model": asked.model}
 
 

@@ -1,14 +1,14 @@
 """Routes that change a bundle: `POST /v1/models/{model}/erase`, `/suspend` and `/restore`."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from pfm.storage import Json
 from pfm_export.service.changes import Changes
 from pfm_export.service.guard import JSON, note_of, require_json
 from pfm_export.service.journal import Asked
@@ -75,7 +75,7 @@ class ChangeRoutes:
         name: str,
         request: Request,
         right: Right,
-        act: Callable[[Model, Tenant, Asked], Mapping[str, Any]],
+        act: Callable[[Model, Tenant, Asked], Json],
     ) -> Response:
         note_of(request).route = right.value
         tenant = self._service.admit(request, right)

@@ -58,7 +58,7 @@ class Kept:
     """What is known of a request: that it was begun, or its answer."""
 
     asked: str
-    answer: dict[str, Any] | None
+    answer: Json | None
 
 
 class Journal:
@@ -80,7 +80,7 @@ class Journal:
         """Where the certificate of a request is kept."""
         return self._folder / "certificates" / f"{asked.key}.json"
 
-    def once(self, asked: Asked, check: Callable[[], None], act: Callable[[], Json]) -> dict[str, Any]:
+    def once(self, asked: Asked, check: Callable[[], None], act: Callable[[], Json]) -> Json:
         """The answer to a request, which is acted on where it has none yet.
 
         Args:
@@ -102,7 +102,7 @@ class Journal:
                 check()
                 _write(path, {"asked": asked.digest})
             try:
-                answer = dict(act())
+                answer = act()
             except ClassNameError:
                 if kept is None:
                     path.unlink(missing_ok=True)  # nothing was changed
