@@ -38,7 +38,7 @@ PROVEN = (
 )
 NOT_PROVEN = (
     "that the shared weights hold nothing of the erased classes: they were trained with their samples; `pfm audit` "
-    "measures what an attacker gets out of them",
+    "measures what an attacker gets out of them, beside models that never saw the classes",
     "that what was erased under a name was what you know by that name: the file as it was before is named by its "
     "SHA-256 alone",
     "that no copy exists elsewhere: backups, snapshots, exports, other hosts, the disk's own blocks",

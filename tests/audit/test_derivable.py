@@ -15,7 +15,7 @@ from making.models import tiny_spec
 from pfm.audit.attacks.derivable import KEY, Back, Derivable, Derived, Key, Random, Way, judge
 from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed, nearest
 from pfm.audit.models import AuditRequest, Models
-from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS
+from pfm.audit.verdict import FAIL, PASS
 from pfm.backbones.loading import build_backbone
 from pfm.cli import pfm, run
 from pfm.data.config import DataConfig
@@ -165,13 +165,13 @@ def measured(npz: Path, folder: Path, start: str, readout: str) -> tuple[Derived
         full=load_checkpoint(path), data=load_data(DataConfig(dataset=str(npz)), ImageStorage(8)), keys=["2"]
     )
     found = Derivable().measure(Models(request, SMALL, folder / "models", CPU, say=lambda _: None))
-    (figures,), (key, judgement, beside) = found.figures, found.judgements
+    (figures,), (key, judgement) = found.figures, found.judgements
     assert key.measure == "the key is derivable: 2"
     if (start, readout) == ("common", "prompt"):  # what so few prompts learned from one vector sums to little
         assert 0.3 < key.value < 0.8
     else:
         assert key.verdict == (FAIL if start == "seed" else PASS), key.reason
-    assert (beside.measure, len(figures["retrained"])) == ("derivable beside a retrained model: 2", SMALL.oracles)
+    assert len(figures["retrained"]) == SMALL.oracles
     assert "formula" in Derivable().show([figures])
     return figures, judgement
 
@@ -205,19 +205,17 @@ def test_the_best_formula_is_judged_by_random_prompts() -> None:
     assert [entry.verdict for entry in passed] == [PASS, PASS]
 
 
-def test_the_best_formula_is_judged_beside_models_that_never_saw_the_class() -> None:
+def test_what_formulas_bring_back_in_models_that_never_saw_the_class_stands_beside_it() -> None:
     way, small = Way(way="a", selective=0.95, forget=0.9, retain=1.0), Way(way="b", selective=0.7, forget=0.5, retain=1)
     random = Random(draws=24, selective=0.5, forget=0.1, low=0.45, high=0.95)
     figures = Derived(
         name="3", start="common", seed_found=1, seed_match=0.1, key=Key(way="a", cosine=0.1),
-        full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[small, small],
+        full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[small, way],
         learned={},
     )  # fmt: skip
-    _, first, second = judge(figures, SMALL)
-    assert (first.verdict, second.verdict, second.level) == (PASS, FAIL, "erase")
-    assert "brings back 0.950, in 2 models that never saw the class 0.700 to 0.700" in second.reason
-    assert [e.verdict for e in judge({**figures, "retrained": [small, way]}, SMALL)] == [PASS, PASS, INCONCLUSIVE]
-    assert [e.verdict for e in judge({**figures, "retrained": [way]}, SMALL)] == [PASS, PASS, PASS]
+    _, found = judge(figures, SMALL)
+    assert found.verdict == PASS
+    assert found.reason.endswith("; the best in models that never saw the class: 0.700, 0.950")
 
 
 @pytest.mark.slow

@@ -1,16 +1,16 @@
 """Derivable: what of an erased class comes back from what is left plus what everybody knows, without data of the class.
 
-By known formulas (`pfm.audit.derivable`), which are judged in three ways. None of them is to give the class's own
-prompt, its key: where rows drawn at random bring back much, that alone tells. The best of them is to bring back no more
-than prompts drawn at random do, and no more than the best does in a model that never saw the class. There is one that
-beats random prompts in both: what stands against all prompts that are left gets whatever nobody else claims.
+By known formulas (`pfm.audit.derivable`), which are judged in two ways. None of them is to give the class's own prompt,
+its key: where rows drawn at random bring back much, that alone tells. The best of them is to bring back no more than
+prompts drawn at random do; beside it stands what the best brings back in models that never saw the class. There is one
+that beats random prompts in both: what stands against all prompts that are left gets whatever nobody else claims.
 
 And by a prompt that is learned on inputs that the attacker made up, which is only reported: no erasure of rows touches
 what the shared weights know.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -94,9 +94,10 @@ class Derived(TypedDict):
 
 
 class Derivable:
-    """Judges the best formula beside random prompts and beside retrained models; reports what is learned."""
+    """Judges the formulas by the key and beside random prompts; reports them elsewhere, and what is learned."""
 
     name = "derivable"
+    about = "the file and its seed, and no sample of the class"
 
     def measure(self, models: Models) -> Measurement[list[Derived]]:
         found = [
@@ -315,7 +316,7 @@ def _mean(hits: torch.Tensor) -> float:
 
 
 def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
-    """Whether a formula gives the key, and whether the best brings back more than random ones, or than elsewhere."""
+    """Whether a formula gives the key, and whether the best brings back more than random prompts."""
     key = entry["key"]["cosine"]
     yield Judgement(
         level="erase",
@@ -339,19 +340,11 @@ def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
         verdict=at_most(excess, excess, config.epsilon),
         reason=f"the best of {len(entry['formulas'])} formulas ({best['way']}) brings back {best['selective']:.3f}, "
         f"{random['draws']} random prompts {random['low']:.3f} to {random['high']:.3f}, the class's own "
-        f"{entry['full']['selective']:.3f}",
+        f"{entry['full']['selective']:.3f}" + _elsewhere(entry["retrained"]),
     )
-    if entry["retrained"]:
-        ends = [best["selective"] - way["selective"] for way in entry["retrained"]]
-        yield Judgement(
-            level="erase",
-            measure=f"derivable beside a retrained model: {entry['name']}",
-            value=sum(ends) / len(ends),
-            low=min(ends),
-            high=max(ends),
-            limit=config.epsilon,
-            verdict=at_most(min(ends), max(ends), config.epsilon),
-            reason=f"the best formula brings back {best['selective']:.3f}, in "
-            f"{len(ends)} models that never saw the class {best['selective'] - max(ends):.3f} to "
-            f"{best['selective'] - min(ends):.3f}",
-        )
+
+
+def _elsewhere(retrained: Sequence[Way]) -> str:
+    """What formulas bring back where the class never was: how much of it any such model would give."""
+    found = [f"{way['selective']:.3f}" for way in retrained]
+    return f"; the best in models that never saw the class: {', '.join(found)}" if found else ""
