@@ -22,6 +22,7 @@ from pfm.exact.recipe import CONSTANT, SHARPNESS
 from pfm.exact.sums import Doubles, Ints64, unpacked
 
 BLOCK = 128  # columns of a step of the substitution
+CHUNK = 1 << 16  # numbers that are weighed at a time, few enough for a processor's cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def solve(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alpha: f
     """Weights from packed sums.
 
     Args:
-        sums: of each class, in the order of the classes' names; each is looked at once.
+        sums: of each class, in the order of the classes' names; each is looked at before the next is asked for.
         counts: samples of each class, in the same order.
     """
     with one_thread():
@@ -67,9 +68,12 @@ def _solve(sums: Iterable[Ints64], counts: Sequence[int], width: int, alpha: flo
     size, count = width + 1, sum(counts)
     weights = [count / (len(counts) * own) for own in counts]
     total = np.zeros(size * (size + 1) // 2)
+    part = np.empty(min(CHUNK, len(total)))
     targets = np.zeros((size, len(counts)))
     for column, (weight, own) in enumerate(zip(weights, sums, strict=True)):
-        total += weight * own
+        for start in range(0, len(total), CHUNK):
+            stop = min(start + CHUNK, len(total))
+            total[start:stop] += np.multiply(own[start:stop], weight, out=part[: stop - start])
         # the last row of the products is the sum of the rows, times the constant
         targets[:, column] = weight * own[-size:] * (SHARPNESS / CONSTANT)
     matrix = unpacked(total, size)
