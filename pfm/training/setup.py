@@ -95,7 +95,7 @@ def load_run_data(
             is_shown=accelerator.is_main_process,
         )
         data = load_data(config.data, spec.storage, intake=intake)
-    return hold_out_for_threshold(data, config.model.abstain)
+    return hold_out_for_threshold(data, config.model.held_out_for)
 
 
 def set_up(

@@ -4,7 +4,7 @@ import html
 from typing import TypedDict
 
 from pfm.audit.attacks.attack import Measurement
-from pfm.audit.comparisons.fresh import fresh_digest
+from pfm.audit.comparisons.fresh import fit_afresh
 from pfm.audit.models import Models
 from pfm.audit.verdict import FAIL, PASS, Judgement
 
@@ -30,11 +30,13 @@ class Exact:
         if not models.loaded["full"].model.readout.erasure_is_exact:
             return Measurement({"judged": "", "fresh": ""})
         models.say("exact: fitting without the classes in another process, from the source files")
-        fresh = fresh_digest(models.full, models.source, models.names)
+        fresh = fit_afresh(models.full, models.source, models.names)
         record = models.judged.exact
         judged = str(record.get("digest", "")) if record.get("is_solved") else ""
-        is_equal = judged == fresh
-        said = "is that of" if is_equal else "is not that of"
+        is_threshold = models.judged.unknown_below == fresh.unknown_below
+        is_equal = judged == fresh.digest and is_threshold
+        said = "is that of" if judged == fresh.digest else "is not that of"
+        threshold = "" if is_threshold else "; its threshold for `unknown` is another"
         judgement = Judgement(
             level="exact",
             measure="digest",
@@ -43,9 +45,9 @@ class Exact:
             high=float(is_equal),
             limit=1.0,
             verdict=PASS if is_equal else FAIL,
-            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes",
+            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes{threshold}",
         )
-        return Measurement({"judged": judged, "fresh": fresh}, (judgement,))
+        return Measurement({"judged": judged, "fresh": fresh.digest}, (judgement,))
 
     def show(self, figures: ExactFigures) -> str:
         if not figures["fresh"]:

@@ -4,7 +4,7 @@ Nothing of the audited model goes in but its configuration: features are extract
 
     echo '{"run": …, "data": …, "classes": ["3"]}' | python -m pfm.audit.comparisons.fresh
 
-prints the digest as JSON.
+prints digest and threshold as JSON.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pfm.data.config import DataConfig
 from pfm.errors import AuditError
@@ -20,8 +21,21 @@ from pfm.model.checkpoint import Checkpoint
 from pfm.training.config import RunConfig
 
 
-def fresh_digest(checkpoint: Checkpoint, source: DataConfig | None, names: Sequence[str]) -> str:
-    """The digest of a fit without some classes.
+@dataclass(frozen=True)
+class Fresh:
+    """A fit that never saw what is gone.
+
+    Attributes:
+        digest: over projection, sums and counts.
+        unknown_below: its threshold for `unknown`; 0 without one.
+    """
+
+    digest: str
+    unknown_below: float
+
+
+def fit_afresh(checkpoint: Checkpoint, source: DataConfig | None, names: Sequence[str]) -> Fresh:
+    """A fit without some classes.
 
     Args:
         source: the data; None is that of the checkpoint's run.
@@ -38,7 +52,7 @@ def fresh_digest(checkpoint: Checkpoint, source: DataConfig | None, names: Seque
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode:
         raise AuditError(f"the fit without the classes failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.splitlines()[-1])["digest"]
+    return Fresh(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -61,7 +75,8 @@ def main() -> None:
         data = without_classes(data, data.classes.positions(asked["classes"]))
         run = dataclasses.replace(run, data=source, train=settings)
         result = train(run, torch.device("cpu"), lambda _: None, data=data)
-        print(json.dumps({"digest": load_checkpoint(result.checkpoint).exact["digest"]}))
+        fitted = load_checkpoint(result.checkpoint)
+        print(json.dumps({"digest": fitted.exact["digest"], "unknown_below": fitted.unknown_below}))
 
 
 if __name__ == "__main__":
