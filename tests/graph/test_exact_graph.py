@@ -3,6 +3,8 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +15,13 @@ from making.checkpoints import image_checkpoint
 from making.exact import fit, image_data
 from making.models import TINY
 from pfm.backbones.family import PRESETS
-from pfm.errors import BundleError
+from pfm.errors import BundleError, DeviceError
 from pfm.forgetting import ledger
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.serving import runtime
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.session import ActiveSet, PromptSession
@@ -197,3 +200,30 @@ def test_a_readout_that_was_trained_has_no_exact_answers(tmp_path: Path) -> None
     assert session.predict(pixels).is_exact is None
     with pytest.raises(BundleError, match="not of an exact readout"):
         session.predict(pixels, exact=True)
+
+
+def test_products_of_an_exact_bundle_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, dict[str, str]]] = []
+
+    class Loaded:
+        def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+            given.append(dict(providers))
+
+        def get_providers(self) -> list[str]:
+            return list(given[-1])
+
+    there = [runtime.TENSORRT, runtime.CUDA, runtime.CPU]
+    monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(runtime.onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(runtime.onnxruntime, "InferenceSession", Loaded)
+    monkeypatch.setattr(runtime, "check_graph", lambda *_: None)
+
+    def bundle(exact: object) -> Any:
+        stated = SimpleNamespace(precision="fp32")
+        return SimpleNamespace(exact=exact, stated=stated, model_bytes=lambda _: b"")
+
+    runtime.load_graph(bundle(exact="a state"), device="cuda")
+    runtime.load_graph(bundle(exact=None), device="cuda")
+    assert [providers[runtime.CUDA] for providers in given] == [{"use_tf32": "0"}, {}]
+    with pytest.raises(DeviceError, match="TensorRT rounds"):
+        runtime.load_graph(bundle(exact="a state"), device="tensorrt")
