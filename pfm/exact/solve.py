@@ -20,6 +20,7 @@ from pfm.errors import ConfigError
 from pfm.exact.recipe import CONSTANT, SHARPNESS
 from pfm.exact.sums import Doubles, Ints64, unpacked
 
+TOLERANCE = 1e-5  # relative, by which float32 rows may differ that another build or processor solved
 BLOCK = 128  # columns of a step of the substitution
 CHUNK = 1 << 16  # numbers that are weighed at a time, few enough for a processor's cache
 

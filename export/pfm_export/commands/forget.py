@@ -117,14 +117,12 @@ def _forget_samples(
     """Groups and samples."""
     if chosen.class_ or chosen.classes:
         raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
-    if record.certificate is not None:
-        raise ConfigError("--certificate speaks of classes; the ledger has the digest of what is left")
-    told = {"reason": record.reason, "requested_by": record.requested_by}
+    record.check_key()
     if options.in_place:
         named = (*artifacts, *([options.ckpt] if options.ckpt else []))
         if not named or options.out is not None:
             raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
-        forget_in_place(named, samples, yes=options.yes, allow_unknown=options.allow_unknown, **told)
+        forget_in_place(named, samples, record, yes=options.yes, allow_unknown=options.allow_unknown)
     elif artifacts:
         raise ConfigError(
             f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
@@ -132,7 +130,7 @@ def _forget_samples(
     elif options.ckpt is None:
         raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
     else:
-        forget_copy(options.ckpt, options.out, samples, **told)
+        forget_copy(options.ckpt, options.out, samples, record)
 
 
 def _erase_in_place(
