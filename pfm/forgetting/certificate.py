@@ -310,6 +310,8 @@ def _entry(values: Record, version: int) -> Entry:
     subjects = tuple(map(Subject.of, _list(values.get("subjects", [])))) if version == WITH_SAMPLES else ()
     if not spoken or any(not 1 <= entry.line <= lines or not (entry.classes or subjects) for entry in spoken):
         raise ValueError("an artifact without an erasure")
+    if version == WITH_SAMPLES and not subjects:
+        raise ValueError("a certificate of samples that speaks of none")
     is_first = version == 1
     if not is_first:
         _check_quoted(values["quoted"], spoken)

@@ -61,14 +61,14 @@ def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequenc
     if checkpoint.exact.get("memory") != "features":
         return []
     found: list[str] = []
-    for kind, names in (("group", groups), ("sample", samples)):
+    for what, names in (("group", groups), ("sample", samples)):
         for name in names:
-            removal = Removal(groups=[name]) if kind == "group" else Removal(samples=[name])
+            removal = Removal(groups=[name]) if what == "group" else Removal(samples=[name])
             try:
                 count = int(find(checkpoint, removal).sum())
             except (ClassNameError, ConfigError):  # also where no groups are left
                 continue
-            found.append(f"{count} stored samples are of the {kind} {name}")
+            found.append(f"{count} stored samples are of the {what} {name}")
     return found
 
 

@@ -12,15 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from pfm.errors import ConfigError
 from pfm.forgetting.ledger import Record, digest, text
 from pfm.storage import sha256
 
 GROUP, SAMPLE = "group", "sample"
 SALT_BYTES = 16
-_PURPOSE = b"pfm certificate subjects"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +25,12 @@ class Subject:
     """One group or sample that a certificate speaks of.
 
     Attributes:
-        kind: "group" or "sample".
+        what: "group" or "sample".
         salt: of its key.
         id: of its name, or of a sample's file.
     """
 
-    kind: str
+    what: str
     salt: str
     id: str
 
@@ -43,26 +40,33 @@ class Subject:
         Raises:
             KeyError, TypeError, ValueError: something is missing or of another type.
         """
-        return cls(kind=text(values["kind"]), salt=text(values["salt"]), id=digest(values["id"]))
+        return cls(what=text(values["what"]), salt=text(values["salt"]), id=digest(values["id"]))
 
-    def is_meant(self, kind: str, given: str, key: bytes) -> bool:
+    def is_meant(self, what: str, given: str, key: bytes) -> bool:
         """Whether it is this group or sample."""
-        return kind == self.kind and any(hmac.compare_digest(self.id, own) for own in _ids(kind, given, key))
+        return what == self.what and any(hmac.compare_digest(self.id, own) for own in _ids(what, given, key))
 
 
-def spoken_of(groups: Sequence[str], samples: Sequence[str], signer: Ed25519PrivateKey) -> list[Record]:
-    """Entries of a certificate, one for each group and sample."""
+def spoken_of(groups: Sequence[str], samples: Sequence[str], secret: bytes) -> list[Record]:
+    """Entries of a certificate, one for each group and sample.
+
+    Args:
+        secret: the signer's.
+    """
     found: list[Record] = []
-    for kind, given in [*((GROUP, name) for name in groups), *((SAMPLE, name) for name in samples)]:
+    for what, given in [*((GROUP, name) for name in groups), *((SAMPLE, name) for name in samples)]:
         salt = secrets.token_hex(SALT_BYTES)
-        found.append({"kind": kind, "salt": salt, "id": next(_ids(kind, given, subject_key(signer, salt)))})
+        found.append({"what": what, "salt": salt, "id": next(_ids(what, given, subject_key(secret, salt)))})
     return found
 
 
-def subject_key(signer: Ed25519PrivateKey, salt: str) -> bytes:
-    """The key of the entry that has this salt."""
-    master = hmac.digest(signer.private_bytes_raw(), _PURPOSE, "sha256")
-    return hmac.digest(master, salt.encode(), "sha256")
+def subject_key(secret: bytes, salt: str) -> bytes:
+    """The key of the entry that has this salt.
+
+    Args:
+        secret: the signer's, see `pfm.forgetting.keys.secret_of`.
+    """
+    return hmac.digest(secret, salt.encode(), "sha256")
 
 
 def parse_key(given: str) -> bytes:
@@ -80,9 +84,9 @@ def parse_key(given: str) -> bytes:
     return key
 
 
-def _ids(kind: str, given: str, key: bytes) -> Iterator[str]:
+def _ids(what: str, given: str, key: bytes) -> Iterator[str]:
     """What it may be called: a file by its bytes, whatever its name is now; anything by its name."""
     path = Path(given)
-    if kind == SAMPLE and path.is_file():
+    if what == SAMPLE and path.is_file():
         yield hmac.new(key, f"file:{sha256(path)}".encode(), "sha256").hexdigest()
-    yield hmac.new(key, f"{kind}:{given}".encode(errors="surrogatepass"), "sha256").hexdigest()
+    yield hmac.new(key, f"{what}:{given}".encode(errors="surrogatepass"), "sha256").hexdigest()

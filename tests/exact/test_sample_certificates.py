@@ -13,7 +13,7 @@ from making.exact import fit, image_data
 from pfm.cli import pfm, run
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
-from pfm.forgetting.keys import load_key
+from pfm.forgetting.keys import load_key, secret_of
 from pfm.forgetting.solution import misfits_of_solution
 from pfm.forgetting.subjects import spoken_of, subject_key
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ def test_a_certificate_of_samples_tells_who_only_to_whom_has_the_key(
     signed = read_certificate(cert)
     (entry,) = signed.artifacts
     assert (signed.version, entry.num_samples) == (WITH_SAMPLES, 9)
-    assert [subject.kind for subject in entry.subjects] == ["group", "sample"]
+    assert [subject.what for subject in entry.subjects] == ["group", "sample"]
     assert entry.exact == load_checkpoint(path).exact["digest"]
     assert not any("shared weights" in remark for remark in signed.not_proven)
 
@@ -117,7 +117,7 @@ def test_samples_hidden_in_a_memory_are_noticed(tmp_path: Path) -> None:
 
 
 def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
-    signer, _ = load_key(tmp_path / "a.key")
-    first, second = spoken_of(["ann", "ann"], [], signer)
+    secret = secret_of(load_key(tmp_path / "a.key")[0])
+    first, second = spoken_of(["ann", "ann"], [], secret)
     assert first["id"] != second["id"]
-    assert subject_key(signer, first["salt"]) != subject_key(signer, second["salt"])
+    assert subject_key(secret, first["salt"]) != subject_key(secret, second["salt"])

@@ -99,14 +99,15 @@ class RecordOptions:
             removals: the ledger's line that says so, of each checkpoint.
         """
         from pfm.forgetting import certificate
-        from pfm.forgetting.keys import load_key
+        from pfm.forgetting.keys import load_key, secret_of
         from pfm.forgetting.subjects import spoken_of, subject_key
         from pfm_export.contents import open_content
 
         if self.certificate is None:
             return
         signer, is_new = load_key(self.key_path)
-        subjects = spoken_of(groups, samples, signer)
+        secret = secret_of(signer)
+        subjects = spoken_of(groups, samples, secret)
         self._sign(
             [
                 certificate.describe_samples(path, open_content(path), removal, subjects)
@@ -116,7 +117,7 @@ class RecordOptions:
         )
         click.echo("it names nobody; for whoever asked, the key of their entry (`pfm verify --subject_key`):")
         for name, subject in zip((*groups, *samples), subjects, strict=True):
-            click.echo(f"  {subject['kind']} {name}: {subject_key(signer, subject['salt']).hex()}")
+            click.echo(f"  {subject['what']} {name}: {subject_key(secret, subject['salt']).hex()}")
 
     def _sign(self, described: "Sequence[Record]", *, is_new: bool = False) -> None:
         from pfm.forgetting import certificate
