@@ -24,6 +24,16 @@ from making.traces import Traces
 from pfm.backbones.family import PRESETS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is left alone with one at the end; the others as they stand."""
+
+    def seconds(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("slow")
+        return mark.kwargs.get("seconds", 0) if mark else 0
+
+    items.sort(key=seconds, reverse=True)
+
+
 def pytest_collection_finish() -> None:
     """From here on there is garbage; what was loaded is not looked at again."""
     gc.freeze()

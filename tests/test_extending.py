@@ -148,6 +148,7 @@ def test_an_attack_is_made_judged_and_shown(preset: str, npz: Path, tmp_path: Pa
     assert "mirrored samples" in (tmp_path / "audit" / "audit.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_graph_form_is_exported_and_served(preset: str, npz: Path, tmp_path: Path) -> None:
     load("our_graph_form", tmp_path)
     ckpt = train(tmp_path / "run", "--model_name", preset, dataset=npz)

@@ -111,7 +111,7 @@ def test_a_file_of_the_papers_tool_is_evaluated_and_exported(tmp_path: Path) -> 
     np.testing.assert_allclose(session.predict(images.numpy()).probabilities, expected, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_the_demo_shows_what_the_readme_promises(tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -7,6 +7,7 @@ any moment, the next erasure in that folder first finishes what was announced.
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,33 @@ REMAINS_EXACT = (
     "copies of these files elsewhere (backups, snapshots, exports) are out of reach; the difference of two copies "
     "shows what left",
 )
-SCRUBBED = (
+RETUNED = (
     "the shared weights were retuned without the erased classes' samples; what an attack still gets out of them was "
     "measured when that was done, and is not zero for certain"
 )
+RETRAINED = (
+    "everything that is trained was trained again without a sample of the erased classes, by the recipe of before; "
+    "what can still be of them is what was not trained here: the backbone it started from, and options of the recipe "
+    "that somebody chose by looking at these classes"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scrubbed:
+    """An erased checkpoint with other shared weights.
+
+    Attributes:
+        is_retrained: nothing in it was computed from samples of the classes.
+    """
+
+    checkpoint: Checkpoint
+    is_retrained: bool
+
+    @property
+    def remains(self) -> str:
+        """What is still to be said of the shared weights."""
+        return RETRAINED if self.is_retrained else RETUNED
+
 
 # what the last line of an erasure repeats of the first
 _TOLD = ("request", "classes", "erased", "changed", "remains", "reason", "requested_by", "looked")
@@ -65,7 +89,7 @@ def erase_file(
     *,
     reason: str = "",
     requested_by: str = "",
-    scrubbed: Checkpoint | None = None,
+    scrubbed: Scrubbed | None = None,
 ) -> Record:
     """Write `target` without the classes and record it in `ledger.jsonl` beside it.
 
@@ -80,7 +104,7 @@ def erase_file(
         raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
     folder = target.parent
     before = sha256(source)
-    smaller = scrubbed or erase(checkpoint, keys)
+    smaller = scrubbed.checkpoint if scrubbed else erase(checkpoint, keys)
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
     if target.exists() and not (folder / LEDGER).exists():  # nothing was ever erased into it
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
@@ -102,7 +126,7 @@ def erase_file(
             records,
             classes,
             [{"file": target.name, "source": source.name, "sha256_before": before, **exact_facts(smaller)}],
-            remains=_remains(checkpoint, smaller, is_scrubbed=scrubbed is not None),
+            remains=_remains(checkpoint, smaller, scrubbed),
             reason=reason,
             requested_by=requested_by,
         )
@@ -113,10 +137,13 @@ def erase_file(
         return done
 
 
-def _remains(checkpoint: Checkpoint, smaller: Checkpoint, *, is_scrubbed: bool) -> Sequence[str]:
+def _remains(checkpoint: Checkpoint, smaller: Checkpoint, scrubbed: Scrubbed | None) -> Sequence[str]:
     if smaller.exact.get("is_solved"):
         return REMAINS_EXACT
-    return (*((SCRUBBED, REMAINS[1]) if is_scrubbed else REMAINS), follows(checkpoint.start))
+    if scrubbed is None:
+        return (*REMAINS, follows(checkpoint.start))
+    # weights that were trained without a class answer to no key of it, whatever its start follows from
+    return (scrubbed.remains, REMAINS[1], *(() if scrubbed.is_retrained else (follows(checkpoint.start),)))
 
 
 def announce_in_place(

@@ -55,6 +55,7 @@ def out(exported: tuple[Path, ExportCost], tmp_path_factory: pytest.TempPathFact
         patch.setattr(random_bundle, "write_random_bundle", write)
         patch.setattr(clocks, "MAX_QUERIES", FEW)
         patch.setattr(ceilings, "matmul_ceiling", functools.partial(ceilings.matmul_ceiling, sizes=(128,)))
+        patch.setattr(ceilings, "INT8_SIZES", (64,))
         patch.setattr(time_to_forget, "REPEATS", FEW)
         said = run_bench(
             *"--random_weights scratch:tiny --num_classes 4 --precisions fp32,bf16 "
@@ -245,10 +246,13 @@ def test_all_targets_of_a_plan_compute_the_same(
     weights = tmp_path / "model.pt"
     save_checkpoint(weights, state)
     folder: Path = request.getfixturevalue(name)
-    plans = plan_targets(["torch", "torch-bf16", "ort-cpu"], [folder], weights, device="cpu", threads=1)
+    targets = ["torch", "torch-bf16", "ort-cpu", "openvino", "openvino-bf16"]
+    plans = plan_targets(targets, [folder], weights, device="cpu", threads=1)
     calls = {plan.name: np.asarray(plan.build_call(3, 4)()).reshape(3, 4) for plan in plans}
     np.testing.assert_allclose(calls["ort-cpu"], calls["torch"], atol=1e-4)  # float32, another order of sums
-    np.testing.assert_allclose(calls["torch-bf16"], calls["torch"], atol=0.1)  # 8 bits of mantissa
+    np.testing.assert_allclose(calls["openvino"], calls["torch"], atol=1e-4)
+    for name in ("torch-bf16", "openvino-bf16"):
+        np.testing.assert_allclose(calls[name], calls["torch"], atol=0.1)  # 8 bits of mantissa
     assert np.abs(calls["torch"]).max() > 0.3  # the control
     assert not np.array_equal(calls["torch-bf16"], calls["torch"])
 

@@ -119,7 +119,7 @@ for hostile in HOSTILE:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_no_hostile_file_brings_a_traceback_or_takes_a_gibibyte(tmp_path: Path) -> None:
     """All of them, one after another in one process that answers yes to whatever it is asked."""
     mark = tmp_path / "executed"

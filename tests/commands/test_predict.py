@@ -132,7 +132,7 @@ def test_a_bad_file_stops_or_is_skipped_and_the_exit_code_says_so(
     [
         (["image_bundle", "nothing*.png"], "nothing fits nothing*.png"),
         (["images", "images"], "is a folder, and not a bundle"),
-        (["nothing.pt", "images"], "no checkpoint nothing.pt"),
+        (["nothing.pt", "images"], "nothing.pt is not there"),
         (["image_bundle", "images", "--active", "mauve"], "no class 'mauve'"),
         (["image_bundle", "images", "--profile", "ward"], "no profile 'ward'"),
         (["image.pt", "images", "--profile", "ward"], "--profile is of bundles"),

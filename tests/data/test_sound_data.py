@@ -263,6 +263,7 @@ def test_a_data_set_without_a_column_of_sounds_says_what_it_has(tones: Path) -> 
 # --- bad files ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_bad_file_in_a_thousand_is_named_or_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     samples = {name: tone(PITCHES[name], 0.05) for name in ("low", "top")}

@@ -259,7 +259,7 @@ def test_the_command_wants_in_place_to_be_said(ten: Path, capsys: pytest.Capture
     assert "backups" in told
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=85)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_an_erasure_killed_at_any_moment_is_completed_by_the_next(made: Path, tmp_path: Path) -> None:
     """SIGKILL at 50 random moments of an erasure over ten artifacts."""

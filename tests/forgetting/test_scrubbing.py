@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from making.commands import train_arguments
 from making.images import coloured_images, write_npz
 from making.models import TINY, tiny_model
 from pfm.audit import config as audit_config
-from pfm.audit import scrubbing
+from pfm.audit import retraining, scrubbing
 from pfm.audit.comparisons.tuning import tune
 from pfm.audit.config import QUICK
+from pfm.audit.retraining import retrain
 from pfm.audit.scrubbing import ScrubConfig, scrub, shrink
 from pfm.backbones.family import PRESETS
 from pfm.cli import pfm, run
@@ -25,6 +27,7 @@ from pfm.data.loading import load_data
 from pfm.data.splits import Split
 from pfm.errors import ConfigError
 from pfm.forgetting import ledger
+from pfm.forgetting.keys import load_key, public_hex
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.classifier import class_row_names
 from pfm.training.config import RunConfig
@@ -130,3 +133,61 @@ def test_the_command_writes_a_scrubbed_checkpoint_and_says_so_in_the_record(
     assert load_checkpoint(out).classes.ids == (0, 1, 3)
     assert run(pfm, [*common, "--out", str(out)]) == 2
     assert "exists; choose another file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_retraining_gives_the_bytes_of_a_run_that_never_had_the_class(
+    folder: Path, preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ckpt, out = folder / "colours_seed_42_10.pt", tmp_path / "out" / "less.pt"
+    certificate = tmp_path / "certificate.json"
+    common = ["scrub", "--retrain", "--classes", "2", "--ckpt", str(ckpt), "--out", str(out)]
+    assert run(pfm, [*common, "--epsilon", "0.1"]) == 2
+    assert "--epsilon is for retuning" in capsys.readouterr().err
+    assert run(pfm, [*common, "--certificate", str(certificate)]) == 0
+    said = capsys.readouterr().out
+    assert "trained again without the classes: 10 epochs" in said
+    assert "follow" not in said  # from a seed: nothing of the class answers to its key
+
+    with np.load(folder / "colours.npz") as held:
+        arrays = dict(held)
+    for split in ("train", "val", "test"):
+        if f"{split}_labels" in arrays:
+            labels = arrays[f"{split}_labels"]
+            stays = labels[:, 0] != 2
+            arrays[f"{split}_images"] = arrays[f"{split}_images"][stays]
+            arrays[f"{split}_labels"] = labels[stays] - (labels[stays] > 2)
+    np.savez(tmp_path / "colours.npz", **arrays)
+    arguments = train_arguments(tmp_path / "colours.npz", tmp_path / "fresh", "--eval_every", "0", "--save_every", "0")
+    assert run(pfm, [*arguments, "--readout", "prompt", "--epochs", "10", "--lr", "0.005", "--batch_size", "16"]) == 0
+
+    made, fresh = load_checkpoint(out), load_checkpoint(tmp_path / "fresh" / "colours_seed_42_10.pt")
+    assert made.classes.ids == (0, 1, 3)
+    assert made.erased == ((2, "2"),)
+    assert made.tensors.keys() == fresh.tensors.keys()
+    assert all(torch.equal(made.tensors[name], tensor) for name, tensor in fresh.tensors.items())
+    record = ledger.read(out.parent / "ledger.jsonl")[-1]
+    assert "trained again without a sample" in record["remains"][0]
+    report = json.loads(out.with_suffix(".scrub.json").read_text())
+    assert (report["method"], report["cache_trunk"], report["epochs"]) == ("retrain", "off", 10)
+    key = certificate.with_suffix(".key")
+    public = public_hex(load_key(key)[0])
+    assert run(pfm, ["verify", str(certificate), str(out), "--public_key", public]) == 0
+
+
+@pytest.mark.slow
+def test_retraining_keeps_what_a_frozen_trunk_computes(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npz = write_npz(tmp_path / "colours.npz", train=160, test=120)
+    arguments = train_arguments(npz, tmp_path, "--eval_every", "0", "--save_every", "0", "--tune", "lora")
+    options = ["--prompt_layer", "1", "--epochs", "4", "--lr", "0.005", "--batch_size", "16"]
+    assert run(pfm, [*arguments, *options]) == 0
+    full = load_checkpoint(tmp_path / "colours_seed_42_4.pt")
+    data = load_data(DataConfig(dataset=str(npz)), ImageStorage(8))
+    made, report = retrain(full, data, ["2"], CPU, say=lambda _: None)
+    assert report.cache_trunk == "host"
+    for where in ("off", "disk"):
+        monkeypatch.setattr(retraining, "_cache_for", lambda *_, where=where: where)
+        other, _ = retrain(full, data, ["2"], CPU, say=lambda _: None)
+        assert all(torch.equal(made.tensors[name], tensor) for name, tensor in other.tensors.items())

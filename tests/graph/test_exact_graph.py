@@ -54,6 +54,7 @@ def test_raw_integers_are_the_models_bit_for_bit(raw: Checkpoint, tmp_path: Path
     assert "blue" not in session.predict(images).labels
 
 
+@pytest.mark.slow  # a trace with a trunk
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_projection_stays_out_of_every_precision(vit: Checkpoint, tmp_path: Path, precision: str) -> None:
     report = export_bundle(vit, tmp_path / "b", form=GraphForm(precision=precision))
@@ -67,7 +68,12 @@ def test_the_projection_stays_out_of_every_precision(vit: Checkpoint, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "form", [GraphForm(split=True), GraphForm(per_request_prompts=True), GraphForm(split=True, precision="fp16")]
+    "form",
+    [
+        GraphForm(split=True),
+        pytest.param(GraphForm(per_request_prompts=True), marks=pytest.mark.slow),
+        pytest.param(GraphForm(split=True, precision="fp16"), marks=pytest.mark.slow),
+    ],
 )
 def test_every_form_answers_each_request_with_its_own_classes(raw: Checkpoint, tmp_path: Path, form: GraphForm) -> None:
     export_bundle(raw, tmp_path / "b", form=form)

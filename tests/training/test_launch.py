@@ -161,7 +161,7 @@ def test_a_sharded_model_trains_evaluates_saves_and_resumes_as_a_whole_one(tmp_p
 STOPPED = ["--epochs", "1", "--log_every", "1", "--save_steps", "3", "--eval_every", "0", "--batch_size", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_two_processes_that_were_stopped_inside_an_epoch_end_with_the_same_bytes(tmp_path: Path) -> None:
     """Stopped by SIGTERM to the launcher, then killed, then left alone."""
     data = write_npz(tmp_path / "colours.npz", train=1600, test=23)

@@ -121,7 +121,7 @@ def test_a_finished_epoch_is_resumed_by_its_path(whole: tuple[Path, Path], tmp_p
     assert not (tmp_path / f"{STEM}_2.pt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_fifty_kills_at_random_leave_no_broken_file_and_the_same_bytes_at_the_end(
     whole: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def test_an_error_of_the_process_that_decodes_is_one_of_all() -> None:
     assert Host().first(lambda: 3) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=65)
 def test_a_set_ten_times_the_memory_is_trained_on_by_two_processes_killed_and_resumed(tmp_path: Path) -> None:
     data = write_photos(tmp_path / "photos", 240)
     options = ("--data_memory", "4KB", "--epochs", "1", "--batch_size", "4", "--log_every", "1", "--save_steps", "3")

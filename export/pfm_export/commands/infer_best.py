@@ -23,6 +23,7 @@ def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool)
     """
     from pfm.forgetting.erase import erase
     from pfm.forgetting.infer_best import infer_best_change
+    from pfm.model.flops import StepWork, step_flops
     from pfm.model.readouts import READOUTS
 
     # without rows nothing is centred; rows that are solved anew are seen in one forward
@@ -37,7 +38,8 @@ def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool)
         data = load_data(data_of_run(full, DataConfig()), full.preprocess.storage)
         change = infer_best_change(full, erase(full, names), data.test, data.classes)
         return change.describe() if change else None
-    count = min(_MOST_RANDOM, int(_BUDGET / (_forward_flops(full) * 2 * len(full.classes))))
+    one_prompt = StepWork(prompts=(full.model.prompt_tokens,), num_scores=1, rank=0, has_backward=False)
+    count = min(_MOST_RANDOM, int(_BUDGET / (step_flops(full.spec, one_prompt) * 2 * len(full.classes))))
     if count < _FEWEST_RANDOM:
         return (
             "infer_best, which compares logits of different forwards, can change; computing it takes a while: give "
@@ -48,10 +50,3 @@ def infer_best_note(full: "Checkpoint", names: list[str], *, on_test_data: bool)
     except PfmError as error:  # a backbone that is not there: the erasure does not need it
         return f"infer_best, which compares logits of different forwards, can change; not computed, since {error}"
     return change.describe() if change else None
-
-
-def _forward_flops(checkpoint: "Checkpoint") -> float:
-    """Of one input with one prompt, matrix products of the blocks alone."""
-    spec = checkpoint.spec
-    tokens = spec.num_patches + spec.num_special + checkpoint.model.prompt_tokens
-    return 24.0 * spec.num_layers * spec.hidden_size**2 * tokens

@@ -154,6 +154,8 @@ def _open(artifact: Path, model_name: str | None, config: PredictConfig) -> "Pro
         if model_name is not None:
             raise ConfigError("--model_name is for checkpoints; a bundle has its backbone in it")
         return PromptSession(artifact, device=config.device)
+    if not artifact.exists():
+        raise ConfigError(f"{artifact} is not there; name a bundle, or a checkpoint (.pt), and then the files")
     if artifact.is_dir():
         raise ConfigError(f"{artifact} is a folder, and not a bundle; name a bundle, or a checkpoint (.pt)")
     from pfm_export.predicting.checkpoint import CheckpointModel

@@ -12,6 +12,7 @@ from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 
 if TYPE_CHECKING:
+    from pfm.forgetting.files import Scrubbed
     from pfm.forgetting.ledger import Record
     from pfm.model.checkpoint import Checkpoint
 
@@ -149,12 +150,12 @@ def write_copy(
     target: Path,
     record: RecordOptions,
     *,
-    scrubbed: "Checkpoint | None" = None,
+    scrubbed: "Scrubbed | None" = None,
 ) -> None:
     """Write a copy of a checkpoint without some classes, and say what was done and what is still there.
 
     Args:
-        scrubbed: what to write instead of the erased checkpoint: the same with retuned shared weights.
+        scrubbed: what to write instead of the erased checkpoint: one with other shared weights.
     """
     from pfm.forgetting import files
 

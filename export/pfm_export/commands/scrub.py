@@ -1,4 +1,4 @@
-"""`pfm scrub`: a copy of a checkpoint without some classes, its shared weights retuned without their samples."""
+"""`pfm scrub`: a copy of a checkpoint without some classes, its shared weights retuned or retrained without them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
-from pfm.errors import StorageError
+from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pfm.data.splits import ClassificationData
+    from pfm.forgetting.files import Scrubbed
     from pfm.model.checkpoint import Checkpoint
 
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 class ScrubOptions:
     """How far to go, and where the copy goes."""
 
+    retrain: bool = option(
+        False,
+        "Train everything that is trained again, from the frozen backbone, without a sample of the classes.",
+        is_flag=True,
+    )
     epsilon: float = option(0.05, "Resurrection gap to get within.", minimum=0)
     budget: float = option(1.0, "Train for at most this part of the recipe's epochs.", minimum=0)
     out: Path | None = option(None, "File to write.  [default: beside --ckpt]")
@@ -53,11 +59,17 @@ def scrub(
     model retrained without it, within --epsilon, or until --budget is spent; says which of the two, and
     what it cost on the retained classes. The retrained model is trained first, and kept in pfm-audit/models
     beside the copy.
+
+    With --retrain nothing is left to measure: adapters, prompts and rows are trained again by the recipe, without
+    the classes, and what frozen blocks make of the retained samples is computed once. It takes about as long as
+    training did, and needs its data.
     """
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint
 
+    if options.retrain and (misplaced := [name for name in ("epsilon", "budget") if was_given(name)]):
+        raise ConfigError(f"--{misplaced[0]} is for retuning; --retrain trains by the recipe, to its end")
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     record.check_key()
     checkpoint = load_checkpoint(ckpt)
@@ -66,7 +78,7 @@ def scrub(
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=Intake(device=where))
-    scrubbed = _retuned(checkpoint, loaded, keys, options, target, where)
+    scrubbed = (_retrained if options.retrain else _retuned)(checkpoint, loaded, keys, options, target, where)
     write_copy(ckpt, checkpoint, keys, target, record, scrubbed=scrubbed)
     record.certify([target], keys)
 
@@ -78,11 +90,12 @@ def _retuned(
     options: ScrubOptions,
     target: Path,
     where: "torch.device",
-) -> "Checkpoint":
+) -> "Scrubbed":
     """The retuned checkpoint; its report is written beside the target."""
     from pfm.audit.config import QUICK
     from pfm.audit.scrubbing import ScrubConfig
     from pfm.audit.scrubbing import scrub as retune
+    from pfm.forgetting.files import Scrubbed
     from pfm.storage import write_json
 
     config = ScrubConfig(epsilon=options.epsilon, budget=options.budget)
@@ -96,4 +109,23 @@ def _retuned(
         f"{100 * report.retained_cost:.1f} points on the retained classes"
         + ("" if report.is_within else "; the budget is spent")
     )
-    return scrubbed
+    return Scrubbed(checkpoint=scrubbed, is_retrained=False)
+
+
+def _retrained(
+    checkpoint: "Checkpoint",
+    data: "ClassificationData",
+    keys: list[str],
+    options: ScrubOptions,
+    target: Path,
+    where: "torch.device",
+) -> "Scrubbed":
+    """The checkpoint that was trained again; its report is written beside the target."""
+    from pfm.audit.retraining import retrain
+    from pfm.forgetting.files import Scrubbed
+    from pfm.storage import write_json
+
+    made, report = retrain(checkpoint, data, keys, where, say=click.echo)
+    write_json(target.with_suffix(".scrub.json"), report.to_dict())
+    click.echo(report.describe())
+    return Scrubbed(checkpoint=made, is_retrained=True)

@@ -25,7 +25,7 @@ from pfm.holding import running, writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.seeds import make_generator
 from pfm.storage import make_folder, sha256_bytes, write_json
-from pfm.training.config import RunConfig
+from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.run import train
 
 
@@ -62,6 +62,14 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
     # the models that are compared start as this one did, from keys of their own that nobody keeps
     start = {"prompt_start": checkpoint.prompt_start}
     return RunConfig.from_dict({**checkpoint.run, "start": start})
+
+
+def undisturbed(settings: TrainConfig, seed: int, save_dir: str) -> TrainConfig:
+    """The same training from beginning to end: no evaluation stops it or chooses an epoch, one file is written."""
+    return dataclasses.replace(
+        settings, seed=seed, save_every=0, save_steps=0, keep=0, eval_every=0, best_metric="", patience=0,
+        resume="", report_to="", save_dir=save_dir,
+    )  # fmt: skip
 
 
 class Comparisons:
@@ -125,10 +133,7 @@ class Comparisons:
         return self._kept("fine-tuned", key, make)
 
     def _trained(self, name: str, data: ClassificationData, seed: int) -> Trained:
-        settings = dataclasses.replace(
-            self.recipe.train, seed=seed, save_every=0, save_steps=0, keep=0, eval_every=0, best_metric="", patience=0,
-            resume="", report_to="", save_dir="",
-        )  # fmt: skip
+        settings = undisturbed(self.recipe.train, seed, "")
         recipe = dataclasses.replace(self.recipe, train=settings)
         key: dict[str, object] = {
             "config": recipe.to_dict(),
