@@ -62,7 +62,7 @@ from pfm_export.graph.export import export_bundle
 from pfm_export.serving.session import PromptSession
 
 WIDTHS = (1024, 2048)
-ALPHAS = (1e-8, 1e-7, 1e-6, 1e-5)
+ALPHAS = (1e-7, 1e-6, 1e-5, 1e-4)
 SEEDS = (42, 2, 3)
 SOLVES = (1024, 2048, 4096, 8192)
 HELD_OUT = 0.2
