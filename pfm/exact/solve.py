@@ -86,7 +86,7 @@ def factorised(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alp
     matrix = unpacked(total, size)
     diagonal = np.diagonal(matrix)
     matrix[np.diag_indices(size)] += alpha * diagonal.sum()
-    return np.linalg.cholesky(matrix), targets
+    return np.asarray(np.linalg.cholesky(matrix), np.float64), targets
 
 
 def substituted_forward(factor: Doubles, targets: Doubles) -> Doubles:

@@ -177,7 +177,7 @@ def _read(path: Path, sha256: str, into: npt.NDArray[np.int64]) -> npt.NDArray[n
     """
     try:
         with path.open("rb", buffering=0) as file:
-            is_whole = file.readinto(memoryview(into).cast("B")) == into.nbytes and not file.read(1)
+            is_whole = file.readinto(into.data.cast("B")) == into.nbytes and not file.read(1)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {explain(error)}; export again") from error
     if not is_whole or not _is_known(path, into, sha256):

@@ -7,7 +7,7 @@ is erased, threads take turns more often, so that requests of the same process a
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 INTERVAL = 0.0005  # seconds
 
@@ -16,7 +16,7 @@ _before: list[float] = []  # one entry for each that is inside; the first is the
 
 
 @contextlib.contextmanager
-def quick_switches() -> Iterator[None]:
+def quick_switches() -> Generator[None]:
     """Threads of this process take turns after half a millisecond while the block runs."""
     with _lock:
         _before.append(sys.getswitchinterval() if not _before else _before[0])
