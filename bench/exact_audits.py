@@ -25,6 +25,7 @@ from pfm_bench.reports.header import host_facts
 ROOT = Path(__file__).parent.parent
 PFM = (sys.executable, "-c", "import sys; from pfm.cli import main; sys.argv[0] = 'pfm'; main()")
 NAMES = "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT"
+SPEAKER = "--label_from name:{digit}_{speaker}_{n} --label speaker"
 KEPT = ("forget_accuracy", "retain_test_accuracy")  # of a model's utility
 COMMAND = "python bench/exact_audits.py --mednist PATH/mednist_64.npz --fsdd PATH/fsdd --out exact_audits.json"
 
@@ -52,8 +53,8 @@ class Case:
 CASES = (
     Case("digits", "", "--width 1024 --alpha 1e-5", "3"),
     Case("mednist", "mednist", f"--class_names {NAMES} --width 1024 --alpha 1e-6", "CXR"),
-    Case("fsdd", "fsdd", "--width 2048 --alpha 1e-5", "7"),
-    Case("fsdd_speaker", "fsdd", "--label_from name:{digit}_{speaker}_{n} --label speaker --width 2048", "theo"),
+    Case("fsdd", "fsdd", "--width 2048 --alpha 1e-6", "7"),
+    Case("fsdd_speaker", "fsdd", f"{SPEAKER} --width 1024 --alpha 1e-6", "theo"),
 )
 
 

@@ -43,6 +43,7 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
 
 CLASSES, SIDE = 11, 28
+TIMES = ("last_with_ms", "first_without_ms", "durable_ms", "cpu_ms")
 ERASED = ("class1", "class4", "class7", "class9")
 BEFORE_S, AFTER_S = 0.3, 0.1  # that requests are made for, around an erasure
 
@@ -76,7 +77,8 @@ class Erasure:
         last_with_ms: until the end of the last answer of another thread that had the class; 0 where none had.
         first_without_ms: until the end of the first that had not.
         durable_ms: until the call returned: the class is gone from the files, and they hold exact weights.
-        phases_ms: parts of that: to solve, to search what is written, to write (ledger, bank, manifest), all else.
+        cpu_ms: processor time of the thread that erased; the two that read and hash sums beside it are not in it.
+        phases_ms: of durable_ms: to solve, to search what is written, to write ledger, bank and manifest, all else.
         not_exact, exact: answers without the class by rows of the old solution, and by those solved anew.
         again: requests that began after the first one without the class and had it.
     """
@@ -86,6 +88,7 @@ class Erasure:
     last_with_ms: float
     first_without_ms: float
     durable_ms: float
+    cpu_ms: float
     phases_ms: dict[str, float]
     not_exact: int
     exact: int
@@ -153,9 +156,9 @@ def erase_one(session: PromptSession, folder: Path, name: str, pixels: np.ndarra
     time.sleep(BEFORE_S)
     parts: dict[str, float] = {}
     with phases(parts):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         session.erase(name, reason="bench")
-        returned = time.perf_counter()
+        returned, cpu_ms = time.perf_counter(), 1000 * (time.thread_time() - used)
     time.sleep(AFTER_S)
     stop.set()
     thread.join()
@@ -172,6 +175,7 @@ def erase_one(session: PromptSession, folder: Path, name: str, pixels: np.ndarra
         last_with_ms=max(0.0, 1000 * (last - started)),
         first_without_ms=1000 * (first - started),
         durable_ms=durable_ms,
+        cpu_ms=cpu_ms,
         phases_ms={part: round(took, 2) for part, took in parts.items()},
         not_exact=without.count(False),
         exact=without.count(True),
@@ -202,7 +206,7 @@ def described(erasures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "erasures": len(erasures),
         "answered_again": sum(entry["again"] for entry in erasures),
-        **{name: quantiles([e[name] for e in erasures]) for name in ("last_with_ms", "first_without_ms", "durable_ms")},
+        **{name: quantiles([e[name] for e in erasures]) for name in TIMES},
         "durable_ms_first_of_a_session": quantiles([e["durable_ms"] for e in erasures if e["is_first"]]),
         "durable_within_500_ms": sum(e["durable_ms"] <= 500 for e in erasures),
         "phases_ms": {part: quantiles([e["phases_ms"].get(part, 0.0) for e in erasures]) for part in parts},
@@ -223,7 +227,8 @@ def main() -> None:
         "host": host_facts(), "width": arguments.width, "classes": CLASSES,
     }  # fmt: skip
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() and not arguments.again else {}
-    is_same = all(before.get(name) == facts[name] for name in ("width", "classes")) and "each" in before
+    is_same = all(before.get(name) == facts[name] for name in ("width", "classes"))
+    is_same = is_same and all("cpu_ms" in entry for entry in before["each"])  # older files have no such time
     erasures: list[dict[str, Any]] = before["each"] if is_same else []
     samples: dict[str, dict[str, int]] = before["requests"] if is_same else {"idle": {}, "during": {}}
     with tempfile.TemporaryDirectory() as temporary:
