@@ -227,8 +227,9 @@ def main() -> None:
         "host": host_facts(), "width": arguments.width, "classes": CLASSES,
     }  # fmt: skip
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() and not arguments.again else {}
-    is_same = all(before.get(name) == facts[name] for name in ("width", "classes"))
-    is_same = is_same and all("cpu_ms" in entry for entry in before["each"])  # older files have no such time
+    # older files have no such times
+    is_same = all("cpu_ms" in entry for entry in before.get("each", [{}]))
+    is_same = is_same and all(before.get(name) == facts[name] for name in ("width", "classes"))
     erasures: list[dict[str, Any]] = before["each"] if is_same else []
     samples: dict[str, dict[str, int]] = before["requests"] if is_same else {"idle": {}, "during": {}}
     with tempfile.TemporaryDirectory() as temporary:
