@@ -42,6 +42,7 @@ class RawConfig:
 class Raw(Family):
     """What pooled pixels and pooled frames share."""
 
+    final_norm = False  # brightness and loudness stay
     special_tokens = ()
     adapter_targets = ()
 
