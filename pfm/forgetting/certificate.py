@@ -44,7 +44,7 @@ PROVEN_EXACT = (
 )
 NOT_PROVEN_SHARED = (
     "that the shared weights hold nothing of the erased classes: they were trained with their samples; `pfm audit` "
-    "measures what an attacker gets out of them",
+    "measures what an attacker gets out of them, beside models that never saw the classes",
 )
 NOT_PROVEN_EXACT = (
     "that what is kept is what the other samples' files give: who has those can fit again and compare digests, as "

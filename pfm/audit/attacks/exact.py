@@ -25,6 +25,7 @@ class Exact:
     """A fresh fit beside the audited artifact."""
 
     name = "exact"
+    about = "the source data; fits the model again in another process"
 
     def measure(self, models: Models) -> Measurement[ExactFigures]:
         if not models.loaded["full"].model.readout.erasure_is_exact:

@@ -78,7 +78,7 @@ class Readout(ABC):
         return model.backbone.hidden_size
 
     def num_tokens(self, model: PromptedClassifier) -> int:
-        """T, the tokens that the trunk makes of an input."""
+        """T, the tokens that the trunk makes of an input, at the most."""
         return model.backbone.num_own
 
     def trunk(self, model: PromptedClassifier, inputs: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,9 @@ class Readout(ABC):
         positions = self.reads(tokens.shape[1])
         joined = torch.cat([tokens, prompts.to(tokens.dtype)], dim=1)  # (B, T + s·m, D)
         start, is_normalised = model.config.prompt_layer, bool(model.config.final_norm)
-        return model.backbone.read(joined, start, positions, key_mask, is_normalised=is_normalised)
+        return model.backbone.read(
+            joined, start, positions, key_mask, is_normalised=is_normalised, num_own=tokens.shape[1]
+        )
 
     @abstractmethod
     def parts(self, hidden_size: int, num_classes: int) -> dict[str, nn.Module]:
