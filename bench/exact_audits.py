@@ -54,7 +54,7 @@ CASES = (
     Case("digits", "", "--width 1024 --alpha 1e-5", "3"),
     Case("mednist", "mednist", f"--class_names {NAMES} --width 1024 --alpha 1e-6", "CXR"),
     Case("fsdd", "fsdd", "--width 2048 --alpha 1e-6", "7"),
-    Case("fsdd_speaker", "fsdd", f"{SPEAKER} --width 1024 --alpha 1e-6", "theo"),
+    Case("fsdd_speaker", "fsdd", f"{SPEAKER} --width 2048 --alpha 1e-6", "theo"),
 )
 
 
