@@ -104,6 +104,11 @@ class PromptSession:
             return opened
 
     @property
+    def folder(self) -> Path:
+        """Where the bundle is."""
+        return self._folder
+
+    @property
     def classes(self) -> ClassList:
         """The classes that are there, suspended or not."""
         return self._bundle.classes
@@ -263,7 +268,16 @@ class PromptSession:
         array = as_array(inputs)
         if len(sets) != len(array):
             raise DataError(f"{len(array)} inputs, but {len(sets)} active sets")
-        bundle, actives, scores = self._scores(lambda: [Batch.of_items(range(len(array)), array)], sets)
+        return self.predict_each_prepared([Batch.of_items(range(len(array)), array)], sets)
+
+    def predict_each_prepared(self, batches: Iterable[Batch], sets: Sequence[ActiveSet]) -> list[Prediction]:
+        """Classify items of which somebody has made graph inputs, each with a set of its own; else as `predict_each`.
+
+        Args:
+            batches: as for `predict_prepared`.
+            sets: one for each item.
+        """
+        bundle, actives, scores = self._scores(lambda: batches, sets)
         unknown = Unknown.of(bundle.stated)
         return [
             answers_of(bundle.classes, active, row[None], unknown, bundle.is_exact_for(active, chosen.exact))
