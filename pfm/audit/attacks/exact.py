@@ -4,7 +4,7 @@ import html
 from typing import TypedDict
 
 from pfm.audit.attacks.attack import Measurement
-from pfm.audit.comparisons.fresh import fit_afresh
+from pfm.audit.comparisons.fresh import fit_afresh, hash_of_rows
 from pfm.audit.models import Models
 from pfm.audit.verdict import FAIL, PASS, Judgement
 
@@ -35,9 +35,11 @@ class Exact:
         record = models.judged.exact
         judged = str(record.get("digest", "")) if record.get("is_solved") else ""
         is_threshold = models.judged.unknown_below == fresh.unknown_below
-        is_equal = judged == fresh.digest and is_threshold
+        has_rows = judged != "" and hash_of_rows(models.judged) == fresh.rows
+        is_equal = judged == fresh.digest and has_rows and is_threshold
         said = "is that of" if judged == fresh.digest else "is not that of"
         threshold = "" if is_threshold else "; its threshold for `unknown` is another"
+        rows = "" if has_rows or judged != fresh.digest else "; its rows are not those that are solved from them"
         judgement = Judgement(
             level="exact",
             measure="digest",
@@ -46,7 +48,9 @@ class Exact:
             high=float(is_equal),
             limit=1.0,
             verdict=PASS if is_equal else FAIL,
-            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes{threshold}",
+            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes"
+            f"{rows}{threshold}",
+            settles=is_equal,
         )
         return Measurement({"judged": judged, "fresh": fresh.digest}, (judgement,))
 

@@ -4,10 +4,11 @@ Nothing of the audited model goes in but its configuration: features are extract
 
     echo '{"run": …, "data": …, "classes": ["3"]}' | python -m pfm.audit.comparisons.fresh
 
-prints digest and threshold as JSON.
+prints digest, hash of the rows and threshold as JSON.
 """
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pfm.data.config import DataConfig
 from pfm.errors import AuditError
 from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts import READOUTS
 from pfm.training.config import RunConfig
 
 
@@ -27,11 +29,24 @@ class Fresh:
 
     Attributes:
         digest: over projection, sums and counts.
+        rows: SHA-256 of the classes' solved rows; equal on one build and processor.
         unknown_below: its threshold for `unknown`; 0 without one.
     """
 
     digest: str
+    rows: str
     unknown_below: float
+
+
+def hash_of_rows(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the solved rows and their classes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(checkpoint.classes.names):
+        position = checkpoint.classes.position(name)
+        found.update(name.encode() + b"\0")
+        for tensor in READOUTS.get(checkpoint.model.readout).class_rows:
+            found.update(checkpoint.tensors[tensor][position].contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def fit_afresh(checkpoint: Checkpoint, source: DataConfig | None, names: Sequence[str]) -> Fresh:
@@ -76,7 +91,8 @@ def main() -> None:
         run = dataclasses.replace(run, data=source, train=settings)
         result = train(run, torch.device("cpu"), lambda _: None, data=data)
         fitted = load_checkpoint(result.checkpoint)
-        print(json.dumps({"digest": fitted.exact["digest"], "unknown_below": fitted.unknown_below}))
+        found = Fresh(str(fitted.exact["digest"]), hash_of_rows(fitted), fitted.unknown_below)
+        print(json.dumps(dataclasses.asdict(found)))
 
 
 if __name__ == "__main__":
