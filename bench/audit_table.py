@@ -4,7 +4,8 @@
     python bench/audit_table.py --data mednist --mednist PATH/mednist_64.npz --classes Hand \
         --out bench/pfm_bench/results/audit_mednist.json
 
-Resumable: what is in the file is not run again, and models are kept in `--work` (they hold the classes, so
+Resumable: what is in the file is not run again (an older file, whose audits had one retrained model, is to be moved
+away first), and models are kept in `--work` (they hold the classes, so
 delete the folder afterwards). The recipes are those of `recipes.py` with fewer epochs, without shadow models.
 """
 
@@ -26,13 +27,17 @@ import torch
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK
 from pfm.audit.models import AuditRequest
+from pfm.audit.pooling import pool
 from pfm.audit.protocol import audit
+from pfm.audit.rule import RULE
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import load_checkpoint
-from pfm.storage import write_json
+from pfm.seeds import make_generator
+from pfm.storage import write_compact_json
 from pfm_bench.reports.header import host_facts
+from pfm_bench.reports.packed import pack, runs_of
 
 ATTACK = dataclasses.replace(QUICK, shadows=0)
 SEEDS = (42, 2, 3)
@@ -95,16 +100,21 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         shape = {key: value for key, value in result["shape"][name].items() if key != "histogram"}
         sides = result["membership"].get(name, {})
         attacks = {
-            side: {score: {k: v for k, v in found.items() if k != "roc"} for score, found in scores.items()}
+            side: {"entropy": {k: v for k, v in scores["entropy"].items() if k != "roc"}}
             for side, scores in sides.items()
         }
         models[name] = {"utility": row, "shape": shape, "membership": attacks}
-    kept = ("samples", "resurrection", "probe", "closed_form", "cost", "exposure", "seconds")
+    kept = ("samples", "resurrection", "prototypes", "relearning", "probe", "cost", "exposure", "seconds")
+    compared = {
+        e["measure"]: {"value": e["comparison"]["value"], "oracles": list(e["comparison"]["oracles"]),
+                       "low": e["low"], "high": e["high"]}
+        for e in result["verdict"]["measures"] if "comparison" in e
+    }  # fmt: skip
     return {
         "models": models,
-        "membership_gap": result["membership"]["gap"],
-        "verdict": {"levels": result["verdict"]["levels"],
+        "verdict": {"rule": RULE, "levels": result["verdict"]["levels"],
                     "measures": {e["measure"]: e["verdict"] for e in result["verdict"]["measures"]}},
+        "compared": compared,
         **{name: result[name] for name in kept},
     }  # fmt: skip
 
@@ -150,6 +160,18 @@ def table(runs: dict[str, dict[str, Any]], data: str, readout: str) -> str:
             f"Resurrection gap from {attack['n']}: {100 * statistics.fmean(gaps):+.1f} ± {100 * spread(gaps):.1f} "
             f"points, its interval above zero in {above} of {len(gaps)}."
         )
+    for number, attack in enumerate(chosen[0]["resurrection"]):
+        if "auroc_gap" in attack:
+            by_class: dict[str, list[float]] = {}
+            for name, run in runs.items():
+                if name.startswith(f"{data}_{readout}_"):
+                    gap = run["resurrection"][number]["auroc_gap"]
+                    by_class.setdefault(name.rpartition("_class_")[2], []).append(gap)
+            pooled = pool(list(by_class.values()), make_generator("pooled", number))
+            lines.append(
+                f"AUROC gap from {attack['n']}: {100 * pooled.mean:+.1f} points, pooled over {pooled.num_classes} "
+                f"classes and {pooled.num_audits} audits {100 * pooled.low:+.1f} to {100 * pooled.high:+.1f}."
+            )
     for level in ("suspend", "erase", "scrub"):
         verdicts = [run["verdict"]["levels"][level] for run in chosen]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("pass", "inconclusive", "fail") if v in verdicts)
@@ -177,7 +199,7 @@ def main() -> None:
     labels = arguments.classes.split(",") if arguments.classes else everyone
     cases = [Case(arguments.data, readout, seed, label)
              for seed in SEEDS for readout in ("cls", "prompt") for label in labels]  # fmt: skip
-    runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
+    runs = runs_of(json.loads(arguments.out.read_text())) if arguments.out.exists() else {}
     for case in cases:
         if case.name in runs or arguments.is_printed:
             continue
@@ -187,7 +209,7 @@ def main() -> None:
             readout: "pfm train " + " ".join(train_options(Case(case.data, readout, 42, ""), "PATH/mednist_64.npz"))
             for readout in ("cls", "prompt")
         }
-        write_json(
+        write_compact_json(
             arguments.out,
             {
                 "command": f"python bench/audit_table.py --data {case.data}"
@@ -196,7 +218,7 @@ def main() -> None:
                 "attack": dataclasses.asdict(ATTACK),
                 "host": host_facts(),
                 "note": "one process of one thread, others beside it: seconds are upper bounds; figures in [0, 1]",
-                "runs": runs,
+                "runs": pack(runs),
             },
         )
         print(f"{case.name}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)

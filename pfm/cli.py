@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("pfm.commands.evaluate:evaluate", "Accuracy in every inference mode, and after forgetting k classes."),
     "predict": ("pfm_export.commands.predict:predict", "Classify files with a checkpoint or a bundle."),
     "show": ("pfm_export.commands.show:show", "What a checkpoint, bundle, ledger or run folder is."),
+    "serve": ("pfm_export.commands.serve:serve", "Serve bundles over HTTP; forget without a restart."),
     "suspend": ("pfm_export.commands.suspend:suspend", "Leave classes out of a bundle's answers; can be undone."),
     "restore": ("pfm_export.commands.restore:restore", "Undo `pfm suspend`."),
     "forget": ("pfm_export.commands.forget:forget", "Erase classes from checkpoints, bundles and run folders."),

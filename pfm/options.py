@@ -27,6 +27,8 @@ class Section(enum.StrEnum):
     AUGMENTATION = "Augmentation"
     EVALUATION = "Evaluation"
     DEVICE = "Device"
+    SERVICE = "Service"
+    LIMITS = "Limits"
 
 
 def option(

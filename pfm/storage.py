@@ -124,6 +124,34 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_compact_json(path: Path, content: Mapping[str, Any], digits: int = 6) -> None:
+    """The same for results of many numbers: a line for each entry of the first two levels, numbers rounded.
+
+    Args:
+        digits: significant ones, of numbers that are not whole.
+    """
+
+    def text(value: Any) -> str:
+        return json.dumps(rounded(finite(value), digits), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+    def entry(value: Any) -> str:
+        inner = (f"{text(str(key))}: {text(item)}" for key, item in value.items()) if isinstance(value, Mapping) else ()
+        lines = ",\n    ".join(inner)
+        return f"{{\n    {lines}\n  }}" if lines else text(value)
+
+    body = ",\n  ".join(f"{text(key)}: {entry(value)}" for key, value in content.items())
+    write_text(path, f"{{\n  {body}\n}}\n")
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """The same with so many significant digits in every float."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from pfm.cli import pfm
+from pfm_bench.reports.packed import pack, runs_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "pfm_bench" / "results"
@@ -85,6 +86,17 @@ def test_every_link_and_anchor_resolves(page: Path) -> None:
 @every_page()
 def test_no_page_names_a_path_of_one_machine(page: Path) -> None:
     assert not re.findall(r"(?<![\w.~])/(?:home|tmp|root|mnt|work|Users)/\S*", text_of(page))
+
+
+def test_no_result_file_is_larger_than_300_kib() -> None:
+    assert {path.name: path.stat().st_size for path in RESULTS.iterdir() if path.stat().st_size > 300 * 1024} == {}
+
+
+def test_packed_runs_are_those_that_were_packed() -> None:
+    first = {"a": {"x": 1, "low": [0.1, 0.2]}, "attacks": [{"n": 1}, {"n": 10}], "none": None, "empty": {}, "no": []}
+    runs = {"one": first, "two": {"a": {"x": 2}, "b": "text"}}
+    assert runs_of(json.loads(json.dumps({"runs": pack(runs)}))) == runs
+    assert runs_of({"runs": runs}) == runs
 
 
 def test_every_picture_is_shown() -> None:
@@ -281,7 +293,7 @@ def figures() -> Iterator[tuple[str, str]]:
     yield over_seeds("recipes_fsdd.json", "fsdd_speaker"), "recipes_fsdd.json"
     exact = load("ridge.json")
     yield percents(*(exact[name]["mean"]["full_bank"] for name in ("digits", "mednist", "fsdd_speaker"))), "ridge.json"
-    attacks = [run["resurrection"][0] for name, run in load("audit_digits.json")["runs"].items() if "_cls_" in name]
+    attacks = [run["resurrection"][0] for name, run in runs_of(load("audit_digits.json")).items() if "_cls_" in name]
     erased = mean(attack["forgotten"]["selective"] for attack in attacks)
     yield percents(erased, mean(attack["retrained"][0]["selective"] for attack in attacks)), "audit_digits.json"
     yield f"{load('forget.json')['erase_to_first_prediction']['bundle']['p50_ms']:.1f} ms", "forget.json"

@@ -10,25 +10,44 @@ class AuditConfig:
     Attributes:
         sizes: how many samples of the class an attacker has, each in turn.
         tokens: how many new prompt tokens an attacker learns, each in turn.
+        oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
         random_prompts: how many prompts are drawn at random, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
-        epsilon: how far the resurrection gap and the other gaps may be from zero.
+        long_tokens, long_size: of prompts that an attacker learns with restarts, each in turn, and from how many
+            samples.
+        restarts: how many starts of such a prompt are tried; the one with the lowest loss is kept.
+        relearn_steps: after how many steps of fine-tuning the class is asked for.
+        relearn_size: samples of the class that are fine-tuned on.
+        relearn_seeds: how often each fine-tuning is done, with other samples.
+        processes: that train what is compared with; two at most are made use of.
+        epsilon: how far from the retrained models' mean areas under attack may be; other tolerances are those of
+            `pfm.audit.rule.Tolerance`.
     """
 
     sizes: tuple[int, ...] = (1, 10)
     tokens: tuple[int, ...] = (1,)
-    attack_seeds: int = 5
+    attack_seeds: int = 10
     attack_steps: int = 150
     attack_lr: float = 0.05
-    shadows: int = 4
-    oracles: int = 1
+    shadows: int = 2
+    oracles: int = 3
     random_prompts: int = 24
     seeds_tried: int = 100
+    long_tokens: tuple[int, ...] = (5, 10)
+    long_size: int = 1
+    restarts: int = 3
+    relearn_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
+    relearn_size: int = 10
+    relearn_seeds: int = 2
+    relearn_lr: float = 1e-3
+    processes: int = 1
     epsilon: float = 0.05
     seed: int = 0
 
 
 QUICK = AuditConfig()
 FULL = AuditConfig(
-    sizes=(0, 1, 5, 10, 50, 10**9), tokens=(1, 5, 10), attack_seeds=10, attack_steps=400, shadows=16, oracles=3
-)
+    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=20, attack_steps=400, shadows=16, oracles=10, long_size=10,
+    restarts=5,
+    relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=3,
+)  # fmt: skip

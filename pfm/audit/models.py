@@ -6,17 +6,22 @@ Letters: N samples, C classes of the full model.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from pfm.audit.comparisons.beside import train_beside
 from pfm.audit.comparisons.data import by_position
-from pfm.audit.comparisons.trained import Comparisons, Shadow, Trained
+from pfm.audit.comparisons.trained import RETRAINED, SHADOW, Comparisons, Job, Shadow, Trained
 from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
+from pfm.audit.figures import share_interval
 from pfm.audit.groups import Groups
+from pfm.audit.probe import layer_features
+from pfm.audit.rule import Comparison, Learned, Side
+from pfm.audit.sampled import Sampled, compare
 from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.classes import ClassKeys, check_removal
 from pfm.data.config import DataConfig
@@ -28,6 +33,14 @@ from pfm.seeds import make_generator
 
 BASELINES = ("closed_form", "masked", "untrained")  # simple stand-ins: nobody asks them who was trained on
 Answers = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """(N, E) of one layer, of the training and the test samples."""
+
+    train: torch.Tensor
+    test: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +63,14 @@ class AuditRequest:
     judged: Checkpoint | None = None
     served: Mapping[str, Subject] = field(default_factory=dict)
     source: DataConfig | None = None
+
+
+def same_values(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two models are one, value for value."""
+    pairs = [{**one.tensors, **one.averaged} for one in (first, second)]
+    return pairs[0].keys() == pairs[1].keys() and all(
+        torch.equal(tensor.cpu(), pairs[1][name].cpu()) for name, tensor in pairs[0].items()
+    )
 
 
 class Models:
@@ -107,8 +128,18 @@ class Models:
 
     @functools.cached_property
     def oracles(self) -> list[Trained]:
-        """Models retrained without the classes, the first with the full model's own seed."""
-        return [self.comparisons.retrained(number) for number in range(self.config.oracles)]
+        """Models retrained without the classes, from the full model's own seed on.
+
+        Where that one is the judged model itself, made by `pfm scrub --retrain`, it says nothing of how far others are:
+        another one takes its place.
+        """
+        count = self.config.oracles
+        self._train((RETRAINED, number) for number in range(count))
+        found = [self.comparisons.retrained(number) for number in range(count)]
+        if same_values(found[0].checkpoint, self.forgotten):
+            self.say("this retrained model is the judged one; another one takes its place")
+            found = [*found[1:], self.comparisons.retrained(count)]
+        return found
 
     @functools.cached_property
     def finetuned(self) -> Trained:
@@ -118,7 +149,12 @@ class Models:
     @functools.cached_property
     def shadows(self) -> list[Shadow]:
         """Models of random halves of the samples."""
+        self._train((SHADOW, number) for number in range(self.config.shadows))
         return [self.comparisons.shadow(number) for number in range(self.config.shadows)]
+
+    def _train(self, jobs: Iterable[Job]) -> None:
+        if self.config.processes > 1:
+            train_beside(self.comparisons, list(jobs))
 
     @functools.cached_property
     def loaded(self) -> dict[str, Loaded]:
@@ -163,6 +199,64 @@ class Models:
             name: {group: subject.log_probabilities(split) for group, split in self.groups.items()}
             for name, subject in subjects.items()
         }
+
+    @functools.cached_property
+    def answers_of_oracles(self) -> list[Mapping[str, torch.Tensor]]:
+        """{group of samples: log probabilities (N, C + 1)} of every oracle."""
+        ids = self.full.classes.ids
+        others = [as_subject(f"oracle {n + 2}", loaded, ids) for n, loaded in enumerate(self.loaded_oracles[1:])]
+        return [
+            self.answers["retrained"],
+            *({group: other.log_probabilities(split) for group, split in self.groups.items()} for other in others),
+        ]
+
+    @functools.cached_property
+    def is_gone(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) bool, which training and which test samples are of the classes."""
+        gone = torch.tensor(self.positions)
+        return torch.isin(self.data.train.labels, gone), torch.isin(self.data.test.labels, gone)
+
+    @functools.cached_property
+    def last_layers(self) -> tuple[Features, list[Features]]:
+        """What the last layer makes of all samples, in the forgotten model and in every oracle."""
+        forgotten, *oracles = (self._last_layer(m) for m in (self.loaded["forgotten"], *self.loaded_oracles))
+        return forgotten, oracles
+
+    def _last_layer(self, loaded: Loaded) -> Features:
+        train, test = (
+            layer_features(loaded.model, loaded.preprocess(split.inputs))[-1]
+            for split in (self.data.train, self.data.test)
+        )
+        return Features(train, test)
+
+    @functools.cached_property
+    def learned(self) -> Learned:
+        """Whether the full model knows the classes: the precondition of every verdict."""
+        subject, gone = self.subject("full", self.full), torch.tensor(self.positions)
+        own, rest = self.groups.forget_test, self.groups.retain_test
+        hits = int((subject.log_probabilities(own).argmax(dim=1) == own.labels).sum())
+        wrongly = torch.isin(subject.log_probabilities(rest).argmax(dim=1), gone).double().mean()
+        return Learned(
+            accuracy=hits / max(1, len(own)),
+            low=share_interval(hits, len(own))[0],
+            chance=max(1 / len(self.full.classes), float(wrongly)),
+        )
+
+    def compare(
+        self,
+        measure: Callable[[Mapping[str, torch.Tensor]], Sampled],
+        tolerance: float,
+        *,
+        name: str = "forgotten",
+        side: Side = Side.BOTH,
+    ) -> Comparison:
+        """A measure of the answers of one model, beside the oracles.
+
+        Args:
+            measure: of {group of samples: log probabilities}.
+        """
+        oracles = [measure(by_group) for by_group in self.answers_of_oracles]
+        return compare(measure(self.answers[name]), oracles, tolerance, side=side)
 
     @property
     def answers_of_trained(self) -> Answers:

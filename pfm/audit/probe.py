@@ -24,13 +24,13 @@ def layer_features(model: PromptedClassifier, inputs: torch.Tensor, batch: int =
         num_own = tokens.shape[1]
         for number in range(model.backbone.num_layers + 1):
             own = tokens[:, :num_own].float()
-            parts = [own[:, 0], own[:, 1:].mean(dim=1)] if num_own > 1 else [own[:, 0]]
+            parts = [own[:, 0], model.backbone.mean_of(own, 1)] if num_own > 1 else [own[:, 0]]
             layers[number].append(torch.cat(parts, dim=1).cpu())
             if number == model.backbone.num_layers:
                 break
             if number == model.config.prompt_layer and model.readout.sees_prompts:
                 tokens = torch.cat([tokens, model.bank.everyone(len(chunk)).to(tokens.dtype)], dim=1)
-            tokens = model.backbone.run_blocks(tokens, number, number + 1)
+            tokens = model.backbone.run_blocks(tokens, number, number + 1, num_own)
     return [torch.cat(parts) for parts in layers]
 
 

@@ -15,6 +15,7 @@ from pfm import __version__
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.config import AuditConfig
 from pfm.audit.models import AuditRequest, Models
+from pfm.audit.rule import CONFIDENCE, RULE, prospects
 from pfm.audit.verdict import Judgement, summarise
 from pfm.registry import load_plugins
 
@@ -41,6 +42,9 @@ def audit(
     load_plugins()
     started = time.monotonic()
     models = Models(request, config, folder, device, say)
+    say(prospects(config.oracles, config.epsilon))
+    if not models.learned.is_known:
+        say(models.learned.reason)
     document = _described(models)
     judgements: list[Judgement] = []
     for attack in ATTACKS:
@@ -48,7 +52,7 @@ def audit(
         measurement = attack.measure(models)
         document[attack.name] = measurement.figures
         judgements += measurement.judgements
-    document["verdict"] = summarise(judgements)
+    document["verdict"] = summarise(judgements, models.learned)
     document["seconds"] = round(time.monotonic() - started, 1)
     return document
 
@@ -65,4 +69,10 @@ def _described(models: Models) -> AuditDocument:
         "config": dataclasses.asdict(models.config),
         "samples": {name: len(split) for name, split in models.groups.items()},
         "epsilon": models.config.epsilon,
+        "rule": {
+            "version": RULE,
+            "confidence": CONFIDENCE,
+            "epsilon": models.config.epsilon,
+            "oracles": models.config.oracles,
+        },
     }

@@ -18,6 +18,7 @@ from pfm.audit import figures
 from pfm.audit.comparisons.data import renumber
 from pfm.audit.config import AuditConfig
 from pfm.audit.groups import Groups
+from pfm.audit.sampled import Sampled, area_of, placed
 from pfm.audit.subject import Loaded
 from pfm.data.splits import ClassificationData
 from pfm.model.classifier import PromptedClassifier
@@ -31,12 +32,24 @@ class Recovery:
     Attributes:
         forget: (A, N) whether each test sample of the class was answered with it.
         retain: (A, N′) whether each other test sample was answered rightly.
-        auroc: (A,) of the class's probability, class against rest.
+        placed, placed_rest: (A, N), (A, N′) share of the other group whose probability of the class is below that of
+            each sample of the class, and share of the class that is above each of the others.
     """
 
     forget: torch.Tensor
     retain: torch.Tensor
-    auroc: torch.Tensor
+    placed: torch.Tensor
+    placed_rest: torch.Tensor
+
+    @property
+    def auroc(self) -> torch.Tensor:
+        """Of the class's probability, class against rest, (A,)."""
+        return self.placed.mean(dim=1)
+
+    @property
+    def area(self) -> Sampled:
+        """The mean of it over the attacks, by test samples."""
+        return placed(self.placed.mean(dim=0), self.placed_rest.mean(dim=0))
 
     @property
     def selective(self) -> torch.Tensor:
@@ -104,14 +117,22 @@ class Attacker:
         new = renumber(len(data.classes), positions)
         self._retain_positions = new[self.groups.retain_test.labels].to(device)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many samples the attacker has, each in turn and each once."""
+        return list(dict.fromkeys(map(self.num_samples, self.config.sizes)))
+
     def num_samples(self, size: int) -> int:
         """n, where the attacker asks for `size` samples of the class: there may be fewer."""
         return min(size, len(self.groups.forget_train))
 
-    def attack(self, target: Loaded, *, size: int, tokens: int, is_control: bool = False) -> Recovery:
+    def attack(
+        self, target: Loaded, *, size: int, tokens: int, restarts: int = 1, is_control: bool = False
+    ) -> Recovery:
         """Bring the class back in a model.
 
         Args:
+            restarts: how many starts are tried; the one with the lowest loss is kept.
             is_control: the attacker knows nothing of the class: samples of others carry its label.
         """
         config, groups = self.config, self.groups
@@ -126,7 +147,7 @@ class Attacker:
         )
         return resurrect(
             target.model, samples, tested,
-            num_tokens=tokens, steps=config.attack_steps, lr=config.attack_lr, seed=config.seed,
+            num_tokens=tokens, steps=config.attack_steps, lr=config.attack_lr, seed=config.seed, restarts=restarts,
         )  # fmt: skip
 
 
@@ -139,6 +160,7 @@ def resurrect(
     steps: int,
     lr: float,
     seed: int,
+    restarts: int = 1,
 ) -> Recovery:
     """Learn a new prompt from `samples` and measure what it brings back.
 
@@ -147,7 +169,9 @@ def resurrect(
         samples: (A, n, …) model inputs the attacker holds; n = 0 leaves the prompt as it was drawn.
         num_tokens: m, of the new prompt.
         steps, lr: of Adam.
+        restarts: starts of each attack, of which the one with the lowest loss is kept.
     """
+    samples = samples.repeat_interleave(restarts, dim=0)
     num_seeds, size = samples.shape[:2]
     hidden = model.row_size
     device = next(model.parameters()).device
@@ -172,8 +196,13 @@ def resurrect(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            with torch.no_grad():
+                logits = _logits(model, tokens, prompt[which], row[which])
+                losses = F.cross_entropy(logits, target, reduction="none").view(-1, restarts, size).mean(dim=2)
+                best = losses.argmin(dim=1) + torch.arange(0, num_seeds, restarts, device=device)
+                prompt, row = prompt[best], row[best]
         with torch.no_grad():
-            return recover(model, tested, prompt, row)
+            return recover(model, tested, prompt[: len(samples) // restarts], row[: len(samples) // restarts])
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)
@@ -189,10 +218,12 @@ def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row
     forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
     retain = _test(model, tested.retain, prompt, row)
     scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
+    areas = [area_of(own, rest).parts for own, rest in zip(*scores, strict=True)]
     return Recovery(
         forget=forget.argmax(dim=2) == model.num_classes,
         retain=retain.argmax(dim=2) == tested.retain_positions,
-        auroc=torch.tensor([figures.auc(own, rest) for own, rest in zip(*scores, strict=True)]),
+        placed=torch.stack([own for own, _ in areas]).cpu(),
+        placed_rest=torch.stack([rest for _, rest in areas]).cpu(),
     )
 
 

@@ -9,7 +9,7 @@ from pfm.audit import figures, thresholds
 from pfm.audit.markup import picture, table
 from pfm.evaluation.pictures import Curve, draw_curves
 
-CURVE_POINTS = 200
+CURVE_POINTS = 100
 
 
 class CurveFigures(thresholds.AttackFigures):

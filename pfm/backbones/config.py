@@ -31,7 +31,8 @@ class BackboneConfig:
     )
     max_length: int | None = option(
         None,
-        "Frames (of 10 ms) of the model's input, for sounds; positions are interpolated.  [default: the backbone's]",
+        "Frames (of 10 ms) of the model's input, for sounds; AST's positions are interpolated.  [default: the "
+        "backbone's; of one that takes samples the longest clip of the data, 10 s at most]",
         minimum=16,
     )
 

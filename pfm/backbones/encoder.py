@@ -1,8 +1,8 @@
-"""The transformer that every family's weights are read into: embeddings, pre-norm blocks, a final LayerNorm, a pool.
+"""The transformer that every family's weights are read into: embeddings, blocks, a final LayerNorm, a pool.
 
 The names of its parameters are those of ViT in transformers 5 (`layers.0.attention.q_proj.weight`), which checkpoints
 hold. What only some families have (a scale on each branch, a gated MLP, rotary positions, a LayerNorm in front of the
-blocks, a pool in place of CLS) is there only where `BlockShape` or the family says so.
+blocks or behind each branch, a pool in place of CLS) is there only where `BlockShape` or the family says so.
 
 Letters: B batch, T tokens as the backbone makes them (special tokens first), S tokens with the prompts behind them,
 P tokens whose outputs are wanted, D hidden size, H attention heads.
@@ -47,6 +47,7 @@ class BlockShape:
         has_scales: whether outputs of attention and MLP are multiplied by a learned vector (LayerScale; Touvron et al.,
             2021, arXiv 2103.17239).
         is_gated: whether the MLP is activation(gate) · up (Shazeer, 2020, arXiv 2002.05202).
+        norms_behind: whether a LayerNorm stands behind each branch's sum (post-norm), and not in front of the branch.
     """
 
     hidden_size: int
@@ -60,6 +61,7 @@ class BlockShape:
     key_bias: bool | None = None
     has_scales: bool = False
     is_gated: bool = False
+    norms_behind: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -79,21 +81,25 @@ class Attention(nn.Module):
     Attributes:
         is_eager: plain matrix products and a softmax, for export, and not torch's fused function.
         rotary: turns queries and keys by their patch's place; None where places are added to the tokens.
+        relative: makes what is added to the scores for the distance of two tokens; None where nothing is.
     """
 
-    def __init__(self, shape: BlockShape, rotary: nn.Module | None = None) -> None:
+    def __init__(self, shape: BlockShape, rotary: nn.Module | None = None, relative: nn.Module | None = None) -> None:
         super().__init__()
         width = shape.hidden_size
         self.head_dim = width // shape.num_heads
         self.dropout = shape.attention_dropout
         self.is_eager = False
         self.rotary = rotary
+        self.relative = relative
         self.q_proj = nn.Linear(width, width, bias=shape.qkv_bias)
         self.k_proj = nn.Linear(width, width, bias=shape.qkv_bias if shape.key_bias is None else shape.key_bias)
         self.v_proj = nn.Linear(width, width, bias=shape.qkv_bias)
         self.o_proj = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None, positions: slice | None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None, positions: slice | None, num_own: int | None = None
+    ) -> torch.Tensor:
         """(B, S, D) -> (B, P, D); see `Block.forward`."""
         asking = tokens if positions is None else tokens[:, positions]
         query, key, value = (
@@ -101,8 +107,11 @@ class Attention(nn.Module):
         )  # fmt: skip
         if self.rotary is not None:
             query, key = self.rotary(query, 0 if positions is None else positions.start or 0), self.rotary(key, 0)
-        dropout = self.dropout if self.training else 0.0
-        attended = self._attend(query, key, value, mask, dropout)  # (B, H, P, D / H)
+        bias = None
+        if self.relative is not None:  # (B, H, P, S)
+            num_all = tokens.shape[1]
+            bias = self.relative(asking, num_all if num_own is None else num_own, num_all, positions).to(query.dtype)
+        attended = self._attend(query, key, value, mask, bias)  # (B, H, P, D / H)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
@@ -110,13 +119,22 @@ class Attention(nn.Module):
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        scale = self.head_dim**-0.5
+        scale, dropout = self.head_dim**-0.5, self.dropout if self.training else 0.0
         if not self.is_eager:
             seen = None if mask is None else mask[:, None, None]  # (B, 1, 1, S)
+            if bias is not None:
+                seen = bias if seen is None else bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
             return F.scaled_dot_product_attention(query, key, value, seen, dropout_p=dropout, scale=scale)
         scores = torch.matmul(query, key.transpose(2, 3)) * scale  # (B, H, P, S)
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             lowest = torch.finfo(query.dtype).min
             scores = scores + torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None]
@@ -152,11 +170,22 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block; its dropout belongs to the example (see `pfm.backbones.dropout`)."""
+    """One transformer block; its dropout belongs to the example (see `pfm.backbones.dropout`).
 
-    def __init__(self, shape: BlockShape, number: int, keys: RowKeys, rotary: nn.Module | None = None) -> None:
+    The LayerNorms stand in front of attention and MLP, or with `norms_behind` behind their sums, in the same order.
+    """
+
+    def __init__(
+        self,
+        shape: BlockShape,
+        number: int,
+        keys: RowKeys,
+        rotary: nn.Module | None = None,
+        relative: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.attention = Attention(shape, rotary)
+        self.norms_behind = shape.norms_behind
+        self.attention = Attention(shape, rotary, relative)
         self.layernorm_before = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.mlp = GatedMlp(shape) if shape.is_gated else Mlp(shape)
@@ -166,7 +195,11 @@ class Block(nn.Module):
         self.dropout_mlp = RowDropout(shape.dropout, f"layers.{number}.dropout/1", keys)
 
     def forward(
-        self, tokens: torch.Tensor, mask: torch.Tensor | None = None, positions: slice | None = None
+        self,
+        tokens: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        positions: slice | None = None,
+        num_own: int | None = None,
     ) -> torch.Tensor:
         """Every token attends to every other; outputs for all tokens, or for some.
 
@@ -175,12 +208,17 @@ class Block(nn.Module):
             mask: (B, S) bool, False where a token is to be treated as not there; None where all are.
             positions: the P tokens whose outputs are wanted, which is exact and cheaper where nobody reads the others;
                 None is all.
+            num_own: T, behind which prompts stand; None is all.
 
         Returns:
             (B, P, D)
         """
-        attended = self.attention(self.layernorm_before(tokens), mask, positions)
         own = tokens if positions is None else tokens[:, positions]
+        if self.norms_behind:
+            attended = self.dropout_attention(self.attention(tokens, mask, positions, num_own))
+            hidden = self.layernorm_before(own + attended)
+            return self.layernorm_after(hidden + self.dropout_mlp(self.mlp(hidden)))
+        attended = self.attention(self.layernorm_before(tokens), mask, positions, num_own)
         hidden = own + self.dropout_attention(_scaled(attended, self.scale_attention))
         return hidden + self.dropout_mlp(_scaled(self.mlp(self.layernorm_after(hidden)), self.scale_mlp))
 
@@ -256,7 +294,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embeddings = embeddings
         self.layers = nn.ModuleList(blocks)
-        self.layernorm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.layernorm: nn.Module = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.pool = pool
         self.row_keys = keys
 

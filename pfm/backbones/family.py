@@ -62,6 +62,10 @@ class Family(ABC):
         size_option: the option that changes the size of its input.
         noun: what its inputs are, in the plural.
         model_settings: what transformers' model class is to be given beside the configuration.
+        is_ragged: whether inputs differ in length, and become tokens that some of them do not have.
+        fits_data: whether the input is as long as the data's longest, where no size was asked for; else that is so only
+            of models without pretrained weights.
+        unneeded: the library's weights that a forward of ours does without, and a file need not have.
     """
 
     name: ClassVar[str]
@@ -77,6 +81,9 @@ class Family(ABC):
     interpolation: ClassVar[tuple[str, bool]] = ("bicubic", False)
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     cards: ClassVar[tuple[Card, ...]] = ()
+    is_ragged: ClassVar[bool] = False
+    fits_data: ClassVar[bool] = False
+    unneeded: ClassVar[tuple[str, ...]] = ()
 
     # --- what a family has to say -----------------------------------------------------------------
 
@@ -165,6 +172,21 @@ class Family(ABC):
     def num_placed(self, config: HfConfig) -> int:
         """Special tokens, from the first, that have a position."""
         return self.num_special(config)
+
+    def embedding_multiply_adds(self, config: HfConfig) -> float:
+        """Of the matrix products that make the patches' tokens of one input."""
+        down, across = self.grid(config)
+        return down * across * self.patch_values(config) * config["hidden_size"]
+
+    def can_leave_norm(self, config: HfConfig) -> bool:
+        """Whether there is a LayerNorm behind the last block that can be left out (`--no_final_norm`)."""
+        del config
+        return True
+
+    def token_multiply_adds(self, config: HfConfig) -> float:
+        """Of a block's matrix products for each token that asks, beside those of attention and MLP."""
+        del config
+        return 0.0
 
     def pool(self, config: HfConfig) -> Pool | None:
         """What sums an input up; None where CLS does."""
@@ -283,6 +305,11 @@ class Family(ABC):
         """The configuration for inputs of a stored shape, where no size was asked for; most models have their own."""
         del stored_shape
         return config
+
+    def fitted_preprocess(self, preprocess: Preprocess, config: HfConfig) -> Preprocess:
+        """What a processor's file says of the input, for a configuration that `fitted` made."""
+        del config
+        return preprocess
 
     def constant_preprocess(self, config: HfConfig) -> Preprocess:
         """The input's normalisation where no pretrained one is known and none may be measured."""

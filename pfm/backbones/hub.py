@@ -171,7 +171,7 @@ def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig,
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    missing = sorted(report["missing_keys"])
+    missing = sorted(set(report["missing_keys"]) - set(family.unneeded))
     if missing:
         raise BackboneError(
             f"{name} lacks {len(missing)} of the backbone's weights ({missing[0]}, …); "

@@ -11,6 +11,8 @@ from pfm.storage import LARGEST_JSON, explain, parse_json
 _SIZES = {
     "hidden_size": 1 << 15, "num_hidden_layers": 1 << 10, "num_attention_heads": 1 << 10,
     "intermediate_size": 1 << 18, "image_size": 1 << 14, "patch_size": 1 << 10, "num_channels": 1 << 8,
+    "conv_dim": 1 << 14, "conv_kernel": 1 << 12, "conv_stride": 1 << 12, "num_conv_pos_embeddings": 1 << 12,
+    "num_conv_pos_embedding_groups": 1 << 12, "num_buckets": 1 << 16, "max_bucket_distance": 1 << 16,
     "max_length": 1 << 20, "num_mel_bins": 1 << 12, "frequency_stride": 1 << 12, "time_stride": 1 << 12,
 }  # fmt: skip
 MOST_WEIGHTS = 1 << 34

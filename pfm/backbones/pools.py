@@ -47,6 +47,22 @@ class MeanPool(Pool):
         return outputs[:, self.num_special :].mean(dim=1, keepdim=True)
 
 
+class FramePool(Pool):
+    """The mean of the frames that a sound has."""
+
+    def forward(self, outputs: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, T, D) -> (B, 1, D).
+
+        Args:
+            there: (B, T) bool; None where all frames are.
+        """
+        if there is None:
+            return outputs.mean(dim=1, keepdim=True)
+        weights = there.to(outputs.dtype).unsqueeze(2)  # (B, T, 1)
+        # a mean and a ratio, where a sum might be too large for half precision
+        return (outputs * weights).mean(dim=1, keepdim=True) / weights.mean(dim=1, keepdim=True).clamp_min(1e-4)
+
+
 class AttentionPool(Pool):
     """A learned query attends to all tokens, and an MLP behind it (Zhai et al., 2022, arXiv 2106.04560)."""
 

@@ -51,7 +51,7 @@ class BackboneSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one model input: (3, S, S), or (L, M) for sounds."""
+        """Of one model input: (3, S, S), or (L, M) or (n,) for sounds."""
         return self.family.input_shape(self.config)
 
     def describe_size(self) -> str:
@@ -60,7 +60,14 @@ class BackboneSpec:
 
     def fitted(self, stored_shape: tuple[int, ...]) -> "BackboneSpec":
         """For inputs of a stored shape, where no size was asked for."""
-        return replace(self, config=self.family.fitted(self.config, stored_shape))
+        config = self.family.fitted(self.config, stored_shape)
+        preprocess = None if self.preprocess is None else self.family.fitted_preprocess(self.preprocess, config)
+        return replace(self, config=config, preprocess=preprocess)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the size of its input follows from the data: neither the user nor pretraining says one."""
+        return not self.was_sized and (self.preprocess is None or self.family.fits_data)
 
     @property
     def num_patches(self) -> int:
@@ -73,9 +80,14 @@ class BackboneSpec:
         return self.family.num_special(self.config)
 
     @property
-    def patch_values(self) -> int:
-        """Numbers of the input that one patch's token is made of."""
-        return self.family.patch_values(self.config)
+    def embedding_multiply_adds(self) -> float:
+        """Of the matrix products that make the patches' tokens."""
+        return self.family.embedding_multiply_adds(self.config)
+
+    @property
+    def token_multiply_adds(self) -> float:
+        """Of a block for each token that asks, beside attention and MLP."""
+        return self.family.token_multiply_adds(self.config)
 
     @property
     def mlp_weights(self) -> int:

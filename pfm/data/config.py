@@ -224,12 +224,19 @@ class ImageAugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoundAugmentConfig:
-    """What is varied in training clips."""
+class TimeAugmentConfig:
+    """What is varied in training clips, whatever they are stored as."""
 
     section: ClassVar = Section.AUGMENTATION
     time_shift: int = option(0, "Shift each training clip by up to this many frames (10 ms) each way.", minimum=0)
     time_mask: int = option(0, "SpecAugment: blot out up to this many frames of each training clip.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundAugmentConfig(TimeAugmentConfig):
+    """What is varied in training clips that are stored as log-mel features."""
+
+    section: ClassVar = Section.AUGMENTATION
     mel_mask: int = option(0, "SpecAugment: blot out up to this many mel bins of each training clip.", minimum=0)
 
 
@@ -252,10 +259,12 @@ class AugmentConfig(SoundAugmentConfig, ImageAugmentConfig):
         Raises:
             ConfigError: which options.
         """
+        own = {entry.name for entry in dataclasses.fields(storage.augment_config)}
         for kind in KINDS:
-            given = self._given(kind.storage.augment_config)
-            if given and kind.storage.augment_config is not storage.augment_config:
-                flags = ", ".join(f"--{name}" for name in given)
+            flags = ", ".join(f"--{name}" for name in self._given(kind.storage.augment_config) if name not in own)
+            if flags and issubclass(kind.storage.augment_config, storage.augment_config):
+                raise ConfigError(f"not for the {storage.noun} that this model takes: {flags}; leave it out")
+            if flags:
                 raise ConfigError(f"for {kind.storage.noun} only: {flags}; this data has none")
 
 

@@ -317,4 +317,4 @@ def _crop_rule(values: Mapping[str, Any]) -> tuple[str, float]:
     return "stretch" if shortest is None else "crop", kept / resized if is_cut else 1.0
 
 
-IMAGES = InputKind(ImageStorage, ImagePreprocess)
+IMAGES = InputKind(ImageStorage)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
-from pfm.data.kinds import KINDS
+from pfm.data.kinds import PREPROCESSES
 from pfm.data.reading import FilesToRead, Stacked
 from pfm.storage import Json
 
@@ -23,7 +23,7 @@ class Storage(Protocol):
     """How the inputs of a data set are stored, and how they come there.
 
     Attributes:
-        kind: its name in the registry.
+        kind: name of the kind of data in the registry.
         noun, item: what several inputs are called, and one of them.
         folder_prefix: in front of a folder of them, in `--dataset`.
         endings: of the names of its files, in small letters.
@@ -92,7 +92,11 @@ class Storage(Protocol):
 
 
 class Preprocess(Protocol):
-    """From stored inputs to what a model takes."""
+    """From stored inputs to what a model takes.
+
+    Attributes:
+        kind: its name in the registry of preprocessings.
+    """
 
     kind: ClassVar[str]
 
@@ -147,4 +151,4 @@ def preprocess_from_dict(values: Mapping[str, Any]) -> Preprocess:
         KeyError: a value is missing.
         ConfigError: another kind.
     """
-    return KINDS.get(values["kind"]).preprocess.from_dict(values)
+    return PREPROCESSES.get(values["kind"]).from_dict(values)

@@ -16,7 +16,7 @@ import torch
 
 from pfm.data import frames as kaldi
 from pfm.data.frames import FRAME_SECONDS, LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY
-from pfm.data.waves import check_rate
+from pfm.data.waves import check_rate, too_short
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,26 @@ def clip_features(samples: np.ndarray, rate: int, settings: MelSettings) -> np.n
         return log_mel(wave.unsqueeze(0), torch.tensor([len(wave)]), settings)[0].numpy()
     finally:
         torch.set_num_threads(threads)
+
+
+def clip_samples(samples: np.ndarray, rate: int, wanted: int, least: int) -> np.ndarray:
+    """One clip (n,) float32 at `rate`, at the rate that is wanted; the same bytes whatever the number of threads.
+
+    Args:
+        least: samples that it has to have then.
+
+    Raises:
+        ValueError: it has fewer, or its rate cannot be brought to the other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as above
+    try:
+        found = resampled(torch.from_numpy(samples), rate, wanted).numpy()
+    finally:
+        torch.set_num_threads(threads)
+    if len(found) < least:
+        raise ValueError(too_short(len(found), wanted, least))
+    return found
 
 
 def fft_size(settings: MelSettings) -> int:

@@ -16,6 +16,7 @@ from pfm.data.limits import MOST_PIXELS
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError, DecompressionBombWarning)
 BAND_PIXELS = 1 << 22  # decoded at once; some tens of bytes of each are needed for a moment
+RUN_BY_OTHERS = ("EPS",)
 DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
@@ -45,6 +46,17 @@ def pixel_limit() -> int:
 
 
 limit_pixels(MOST_PIXELS)
+
+
+def refuse_programs() -> None:
+    """Refuse, in this process, kinds of files that Pillow hands to another program: EPS goes to Ghostscript.
+
+    Every other kind is loaded now, and not when the first file of no known kind comes.
+    """
+    Image.init()
+    for kind in RUN_BY_OTHERS:
+        Image.OPEN.pop(kind, None)
+        Image.ID[:] = [other for other in Image.ID if other != kind]
 
 
 def explain_unreadable(error: Exception) -> str:

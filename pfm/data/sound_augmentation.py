@@ -83,11 +83,11 @@ class SoundAugmentation:
             features = _moved(features, self.shifts.to(device), window)
         if self.time_masks is not None:
             lengths = clip_lengths(features)
-            is_masked = _spans(self.time_masks.to(device), lengths, self.most_frames, features.shape[1])
+            is_masked = spans(self.time_masks.to(device), lengths, self.most_frames, features.shape[1])
             features = features.masked_fill(is_masked.unsqueeze(2), self.blank)
         if self.mel_masks is not None:
             bins = torch.full((len(features),), features.shape[2], device=device)
-            is_masked = _spans(self.mel_masks.to(device), bins, self.most_bins, features.shape[2])
+            is_masked = spans(self.mel_masks.to(device), bins, self.most_bins, features.shape[2])
             there = (features != 0).any(dim=2, keepdim=True)  # what is behind a clip stays zeros
             features = features.masked_fill(is_masked.unsqueeze(1) & there, self.blank)
         return features
@@ -102,7 +102,7 @@ def _moved(features: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.
     return torch.where(is_inside.unsqueeze(2), taken, 0.0)
 
 
-def _spans(drawn: torch.Tensor, sizes: torch.Tensor, most: int, width: int) -> torch.Tensor:
+def spans(drawn: torch.Tensor, sizes: torch.Tensor, most: int, width: int) -> torch.Tensor:
     """(B, width) bool: a span of 0 to `most` places for each row, within the first `sizes` of them."""
     lengths = torch.minimum((drawn[:, 0] * (most + 1)).long(), sizes)
     starts = (drawn[:, 1] * (sizes - lengths + 1)).long()

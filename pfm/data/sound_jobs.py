@@ -1,4 +1,4 @@
-"""What a decoding process does with a sound file; torch is imported when the first features are computed."""
+"""What a decoding process does with a sound file; torch is imported when the first one is computed with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -53,14 +53,56 @@ class SoundRow:
             features = clip_features(recording.samples, recording.rate, settings)
         except UNREADABLE as error:
             return Outcome(None, explain_sound(error))
-        return Outcome(features, remarks=tuple(self._remarks(recording)))
+        return Outcome(features, remarks=tuple(_remarks(recording, self.max_seconds)))
 
-    def _remarks(self, recording: Recording) -> list[str]:
-        found: list[str] = []
-        if recording.is_cut:
-            found.append(f"longer than --max_seconds {self.max_seconds:g}, the rest of them not used")
-        if recording.silent_channels:
-            found.append("with a silent channel, mixed in all the same")
-        if recording.is_silent:
-            found.append("silent throughout")
-        return found
+
+@dataclass(frozen=True)
+class WaveLook:
+    """How many samples a clip has at the most, (1,) int64, from its header; attributes as of `SoundLook`."""
+
+    rate: int
+    max_seconds: float
+
+    def __call__(self, source: Any) -> Outcome:
+        try:
+            seconds = min(length_bound(source), self.max_seconds)
+        except UNREADABLE as error:
+            return Outcome(None, explain_sound(error))
+        return Outcome(np.array([round(seconds * self.rate) + 2]))  # roundings of a resampling
+
+
+@dataclass(frozen=True)
+class WaveRow:
+    """The samples of a clip, (n,) float32, as many as it has; one that is zero is the smallest number above it.
+
+    Attributes:
+        rate: samples per second.
+        min_samples: that a clip has to have.
+        max_seconds: what of a longer clip is read.
+    """
+
+    rate: int
+    min_samples: int
+    max_seconds: float
+
+    def __call__(self, source: Any) -> Outcome:
+        from pfm.data.mel import clip_samples
+
+        try:
+            recording = read_sound(source, max_seconds=self.max_seconds)
+            samples = clip_samples(recording.samples, recording.rate, self.rate, self.min_samples)
+        except UNREADABLE as error:
+            return Outcome(None, explain_sound(error))
+        there = np.where(samples == 0, np.finfo(np.float32).tiny, samples)
+        return Outcome(there, remarks=tuple(_remarks(recording, self.max_seconds)))
+
+
+def _remarks(recording: Recording, max_seconds: float) -> list[str]:
+    found: list[str] = []
+    if recording.is_cut:
+        found.append(f"longer than --max_seconds {max_seconds:g}, the rest of them not used")
+    if recording.silent_channels:
+        found.append("with a silent channel, mixed in all the same")
+    if recording.is_silent:
+        found.append("silent throughout")
+    return found

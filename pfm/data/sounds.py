@@ -3,14 +3,16 @@
 Letters: N clips, B batch, n samples, F frames as stored, L frames of the model's window, M mel bins.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional as F
 
-from pfm.data.config import DataConfig, SoundAugmentConfig
+from pfm.data.config import DataConfig, SoundAugmentConfig, TimeAugmentConfig
 from pfm.data.file_names import SOUND_ENDINGS
 from pfm.data.inputs import Storage
 from pfm.data.intake import Looked, Rowed, Words, take_in
@@ -19,15 +21,15 @@ from pfm.data.mel import MelSettings, clip_lengths
 from pfm.data.reading import FilesToRead, Stacked
 from pfm.data.sound_augmentation import SoundAugmentation
 from pfm.data.sound_jobs import SoundLook, SoundRow
+from pfm.data.workers import Job
 from pfm.errors import ConfigError
 from pfm.storage import Json
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the features AST was trained on
 
 
-@dataclass(frozen=True)
-class SoundStorage(MelSettings):
-    """How sounds are stored: log-mel features (N, F, M) float32, zeros behind the end of a clip."""
+class SoundFiles(ABC):
+    """What every way to store sounds shares: rows (N, F, …) float32, zeros behind the end of a clip."""
 
     kind: ClassVar[str] = "audio"
     noun: ClassVar[str] = "sounds"
@@ -36,9 +38,22 @@ class SoundStorage(MelSettings):
     endings: ClassVar[tuple[str, ...]] = SOUND_ENDINGS
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
-    augment_config: ClassVar[type[SoundAugmentConfig]] = SoundAugmentConfig
+    augment_config: ClassVar[type[TimeAugmentConfig]] = SoundAugmentConfig
 
-    def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> "SoundStorage":
+    @abstractmethod
+    def look(self, max_seconds: float) -> Job:
+        """Finds out how long a clip's row is at the most, (1,) int64."""
+
+    @abstractmethod
+    def row(self, max_seconds: float) -> Job:
+        """Makes the row of a clip, of which no more than `max_seconds` are read."""
+
+    @property
+    @abstractmethod
+    def element(self) -> tuple[int, ...]:
+        """Shape of one element of a row, in time."""
+
+    def decided(self, files: Mapping[str, FilesToRead], config: DataConfig) -> Self:
         """The same: nothing is left open.
 
         Raises:
@@ -50,11 +65,11 @@ class SoundStorage(MelSettings):
         return self
 
     def taken(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same features."""
+        """The same."""
         return inputs
 
     def read(self, files: FilesToRead) -> Stacked:
-        """Read sound files and compute their features.
+        """Read sound files.
 
         Raises:
             DataError: a file that cannot be read, or none that can.
@@ -62,30 +77,46 @@ class SoundStorage(MelSettings):
         return self.read_splits({"": files})[""]
 
     def read_splits(self, files: Mapping[str, FilesToRead]) -> dict[str, Stacked]:
-        """The files of each split, equally many frames in all."""
+        """The files of each split, rows of one length in all."""
         seconds = next(iter(files.values())).max_seconds
         words = Words(noun=self.noun, unit="clip", verb="read", doing="reading")
 
         def plan(looked: Mapping[str, Looked]) -> Rowed:
-            frames = {split: part.facts[:, 0] for split, part in looked.items()}
-            longest = max(int(counts.max()) for counts in frames.values())
+            lengths = {split: part.facts[:, 0] for split, part in looked.items()}
+            longest = max(int(counts.max()) for counts in lengths.values())
+            size = 4 * math.prod(self.element)
             return Rowed(
-                job=SoundRow(self.sampling_rate, self.num_mel_bins, seconds),
-                shape=(longest, self.num_mel_bins),
+                job=self.row(seconds),
+                shape=(longest, *self.element),
                 dtype=torch.float32,
-                size_bytes={split: 4 * self.num_mel_bins * int(counts.sum()) for split, counts in frames.items()},
+                size_bytes={split: size * int(counts.sum()) for split, counts in lengths.items()},
                 is_ragged=True,
             )
 
-        return take_in(files, SoundLook(self.sampling_rate, seconds), plan, words)
+        return take_in(files, self.look(seconds), plan, words)
 
     def file_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
         """As it is stored."""
         return stored_shape
 
     def brought_to(self, inputs: torch.Tensor, stored_shape: tuple[int, ...]) -> torch.Tensor:
-        """Features (N, F, M), which a data set only fills up with zeros."""
+        """Rows, which a data set only fills up with zeros."""
         return inputs
+
+
+@dataclass(frozen=True)
+class SoundStorage(MelSettings, SoundFiles):
+    """How sounds are stored: log-mel features (N, F, M) float32, zeros behind the end of a clip."""
+
+    def look(self, max_seconds: float) -> Job:
+        return SoundLook(self.sampling_rate, max_seconds)
+
+    def row(self, max_seconds: float) -> Job:
+        return SoundRow(self.sampling_rate, self.num_mel_bins, max_seconds)
+
+    @property
+    def element(self) -> tuple[int, ...]:
+        return (self.num_mel_bins,)
 
     def describe(self, stored_shape: tuple[int, ...]) -> str:
         """One stored clip (F, M), in words."""
@@ -198,4 +229,4 @@ def measure_features(features: torch.Tensor) -> tuple[float, float]:
     return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
 
 
-SOUNDS = InputKind(SoundStorage, SoundPreprocess)
+SOUNDS = InputKind(SoundStorage)

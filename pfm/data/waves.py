@@ -118,6 +118,11 @@ def check_rate(rate: int, wanted: int) -> None:
         )
 
 
+def too_short(num_samples: int, rate: int, least: int) -> str:
+    """What is wrong with a clip of fewer than `least` samples, in words."""
+    return f"it lasts {1000 * num_samples / rate:.1f} ms; at least {1000 * least / rate:.0f} ms are needed"
+
+
 def explain_sound(error: Exception) -> str:
     """What is wrong with a file, for the end of a sentence."""
     if isinstance(error, OSError) and error.strerror:

@@ -79,21 +79,31 @@ class Curve:
 def draw_curves(
     panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str, ylabel: str, is_log: bool = False, ticks: bool = False
 ) -> bytes:
-    """Panels of lines beside each other, as a PNG.
+    """Panels of lines beside each other, at most three in a row, as a PNG; the legend is below them, over no line.
 
     Args:
         panels: title -> label -> line.
         is_log: both axes logarithmic, as for the left end of a ROC curve.
         ticks: the x values are few and named on the axis as they are, evenly spaced.
     """
-    figure = new_figure(3.4 * len(panels) + 1, 3.6)  # three of them are a page wide, and small print stays legible
-    for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axis.set_prop_cycle(color=PALETTE)
+    count = len(panels)
+    columns = 2 if count == 4 else min(count, 3)  # three of them are a page wide, and small print stays legible
+    rows = math.ceil(count / columns)
+    figure = new_figure(3.4 * columns + 1, 3.6 * rows + 0.4)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    lines: dict[str, Any] = {}
+    colors = {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(labels)}
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         names = sorted({value for curve in curves.values() for value in curve.x}) if ticks else []
         for label, curve in curves.items():
             x = [names.index(value) for value in curve.x] if ticks else list(curve.x)
             style = "--" if curve.is_dashed else "-"
-            (line,) = axis.plot(x, list(curve.y), style, marker="o" if ticks else None, label=label, linewidth=LINE)
+            marker = "o" if ticks else None
+            (line,) = axis.plot(
+                x, list(curve.y), style, marker=marker, label=label, linewidth=LINE, color=colors[label]
+            )
+            lines.setdefault(label, line)
             if curve.low is not None and curve.high is not None:
                 axis.fill_between(x, list(curve.low), list(curve.high), color=line.get_color(), alpha=0.18, linewidth=0)
         if is_log:
@@ -102,7 +112,16 @@ def draw_curves(
             axis.set_xticks(range(len(names)), [f"{name:g}" for name in names])
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=min(len(lines), 5),
+        frameon=False,
+        fontsize=9,
+    )
     return as_png(figure)
 
 

@@ -34,7 +34,7 @@ def _block(spec: BackboneSpec, tokens: float, queries: float, rank: int) -> _Blo
     """A block that reads `tokens` and computes the outputs of `queries` of them."""
     width = spec.hidden_size
     return _Block(
-        weights=2 * (queries + tokens) * width * width + queries * spec.mlp_weights,
+        weights=2 * (queries + tokens) * width * width + queries * (spec.mlp_weights + spec.token_multiply_adds),
         adapters=2 * rank * width * (queries + tokens),
         attention=2 * queries * tokens * width,
     )
@@ -76,7 +76,7 @@ def step_flops(spec: BackboneSpec, work: StepWork) -> float:
 def _trunk(spec: BackboneSpec, work: StepWork) -> float:
     """The patches and the blocks below the prompts."""
     own = spec.num_patches + spec.num_special
-    embedding = 2 * spec.num_patches * spec.patch_values * spec.hidden_size
+    embedding = 2 * spec.embedding_multiply_adds
     block = _block(spec, own, own, 0)
     total = embedding + work.prompt_layer * block.forward
     if work.has_backward and not work.is_frozen:

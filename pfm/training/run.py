@@ -131,10 +131,8 @@ STEPS = Steps()
 
 
 def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:
-    """For the data's size, where neither the user nor pretraining says one."""
-    if spec.preprocess is None and not spec.was_sized:
-        return spec.fitted(tuple(data.train.inputs.shape[1:]))
-    return spec
+    """For the data's size, where that decides."""
+    return spec.fitted(tuple(data.train.inputs.shape[1:])) if spec.is_fitted else spec
 
 
 def show_plan(setup: Setup) -> Plan:

@@ -97,7 +97,7 @@ def load_run_data(
             is_shown=accelerator.is_main_process,
         )
         data = load_data(config.data, spec.storage, intake=intake)
-    return hold_out_for_threshold(data, config.model.abstain)
+    return hold_out_for_threshold(data, config.model.held_out_for)
 
 
 def set_up(
@@ -153,6 +153,8 @@ def _build_model(
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
     """The model a run starts from, its adapters' settings, and the hash of what stays frozen."""
     wanted = READOUTS.get(config.model.readout).settled(config.model)
+    if wanted.final_norm is False and not spec.family.can_leave_norm(spec.config):
+        raise ConfigError(f"--no_final_norm: {spec.model_name} has none behind its last block; leave it out")
     tune = wanted.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)

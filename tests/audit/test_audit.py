@@ -1,10 +1,12 @@
 """The audit from end to end on a small model: its verdict passes, and fails where it has to."""
 
 import dataclasses
+import html
 import json
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from making.images import write_npz
 from making.models import TINY
 from pfm.audit import roc
 from pfm.audit.attacks import ATTACKS, Measurement
-from pfm.audit.attacks.output_shape import ShapeRow, judge_shape
 from pfm.audit.comparisons import trained
+from pfm.audit.comparisons.beside import train_beside
 from pfm.audit.comparisons.data import by_position, without_classes
+from pfm.audit.comparisons.trained import RETRAINED, SHADOW
 from pfm.audit.config import FULL
-from pfm.audit.models import AuditRequest, Models
-from pfm.audit.page import render
+from pfm.audit.models import AuditRequest, Models, same_values
+from pfm.audit.page import NOT_ATTACKED, render
 from pfm.audit.protocol import audit
 from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS, Judgement, at_least, at_most, summarise, within, worst
 from pfm.backbones.family import PRESETS
@@ -45,10 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     npz = write_npz(folder / "colours.npz", train=160, test=120)
     PRESETS["tiny"] = {key: value for key, value in TINY.items() if key != "layer_norm_eps"}
     try:
-        for name, weight in (("paper", "1"), ("no_branch", "0")):
+        # with a row for each class; an absent prompt of the other readout takes its answer with it, branch or not
+        for name, weight, readout in (("paper", "1", "prompt"), ("no_branch", "0", "cls")):
             arguments = train_arguments(npz, folder / name, "--eval_every", "0", "--save_every", "0")
             more = ["--epochs", "10", "--lr", "0.005", "--batch_size", "16", "--absent_weight", weight]
-            assert run(pfm, [*arguments, *more, "--readout", "prompt"]) == 0
+            assert run(pfm, [*arguments, *more, "--readout", readout]) == 0
     finally:
         del PRESETS["tiny"]
     return folder
@@ -110,7 +114,7 @@ def test_a_model_trained_without_the_wrong_prompt_branch_fails(
 ) -> None:
     result = audited(results, folder, data, "no_branch")
     assert result["utility"]["full"]["forget_accuracy"] > 0.9
-    assert FAIL in (verdicts(result)["not answered"], verdicts(result)["output shape"])
+    assert verdicts(result)["not answered"] == FAIL
     assert result["verdict"]["levels"] == {"suspend": FAIL, "erase": FAIL, "scrub": FAIL}
     assert result["verdict"]["overall"] == FAIL
 
@@ -157,6 +161,35 @@ def test_the_oracle_never_saw_the_class(folder: Path, data: ClassificationData) 
 
 
 @pytest.mark.slow
+def test_models_that_a_second_process_trains_are_those_that_one_process_trains(tmp_path: Path) -> None:
+    npz = write_npz(tmp_path / "colours.npz", train=40)
+    made = ["--model_name", "scratch:vit_digits", "--epochs", "1", "--batch_size", "20", "--eval_every", "0", "--cpu"]
+    assert run(pfm, ["train", "--dataset", str(npz), "--save_dir", str(tmp_path / "run"), *made]) == 0
+    (path,) = (tmp_path / "run").glob("*_1.pt")
+    full = load_checkpoint(path)
+    loaded = by_position(load_data(trained.recipe_of(full).data, full.preprocess.storage), full)
+    alone, both = (
+        trained.Comparisons(full, loaded, [2], tmp_path / name, CPU, lambda _: None) for name in ("alone", "both")
+    )
+    jobs = [(RETRAINED, 0), (RETRAINED, 1), (SHADOW, 0)]
+    assert not any(both.is_kept(job) for job in jobs)
+    train_beside(both, jobs)
+    assert all(both.is_kept(job) for job in jobs)  # the second by the other process
+    assert same_values(alone.retrained(1).checkpoint, both.retrained(1).checkpoint)
+
+
+@pytest.mark.slow
+def test_an_oracle_that_is_the_judged_model_itself_is_replaced(folder: Path, data: ClassificationData) -> None:
+    full = load_checkpoint(ckpt(folder, "paper"))
+    first = trained.Comparisons(full, by_position(data, full), [2], folder / "models", CPU, lambda _: None).retrained()
+    request = AuditRequest(full=full, data=data, keys=[2], judged=first.checkpoint)
+    said: list[str] = []
+    models = Models(request, dataclasses.replace(SMALL, oracles=2), folder / "models", CPU, said.append)
+    assert [oracle.checkpoint.seed for oracle in models.oracles] == [43, 44]
+    assert "this retrained model is the judged one; another one takes its place" in said
+
+
+@pytest.mark.slow
 def test_shadow_models_hold_each_sample_in_one_of_a_pair(folder: Path, data: ClassificationData) -> None:
     full = load_checkpoint(ckpt(folder, "paper"))
     made = trained.Comparisons(full, by_position(data, full), [2], folder / "models", CPU, lambda _: None)
@@ -171,10 +204,47 @@ def test_a_page_holds_everything_and_asks_no_network(
 ) -> None:
     page = render(audited(results, folder, data, "paper"))
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 5
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 8
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", page)
     assert "fail" in render(audited(results, folder, data, "no_branch"))
+
+
+class Outline(HTMLParser):
+    """The order of a page's elements; complains of one that is not closed where it has to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.slow
+def test_a_page_says_each_level_in_a_sentence_then_shows_pictures_then_tables(
+    results: dict[str, Any], folder: Path, data: ClassificationData
+) -> None:
+    found = audited(results, folder, data, "paper")
+    page = render(found)
+    outline = Outline()
+    outline.feed(page)
+    outline.close()
+    assert outline.open == []
+    assert outline.found.count("table") == outline.found.count("thead") == page.count('<div class="wide"><table>')
+    for sentence in found["verdict"]["sentences"].values():
+        assert page.index(html.escape(sentence)) < page.index("<img") < page.index("<h2>Every measure</h2>")
+    assert page.rindex("<img") < page.rindex("<table>")
+    assert "The full model answers 100.0% of the class&#x27;s samples rightly" in page
+    assert all(html.escape(what) in page for what in NOT_ATTACKED)
+    assert "@media print" in page
+    assert "prefers-color-scheme:dark" in page
 
 
 @pytest.mark.slow
@@ -199,7 +269,7 @@ def test_a_browser_shows_the_page_without_an_error(
          "--virtual-time-budget=5000", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "<title>true,true,true,true,true 0</title>" in found.stdout
+    assert "<title>" + ",".join(["true"] * 8) + " 0</title>" in found.stdout
     assert "CONSOLE" not in found.stderr
 
 
@@ -233,8 +303,8 @@ def test_the_command_writes_a_report_and_can_require_a_level(
 
 
 @pytest.mark.slow
-def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_oracles(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_full_audit_tries_every_size_and_longer_prompts_against_as_many_oracles_as_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pfm_export.commands import audit as audit_commands
 
@@ -242,23 +312,16 @@ def test_the_full_audit_tries_every_size_and_number_of_tokens_against_three_orac
     monkeypatch.setattr(audit_commands, "FULL", dataclasses.replace(FULL, attack_seeds=2, attack_steps=3, shadows=2))
     out = folder / "full"
     common = ["audit", "--full", "--ckpt", str(ckpt(folder, "paper")), "--classes", "2", "--cpu", "--out", str(out)]
-    assert run(pfm, common) == 0
+    (out / "models").parent.mkdir()
+    (out / "models").symlink_to(folder / "models")
+    assert run(pfm, [*common, "--oracles", "4"]) == 0
+    assert "4 retrained models: if they differ by 2 points" in capsys.readouterr().out
     result = json.loads((out / "audit.json").read_text())
-    found = {(entry["n"], entry["tokens"]) for entry in result["resurrection"]}
-    assert found == {(n, tokens) for n in (0, 1, 5, 10, 40) for tokens in (1, 5, 10)}  # 40 samples are all there are
-    assert all(len(entry["retrained"]) == 3 for entry in result["resurrection"])
-    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 5
-
-
-@pytest.mark.slow
-def test_a_model_taught_from_the_other_classes_is_measured_by_the_retrained_model(
-    results: dict[str, Any], folder: Path, data: ClassificationData
-) -> None:
-    rows: dict[str, ShapeRow] = audited(results, folder, data, "paper")["shape"]
-    flat: ShapeRow = {**rows["suspended"], "entropy": 0.5, "entropy_interval": (0.45, 0.55)}
-    rows = {**rows, "suspended": flat, "retrained": {**rows["retrained"], "entropy": 0.5}}
-    assert judge_shape(rows, imitates_retrained=False).verdict == FAIL
-    assert judge_shape(rows, imitates_retrained=True).verdict == PASS
+    found = [(entry["n"], entry["tokens"]) for entry in result["resurrection"]]
+    assert found == [(n, 1) for n in (0, 1, 5, 10, 40)]  # 40 samples are all there are
+    assert [(entry["n"], entry["tokens"]) for entry in result["long_prompts"]] == [(10, 5), (10, 10)]
+    assert all(len(entry["retrained"]) == 4 for entry in result["resurrection"])
+    assert (out / "audit.html").read_text().count("data:image/png;base64,") == 8
 
 
 @pytest.mark.slow

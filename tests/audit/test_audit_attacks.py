@@ -185,6 +185,54 @@ def test_lira_reaches_the_published_rates_of_two_gaussians() -> None:
         assert figures.tpr_at_fpr(ratio[:4000], ratio[4000:], rate) == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shadows", [8, 160])
+def test_lira_is_an_independent_implementation_sample_by_sample(shadows: int) -> None:
+    """The attack of Carlini et al., algorithm 1, written again with scipy's densities, on models that were trained.
+
+    Logistic models of random halves of 60 samples in 40 dimensions, which memorise; half of 60 for the target too. With
+    few shadow models both take one variance for all samples, with many each sample's own.
+    """
+    import numpy as np
+    from scipy.stats import norm
+
+    random = np.random.default_rng(0)
+    inputs, labels = random.normal(size=(60, 40)), random.integers(0, 2, 60)
+
+    def phi(chosen: np.ndarray) -> np.ndarray:
+        weight, sign = np.zeros(40), 2 * labels - 1
+        for _ in range(300):
+            margin = sign[chosen] * (inputs[chosen] @ weight)
+            weight += 0.05 * (inputs[chosen] * (sign[chosen] / (1 + np.exp(margin)))[:, None]).mean(axis=0)
+        return sign * (inputs @ weight)  # ln p / (1 - p) of the label
+
+    halves = []
+    for _ in range(shadows // 2):
+        order = random.permutation(60)
+        halves += [order[:30], order[30:]]
+    is_in = np.stack([np.isin(np.arange(60), half) for half in halves])
+    scores = np.stack([phi(half) for half in halves])
+    target_half = random.permutation(60)[:30]
+    target = phi(target_half)
+
+    sides = [(scores[is_in[:, i], i], scores[~is_in[:, i], i]) for i in range(60)]
+    residuals = [np.concatenate([side[s] - side[s].mean() for side in sides]) for s in (0, 1)]
+    freedom = [sum(len(side[s]) - 1 for side in sides) for s in (0, 1)]
+    expected = []
+    for i, side in enumerate(sides):
+        ratio = 0.0
+        for s, sign in ((0, 1), (1, -1)):
+            own = side[s].std(ddof=1) if len(side[s]) >= 64 else math.sqrt((residuals[s] ** 2).sum() / freedom[s])
+            ratio += sign * norm.logpdf(target[i], side[s].mean(), own)
+        expected.append(ratio)
+    found = lira.scores(torch.from_numpy(target), torch.from_numpy(scores), torch.from_numpy(is_in))
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    member = torch.from_numpy(np.isin(np.arange(60), target_half))
+    assert figures.auc(found[member], found[~member]) > 0.8  # the control: half of the samples are memorised
+    flipped = torch.from_numpy(random.permutation(np.isin(np.arange(60), target_half)))
+    assert 0.25 < figures.auc(found[flipped], found[~flipped]) < 0.75  # labels that mean nothing
+
+
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_rmia_is_the_known_share_where_likelihood_ratios_are_log_normal(gamma: float) -> None:
     """ln r is N(1, 1) for members, N(0, 1) for others and the population: the score is Phi(ln r - ln gamma)."""
@@ -295,7 +343,8 @@ def test_the_gap_of_a_model_to_itself_is_zero_and_of_a_better_one_positive() -> 
         return resurrection.Recovery(
             forget=torch.rand(5, 40, generator=generator) < share,
             retain=torch.rand(5, 300, generator=generator) < share,
-            auroc=torch.zeros(5),
+            placed=torch.zeros(5, 40),
+            placed_rest=torch.zeros(5, 300),
         )
 
     low, high = recovery(0.6), recovery(0.9)

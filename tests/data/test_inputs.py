@@ -6,27 +6,28 @@ import torch
 from pfm.data.config import AugmentConfig
 from pfm.data.images import ImagePreprocess, ImageStorage
 from pfm.data.inputs import Storage, preprocess_from_dict
-from pfm.data.kinds import KINDS
+from pfm.data.kinds import KINDS, PREPROCESSES
 from pfm.data.sounds import AUDIOSET_MEAN, AUDIOSET_STD, SoundPreprocess, SoundStorage
+from pfm.data.wave_inputs import WaveStorage
 from pfm.errors import ConfigError
 from pfm.seeds import make_generator
 
-IMAGES, SOUNDS = ImageStorage(8), SoundStorage(8000, 4)
-SHAPES = [(IMAGES, (3, 8, 8)), (SOUNDS, (6, 4))]
+IMAGES, SOUNDS, WAVES = ImageStorage(8), SoundStorage(8000, 4), WaveStorage(8000, 2)
+SHAPES = [(IMAGES, (3, 8, 8)), (SOUNDS, (6, 4)), (WAVES, (240,))]
 
 
 def stored(storage: Storage, count: int = 5) -> torch.Tensor:
     if storage is IMAGES:
         return torch.randint(0, 256, (count, 1, 7, 9), generator=make_generator("images")).to(torch.uint8)
-    return torch.randn(count, 9, 4, generator=make_generator("sounds"))
+    shape = (9, 4) if storage is SOUNDS else (360,)
+    return torch.randn(count, *shape, generator=make_generator("sounds"))
 
 
 def test_the_kinds_are_known_by_name() -> None:
     assert KINDS.names() == ("image", "audio")
     for name in KINDS.names():
-        kind = KINDS.get(name)
-        assert kind.storage.kind == kind.preprocess.kind == name
-    with pytest.raises(ConfigError, match="no kind of input 'smell'; choose one of image, audio"):
+        assert KINDS.get(name).storage.kind == PREPROCESSES.get(name).kind == name
+    with pytest.raises(ConfigError, match="no preprocessing 'smell'; choose one of image, audio, waves"):
         preprocess_from_dict({"kind": "smell"})
 
 

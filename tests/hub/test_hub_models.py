@@ -226,6 +226,18 @@ def test_a_model_in_timms_layout_is_of_one_commit_too(hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_broken_download_in_timms_layout_is_not_taken_for_a_model_without_weights(hub: Hub) -> None:
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0}
+    hub.repos["some/uni"] = Repo()
+    hub.repos["some/uni"].commit({"config.json": json.dumps(config).encode(), "model.safetensors": save(small_vit())})
+    hub.broken["model.safetensors"] = 1000
+    with pytest.raises(BackboneError, match=r"model\.safetensors of 'some/uni': the download broke off"):
+        describe(name="some/uni")
+    hub.broken.clear()
+    assert weights_of(describe(name="some/uni"))
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("how", ["gated", "missing", "revision", "broken", "spoilt", "failing", "offline"])
 def test_at_the_command_line_each_is_one_line_and_exit_code_2(
     hub: Hub, refuse: Refuse, npz: Path, tmp_path: Path, offline: Callable[[], None], how: str

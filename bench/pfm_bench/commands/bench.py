@@ -6,6 +6,7 @@ from pfm.commands.options import CONTEXT_SETTINGS
 from pfm_bench.commands.compare import bench_compare
 from pfm_bench.commands.evaluate import bench_eval
 from pfm_bench.commands.forget import bench_forget
+from pfm_bench.commands.load import bench_load
 from pfm_bench.commands.serve import bench_serve
 from pfm_bench.commands.train import bench_train
 
@@ -21,8 +22,9 @@ class _DefaultGroup(click.Group):
 
 @click.group("bench", cls=_DefaultGroup, context_settings=CONTEXT_SETTINGS)
 def bench() -> None:
-    """Measure: a bundle's latency (serve, the default), the training step, evaluation, erasure; compare two."""
+    """Measure: a bundle's latency (serve, the default), the training step, evaluation, erasure, a server under load;
+    compare two."""
 
 
-for command in (bench_train, bench_eval, bench_forget, bench_serve, bench_compare):
+for command in (bench_train, bench_eval, bench_forget, bench_serve, bench_load, bench_compare):
     bench.add_command(command)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pfm.data.inputs import KINDS
+from pfm.data.kinds import KINDS
 from pfm.data.splits import ClassificationData
 from pfm.storage import Json
 from pfm_bench.demo.story import Answers

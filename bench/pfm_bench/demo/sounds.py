@@ -8,7 +8,8 @@ import torch
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import preprocess_from_dict
-from pfm.data.mel import MelSettings, clip_lengths, mel_bin
+from pfm.data.mel import MelSettings, clip_lengths, log_mel, mel_bin
+from pfm.data.wave_augmentation import wave_lengths
 from pfm.errors import ConfigError
 from pfm_bench.demo.task import RECIPE, Task
 from pfm_export.serving.session import Prediction, PromptSession
@@ -17,7 +18,7 @@ SOUND_RECIPE = dataclasses.replace(RECIPE, epochs=20, batch_size=64, lr=3e-3, we
 
 
 class SoundsTask(Task):
-    """Log-mel features of clips."""
+    """Clips, shown as log-mel features."""
 
     axis_room: ClassVar[tuple[float, float]] = (0.5, 0.45)
 
@@ -27,6 +28,9 @@ class SoundsTask(Task):
         return session.predict(preprocess(stored).numpy(), without=without)
 
     def show(self, stored: torch.Tensor, axis: Any) -> None:
+        if stored.ndim == 1:  # samples
+            waves = stored[None, : int(wave_lengths(stored[None]))]
+            stored = log_mel(waves, torch.tensor([waves.shape[1]]), MelSettings())[0]
         settings = MelSettings(num_mel_bins=stored.shape[1])
         length = int(clip_lengths(stored[None]))
         seconds = length * settings.hop / settings.sampling_rate

@@ -1,6 +1,7 @@
 """Options in, one call, text out: `pfm audit`. It stands here since it asks bundles as well as checkpoints."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.options import option
-from pfm.storage import make_folder, write_json, write_text
+from pfm.storage import make_folder, write_compact_json, write_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pfm.model.checkpoint import Checkpoint
 
 SMALL = 1_000_000  # parameters
+LONG = 300  # steps of a training for which it is worth it to start a second process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,10 @@ class AuditOptions:
 
     forgotten: Path | None = option(None, "Checkpoint to be judged.  [default: what pfm forget makes of --ckpt]")
     bundle: Path | None = option(None, "Exported graph to ask too, its answers only.")
-    epsilon: float = option(QUICK.epsilon, "Tolerance of the gaps.", minimum=0)
+    epsilon: float = option(QUICK.epsilon, "Tolerance of areas under attack.", minimum=0)
+    oracles: int | None = option(
+        None, f"Models to retrain for it.  [default: {QUICK.oracles}, with --full {FULL.oracles}]", minimum=1
+    )
     out: Path = option(Path("pfm-audit"), "Folder for the report.")
     require: str | None = option(None, "Leave with code 1 unless this level passes.", choices=LEVELS)
 
@@ -71,7 +76,8 @@ def audit_command(
         raise ClassNameError(
             f"{gone[0][1]} was erased from {ckpt}: give the checkpoint from before as --ckpt, this one as --forgotten"
         )
-    if where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL:
+    is_small = where.type == "cpu" and sum(tensor.numel() for tensor in checkpoint.tensors.values()) < SMALL
+    if is_small:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     source = data_of_run(checkpoint, data)
     request = AuditRequest(
@@ -84,6 +90,9 @@ def audit_command(
     )
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
+    is_worth_it = is_small and checkpoint.step >= LONG and (os.cpu_count() or 1) > 1
+    processes = 2 if is_worth_it else 1
+    config = dataclasses.replace(config, oracles=options.oracles or config.oracles, processes=processes)
     found = audit(request, config, out / "models", where, say=click.echo)
     document: AuditDocument = {
         "ckpt": ckpt.name,
@@ -91,7 +100,7 @@ def audit_command(
         "kind": "quick" if is_quick else "full",
         **found,
     }
-    write_json(out / "audit.json", document)
+    write_compact_json(out / "audit.json", document)
     write_text(out / "audit.html", render(document))
     click.echo(describe(document))
     click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
@@ -110,6 +119,7 @@ def describe(document: "AuditDocument") -> str:
         lines.append(f"{name:<13} {forget:8.1f}  {retain:8.1f}  {entropy}")
     for entry in document["verdict"]["measures"]:
         lines.append(f"{entry['verdict']:<13} {entry['level']}: {entry['measure']}: {entry['reason']}")
+    lines += [f"{level}: {sentence}" for level, sentence in document["verdict"]["sentences"].items()]
     levels = ", ".join(f"{level} {verdict}" for level, verdict in document["verdict"]["levels"].items())
     return "\n".join([*lines, f"by level: {levels}", f"overall: {document['verdict']['overall']}"])
 

@@ -117,14 +117,12 @@ def _forget_samples(
     """Groups and samples."""
     if chosen.class_ or chosen.classes:
         raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
-    if record.certificate is not None:
-        raise ConfigError("--certificate speaks of classes; the ledger has the digest of what is left")
-    told = {"reason": record.reason, "requested_by": record.requested_by}
+    record.check_key()
     if options.in_place:
         named = (*artifacts, *([options.ckpt] if options.ckpt else []))
         if not named or options.out is not None:
             raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
-        forget_in_place(named, samples, yes=options.yes, allow_unknown=options.allow_unknown, **told)
+        forget_in_place(named, samples, record, yes=options.yes, allow_unknown=options.allow_unknown)
     elif artifacts:
         raise ConfigError(
             f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
@@ -132,7 +130,7 @@ def _forget_samples(
     elif options.ckpt is None:
         raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
     else:
-        forget_copy(options.ckpt, options.out, samples, **told)
+        forget_copy(options.ckpt, options.out, samples, record)
 
 
 def _erase_in_place(
@@ -143,8 +141,8 @@ def _erase_in_place(
     Raises:
         NotLookedIntoError: it is done, and some files may hold the classes all the same.
     """
+    from pfm.forgetting.artifacts import FolderKind
     from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
-    from pfm_export.serving.bundle import REMAINS
     from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
@@ -175,20 +173,20 @@ def _erase_in_place(
     for line in listed(found.closed, most=None):
         click.echo(f"not looked into: {line}")
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
-    exact = [held.path for held in found.held if held.holding.is_exact]
-    for path in exact:
-        click.echo(f"exact: {path} is the model that never saw the class")
-    shared = [] if len(exact) == len(found.held) else [REMAINS[0].replace("the graph's ", "the ")]
-    for remark in (*shared, elsewhere):
+    left = [held.kind.open(held.path) if isinstance(held.kind, FolderKind) else held.holding for held in found.held]
+    for held, holding in zip(found.held, left, strict=True):
+        if holding.is_exact:
+            click.echo(f"exact: {held.path} is the model that never saw the class")
+    for remark in (*dict.fromkeys(holding.still for holding in left if holding.still), elsewhere):
         click.echo(f"still there: {remark}")
     for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
         click.echo(f"how the prompts started: {follows}")
     record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
-    left = [*(seen.path for seen in found.closed), *found.linked]
-    if left and not options.allow_unknown:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    unknown = [*(seen.path for seen in found.closed), *found.linked]
+    if unknown and not options.allow_unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise NotLookedIntoError(
-            f"done, but {left[0]}{more} may hold the class and was not looked into; look at what is listed above, "
+            f"done, but {unknown[0]}{more} may hold the class and was not looked into; look at what is listed above, "
             "delete it or move it away, and give --allow_unknown where it is harmless"
         )
 

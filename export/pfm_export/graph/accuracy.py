@@ -106,7 +106,7 @@ def find_samples(
     }
     if dataset is not None:
         how = {name: known[name] for name in ("label_from", "label") if name in known}
-        known = {"dataset": dataset, "data_type": checkpoint.preprocess.kind, **how}
+        known = {"dataset": dataset, "data_type": checkpoint.preprocess.storage.kind, **how}
     elif not known:
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
     if data_dir is not None:

@@ -7,7 +7,7 @@ from pfm.options import option
 from pfm.storage import Json
 from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.kinds import INPUT_KINDS, InputKind, ordinary_kind
+from pfm_export.serving.kinds import INPUT_KINDS, InputKind, ordinary_kind, short_kind
 from pfm_export.serving.signature import HEAD, INPUT_LENS, INPUT_PROMPTS, MODEL, TOKENS, TRUNK, Signature, Signatures
 
 
@@ -26,12 +26,12 @@ class GraphForm:
     with_frontend: bool = option(
         False,
         "Sounds go in as samples, waveform [batch, samples] float32 at the model's rate and num_samples [batch] int32: "
-        "the graph computes the log-mel features.",
+        "the graph computes the log-mel features, or normalises them for models of samples.",
     )
     input: str = option(
         "",
         "What goes in, by the name of an input kind, such as one that a plugin brings; --uint8_input is short for "
-        "images, --with_frontend for waveform.  [default: what the model takes]",
+        "images, --with_frontend for waveform or raw_samples.  [default: what the model takes]",
     )
     split: bool = option(
         False,
@@ -68,15 +68,19 @@ class GraphForm:
         Raises:
             ConfigError: two kinds were asked for, an unknown one, or one that this model does not have.
         """
-        asked = {"images": self.uint8_input, "waveform": self.with_frontend, self.input: bool(self.input)}
-        names = [name for name, is_asked in asked.items() if is_asked]
-        ordinary = ordinary_kind(modality)
-        for kind in map(INPUT_KINDS.get, names):
+        flags = {"--uint8_input": self.uint8_input, "--with_frontend": self.with_frontend}
+        short = [short_kind(option, modality) for option, is_asked in flags.items() if is_asked]
+        kinds = [kind for kind in short if kind is not None]
+        if self.input:
+            kinds.append(INPUT_KINDS.get(self.input))
+        kinds, ordinary = list(dict.fromkeys(kinds)), ordinary_kind(modality)
+        for kind in kinds:
             if kind.modality != modality:
                 raise ConfigError(_misfit(kind, ordinary))
-        if len(names) > 1:
-            raise ConfigError(f"the graph can take {' or '.join(names)}, not both; ask for one of them")
-        return INPUT_KINDS.get(names[0]) if names else ordinary
+        if len(kinds) > 1:
+            names = " or ".join(kind.name for kind in kinds)
+            raise ConfigError(f"the graph can take {names}, not both; ask for one of them")
+        return kinds[0] if kinds else ordinary
 
     def signatures(self, kind: type[InputKind], rows: tuple[str, ...], output: str) -> Signatures:
         """Names of inputs and outputs of each file.

@@ -53,6 +53,18 @@ def _of_sounds(settings: Mapping[str, Any]) -> Json:
     }
 
 
+def _of_samples(settings: Mapping[str, Any]) -> Json:
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": settings["sampling_rate"],
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "do_normalize": settings["do_normalize"],
+        "return_attention_mask": False,
+    }
+
+
 def _of_images(settings: Mapping[str, Any]) -> Json:
     return {
         "image_processor_type": "ViTImageProcessor",
@@ -82,6 +94,7 @@ def _fitted(settings: Mapping[str, Any]) -> Json:
 
 PROCESSORS.register("image", _of_images)
 PROCESSORS.register("audio", _of_sounds)
+PROCESSORS.register("waves", _of_samples)
 
 
 def _as_json(values: Json) -> bytes:

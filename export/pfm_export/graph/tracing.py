@@ -30,7 +30,7 @@ from pfm_export.graph.exact_part import convert_around, exact_nodes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.front_ends import FRONT_ENDS
 from pfm_export.graph.precisions import PRECISIONS
-from pfm_export.serving.kinds import ordinary_kind
+from pfm_export.serving.kinds import InputKind, ordinary_kind
 from pfm_export.serving.signature import (
     INPUT_BIAS,
     INPUT_LENS,
@@ -117,7 +117,8 @@ def export_graphs(
             "--split needs a model trained with --prompt_layer above 0: in this one the prompts enter before the "
             "first block, and nothing of it could be shared"
         )
-    kind = form.input_kind(preprocess.kind)(preprocess.to_dict())
+    settings = preprocess.to_dict()
+    kind = form.input_kind(preprocess.kind)(settings)
     front_end = FRONT_ENDS.get(kind.name)(kind, preprocess)
     plain = merged(model).eval()
     assert isinstance(plain, PromptedClassifier)
@@ -128,7 +129,7 @@ def export_graphs(
     wanted = form.signatures(type(kind), readout.graph_inputs, readout.graph_output)
     files: dict[str, bytes] = {}
     for name, signature in traced.files.items():
-        proto = _trace(plain, signature, form)
+        proto = _trace(plain, signature, form, ordinary(settings))
         is_head = ordinary.inputs[0] not in signature.inputs and not readout.sees_prompts  # which takes integers
         exact = set(range(len(proto.graph.node))) if is_head else exact_nodes(proto)
         precision = PRECISIONS.get(form.precision)
@@ -140,7 +141,7 @@ def export_graphs(
     return files
 
 
-def _trace(model: PromptedClassifier, signature: Signature, form: GraphForm) -> onnx.ModelProto:
+def _trace(model: PromptedClassifier, signature: Signature, form: GraphForm, ordinary: InputKind) -> onnx.ModelProto:
     width, tokens = model.row_size, model.config.prompt_tokens
     num_prompts: Any = "num_prompts"
     if tokens > 1 and not model.readout.scores_absent:  # a score comes of m tokens
@@ -150,14 +151,17 @@ def _trace(model: PromptedClassifier, signature: Signature, form: GraphForm) -> 
     prompts = {0: num_prompts}, torch.randn(2 * tokens, width)
     if form.per_request_prompts:
         prompts = {0: "batch", 1: num_prompts}, torch.randn(3, 2 * tokens, width)
+    # axes that are left open have their name, and the number of tokens follows one
+    opened = {place: size for place, size in enumerate(ordinary.axes, start=1) if isinstance(size, str)}
+    num_tokens = {1: "num_tokens"} if opened and model.num_tokens > 1 else {}
     known: dict[str, tuple[dict[int, Any], torch.Tensor]] = {
-        TOKENS: ({0: "batch"}, torch.randn(3, model.num_tokens, width)),
+        TOKENS: ({0: "batch", **num_tokens}, torch.randn(3, model.num_tokens, width)),
         INPUT_PROMPTS: prompts,
         INPUT_LENS: ({0: "batch"}, torch.tensor([2, 0, 1], dtype=torch.int32)),
         INPUT_WEIGHT: ({0: "num_classes"}, torch.randn(5, width)),
         INPUT_BIAS: ({0: "num_classes"}, torch.randn(5)),
     }
-    model_input = {0: "batch"}, torch.randn(3, *model.backbone.input_shape)
+    model_input = {0: "batch", **opened}, torch.randn(3, *model.backbone.input_shape)
     given = [known.get(name, model_input) for name in signature.inputs]
     with _quiet():
         program = torch.onnx.export(

@@ -54,7 +54,7 @@ def mapping(value: Any) -> dict[str, Any]:
         ValueError: something else.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"an object is expected, got {str(value)[:40]!r}")
+        raise ValueError(f"an object is expected, got {_told(value)}")
     return cast("dict[str, Any]", value)
 
 
@@ -64,10 +64,9 @@ def many(value: Any, each: Callable[[Any], T], *, count: int | None = None) -> t
     Raises:
         ValueError: it is not one, or has another number of entries than `count`.
     """
-    told = str(value)[:40]
     entries = cast("list[Any]", value) if isinstance(value, list | tuple) else None
     if entries is None or (count is not None and len(entries) != count):
-        raise ValueError(f"a list{f' of {count}' if count else ''} is expected, got {told!r}")
+        raise ValueError(f"a list{f' of {count}' if count else ''} is expected, got {_told(value)}")
     return tuple(each(entry) for entry in entries)
 
 
@@ -91,3 +90,10 @@ def file_name(value: Any) -> str:
     if not _PLAIN_NAME.fullmatch(text(value)):
         raise ValueError(f"the name of a file in the bundle is expected, got {value[:40]!r}")
     return value
+
+
+def _told(value: Any) -> str:
+    """A value in an error; a large one is not written out for that."""
+    if isinstance(value, dict | list | tuple):
+        return f"{type(cast('object', value)).__name__} of {len(cast('list[Any]', value))}"
+    return repr(str(value)[:40])

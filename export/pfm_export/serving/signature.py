@@ -51,6 +51,11 @@ class Signatures:
         return INPUT_LENS in self.head.inputs
 
     @property
+    def mixes_sets(self) -> bool:
+        """Whether one pass, at least of the trunk, serves inputs with different active sets."""
+        return self.is_split or self.has_own_prompts
+
+    @property
     def takes_rows(self) -> bool:
         """Whether classifier rows are given beside the prompts."""
         return INPUT_WEIGHT in self.head.inputs

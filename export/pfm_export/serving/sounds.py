@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfm.data.frames import LOWEST_HZ, PREEMPHASIS, SMALLEST_ENERGY, fft_size, frame_size, hop_size, num_frames
-from pfm.data.waves import UNREADABLE, Source, check_rate, explain_sound, stream_sound
+from pfm.data.waves import UNREADABLE, Source, check_rate, explain_sound, stream_sound, too_short
 from pfm.errors import DataError
 from pfm_export.serving import fields
 
@@ -127,32 +127,42 @@ def _batch(owners: list[int], kept: list[Floats], features: Features) -> Windows
     return Windows(np.array(owners), np.array([features.num_frames(len(samples)) for samples in kept]), kept)
 
 
-def _windows_of(sound: Any, features: Features, place: str) -> Iterator[Floats]:
+def opened(sound: Any, rate: int, place: str) -> tuple[str, Iterator[tuple[Floats, int]]]:
+    """What to call a sound, and its blocks (n,) with their rate; what is wrong with it is said when they are read.
+
+    Args:
+        sound: a file name, its bytes, an array (n,) at `rate`, or a pair of an array and its rate.
+        place: what to call one that is not a file.
+    """
     source = cast("Source", sound) if isinstance(sound, str | os.PathLike | bytes) else None
     name = place if source is None or isinstance(source, bytes) else os.fspath(source)
+    return name, _given(sound, rate) if source is None else stream_sound(source)
+
+
+def _windows_of(sound: Any, features: Features, place: str) -> Iterator[Floats]:
+    name, blocks = opened(sound, features.rate, place)
     rest, total = np.zeros(0, np.float32), 0
     try:
-        blocks = [_given(sound, features)] if source is None else stream_sound(source)
-        for block in _resampled(blocks, features.rate):
+        for block in resampled(blocks, features.rate):
             rest, total = np.concatenate([rest, block]), total + len(block)
             while len(rest) >= features.window:
                 yield rest[: features.window]
                 rest = rest[features.max_length * features.hop :]
         if total < features.frame:
-            raise ValueError(f"it lasts {1000 * total / features.rate:.1f} ms; at least 25 ms are needed")
+            raise ValueError(too_short(total, features.rate, features.frame))
     except UNREADABLE as error:
         raise DataError(f"cannot read {name}: {explain_sound(error)}") from error
     if features.num_frames(len(rest)):
         yield rest
 
 
-def _given(sound: Any, features: Features) -> tuple[Floats, int]:
-    """Samples (n,) and their rate.
+def _given(sound: Any, usual: int) -> Iterator[tuple[Floats, int]]:
+    """Samples (n,) and their rate, as one block.
 
     Raises:
         ValueError: another shape or type, or samples that are not numbers.
     """
-    given, rate = cast("tuple[Any, Any]", sound) if isinstance(sound, tuple) else (sound, features.rate)
+    given, rate = cast("tuple[Any, Any]", sound) if isinstance(sound, tuple) else (sound, usual)
     samples: npt.NDArray[Any] = np.asarray(given)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples must be floating-point of shape (n,), got {samples.dtype} {samples.shape}")
@@ -160,15 +170,15 @@ def _given(sound: Any, features: Features) -> tuple[Floats, int]:
         raise ValueError("it holds samples that are NaN or infinite")
     if int(rate) <= 0:
         raise ValueError(f"its rate must be above zero samples per second, got {rate}")
-    return samples.astype(np.float32), int(rate)
+    yield samples.astype(np.float32), int(rate)
 
 
 def resample(samples: Floats, rate: int, wanted: int) -> Floats:
     """(n,) float32 at `rate` -> (n',) at `wanted` samples per second, as torchaudio does it."""
-    return np.concatenate(list(_resampled([(samples, rate)], wanted)) or [np.zeros(0, np.float32)])
+    return np.concatenate(list(resampled([(samples, rate)], wanted)) or [np.zeros(0, np.float32)])
 
 
-def _resampled(blocks: Iterable[tuple[Floats, int]], wanted: int) -> Iterator[Floats]:
+def resampled(blocks: Iterable[tuple[Floats, int]], wanted: int) -> Iterator[Floats]:
     """Blocks at the rate that is wanted; where one ends does not show."""
     buffer: Floats | None = None
     kernel: Floats = np.zeros((1, 1), np.float32)

@@ -28,6 +28,8 @@ class Attack(Protocol[Figures]):
 
     Attributes:
         name: its key in audit.json.
+
+    It may say `about` as well: what the attacker has, in a few words, for the page.
     """
 
     @property

@@ -17,6 +17,7 @@ class ClosedForm:
     """The baseline of a sceptic, least squares on frozen features; its answers are in the tables of all models."""
 
     name = "closed_form"
+    about = "no attack: the simplest rival"
 
     def measure(self, models: Models) -> Measurement[ClosedFormFigures]:
         return Measurement({"largest_difference_to_retraining": models.difference_of_closed_form})

@@ -26,6 +26,7 @@ class Cost:
     """Erasing against fine-tuning and retraining."""
 
     name = "cost"
+    about = "no attack: what the removal costs"
 
     def measure(self, models: Models) -> Measurement[CostFigures]:
         seconds = []

@@ -80,6 +80,7 @@ class Derivable:
     """Judges the best formula against prompts drawn at random; reports what is learned without data."""
 
     name = "derivable"
+    about = "the file and its seed, and no sample of the class"
 
     def measure(self, models: Models) -> Measurement[list[Derived]]:
         found = [

@@ -22,6 +22,7 @@ class Exposure:
     """Counts the parameters that are the class's own among all that were trained."""
 
     name = "exposure"
+    about = "no attack: counts parameters"
 
     def measure(self, models: Models) -> Measurement[ExposureFigures]:
         return Measurement(exposure(models.full, models.positions))

@@ -4,35 +4,31 @@ Within the class, its training samples against its test samples, so that no atta
 """
 
 import html
-from typing import Any, TypedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pfm.audit import figures, thresholds
+import torch
+
+from pfm.audit import thresholds
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.models import Models
 from pfm.audit.roc import draw, rows_of, table_of, with_curve
-from pfm.audit.verdict import Judgement, within
-from pfm.seeds import make_generator
+from pfm.audit.rule import Tolerance
+from pfm.audit.sampled import Sampled, area_of
+from pfm.audit.verdict import Judgement, by_rule
 
-LEAST_TOLERANCE = 0.05  # of a difference in area, however small epsilon is
-LABEL_FREE = ("confidence", "entropy")  # scores for which the class needs no label, since it has none any more
+SCORE = "entropy"  # of those for which the class needs no label, since it has none any more
 SHOWN = (("full", "before"), ("forgotten", "after"), ("retrained", "never saw it"))
 
-# {model: {"forget" or "retain": {score: figures}}}, and under "gap" {score: Gap}
+# {model: {"forget" or "retain": {score: figures}}}
 MembershipFigures = dict[str, dict[str, Any]]
 
 
-class Gap(TypedDict):
-    """The area of the forgotten model less that of the retrained one, and its interval."""
-
-    gap: float
-    low: float
-    high: float
-
-
 class Membership:
-    """Threshold attacks on every model, and the forgotten one's distance from the retrained one."""
+    """Threshold attacks on every model, and the forgotten one's distance from the retrained ones."""
 
     name = "membership"
+    about = "the probabilities, for samples of which some were trained on"
 
     def measure(self, models: Models) -> Measurement[MembershipFigures]:
         found: MembershipFigures = {}
@@ -46,43 +42,28 @@ class Membership:
                     for score in inside
                     if score in outside
                 }
-        found["gap"] = {score: self._gap(models, score) for score in LABEL_FREE}
-        limit = max(models.config.epsilon, LEAST_TOLERANCE)
-        judgements = tuple(
-            Judgement(
-                level="scrub",
-                measure=f"membership by {score}",
-                value=gap["gap"],
-                low=gap["low"],
-                high=gap["high"],
-                limit=limit,
-                verdict=within(gap["low"], gap["high"], limit),
-                reason=f"AUC differs from that of the retrained model by {gap['gap']:+.3f} ({gap['low']:+.3f} to "
-                f"{gap['high']:+.3f})",
-            )
-            for score, gap in found["gap"].items()
-        )
-        return Measurement(found, judgements)
-
-    def _gap(self, models: Models, score: str) -> Gap:
-        areas, replicates = [], []
-        for name in ("forgotten", "retrained"):
-            by_group, groups = models.answers[name], models.groups
-            inside = thresholds.all_scores(by_group["forget_train"], groups.forget_train.labels)[score]
-            outside = thresholds.all_scores(by_group["forget_test"], groups.forget_test.labels)[score]
-            areas.append(figures.auc(inside, outside))
-            # the same samples are drawn for both
-            replicates.append(figures.auc_replicates(inside, outside, make_generator("membership", score)))
-        low, high = figures.interval(replicates[0] - replicates[1])
-        return {"gap": areas[0] - areas[1], "low": low, "high": high}
+        return Measurement(found, tuple(_judgements(models)))
 
     def show(self, figures: MembershipFigures) -> str:
-        attacked = {name: sides["forget"] for name, sides in figures.items() if "forget" in sides}
+        attacked = {name: sides["forget"] for name, sides in figures.items()}
         rows = [row for name, found in attacked.items() for row in rows_of(html.escape(name), found)]
         return (
             "<h2>Membership inference</h2>"
             "<p>Training samples of the forgotten classes against their test samples. Below ½ the attacker flips the "
             "sign, so what counts is the distance from ½.</p>"
-            + table_of(rows)
             + draw("ROC curves", {title: attacked[name] for name, title in SHOWN})
+            + table_of(rows)
         )
+
+
+def _judgements(models: Models) -> Iterator[Judgement]:
+    """Both sides: samples of the class, and those that were kept, which a removal may expose."""
+    sides = (("forget", "membership of the class", Tolerance.MEMBERSHIP),
+             ("retain", "membership of the retained", models.config.epsilon))  # fmt: skip
+    for side, measure, tolerance in sides:
+
+        def area(by_group: Mapping[str, torch.Tensor], side: str = side) -> Sampled:
+            return area_of(*(thresholds.negative_entropy(by_group[f"{side}_{part}"]) for part in ("train", "test")))
+
+        found = models.compare(area, tolerance)
+        yield by_rule("scrub", measure, found, f"AUC of the attack by {SCORE} is")

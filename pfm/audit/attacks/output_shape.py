@@ -1,6 +1,11 @@
-"""Shape of the output: how certain each model is about samples of the forgotten, and how far from the retrained one."""
+"""Shape of the output: how certain each model is about samples of the forgotten, and how far from the retrained ones.
+
+Without its prompt, the model may be no more certain than models that never saw the class (*suspend*). To be like one of
+them it may not be flatter either (*scrub*): an output that is too flat tells an observer that something was removed.
+"""
 
 import html
+from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 import torch
@@ -9,10 +14,11 @@ from pfm.audit import figures
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.markup import picture, table
 from pfm.audit.models import Models
-from pfm.audit.verdict import Judgement, at_least
+from pfm.audit.rule import Comparison, Side, Tolerance
+from pfm.audit.sampled import Sampled, compare, mean_of
+from pfm.audit.verdict import Judgement, by_rule
 from pfm.evaluation.pictures import Curve, draw_curves
 
-UNIFORM = 0.80  # how flat outputs on samples of the hidden class are to be, as a share of the flattest
 BINS = 20
 SHOWN = ("full", "suspended", "forgotten", "retrained", "masked")
 
@@ -22,7 +28,7 @@ class ShapeRow(TypedDict):
 
     Keys:
         entropy: mean of H(p) / ln C, 1 where uniform; its distribution over 20 bins is the histogram.
-        js_to_retrained: mean Jensen-Shannon divergence to the retrained model's answers, in nats.
+        js_to_retrained: mean Jensen-Shannon divergence to the answers of the first retrained model, in nats.
         unknown: share answered `unknown`, where the full model has such an output.
     """
 
@@ -38,6 +44,7 @@ class OutputShape:
     """Entropy, divergence and share of `unknown`, for every model."""
 
     name = "shape"
+    about = "the probabilities, for test samples of the class"
 
     def measure(self, models: Models) -> Measurement[dict[str, ShapeRow]]:
         full = models.loaded["full"].model
@@ -57,8 +64,7 @@ class OutputShape:
                 share = (log_p.argmax(dim=1) == log_p.shape[1] - 1).double()
                 rows[name]["unknown"] = float(share.mean())
                 rows[name]["unknown_interval"] = figures.share_interval(int(share.sum()), len(share))
-        imitates = full.target.imitates_retrained or full.readout.erasure_is_exact
-        return Measurement(rows, (judge_shape(rows, imitates_retrained=imitates),))
+        return Measurement(rows, judgements(models, can_say_unknown=full.unknown_logit > -torch.inf))
 
     def show(self, figures: dict[str, ShapeRow]) -> str:
         middles = [(i + 0.5) / BINS for i in range(BINS)]
@@ -78,32 +84,40 @@ class OutputShape:
         )
 
 
-def judge_shape(rows: dict[str, ShapeRow], *, imitates_retrained: bool) -> Judgement:
-    """Whether outputs say little of the class without its prompt.
+def judgements(models: Models, *, can_say_unknown: bool) -> tuple[Judgement, ...]:
+    """Whether outputs say no more of the class without its prompt, and whether they are like the oracles'.
 
     Args:
-        imitates_retrained: training did not make them as flat as can be, but like those of a model that never saw
-            the class; that one is the measure then.
+        can_say_unknown: the model can answer `unknown`; being certain of that says nothing of the class.
     """
-    hidden = rows["suspended"]
-    if "unknown" in hidden and "unknown_interval" in hidden:
-        value, (low, high) = hidden["unknown"], hidden["unknown_interval"]
-        what = "are answered `unknown`"
-    else:
-        value, (low, high) = hidden["entropy"], hidden["entropy_interval"]
-        what = "is the mean entropy over ln C"
-    limit, of_what = UNIFORM, ""
-    if imitates_retrained:
-        certain = rows["retrained"]["entropy"]
-        limit, of_what = UNIFORM * certain, f", {UNIFORM:.0%} of the retrained model's {certain:.3f}"
-    return Judgement(
-        level="suspend",
-        measure="output shape",
-        value=value,
-        low=low,
-        high=high,
-        limit=limit,
-        verdict=at_least(low, high, limit),
-        reason=f"{value:.3f} {what} on its samples without its prompt ({low:.3f} to {high:.3f}); at least "
-        f"{limit:.3g}{of_what}",
-    )
+
+    def entropy(by_group: Mapping[str, torch.Tensor]) -> Sampled:
+        return mean_of(figures.normalised_entropy(by_group["forget_test"]))
+
+    def unknown(by_group: Mapping[str, torch.Tensor]) -> Sampled:
+        log_p = by_group["forget_test"]
+        return mean_of(log_p.argmax(dim=1) == log_p.shape[1] - 1)
+
+    kinds = [("entropy", "H/ln C on its samples is", entropy, Tolerance.ENTROPY)]
+    if can_say_unknown:
+        kinds.insert(0, ("unknown", "the share of its samples answered `unknown` is", unknown, Tolerance.UNKNOWN))
+    _, what, measure, tolerance = kinds[0]
+    hidden = models.compare(measure, tolerance, name="suspended", side=Side.BELOW)
+    return (
+        by_rule("suspend", "output shape", hidden, f"without its prompt {what}"),
+        *(by_rule("scrub", f"output shape: {name}", models.compare(measure, tolerance), what)
+          for name, what, measure, tolerance in kinds),
+        by_rule("scrub", "output shape: divergence", divergence(models), "divergence to the retrained models is"),
+    )  # fmt: skip
+
+
+def divergence(models: Models) -> Comparison:
+    """How far the outputs are from the oracles', beside how far each of those is from the other oracles'."""
+    oracles = [by_group["forget_test"] for by_group in models.answers_of_oracles]
+
+    def to_others(log_p: torch.Tensor, others: list[torch.Tensor]) -> Sampled:
+        return mean_of(torch.stack([figures.js_divergence(log_p, other) for other in others]).mean(dim=0))
+
+    own = to_others(models.answers["forgotten"]["forget_test"], oracles)
+    among = [to_others(o, [p for p in oracles if p is not o]) for o in oracles] if len(oracles) > 1 else [own]
+    return compare(own, among, Tolerance.DIVERGENCE, side=Side.ABOVE)

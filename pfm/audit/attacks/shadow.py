@@ -24,6 +24,7 @@ class ShadowModels:
     """Attacks on samples of the class, by models that had each of them in training or not."""
 
     name = "shadow_attacks"
+    about = "the same, and models of their own trained on random halves of all samples"
 
     def measure(self, models: Models) -> Measurement[ShadowFigures]:
         if not models.shadows:
@@ -76,8 +77,8 @@ class ShadowModels:
         return (
             "<h2>Membership inference with shadow models</h2>"
             f"<p>{figures['num_shadows']} models of random halves of the samples.</p>"
-            + table_of(rows)
             + draw("ROC curves with shadow models", found)
+            + table_of(rows)
         )
 
 

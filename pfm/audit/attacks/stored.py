@@ -23,6 +23,7 @@ class Stored:
     """A file that was only suspended from holds the prompt, and the class with it."""
 
     name = "stored"
+    about = "the file"
 
     def measure(self, models: Models) -> Measurement[StoredFigures]:
         held = sorted(models.left_over)

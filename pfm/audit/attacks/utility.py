@@ -10,9 +10,10 @@ from pfm.audit import figures, thresholds
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.markup import table
 from pfm.audit.models import Models
+from pfm.audit.rule import Tolerance
 from pfm.audit.verdict import Judgement, at_most
 
-ANSWERED = 0.10  # how far from a guess the hidden class may be answered
+ANSWERED = Tolerance.ACCURACY  # how much more than by a guess the hidden class may be answered
 
 
 class UtilityRow(TypedDict):
@@ -39,12 +40,14 @@ class Utility:
     """FA, RA, TA, calibration, the worst single class, and AvgGap, for every model."""
 
     name = "utility"
+    about = "the answers, for test samples of every class"
 
     def measure(self, models: Models) -> Measurement[dict[str, UtilityRow]]:
         rows = utility_rows(models)
         hidden = rows["suspended"]
         low, high = hidden["forget_accuracy_interval"]
-        limit = 1 / len(models.full.classes) + ANSWERED
+        guess = 1 / len(models.full.classes)
+        limit = guess + ANSWERED
         judgement = Judgement(
             level="suspend",
             measure="not answered",
@@ -54,7 +57,8 @@ class Utility:
             limit=limit,
             verdict=at_most(low, high, limit),
             reason=f"without its prompt the class is answered for {hidden['forget_accuracy']:.1%} of its samples "
-            f"({low:.1%} to {high:.1%}); a guess and {ANSWERED:.0%} is {limit:.1%}",
+            f"({low:.1%} to {high:.1%}); a retrained model, which cannot answer it, would guess {guess:.1%}, and the "
+            f"tolerance is {ANSWERED:.0%}",
         )
         return Measurement(rows, (judgement,))
 

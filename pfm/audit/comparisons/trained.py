@@ -28,6 +28,10 @@ from pfm.storage import make_folder, sha256_bytes, write_json
 from pfm.training.config import RunConfig, TrainConfig
 from pfm.training.run import train
 
+RETRAINED, SHADOW = "retrained", "shadow"
+Job = tuple[str, int]  # one of these, and which of them
+NOTE = "made.json"  # beside a model that was kept
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -99,22 +103,16 @@ class Comparisons:
 
     def retrained(self, number: int = 0) -> Trained:
         """The oracle: the recipe without the classes; the first with the full model's own seed, others beside it."""
-        seed = self.recipe.train.seed + number
-        return self._trained(f"retrained (seed {seed})", without_classes(self.data, self.positions), seed)
+        data, seed = self._oracle(number)
+        return self._trained(f"retrained (seed {seed})", data, seed)
 
     def shadow(self, number: int) -> Shadow:
         """A model of a random half of all samples.
 
         Shadows 2k and 2k + 1 have complementary halves, so that each sample is in one of them.
         """
-        train_split, test = self.data.train, self.data.test
-        pool = train_split.followed_by(test)
-        order = torch.randperm(len(pool), generator=make_generator("shadow", number // 2))
-        half = order[: len(pool) // 2] if number % 2 == 0 else order[len(pool) // 2 :]
-        is_in = torch.zeros(len(pool), dtype=torch.bool)
-        is_in[half] = True
-        data = dataclasses.replace(self.data, train=pool.subset(half), val=None)
-        return Shadow(self._trained(f"shadow {number + 1}", data, 1000 + number), is_in)
+        data, is_in, seed = self._half(number)
+        return Shadow(self._trained(f"shadow {number + 1}", data, seed), is_in)
 
     def finetuned(self) -> Trained:
         """The erased model, trained on with the retained samples for a tenth of the recipe's epochs."""
@@ -132,26 +130,61 @@ class Comparisons:
 
         return self._kept("fine-tuned", key, make)
 
-    def _trained(self, name: str, data: ClassificationData, seed: int) -> Trained:
-        settings = undisturbed(self.recipe.train, seed, "")
-        recipe = dataclasses.replace(self.recipe, train=settings)
-        key: dict[str, object] = {
+    def is_kept(self, job: Job) -> bool:
+        """Whether an oracle or a shadow was trained before."""
+        what, number = job
+        if what == RETRAINED:
+            data, seed = self._oracle(number)
+        else:
+            data, _, seed = self._half(number)
+        return (self._place(self._key(data, self._recipe(seed))) / NOTE).exists()
+
+    def make(self, job: Job) -> None:
+        """Train an oracle or a shadow unless it is there."""
+        what, number = job
+        _ = self.retrained(number) if what == RETRAINED else self.shadow(number)
+
+    def _oracle(self, number: int) -> tuple[ClassificationData, int]:
+        """Data and seed."""
+        return without_classes(self.data, self.positions), self.recipe.train.seed + number
+
+    def _half(self, number: int) -> tuple[ClassificationData, torch.Tensor, int]:
+        """Data, which samples are in it, and seed."""
+        pool = self.data.train.followed_by(self.data.test)
+        order = torch.randperm(len(pool), generator=make_generator("shadow", number // 2))
+        half = order[: len(pool) // 2] if number % 2 == 0 else order[len(pool) // 2 :]
+        is_in = torch.zeros(len(pool), dtype=torch.bool)
+        is_in[half] = True
+        return dataclasses.replace(self.data, train=pool.subset(half), val=None), is_in, 1000 + number
+
+    def _recipe(self, seed: int) -> RunConfig:
+        return dataclasses.replace(self.recipe, train=undisturbed(self.recipe.train, seed, ""))
+
+    def _key(self, data: ClassificationData, recipe: RunConfig) -> dict[str, object]:
+        return {
             "config": recipe.to_dict(),
             "classes": list(data.classes.names),
             "data": split_checksum(data.train),
             "frozen": self.checkpoint.frozen_sha256,
         }
 
+    def _place(self, key: dict[str, object]) -> Path:
+        return self.folder / sha256_bytes(canonical(key))[:16]
+
+    def _trained(self, name: str, data: ClassificationData, seed: int) -> Trained:
+        recipe = self._recipe(seed)
+        settings = recipe.train
+
         def make(folder: Path) -> Checkpoint:
             here = dataclasses.replace(recipe, train=dataclasses.replace(settings, save_dir=str(folder / "run")))
             result = train(here, self.device, lambda _: None, data=data)
             return dataclasses.replace(load_checkpoint(result.checkpoint), moments={}, progress={})
 
-        return self._kept(name, key, make)
+        return self._kept(name, self._key(data, recipe), make)
 
     def _kept(self, name: str, key: dict[str, object], make: Callable[[Path], Checkpoint]) -> Trained:
-        folder = self.folder / sha256_bytes(canonical(key))[:16]
-        path, note = folder / "model.pt", folder / "made.json"
+        folder = self._place(key)
+        path, note = folder / "model.pt", folder / NOTE
         if path.exists() and note.exists():
             self.say(f"{name}: taken from {folder}")
             return Trained(load_checkpoint(path), json.loads(note.read_text())["seconds"])

@@ -46,7 +46,7 @@ def frozen_features(checkpoint: Checkpoint, stored: torch.Tensor, batch: int = 2
         if tokens.shape[1] * tokens.shape[2] <= MOST_FEATURES:
             parts.append(tokens.flatten(1))
         else:
-            parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
+            parts.append(torch.cat([tokens[:, 0], backbone.mean_of(tokens, 1)], dim=1))
     features = torch.cat(parts)
     return torch.nn.functional.layer_norm(features, features.shape[1:])
 

@@ -62,21 +62,31 @@ class WaveformInput(InputKind):
         Raises:
             DataError: NaN before the end, a clip of nothing else, or infinite samples.
         """
-        is_gone = np.isnan(inputs)
-        bad = (
-            is_gone.all(axis=-1) | (is_gone[..., :-1] & ~is_gone[..., 1:]).any(axis=-1) | np.isinf(inputs).any(axis=-1)
-        )
-        if bad.any():
-            raise DataError(
-                f"input {int(bad.reshape(-1).argmax())} holds samples that are NaN or infinite; NaN may only stand "
-                "behind the end of a clip"
-            )
+        check_ends(inputs)
         return np.ascontiguousarray(inputs, dtype=self.dtype)
 
     def feed(self, inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        is_there = ~np.isnan(inputs)
-        counts = is_there.sum(axis=1, dtype=np.int32)
-        return dict(zip(self.inputs, (np.where(is_there, inputs, np.float32(0)), counts), strict=True))
+        return dict(zip(self.inputs, counted(inputs), strict=True))
 
     def notes(self) -> Json:
         return {"features": FEATURES}
+
+
+def check_ends(inputs: npt.NDArray[Any]) -> None:
+    """
+    Raises:
+        DataError: NaN before the end of a row (B, n), a row of nothing else, or infinite samples.
+    """
+    is_gone = np.isnan(inputs)
+    bad = is_gone.all(axis=-1) | (is_gone[..., :-1] & ~is_gone[..., 1:]).any(axis=-1) | np.isinf(inputs).any(axis=-1)
+    if bad.any():
+        raise DataError(
+            f"input {int(bad.reshape(-1).argmax())} holds samples that are NaN or infinite; NaN may only stand "
+            "behind the end of a clip"
+        )
+
+
+def counted(inputs: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Samples (B, n) with zeros in place of NaN, and the number of those that are there (B,)."""
+    is_there = ~np.isnan(inputs)
+    return np.where(is_there, inputs, np.float32(0)), is_there.sum(axis=1, dtype=np.int32)

@@ -1,0 +1,37 @@
+"""How a running server is loaded, as options; imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from pfm.errors import ConfigError
+from pfm.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """What is asked of a server, and how often."""
+
+    address: str = option("http://localhost:8000", "Of the server, as `pfm serve` prints it.")
+    sets: int = option(8, "Different active sets of each tenant; the first is of all its classes.", minimum=1)
+    clients: int = option(32, "Requests at a time, to find the capacity.", minimum=1)
+    loads: str = option("0.5,0.8,0.95", "Shares of the capacity at which requests arrive at random.")
+    seconds: float = option(20.0, "Of each load.", minimum=0.1)
+    erase: str = option("", "Classes to be erased, for good, during the last load.  [default: none]")
+    seed: int = option(0, "Of inputs, sets and arrivals.", minimum=0)
+
+    def __post_init__(self) -> None:
+        try:
+            is_fit = all(0 < share <= 10 for share in self.shares)
+        except ValueError:
+            is_fit = False
+        if not is_fit:
+            raise ConfigError(f"--loads {self.loads!r} is not like 0.5,0.8")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the capacity, one for each phase."""
+        return tuple(float(part) for part in self.loads.split(",") if part.strip())
+
+    @property
+    def erased(self) -> tuple[str, ...]:
+        """Classes to be erased."""
+        return tuple(part.strip() for part in self.erase.split(",") if part.strip())

@@ -1,0 +1,192 @@
+"""One bundle's passes: a thread takes what waits, as much as fits, and answers it with one pass.
+
+Nothing waits for company: while one pass runs the next one gathers, so that batches are as large as the load makes
+them, and a request alone is answered at once, bit for bit as the session answers it.
+
+What was erased before a request started is not among its answers: the session looks at the bundle's files when a pass
+begins, which is later, and again when it ends.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+
+from pfm_export.service.logs import log_error
+from pfm_export.service.queueing import Job, Queue
+from pfm_export.service.refusals import closing, too_busy
+from pfm_export.serving.answers import ActiveSet, Prediction
+from pfm_export.serving.kinds import Batch
+
+FIRST_GUESS = 0.02  # seconds a row, before one was measured
+MEMORY = 0.9  # share of what was measured before in the time of a row
+
+
+class Answerer(Protocol):
+    """What an engine needs of a session."""
+
+    def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        """One set for all items."""
+        ...
+
+    def predict_each_prepared(self, batches: Sequence[Batch], sets: Sequence[ActiveSet]) -> list[Prediction]:
+        """A set for each item."""
+        ...
+
+
+class Watcher(Protocol):
+    """Is told what an engine does; a metric."""
+
+    def queue(self, rows: int) -> None:
+        """So many rows wait."""
+        ...
+
+    def passed(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
+        """A pass is over; how long each of its requests had waited."""
+        ...
+
+
+class Engine:
+    """Gathers requests into passes; any thread may submit.
+
+    Args:
+        answerer: the session.
+        mixes_sets: whether one pass serves several active sets, see `Queue`.
+        max_batch: rows of one pass.
+        max_queue: rows that may wait.
+        watcher: is told of queue and passes.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        *,
+        mixes_sets: bool,
+        max_batch: int,
+        max_queue: int,
+        watcher: Watcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._answerer = answerer
+        self._max_batch = max_batch
+        self._queue = Queue(most_rows=max_queue, mixes_sets=mixes_sets)
+        self._watcher = watcher
+        self._clock = clock
+        self._seconds_a_row = FIRST_GUESS
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+
+    def submit(
+        self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float
+    ) -> "Future[Prediction]":
+        """Let a request wait for its pass.
+
+        Args:
+            count: of the items, each of which has a row.
+            timeout: seconds after which it is not begun any more.
+
+        Raises:
+            RefusedError: the queue is full, or the engine is closing.
+        """
+        now = self._clock()
+        job = Job(batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout)
+        with self._changed:
+            if self._is_closing:
+                raise closing()
+            if not self._queue.put(job):
+                raise too_busy(self._queue.rows * self._seconds_a_row)
+            self._tell_queue()
+            self._changed.notify()
+        return job.answer
+
+    def step(self) -> bool:
+        """One pass; False where nothing waited."""
+        with self._changed:
+            jobs = self._queue.take(self._max_batch, self._clock())
+            self._tell_queue()
+        if not jobs:
+            return False
+        begun = self._clock()
+        _answer(self._answerer, jobs)
+        seconds, rows = self._clock() - begun, sum(job.rows for job in jobs)
+        self._seconds_a_row = MEMORY * self._seconds_a_row + (1 - MEMORY) * seconds / rows
+        if self._watcher is not None:
+            self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
+        return True
+
+    def start(self) -> None:
+        """Answer in a thread from now on."""
+        self._thread = threading.Thread(target=self._run, name="passes", daemon=True)
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Take no more, and answer what waits; what is not answered in time is refused."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        with self._changed:
+            for job in self._queue.take_all():
+                job.answer.set_exception(closing())
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._queue) > 0 or self._is_closing)
+                if not self._queue:
+                    return
+            try:
+                self.step()
+            except Exception as error:  # of the watcher; the answers are given by then, and the next ones have to be
+                log_error("bug", error)
+
+    def _tell_queue(self) -> None:
+        if self._watcher is not None:
+            self._watcher.queue(self._queue.rows)
+
+
+def _answer(answerer: Answerer, jobs: Sequence[Job]) -> None:
+    """Answer jobs that were taken; where that fails for several, each alone, so that none harms the others."""
+    try:
+        found = _together(answerer, jobs)
+    except Exception as error:  # it is raised where the request's answer is waited for
+        if len(jobs) == 1:
+            jobs[0].answer.set_exception(error)
+            return
+        for job in jobs:
+            _answer(answerer, [job])
+        return
+    for job, prediction in zip(jobs, found, strict=True):
+        job.answer.set_result(prediction)
+
+
+def _together(answerer: Answerer, jobs: Sequence[Job]) -> list[Prediction]:
+    if len(jobs) == 1:
+        (job,) = jobs
+        return [answerer.predict_prepared(job.batches, job.count, job.chosen)]
+    parts = [job.batches[0] for job in jobs]
+    firsts = np.cumsum([0, *(job.count for job in jobs)])
+    merged = Batch(
+        np.concatenate([part.inputs for part in parts]),
+        np.concatenate([part.owners + first for part, first in zip(parts, firsts[:-1], strict=True)]),
+        np.concatenate([part.weights for part in parts]),
+    )
+    each = answerer.predict_each_prepared([merged], [job.chosen for job in jobs for _ in range(job.count)])
+    return [_joined(each[first:last]) for first, last in itertools.pairwise(firsts)]
+
+
+def _joined(items: Sequence[Prediction]) -> Prediction:
+    """Predictions of one item each, of one set."""
+    return Prediction(
+        [item.labels[0] for item in items],
+        items[0].classes,
+        np.concatenate([item.probabilities for item in items]),
+        items[0].is_exact,
+    )

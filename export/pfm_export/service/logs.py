@@ -1,0 +1,51 @@
+"""One JSON object a line on standard error: what happened, when, and how long it took; nothing of whom or what about.
+
+No address, token, file name, class name or text of a client is written. A bug leaves the kind of error and the places
+in the code, not its message, which may quote what came in.
+"""
+
+import datetime
+import json
+import logging
+import sys
+import traceback
+from types import TracebackType
+
+from pfm.storage import JsonValue
+
+MOST_PLACES = 6  # in the code, of an error
+
+
+def log(event: str, **facts: JsonValue) -> None:
+    """Write a line."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    sys.stderr.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
+    sys.stderr.flush()
+
+
+def log_error(event: str, error: BaseException, **facts: JsonValue) -> None:
+    """Write a line about a bug of ours, or something that broke."""
+    log(event, error=type(error).__name__, places=_places(error.__traceback__), **facts)
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    frames = traceback.extract_tb(trace)[-MOST_PLACES:]
+    return [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+class LogHandler(logging.Handler):
+    """Takes what libraries log, as lines of the same kind; warnings and worse."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            log_error("library", record.exc_info[1], library=record.name)
+        else:
+            log("library", library=record.name, level=record.levelname.lower(), message=str(record.msg)[:200])
+
+
+def capture_libraries() -> None:
+    """Send what libraries log to the same place, for a server process."""
+    root = logging.getLogger()
+    root.handlers = [LogHandler()]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)

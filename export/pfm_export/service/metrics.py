@@ -1,0 +1,104 @@
+"""What is counted and timed, in Prometheus' text format; several processes add up in files of one folder.
+
+No class, tenant or client is named in any of it.
+"""
+
+# pyright: reportUnknownMemberType=false
+# prometheus_client leaves some of its parameters without types
+
+import os
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from pfm_export.service.orders import SHARED
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def size_class(count: int) -> str:
+    """How many classes were active, rounded up to a power of two: a label has few values."""
+    return str(1 << max(0, count - 1).bit_length())
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self._registry = here = CollectorRegistry()
+        self._requests = Counter("pfm_requests", "Requests, by status.", ["model", "route", "status"], registry=here)
+        self._seconds = Histogram(
+            "pfm_request_seconds", "From the head of a request to its answer; active classes rounded up to 2^n.",
+            ["model", "route", "active"], buckets=SECONDS, registry=here,
+        )  # fmt: skip
+        self._refusals = Counter("pfm_refusals", "Requests that were refused, by reason.", ["why"], registry=here)
+        self._changes = Counter("pfm_changes", "Classes erased, suspended, restored.", ["model", "what"], registry=here)
+        self._queue = Gauge(
+            "pfm_queue_rows",
+            "Rows that wait for a pass.",
+            ["model"],
+            multiprocess_mode="livesum",
+            registry=here,
+        )
+        self._waited = Histogram(
+            "pfm_queue_seconds",
+            "How long a request waited for its pass.",
+            ["model"],
+            buckets=SECONDS,
+            registry=here,
+        )
+        self._batch = Histogram("pfm_batch_rows", "Rows of a pass.", ["model"], buckets=ROWS, registry=here)
+        self._pass = Histogram("pfm_pass_seconds", "Time of a pass.", ["model"], buckets=SECONDS, registry=here)
+
+    def answered(self, *, model: str, route: str, status: int, seconds: float, active: int) -> None:
+        """A request is over.
+
+        Args:
+            active: classes it could be answered with; 0 where it was not answered.
+        """
+        self._requests.labels(model, route, str(status)).inc()
+        if active:
+            self._seconds.labels(model, route, size_class(active)).observe(seconds)
+
+    def refused(self, why: str) -> None:
+        """A request was refused."""
+        self._refusals.labels(why).inc()
+
+    def changed(self, model: str, what: str, count: int) -> None:
+        """Classes were erased, suspended or restored."""
+        self._changes.labels(model, what).inc(count)
+
+    def watcher(self, model: str) -> "EngineMetrics":
+        """For the engine of a model."""
+        return EngineMetrics(
+            self._queue.labels(model), self._waited.labels(model), self._batch.labels(model), self._pass.labels(model)
+        )
+
+    def text(self) -> bytes:
+        """Of all processes that share a folder, or of this one."""
+        if SHARED not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)
+        return generate_latest(together)
+
+
+class EngineMetrics:
+    """What an engine's watcher keeps."""
+
+    def __init__(self, queue: Gauge, waited: Histogram, batch: Histogram, one_pass: Histogram) -> None:
+        self._queue, self._waited, self._batch, self._pass = queue, waited, batch, one_pass
+
+    def queue(self, rows: int) -> None:
+        """So many rows wait."""
+        self._queue.set(rows)
+
+    def passed(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
+        """A pass is over."""
+        self._batch.observe(rows)
+        self._pass.observe(seconds)
+        for each in waited:
+            self._waited.observe(each)

@@ -1,0 +1,95 @@
+"""Requests that wait for a pass: how many there may be, and which go together.
+
+Letters: B rows of graph inputs.
+"""
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from pfm_export.service.refusals import too_late
+from pfm_export.serving.answers import ActiveSet, Prediction
+from pfm_export.serving.kinds import Batch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One request.
+
+    Attributes:
+        batches: its graph inputs; those of one batch may share a pass with others.
+        count: of the items that they are.
+        chosen: classes that they may be answered with.
+        arrived, deadline: on the engine's clock, in seconds.
+        answer: what becomes of it.
+    """
+
+    batches: tuple[Batch, ...]
+    count: int
+    chosen: ActiveSet
+    arrived: float
+    deadline: float
+    answer: "Future[Prediction]" = field(default_factory=lambda: Future[Prediction]())
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return sum(len(batch.inputs) for batch in self.batches)
+
+
+class Queue:
+    """Jobs in the order in which they came; not locked.
+
+    Args:
+        most_rows: that may wait.
+        mixes_sets: whether one pass serves several active sets at less than the cost of several passes.
+    """
+
+    def __init__(self, *, most_rows: int, mixes_sets: bool) -> None:
+        self._most_rows = most_rows
+        self._mixes_sets = mixes_sets
+        self._jobs: deque[Job] = deque()
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: Job) -> bool:
+        """Let a job wait; False where there is no room. One alone always has room."""
+        if self._jobs and self.rows + job.rows > self._most_rows:
+            return False
+        self._jobs.append(job)
+        self.rows += job.rows
+        return True
+
+    def take(self, most_rows: int, now: float) -> list[Job]:
+        """The oldest job and those that fit into one pass with it; what is late or was given up is taken out."""
+        taken: list[Job] = []
+        left: deque[Job] = deque()
+        rows = 0
+        for job in self._jobs:
+            if job.answer.cancelled():
+                continue
+            if job.deadline <= now:
+                if job.answer.set_running_or_notify_cancel():
+                    job.answer.set_exception(too_late())
+            elif taken and (rows + job.rows > most_rows or not self._share(taken[0], job)):
+                left.append(job)
+            elif job.answer.set_running_or_notify_cancel():
+                taken.append(job)
+                rows += job.rows
+        self._jobs, self.rows = left, sum(job.rows for job in left)
+        return taken
+
+    def take_all(self) -> list[Job]:
+        """Everything that waits and was not given up."""
+        jobs, self._jobs, self.rows = list(self._jobs), deque(), 0
+        return [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+
+    def _share(self, first: Job, other: Job) -> bool:
+        """Whether two jobs can share a pass: inputs of one shape, and one set where sets do not mix."""
+        if len(first.batches) != 1 or len(other.batches) != 1:
+            return False
+        one, two = first.batches[0].inputs, other.batches[0].inputs
+        is_alike = one.shape[1:] == two.shape[1:] and one.dtype == two.dtype
+        return is_alike and (self._mixes_sets or first.chosen == other.chosen)

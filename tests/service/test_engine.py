@@ -1,0 +1,227 @@
+"""Requests of different clients are gathered into passes; none waits for ever, none harms another."""
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from making.served import PARAMS, Recorder, answer, rows
+from pfm.errors import ClassNameError, DataError
+from pfm_export.service.engine import Engine
+from pfm_export.service.refusals import RefusedError
+from pfm_export.serving.answers import ActiveSet, Prediction
+from pfm_export.serving.kinds import Batch
+from pfm_export.serving.session import PromptSession
+
+RED, GREEN = ActiveSet(("red",)), ActiveSet(("green",))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def engine_of(answerer: Recorder, *, mixes_sets: bool = True, clock: Clock | None = None) -> Engine:
+    return Engine(answerer, mixes_sets=mixes_sets, max_batch=4, max_queue=8, clock=clock or Clock())
+
+
+def refusal(future: "Future[Prediction]") -> RefusedError:
+    error = future.exception(0)
+    assert isinstance(error, RefusedError)
+    return error
+
+
+def test_requests_with_different_sets_share_one_pass() -> None:
+    answerer = Recorder()
+    engine = engine_of(answerer)
+    futures = [engine.submit([rows(count)], count, chosen, timeout=1) for count, chosen in ((1, RED), (2, GREEN))]
+    assert engine.step()
+    assert answerer.passes == [[RED, GREEN, GREEN]]
+    assert [future.result(0).labels for future in futures] == [["red"], ["green", "green"]]
+    assert not engine.step()
+
+
+def test_a_graph_of_one_set_takes_one_set_at_a_time_oldest_first() -> None:
+    answerer = Recorder()
+    engine = engine_of(answerer, mixes_sets=False)
+    for chosen in (RED, GREEN, RED, GREEN):
+        engine.submit([rows()], 1, chosen, timeout=1)
+    while engine.step():
+        pass
+    assert answerer.passes == [[RED, RED], [GREEN, GREEN]]
+
+
+def test_a_pass_has_no_more_rows_than_it_may_and_inputs_of_one_shape() -> None:
+    answerer = Recorder()
+    engine = engine_of(answerer)
+    for batch in (rows(3), rows(2), rows(1), rows(1, (5,)), rows(1, dtype=np.uint8)):
+        engine.submit([batch], len(batch.inputs), RED, timeout=1)
+    while engine.step():
+        pass
+    assert [len(sets) for sets in answerer.passes] == [4, 2, 1, 1]
+
+
+def test_a_sound_of_several_batches_has_a_pass_of_its_own() -> None:
+    answerer = Recorder()
+    engine = engine_of(answerer)
+    for batches in ([rows()], [rows(), rows()], [rows()]):
+        engine.submit(batches, 1, RED, timeout=1)
+    while engine.step():
+        pass
+    assert [len(sets) for sets in answerer.passes] == [2, 1]
+
+
+def test_a_full_queue_sends_the_next_request_away_and_says_when_to_come_back() -> None:
+    engine = engine_of(Recorder())
+    for _ in range(2):
+        engine.submit([rows(4)], 4, RED, timeout=1)
+    with pytest.raises(RefusedError) as caught:
+        engine.submit([rows()], 1, RED, timeout=1)
+    assert (caught.value.status, caught.value.retry_after) == (429, 1)
+    assert engine.step()
+    engine.submit([rows()], 1, RED, timeout=1)  # there is room again
+
+
+def test_a_request_that_is_late_or_given_up_is_never_computed() -> None:
+    clock, answerer = Clock(), Recorder()
+    engine = engine_of(answerer, clock=clock)
+    late = engine.submit([rows()], 1, RED, timeout=1)
+    given_up = engine.submit([rows()], 1, RED, timeout=5)
+    in_time = engine.submit([rows()], 1, GREEN, timeout=5)
+    given_up.cancel()
+    clock.now = 2.0
+    assert engine.step()
+    assert answerer.passes == [[GREEN]]
+    assert refusal(late).status == 504
+    assert in_time.result(0).labels == ["green"]
+    with pytest.raises(CancelledError):
+        given_up.result(0)
+
+
+class Picky(Recorder):
+    """Fails with any pass that has `green` among its sets."""
+
+    def predict_each_prepared(self, batches: Sequence[Batch], sets: Sequence[ActiveSet]) -> list[Prediction]:
+        super().predict_each_prepared(batches, sets)
+        return [self.predict_prepared(batches, 1, chosen) for chosen in sets]
+
+    def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        if chosen == GREEN:
+            raise DataError("green")
+        return answer(chosen, count)
+
+
+def test_one_bad_request_harms_none_beside_it() -> None:
+    engine = engine_of(Picky())
+    good, bad, other = (engine.submit([rows()], 1, chosen, timeout=1) for chosen in (RED, GREEN, RED))
+    engine.step()
+    assert isinstance(bad.exception(0), DataError)
+    assert good.result(0).labels == other.result(0).labels == ["red"]
+
+
+def test_closing_answers_what_waits_and_takes_no_more() -> None:
+    answerer = Recorder()
+    engine = engine_of(answerer)
+    waiting = [engine.submit([rows(4)], 4, RED, timeout=1) for _ in range(2)]
+    engine.start()
+    engine.close(60)
+    assert [future.result(0).labels for future in waiting] == [["red"] * 4] * 2
+    with pytest.raises(RefusedError, match="stopping"):
+        engine.submit([rows()], 1, RED, timeout=1)
+
+
+class BadWatcher:
+    """Fails after every pass."""
+
+    def queue(self, rows: int) -> None:
+        pass
+
+    def passed(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_metric_that_fails_does_not_end_the_answers() -> None:
+    engine = Engine(Recorder(), mixes_sets=True, max_batch=1, max_queue=8, watcher=BadWatcher())
+    engine.start()
+    futures = [engine.submit([rows()], 1, RED, timeout=60) for _ in range(3)]
+    assert [future.result(60).labels for future in futures] == [["red"]] * 3
+    engine.close(60)
+
+
+class Stuck(Recorder):
+    """Begins a pass and does not end it until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        self.begun.set()
+        self.may_end.wait(60)
+        return super().predict_prepared(batches, count, chosen)
+
+
+def test_a_pass_that_does_not_end_in_time_does_not_hold_up_the_end() -> None:
+    answerer = Stuck()
+    engine = engine_of(answerer)
+    engine.start()
+    running = engine.submit([rows()], 1, RED, timeout=1)
+    answerer.begun.wait(60)
+    waiting = engine.submit([rows()], 1, RED, timeout=1)
+    engine.close(0)
+    assert refusal(waiting).status == 503
+    answerer.may_end.set()
+    assert running.result(60).labels == ["red"]
+
+
+# --- with graphs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=PARAMS)
+def bundle(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Path:
+    return forms(request.param)
+
+
+def test_in_company_the_numbers_are_those_of_the_session(bundle: Path) -> None:
+    session = PromptSession(bundle, device="cpu")
+    mixes = session.stated.signatures.mixes_sets
+    engine = Engine(session, mixes_sets=mixes, max_batch=8, max_queue=8)
+    inputs = session.input.random(4, np.random.default_rng(0))
+    sets = [ActiveSet(), ActiveSet(("red", "blue")), ActiveSet(without=("green",)), ActiveSet(("grey",))]
+
+    alone = []
+    for place, chosen in enumerate(sets):
+        alone.append(engine.submit([Batch.of_items([0], inputs[[place]])], 1, chosen, timeout=60))
+        engine.step()
+    company = [
+        engine.submit([Batch.of_items([0], inputs[[place]])], 1, chosen, timeout=60)
+        for place, chosen in enumerate(sets)
+    ]
+    while engine.step():
+        pass
+    for place, chosen in enumerate(sets):
+        expected = session.predict(inputs[[place]], chosen.active, without=chosen.without)
+        one, gathered = alone[place].result(0), company[place].result(0)
+        assert one.labels == gathered.labels == expected.labels
+        assert one.classes == gathered.classes == expected.classes
+        np.testing.assert_array_equal(one.probabilities, expected.probabilities)
+        np.testing.assert_allclose(gathered.probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_what_waits_while_a_class_is_erased_is_answered_without_it(bundle: Path, tmp_path: Path) -> None:
+    session = PromptSession(shutil.copytree(bundle, tmp_path / "copy"), device="cpu")
+    engine = Engine(session, mixes_sets=True, max_batch=8, max_queue=8)
+    batch = Batch.of_items([0], session.input.random(1, np.random.default_rng(0)))
+    everything, named = (
+        engine.submit([batch], 1, chosen, timeout=60) for chosen in (ActiveSet(), ActiveSet(("blue",)))
+    )
+    PromptSession(session.folder, device="cpu").erase(["blue"])  # as another process would
+    engine.step()
+    assert everything.result(0).classes == ("red", "green", "grey")
+    assert isinstance(named.exception(0), ClassNameError)

@@ -1,0 +1,237 @@
+"""`pfm serve` as a user starts it: workers on one port, killed, told to stop, and asked while a class is erased."""
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from making.commands import Refuse
+from making.served import listening
+from pfm_export.service.config import ServeConfig
+from pfm_export.service.orders import Named, Order, named_bundles
+from pfm_export.service.supervisor import check_tls, shares
+
+ROOT = Path(__file__).parent.parent.parent
+INPUTS = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+BODY = {
+    "inputs": [{"name": "pixel_values", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": INPUTS.tolist()}]
+}  # fmt: skip
+
+
+class Server:
+    """A server that runs."""
+
+    def __init__(self, process: "subprocess.Popen[str]", errors: Path) -> None:
+        self.process = process
+        self.errors = errors
+        assert process.stdout is not None
+        self.address = process.stdout.readline().strip().removeprefix("serving on ")
+
+    def workers(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.errors.read_text().splitlines()]
+
+
+@pytest.fixture
+def server(forms: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
+    folder = shutil.copytree(forms("shared"), tmp_path / "shared")
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "export", "bench"))
+    arguments = ["serve", str(folder), "--port", "0", "--workers", "2", "--device", "cpu", "--drain", "600"]
+    command = [sys.executable, "-c", "from pfm.cli import main; main()", *arguments]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+    try:
+        yield Server(process, tmp_path / "errors")
+    finally:
+        process.terminate()
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Refuse:
+    return Refuse(capsys)
+
+
+def classes(client: httpx.Client) -> list[str]:
+    answer = client.post("/v2/models/shared/infer", json=BODY)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outputs"][1]["data"]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_every_request_that_starts_after_an_erasures_answer_is_answered_without_the_class(server: Server) -> None:
+    answered, stop = threading.Event(), threading.Event()
+    wrong: list[list[str]] = []
+    asked = [0]
+
+    def ask() -> None:
+        while not stop.is_set():  # a connection each, so that both workers are asked
+            is_after = answered.is_set()
+            with httpx.Client(base_url=server.address) as client:
+                found = classes(client)
+            asked[0] += 1
+            if is_after and "blue" in found:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with httpx.Client(base_url=server.address, timeout=60) as client:
+        until(lambda: asked[0] > 40)
+        erased = client.post("/v1/models/shared/erase", json={"classes": ["blue"], "request_id": "r"})
+        answered.set()
+        assert erased.status_code == 200
+        before = asked[0]
+        until(lambda: asked[0] > before + 80)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        text = client.get("/metrics").text
+    assert 'pfm_changes_total{model="shared",what="erase"} 1.0' in text
+    total = next(
+        line for line in text.splitlines() if line.startswith('pfm_requests_total{model="shared",route="infer"')
+    )
+    assert float(total.split()[-1]) == asked[0]  # of both workers together
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_its_own_requests_and_is_started_again(server: Server) -> None:
+    first, second = server.workers()
+    maps = Path(f"/proc/{first}/maps").read_text() + Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "libtorch" not in maps
+    os.kill(first, signal.SIGKILL)
+    for _ in range(20):
+        with httpx.Client(base_url=server.address) as client:
+            assert len(classes(client)) == 4
+    until(lambda: len(server.workers()) == 2 and first not in server.workers())
+    assert second in server.workers()
+    assert any(line["event"] == "worker ended" and line["code"] == -signal.SIGKILL for line in server.log())
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_answers_what_it_has_and_ends_well(server: Server) -> None:
+    answers: list[int] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.address, timeout=60) as client:
+            for _ in range(10_000):
+                try:
+                    answers.append(client.post("/v2/models/shared/infer", json=BODY).status_code)
+                except httpx.TransportError:
+                    return  # between two requests the connection was closed, or nobody listens any more
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: len(answers) > 20)
+    workers = server.workers()
+    server.process.terminate()
+    assert server.process.wait(300) == 0  # the drain alone has 600 s
+    thread.join()
+    assert set(answers) <= {200, 503}
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_process_that_started_them_is_killed(server: Server) -> None:
+    workers = server.workers()
+    server.process.kill()
+    until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in workers))
+
+
+# --- what is settled before anything runs -----------------------------------------------------------
+
+
+def test_a_bundle_is_called_like_its_folder_or_as_is_said(tmp_path: Path, refuse: Refuse) -> None:
+    assert named_bundles([str(tmp_path / "a"), f"b={tmp_path}/a"]) == [
+        Named("a", tmp_path / "a"), Named("b", tmp_path / "a")
+    ]  # fmt: skip
+    assert "cannot be a model's name" in refuse("serve", tmp_path / "a b")
+    assert "two bundles are called 'a'" in refuse("serve", tmp_path / "a", tmp_path / "c" / "a")
+
+
+def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(tmp_path: Path, refuse: Refuse) -> None:
+    for options, text in (
+        (["--tls_cert", "c.pem"], "both --tls_cert and --tls_key"),
+        (["--max_queue", "2"], "no batch fits"),
+        (["--records", tmp_path / "a" / "records"], "its signing key would go wherever that goes"),
+        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
+        (["--tokens", tmp_path / "none"], "cannot read"),
+        (["--tls_cert", tmp_path / "none", "--tls_key", __file__], "No such file"),
+        (["--tls_cert", __file__, "--tls_key", __file__], "are not a certificate"),
+    ):
+        assert text in refuse("serve", tmp_path / "a", *options)
+
+
+def test_with_a_certificate_it_speaks_https(forms: Callable[[str], Path], tmp_path: Path) -> None:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )  # fmt: skip
+    check_tls(ServeConfig(tls_cert=cert_file, tls_key=key_file))
+    trust = ssl.create_default_context(cafile=str(cert_file))
+    with listening(forms("shared"), tls_cert=cert_file, tls_key=key_file) as (_, address):
+        port = address.rpartition(":")[2]
+        with httpx.Client(verify=trust) as client:
+            assert client.get(f"https://localhost:{port}/v2/health/ready").json() == {"ready": True}
+
+
+def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path: Path) -> None:
+    config = ServeConfig(tokens=tmp_path / "tokens.json", threads=3, max_batch=4)
+    order = Order(bundles=(Named("a", tmp_path),), config=config, descriptor=3, threads=1, cores=(0, 1))
+    assert Order.of_line(order.to_line()) == order
+
+
+def test_workers_share_the_cores_and_one_alone_takes_what_the_session_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    assert shares(ServeConfig(), 0) == (0, ())
+    assert [shares(ServeConfig(workers=3), number) for number in range(3)] == [(2, (0, 1)), (2, (2, 3)), (2, (4, 5))]
+    assert shares(ServeConfig(workers=8), 7) == (1, ())
+    assert shares(ServeConfig(workers=3, threads=5), 1) == (5, ())
+
+
+def test_only_this_machine_is_listened_to_unless_told_otherwise() -> None:
+    assert ServeConfig().is_local
+    assert ServeConfig(host="::1").is_local
+    assert not ServeConfig(host="0.0.0.0").is_local
+    assert not ServeConfig(host="example.org").is_local
