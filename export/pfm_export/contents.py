@@ -20,13 +20,13 @@ def open_content(path: Path) -> Content:
     """
     path = expanded(path)
     if is_bundle(path):
-        content = bundle_content(path)
+        content = bundle_content(path, solves=True)
         return dataclasses.replace(content, unknown=tuple(file for file in content.unknown if not _is_clean(file)))
     if not path.exists():
         raise CheckpointError(f"there is no artifact {path}")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder and not an artifact (a checkpoint file or a bundle)")
-    return checkpoint_content(path)
+    return checkpoint_content(path, solves=True)
 
 
 def _is_clean(file: Path) -> bool:

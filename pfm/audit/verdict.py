@@ -10,7 +10,7 @@ What is compared with retrained models is judged by `pfm.audit.rule`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 from pfm.audit import rule
@@ -43,6 +43,7 @@ SENTENCES = {
         INCONCLUSIVE: "Whether the model is the one that never saw the class is not settled.",
     },
 }  # fmt: skip
+EQUAL = "settled: the model is, number for number, one that never saw the classes"
 NEVER_LEARNED = "Not judged: the full model did not know the class, so there was nothing to forget."
 
 
@@ -57,6 +58,8 @@ class Judgement:
         comparison: with the retrained models, where the rule judges; its verdict is then final in `summarise`, which
             knows how many measures the level has.
         what: the measure of a comparison in words, as the start of the reason.
+        settles: what is judged was shown to be a model that never saw the classes, so that comparing it with others of
+            that kind says what luck is, and nothing of the classes.
     """
 
     level: str
@@ -69,6 +72,7 @@ class Judgement:
     reason: str
     comparison: Comparison | None = None
     what: str = ""
+    settles: bool = False
 
 
 def by_rule(level: str, measure: str, found: Comparison, what: str, num_measures: int = 1) -> Judgement:
@@ -165,12 +169,15 @@ def summarise(judgements: Iterable[Judgement], learned: Learned | None = None) -
 
 
 def _settled(found: Sequence[Judgement]) -> list[Judgement]:
-    """The same, each comparison judged as one of so many of its level."""
+    """The same, each comparison judged as one of so many of its level, or settled by equality."""
+    is_equal = any(entry.settles for entry in found)
     counts = {level: sum(e.level == level and e.comparison is not None for e in found) for level in LEVELS}
     settled = []
     for entry in found:
         if entry.comparison is not None and counts[entry.level] > 1:
             entry = by_rule(entry.level, entry.measure, entry.comparison, entry.what, counts[entry.level])
+        if entry.comparison is not None and is_equal:
+            entry = replace(entry, verdict=PASS, reason=f"{entry.reason}; {EQUAL}")
         settled.append(entry)
     return settled
 
@@ -179,5 +186,5 @@ def _plain(entry: Judgement) -> dict[str, Any]:
     plain = asdict(entry)
     if entry.comparison is None:
         del plain["comparison"]
-    del plain["what"]  # the reason starts with it
+    del plain["what"], plain["settles"]  # the reason starts with the former, and says the latter
     return plain

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pfm.data.inputs import Preprocess, Storage
 
 MOST_ACROSS = 16  # windows of an image's side
-FRAMES, BINS = 4, 2  # of a window of sound
+FRAMES, BINS = 12, 2  # of a window of sound
+EARLIER_FRAMES = 4  # of files that do not say
 
 
 class RawConfig:
@@ -41,6 +42,7 @@ class RawConfig:
 class Raw(Family):
     """What pooled pixels and pooled frames share."""
 
+    final_norm = False  # brightness and loudness stay
     special_tokens = ()
     adapter_targets = ()
 
@@ -135,15 +137,16 @@ def _of_pixels(config: HfConfig) -> HfConfig:
 
 
 class RawSounds(Raw):
-    """Mean log-mel values of windows of 4 frames and 2 bins, at a fixed offset and scale."""
+    """Mean log-mel values of windows of 12 frames (0.12 s) and 2 bins, at a fixed offset and scale."""
 
     name, title, noun, size_option = "raw_sounds", "raw log-mel frames", "sounds", "max_length"
     presets: ClassVar[Mapping[str, HfConfig]] = {
-        "raw_sounds": {"max_length": 96, "num_mel_bins": 64, "hidden_size": 768, "num_hidden_layers": 0},
-    }
+        "raw_sounds": {"max_length": 96, "num_mel_bins": 64, "hidden_size": 256, "num_hidden_layers": 0,
+                       "pool_frames": FRAMES},
+    }  # fmt: skip
 
     def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
-        values = {**config, "max_length": size}
+        values = {**config, "max_length": size, "pool_frames": min(size, _frames(config))}
         down, across = self.grid(values)
         return {**values, "hidden_size": down * across}
 
@@ -163,7 +166,7 @@ class RawSounds(Raw):
         )  # as stored, so that a frame that is not there can be told
 
     def grid(self, config: HfConfig) -> tuple[int, int]:
-        return config["num_mel_bins"] // BINS, config["max_length"] // FRAMES
+        return config["num_mel_bins"] // BINS, config["max_length"] // _frames(config)
 
     def describe_size(self, config: HfConfig) -> str:
         down, across = self.grid(config)
@@ -172,7 +175,11 @@ class RawSounds(Raw):
     def patch_embeddings(self, config: HfConfig) -> nn.Module:
         from pfm.backbones.pooling import PooledFrames
 
-        return PooledFrames(FRAMES, BINS)
+        return PooledFrames(_frames(config), BINS)
+
+
+def _frames(config: HfConfig) -> int:
+    return config.get("pool_frames", EARLIER_FRAMES)
 
 
 RAW_PIXELS, RAW_SOUNDS = RawPixels(), RawSounds()

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pfm.errors import ConfigError
 from pfm.exact.recipe import CONSTANT, SHARPNESS
 from pfm.exact.sums import Doubles, Ints64, unpacked
 
+TOLERANCE = 1e-5  # relative, by which float32 rows may differ that another build or processor solved
 BLOCK = 128  # columns of a step of the substitution
+CHUNK = 1 << 16  # numbers that are weighed at a time, few enough for a processor's cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def solve(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alpha: f
     """Weights from packed sums.
 
     Args:
-        sums: of each class, in the order of the classes' names; each is looked at once.
+        sums: of each class, in the order of the classes' names; each is looked at before the next is asked for.
         counts: samples of each class, in the same order.
     """
     with one_thread():
@@ -64,30 +65,45 @@ def solve(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alpha: f
 
 
 def _solve(sums: Iterable[Ints64], counts: Sequence[int], width: int, alpha: float) -> Solution:
+    factor, targets = factorised(sums, counts, width=width, alpha=alpha)
+    solved = _substituted_back(factor, substituted_forward(factor, targets))  # (E, C)
+    return Solution(weight=np.ascontiguousarray(solved[:-1].T), bias=solved[-1] * CONSTANT)
+
+
+def factorised(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alpha: float) -> tuple[Doubles, Doubles]:
+    """L (E, E), lower triangular with L Lᵀ = A, and B (E, C); the caller sees to one thread."""
     size, count = width + 1, sum(counts)
     weights = [count / (len(counts) * own) for own in counts]
     total = np.zeros(size * (size + 1) // 2)
+    part = np.empty(min(CHUNK, len(total)))
     targets = np.zeros((size, len(counts)))
     for column, (weight, own) in enumerate(zip(weights, sums, strict=True)):
-        total += weight * own
+        for start in range(0, len(total), CHUNK):
+            stop = min(start + CHUNK, len(total))
+            total[start:stop] += np.multiply(own[start:stop], weight, out=part[: stop - start])
         # the last row of the products is the sum of the rows, times the constant
         targets[:, column] = weight * own[-size:] * (SHARPNESS / CONSTANT)
     matrix = unpacked(total, size)
     diagonal = np.diagonal(matrix)
     matrix[np.diag_indices(size)] += alpha * diagonal.sum()
-    solved = _substitute(np.linalg.cholesky(matrix), targets)  # (E, C)
-    return Solution(weight=np.ascontiguousarray(solved[:-1].T), bias=solved[-1] * CONSTANT)
+    return np.asarray(np.linalg.cholesky(matrix), np.float64), targets
 
 
-def _substitute(factor: npt.NDArray[np.floating], targets: Doubles) -> Doubles:
-    """X with L Lᵀ X = targets, L lower triangular."""
+def substituted_forward(factor: Doubles, targets: Doubles) -> Doubles:
+    """X with L X = targets, L lower triangular."""
     size = len(factor)
     found = targets.copy()
-    starts = range(0, size, BLOCK)
-    for start in starts:
+    for start in range(0, size, BLOCK):
         own = slice(start, min(start + BLOCK, size))
         found[own] = np.linalg.solve(factor[own, own], found[own] - factor[own, :start] @ found[:start])
-    for start in reversed(starts):
+    return found
+
+
+def _substituted_back(factor: Doubles, targets: Doubles) -> Doubles:
+    """X with Lᵀ X = targets."""
+    size = len(factor)
+    found = targets.copy()
+    for start in reversed(range(0, size, BLOCK)):
         own, behind = slice(start, min(start + BLOCK, size)), slice(min(start + BLOCK, size), size)
         found[own] = np.linalg.solve(factor[own, own].T, found[own] - factor[behind, own].T @ found[behind])
     return found

@@ -22,12 +22,14 @@ from pfm.errors import CertificateError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.content import Content, SignedContent
 from pfm.forgetting.keys import public_hex
-from pfm.forgetting.ledger import LEDGER, Record, canonical, digest, number, pairs, text
+from pfm.forgetting.ledger import LEDGER, Change, Erasure, Record, canonical, digest, number, pairs, text
+from pfm.forgetting.subjects import Subject
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 FORMAT = "pfm-certificate"
 VERSION = 2
-READ_VERSIONS = (1, 2)  # the first names files by their bytes alone
+WITH_SAMPLES = 3  # of certificates that speak of groups or samples, which no older version understands
+READ_VERSIONS = (1, VERSION, WITH_SAMPLES)  # the first names files by their bytes alone
 PROVEN = (
     "whoever holds the private key made this statement, and not a byte of it was changed since",
     "the ledger's lines that are quoted are those of the time of signing",
@@ -36,9 +38,20 @@ PROVEN = (
     "what belongs to no class are, value for value, those of the time of signing",
     "what the erasure searched when it wrote the file is what its quoted line says of it, and no more",
 )
-NOT_PROVEN = (
+PROVEN_EXACT = (
+    "an artifact that is said to be exact and verifies has weights that were solved again, when it was looked into, "
+    "from what is kept in it, and what is kept has the digest stated: that of a fit without what was erased",
+)
+NOT_PROVEN_SHARED = (
     "that the shared weights hold nothing of the erased classes: they were trained with their samples; `pfm audit` "
     "measures what an attacker gets out of them, beside models that never saw the classes",
+)
+NOT_PROVEN_EXACT = (
+    "that what is kept is what the other samples' files give: who has those can fit again and compare digests, as "
+    "`pfm audit` does",
+    "anything of the backbone's pretraining, which exactness does not cover",
+)
+NOT_PROVEN = (
     "that what was erased under a name was what you know by that name: the file as it was before is named by its "
     "SHA-256 alone",
     "that no copy exists elsewhere: backups, snapshots, exports, other hosts, the disk's own blocks",
@@ -67,6 +80,9 @@ class Entry:
         files: of the first version: SHA-256 of a bundle's other files.
         head, lines: hash of the newest line of its ledger, and their number.
         first: hash of the ledger's first line; "" in the first version.
+        exact: digest of a readout that was solved from what is left; "" of others.
+        subjects: groups and samples that went.
+        num_samples: stored samples that went with them, copies included.
     """
 
     file: str
@@ -78,6 +94,9 @@ class Entry:
     lines: int
     first: str
     spoken: tuple[Spoken, ...]
+    exact: str = ""
+    subjects: tuple[Subject, ...] = ()
+    num_samples: int = 0
 
     @property
     def classes(self) -> tuple[tuple[int, str], ...]:
@@ -115,22 +134,52 @@ def describe_artifact(path: Path, content: Content, names: Sequence[str], number
     Raises:
         StorageError: its ledger is broken, or speaks of other bytes; or a class is there all the same.
     """
-    place = ledger_of(path)
-    records = ledger.read(place)
-    stored = "bank.safetensors" if content.artifact_kind == "bundle" else path.resolve().name
-    of_file = [
-        (erasure, change)
-        for erasure in ledger.erasures(records, place)
-        for change in erasure.changes
-        if change.file == stored
-    ]
-    spoken = [
-        (erasure, change) for erasure, change in of_file if any(_is_meant(c, names, numbers) for c in erasure.classes)
-    ]
-    if not spoken:
-        return None
-    if of_file[-1][1].after != content.sha256:
-        raise StorageError(f"{path} was changed after the last erasure that {place} records; erase from it again")
+    found = _Changes.of(path, content)
+    spoken = [pair for pair in found.changes if any(_is_meant(c, names, numbers) for c in pair[0].classes)]
+    return _described(path, content, found, spoken) if spoken else None
+
+
+def describe_samples(path: Path, content: Content, removal: Record, subjects: Sequence[Record]) -> Record:
+    """The same of an artifact that groups or samples were taken out of.
+
+    Args:
+        removal: the ledger's line that says so.
+        subjects: who went, see `pfm.forgetting.subjects`.
+    """
+    found = _Changes.of(path, content)
+    spoken = [pair for pair in found.changes if pair[0].hash == removal["hash"]]
+    assert spoken, "the line was written right before"
+    described = _described(path, content, found, spoken)
+    return {**described, "subjects": list(subjects), "samples": removal["rows"]}
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The ledger beside an artifact, and those of its lines that speak of it."""
+
+    records: list[Record]
+    changes: list[tuple[Erasure, Change]]
+
+    @classmethod
+    def of(cls, path: Path, content: Content) -> "_Changes":
+        """
+        Raises:
+            StorageError: the ledger is broken.
+        """
+        place = ledger_of(path)
+        records = ledger.read(place)
+        stored = "bank.safetensors" if content.artifact_kind == "bundle" else path.resolve().name
+        lines = ledger.erasures(records, place, with_samples=True)
+        return cls(records, [(line, change) for line in lines for change in line.changes if change.file == stored])
+
+
+def _described(path: Path, content: Content, found: _Changes, spoken: Sequence[tuple[Erasure, Change]]) -> Record:
+    """See `describe_artifact`."""
+    records = found.records
+    if found.changes[-1][1].after != content.sha256:
+        raise StorageError(
+            f"{path} was changed after the last erasure that {ledger_of(path)} records; erase from it again"
+        )
     gone = {entry for erasure, _ in spoken for entry in erasure.classes}
     there = [c.name for c in content.classes if any(c.number == i or c.name == name for i, name in gone)]
     wrong = [f"holds {name}" for name in there] + list(content.problems)
@@ -143,6 +192,7 @@ def describe_artifact(path: Path, content: Content, names: Sequence[str], number
         "sha256_before": spoken[0][1].before,
         "sha256": content.sha256,
         "content": content.to_dict(),
+        **({"exact": content.exact} if content.exact else {}),
         "ledger": {"head": ledger.head(records), "lines": len(records), "first": records[0]["hash"]},
         "records": [
             {"line": e.line, "hash": e.hash, "time": e.time, "classes": [{"id": i, "name": n} for i, n in e.classes]}
@@ -162,16 +212,20 @@ def write_certificate(
     time: str,
 ) -> Record:
     """Sign what `describe_artifact` found and write it as one line of canonical JSON."""
+    are_exact = [bool(artifact.get("exact")) for artifact in artifacts]
+    proven = (*PROVEN, *(PROVEN_EXACT if any(are_exact) else ()))
+    shared = () if all(are_exact) else NOT_PROVEN_SHARED
+    not_proven = (*shared, *(NOT_PROVEN_EXACT if any(are_exact) else ()), *NOT_PROVEN)
     body = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": WITH_SAMPLES if any("subjects" in artifact for artifact in artifacts) else VERSION,
         "pfm": __version__,
         "time": time,
         "reason": reason,
         "requested_by": requested_by,
         "artifacts": list(artifacts),
-        "proven": list(PROVEN),
-        "not_proven": list(NOT_PROVEN),
+        "proven": list(proven),
+        "not_proven": list(not_proven),
         "public_key": public_hex(key),
     }
     signed = {**body, "signature": key.sign(canonical(body)).hex()}
@@ -252,8 +306,11 @@ def _entry(values: Record, version: int) -> Entry:
         for line in _list(values["records"])
     )
     lines = number(values["ledger"]["lines"])
-    if not spoken or any(not 1 <= entry.line <= lines or not entry.classes for entry in spoken):
+    subjects = tuple(map(Subject.of, _list(values.get("subjects", [])))) if version == WITH_SAMPLES else ()
+    if not spoken or any(not 1 <= entry.line <= lines or not (entry.classes or subjects) for entry in spoken):
         raise ValueError("an artifact without an erasure")
+    if version == WITH_SAMPLES and not subjects:
+        raise ValueError("a certificate of samples that speaks of none")
     is_first = version == 1
     if not is_first:
         _check_quoted(values["quoted"], spoken)
@@ -267,6 +324,9 @@ def _entry(values: Record, version: int) -> Entry:
         lines=lines,
         first="" if is_first else digest(values["ledger"]["first"]),
         spoken=spoken,
+        exact="" if is_first else digest(values.get("exact", "")),
+        subjects=subjects,
+        num_samples=number(values["samples"]) if subjects else 0,
     )
 
 
@@ -283,7 +343,9 @@ def _check_quoted(quoted: Any, spoken: Sequence[Spoken]) -> None:
             raise ValueError("a quoted line was changed")
         by_hash[record["hash"]] = record
     for entry in spoken:
-        if by_hash[entry.hash]["action"] != "erase" or pairs(by_hash[entry.hash]["classes"]) != entry.classes:
+        record = by_hash[entry.hash]
+        is_erasure = record["action"] in (ledger.ERASE, ledger.ERASE_SAMPLES)
+        if not is_erasure or pairs(record["classes"]) != entry.classes:
             raise ValueError("a quoted line says something else")
 
 

@@ -53,6 +53,7 @@ class Content:
         files: name and SHA-256 of a bundle's other files.
         problems: what does not fit the list of classes, a line each.
         unknown: files that belong to it and were not looked into.
+        exact: digest of what its rows were solved from, where that is what is left; "" of others.
     """
 
     artifact_kind: str
@@ -64,6 +65,7 @@ class Content:
     files: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     unknown: tuple[Path, ...] = ()
+    exact: str = ""
 
     def to_dict(self) -> Record:
         """What a certificate says of it."""
@@ -108,14 +110,18 @@ def digest_of(parts: Iterable[Part]) -> str:
     return whole.hexdigest()
 
 
-def checkpoint_content(path: Path) -> Content:
+def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
     """Open a checkpoint and look; needs torch.
+
+    Args:
+        solves: solve an exact readout again, from what is kept.
 
     Raises:
         CheckpointError: it is not one, or cannot be read, or torch is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(f"{path} cannot be opened: a checkpoint needs torch, which is not installed")
+    from pfm.forgetting.solution import misfits_of_solution
     from pfm.model.checkpoint import load_checkpoint
     from pfm.model.classifier import class_row_names
     from pfm.model.opening import hidden
@@ -153,7 +159,12 @@ def checkpoint_content(path: Path) -> Content:
         erased=checkpoint.erased,
         shared=digest_of(shared),
         moments=digest_of(_part(name, tensor) for name, tensor in states.items()),
-        problems=(*_misfits(checkpoint, of_classes), *hidden(path)),
+        problems=(
+            *_misfits(checkpoint, of_classes),
+            *hidden(path),
+            *(misfits_of_solution(checkpoint) if solves else ()),
+        ),
+        exact=str(checkpoint.exact["digest"]) if checkpoint.exact.get("is_solved") else "",
     )
 
 

@@ -1,5 +1,6 @@
 """Ed25519 keys (RFC 8032) that certificates are signed with: PEM files that only their owner reads."""
 
+import hmac
 import os
 from pathlib import Path
 
@@ -43,6 +44,11 @@ def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"--key {path} is not an Ed25519 key; name a file that is not there yet, and one is made")
     return key, is_new
+
+
+def secret_of(key: Ed25519PrivateKey) -> bytes:
+    """What keys of the entries of certificates follow from; whoever has it can open all of them."""
+    return hmac.digest(key.private_bytes_raw(), b"pfm certificate subjects", "sha256")
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:

@@ -19,6 +19,7 @@ from pfm.holding import LEDGER, LOCK
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 __all__ = [
+    "ERASE", "ERASE_SAMPLES",
     "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "check_announced",
     "digest", "erasures", "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
 ]  # fmt: skip
@@ -26,6 +27,7 @@ __all__ = [
 Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
 START = "0" * 64
+ERASE, ERASE_SAMPLES = "erase", "erase-samples"  # actions
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -102,15 +104,18 @@ def head(records: list[Record]) -> str:
     return records[-1]["hash"] if records else START
 
 
-def erasures(records: Sequence[Record], where: Path) -> list[Erasure]:
+def erasures(records: Sequence[Record], where: Path, *, with_samples: bool = False) -> list[Erasure]:
     """The lines that say what was erased, oldest first.
+
+    Args:
+        with_samples: those too that say that groups or samples went, and no class may have.
 
     Raises:
         StorageError: one that lacks something, or says it in another way than an erasure does; `where` is named.
     """
     found: list[Erasure] = []
     for line, record in enumerate(records, start=1):
-        if record.get("action") == "erase":
+        if record.get("action") in ((ERASE, ERASE_SAMPLES) if with_samples else (ERASE,)):
             try:
                 found.append(_erasure(line, record))
             except (KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from pfm.model.readouts.ridge import memory_of
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
-BEGIN, DONE, ABANDONED = "erase-samples-begin", "erase-samples", "abandoned"
+BEGIN, DONE, ABANDONED = "erase-samples-begin", ledger.ERASE_SAMPLES, "abandoned"
 
 
 def erase_samples(

@@ -52,12 +52,12 @@ class Removed:
     digest: str
 
 
-def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
-    """Take groups and samples out.
+def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
+    """(N,), which stored samples are meant, copies included.
 
     Raises:
         ConfigError: the readout is not one that can, or does not keep what it takes.
-        ClassNameError: no such group or sample, or no class would be left.
+        ClassNameError: no such group or sample.
     """
     if not READOUTS.get(checkpoint.model.readout).erasure_is_exact:
         raise ConfigError(
@@ -70,6 +70,18 @@ def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
         is_gone |= memory.rows_of_groups(removal.groups)
     for sample in removal.samples:
         is_gone |= memory.rows_where(lambda rows, sample=sample: _rows_of(sample, rows, memory, checkpoint))
+    return is_gone
+
+
+def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
+    """Take groups and samples out.
+
+    Raises:
+        ConfigError: the readout is not one that can, or does not keep what it takes.
+        ClassNameError: no such group or sample, or no class would be left.
+    """
+    is_gone = find(checkpoint, removal)
+    memory = memory_of(checkpoint)
     left = memory.without_rows(is_gone) if not is_gone.all() else None
     if left is None or len(left.classes) < 1:
         raise ClassNameError("that would leave no sample; delete the file if the whole model is to go")

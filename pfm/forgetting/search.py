@@ -188,12 +188,14 @@ def _found(content: bytes, row: Row) -> str:
 
 def _is_spread(content: bytes, values: npt.NDArray[np.float32]) -> bool:
     """Whether the values of a row (D,) are there at a constant distance from each other."""
-    raw = [value.tobytes() for value in values]
-    first = next((i for i in range(len(raw) - 1) if values[i] and values[i + 1] and raw[i] != raw[i + 1]), None)
-    if first is None:
+    bits = values.view("<u4")
+    fit = np.flatnonzero((values[:-1] != 0) & (values[1:] != 0) & (bits[:-1] != bits[1:]))
+    if not len(fit):
         return False
+    first = int(fit[0])
     starts = _places(content, values[first])
     seconds = _places(content, values[first + 1]) if starts else []
+    raw = [value.tobytes() for value in values] if seconds else []
     for start in starts:
         for second in seconds:
             step = second - start

@@ -96,7 +96,7 @@ def _bound(content: Content, entry: Entry, beside: "Beside") -> tuple[str, str]:
     if not is_same and not beside.leads(entry.sha256, content.sha256):
         missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
         return f"the file was changed since the certificate was made{missing}", ""
-    changed = _changed(content, entry)
+    changed = _changed(content, entry) or _changed_exact(content, entry)
     if changed:
         return f"{changed} since the certificate was made", ""
     return "", "" if is_same else beside.told(entry)
@@ -124,6 +124,15 @@ def _changed(content: Content, entry: Entry) -> str:
     return ""
 
 
+def _changed_exact(content: Content, entry: Entry) -> str:
+    """Whether an artifact that was certified as exact is not, or of other sums; "" where it is."""
+    if entry.exact and not content.exact:
+        return "its rows were changed: they are not those of what is left"
+    if entry.exact != content.exact and content.sha256 == entry.sha256:
+        return "its digest was changed"
+    return ""
+
+
 @dataclass(frozen=True)
 class Beside:
     """The ledger beside an artifact: its records, and what is wrong with it."""
@@ -143,7 +152,7 @@ class Beside:
     def told(self, entry: Entry) -> str:
         """What the ledger says of the time after the certificate."""
         later = [erasure for erasure in self.erasures if erasure.line > entry.lines]
-        names = ", ".join(name for erasure in later for _, name in erasure.classes)
+        names = ", ".join(name for erasure in later for _, name in erasure.classes) or "of groups or samples"
         return f"changed by later erasures ({names}), which the ledger beside it records and this certificate does not"
 
 
@@ -151,7 +160,7 @@ def _read_beside(path: Path) -> Beside:
     place = ledger_of(path)
     try:
         records = ledger.read(place)
-        return Beside(place, records, ledger.erasures(records, place))
+        return Beside(place, records, ledger.erasures(records, place, with_samples=True))
     except StorageError as error:
         return Beside(place, problem=str(error))
 

@@ -46,7 +46,8 @@ class ModelConfig(ExactConfig):
     )
     abstain: float = option(
         0.0,
-        "Answer `unknown` below a largest probability that this share of held-out samples stays under; 0: never.",
+        "Answer `unknown` below a largest probability that this share of held-out samples stays under, or with "
+        "--readout ridge of stored samples, each asked of the fit without it; 0: never.",
         minimum=0.0,
     )
 
@@ -70,6 +71,11 @@ class ModelConfig(ExactConfig):
         if self.final_norm is not None:
             return self
         return dataclasses.replace(self, final_norm=has_final_norm)
+
+    @property
+    def held_out_for(self) -> float:
+        """The share of answers to give up, where that asks for held-out samples; else 0."""
+        return self.abstain if READOUTS.get(self.readout).holds_out else 0.0
 
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":

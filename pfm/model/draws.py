@@ -36,15 +36,21 @@ def wrong_subset(labels: torch.Tensor, num_classes: int, generator: torch.Genera
 
 
 def branch_subsets(
-    labels: torch.Tensor, num_classes: int, generator: torch.Generator
+    labels: torch.Tensor, num_classes: int, generator: torch.Generator, *, is_nested: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two training draws: a mixed subset (B, 1 + s) and a wrong one (B, s′), s′ = (1 + s) mod C.
 
     Each of s and s′ is U{0, …, C-1}, as in the paper, where they are drawn apart. Tying them gives
     both branches the same number of tokens, so that they are one batch without a mask; only where
     all C prompts are present (once in C steps) the other branch has none.
+
+    Args:
+        is_nested: the wrong subset has the others of the mixed one, and one more.
     """
     size = draw_size(num_classes, generator)
+    if is_nested:
+        every = others(labels, num_classes, num_classes - 1, generator)  # (B, C - 1) in a random order
+        return torch.cat([labels[:, None], every[:, :size]], dim=1), every[:, : (1 + size) % num_classes]
     mixed = torch.cat([labels[:, None], others(labels, num_classes, size, generator)], dim=1)
     return mixed, others(labels, num_classes, (1 + size) % num_classes, generator)
 

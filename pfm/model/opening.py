@@ -19,6 +19,7 @@ from pfm.storage import explain
 MOST_VALUES = 1_000_000  # containers, numbers, strings and tensors in a file
 DEEPEST = 64  # containers within containers
 TENSORS = ("model_state_dict", "optimizer_state_dict", "ema_state_dict")  # where tensors of a checkpoint belong
+MEMORY = "memory"  # what an exact readout keeps to forget with; `pfm.forgetting.solution` looks into it
 # of a checkpoint: type, and whether it has to be there
 FIELDS: Mapping[str, tuple[type | tuple[type, ...], bool]] = {
     "classes": (dict, True), "erased": (list, True), "preprocess": (dict, True), "backbone": (dict, True),
@@ -26,7 +27,7 @@ FIELDS: Mapping[str, tuple[type | tuple[type, ...], bool]] = {
     "epoch": (int, True), "step": (int, True), "run": (dict, True), "model_state_dict": (dict, True),
     "optimizer_state_dict": (dict, True), "ema_state_dict": (dict, False), "progress": (dict, False),
     "ledger_head": (str, False), "start": (str, False), "init_key": (str, False),
-    "unknown_below": ((int, float), False), "pfm": (str, True),
+    "unknown_below": ((int, float), False), "pfm": (str, True), "exact": (dict, False), MEMORY: (dict, False),
 }  # fmt: skip
 
 
@@ -95,7 +96,8 @@ def hidden(path: Path) -> list[str]:
     if not isinstance(content, dict):
         return ["it is not a dictionary"]
     fields = cast("dict[str, Any]", content)
-    inside = {id(tensor) for name in TENSORS for tensor in _tensors(path, fields.get(name))}
+    known = (*TENSORS, MEMORY) if fields.get("exact") else TENSORS
+    inside = {id(tensor) for name in known for tensor in _tensors(path, fields.get(name))}
     storages = {tensor.untyped_storage().data_ptr() for tensor in _tensors(path, fields) if tensor.numel()}
     with zipfile.ZipFile(path) as archive:
         stored = [entry for entry in archive.infolist() if "/data/" in entry.filename and entry.file_size]
@@ -104,7 +106,7 @@ def hidden(path: Path) -> list[str]:
     found = [
         f"{name} has a tensor in it"
         for name, value in fields.items()
-        if name not in TENSORS and any(id(tensor) not in inside for tensor in _tensors(path, value))
+        if name not in known and any(id(tensor) not in inside for tensor in _tensors(path, value))
     ]
     if len(stored) != len(storages) or bytes_stored != bytes_held:
         found.append(f"it stores {bytes_stored} bytes of tensors, and its tensors have {bytes_held}")

@@ -35,6 +35,7 @@ class Examples:
         augment: how they are varied.
         tokens: what the frozen trunk makes of each input, where that is kept; the inputs are not touched then.
         draw_weights: (C,) how often an example of each class is drawn; None takes each example once an epoch.
+        is_nested: both branches see the same others; see `branch_subsets`.
     """
 
     labels: torch.Tensor
@@ -43,6 +44,7 @@ class Examples:
     augment: AugmentConfig
     tokens: TrunkCache | None = None
     draw_weights: torch.Tensor | None = None
+    is_nested: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Batch:
             loader.examples.num_classes,
             key=key,
             processes=loader.processes,
+            is_nested=loader.examples.is_nested,
         )
         self.num_parts = -(-len(self.share) // loader.part_size)
         self.torch_seed = make_generator(*key, "torch", loader.processes.rank).initial_seed()

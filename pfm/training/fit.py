@@ -35,7 +35,7 @@ SHOWN = ("full_bank", "all_wrong", "none", "infer_best")  # modes in the line th
 _OF_STEPS = (
     "epochs", "batch_size", "gradient_accumulation_steps", "auto_batch_size", "gradient_checkpointing", "compile",
     "log_every", "report_to", "save_every", "save_steps", "keep", "best_metric", "patience", "resume", "cache_trunk",
-    "mixed_precision", "frozen_dtype", "wrong_target", "prompt_tokens", "prompt_layer", "abstain",
+    "mixed_precision", "frozen_dtype", "wrong_target", "prompt_tokens", "prompt_layer",
 )  # fmt: skip
 
 
@@ -139,6 +139,8 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
             "config": config.to_dict(), "device": str(processes.device), "processes": processes.world_size, **facts,
         })  # fmt: skip
     setup.tell(_described(path, memory, modes, seconds, rate, extracted.clipped))
+    if setup.model.unknown_below:
+        setup.tell(f"answers `unknown` below a largest probability of {setup.model.unknown_below:.3f}")
     return TrainResult(checkpoint=path, modes=modes, seconds=seconds, samples_per_s=rate)
 
 
@@ -198,13 +200,15 @@ def summed_over(extracted: Extracted, setup: Setup, blank: Memory) -> Memory:
 
 
 def _share_rows(setup: Setup, checkpoint: Checkpoint) -> None:
-    """Give every process's model the rows that the main process solved."""
+    """Give every process's model the rows that the main process solved, and the threshold."""
     for name in RIDGE.class_rows:
         parameter = setup.model.get_parameter(name)
         own = checkpoint.tensors[name].to(parameter.device)
         own = own if setup.processes.is_main else torch.zeros_like(own)
         with torch.no_grad():
             parameter.copy_(setup.processes.reduce(own))
+    below = torch.tensor([checkpoint.unknown_below if setup.processes.is_main else 0.0], dtype=torch.float64)
+    setup.model.unknown_below = float(setup.processes.reduce(below.to(setup.processes.device)))
 
 
 def _evaluate(setup: Setup) -> dict[str, float]:

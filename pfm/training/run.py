@@ -222,6 +222,7 @@ class _Run:
             augment=config.augment,
             tokens=memory.caches.get("train"),
             draw_weights=weights if config.objective.balance == "sampling" else None,
+            is_nested=setup.model.target.wants_nested(setup.model.readout),
         )
         return Loader(
             examples,

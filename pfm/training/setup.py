@@ -30,6 +30,8 @@ from pfm.training.config import RunConfig
 from pfm.training.launch import host_of, processes_of
 from pfm.training.saving import RunFiles
 
+FEWEST_NESTED = 4  # classes: the own, two to compare, and the one more that the other branch sees
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -95,7 +97,7 @@ def load_run_data(
             is_shown=accelerator.is_main_process,
         )
         data = load_data(config.data, spec.storage, intake=intake)
-    return hold_out_for_threshold(data, config.model.abstain)
+    return hold_out_for_threshold(data, config.model.held_out_for)
 
 
 def set_up(
@@ -121,6 +123,12 @@ def set_up(
     if draws_starts:
         start_rows(model, config, accelerator)
     _check_metric(config.train.best_metric, model)
+    if model.target.wants_nested(model.readout) and model.num_classes < FEWEST_NESTED:
+        raise ConfigError(
+            f"--wrong_target {config.model.wrong_target} with --readout {config.model.readout} compares two classes "
+            f"beside the own one, with a prompt to spare: it takes at least {FEWEST_NESTED} classes, and here are "
+            f"{model.num_classes}"
+        )
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)

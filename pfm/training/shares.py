@@ -61,7 +61,13 @@ class Share:
 
 
 def draw_share(
-    global_index: torch.Tensor, labels: torch.Tensor, num_classes: int, *, key: tuple[int, ...], processes: Processes
+    global_index: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    key: tuple[int, ...],
+    processes: Processes,
+    is_nested: bool = False,
 ) -> Share:
     """Draw the prompts for a global batch and take this process's share of it.
 
@@ -69,9 +75,10 @@ def draw_share(
         global_index: (G,) the examples of the global batch.
         labels: (G,) their positions in the bank.
         key: (seed, epoch, step), from which the draw is derived.
+        is_nested: both branches see the same others.
     """
     generator = make_generator(*key, "draw")
-    mixed, wrong = branch_subsets(labels, num_classes, generator)
+    mixed, wrong = branch_subsets(labels, num_classes, generator, is_nested=is_nested)
     count = len(global_index)
     row_keys = torch.randint(-(2**31), 2**31, (2, count), generator=generator).to(torch.int32)
     rows, filled = own_rows(count, processes.rank, processes.world_size)

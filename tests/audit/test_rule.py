@@ -1,5 +1,6 @@
 """The rule on synthetic numbers: what passes, what fails, what is left open, and how often it is right."""
 
+import dataclasses
 import math
 import random
 
@@ -208,3 +209,16 @@ def test_the_error_of_a_difference_is_that_of_a_bootstrap_over_the_same_samples(
     assert balanced.value == pytest.approx(0.5 * float((own > 0).double().mean() + (rest > 0).double().mean()))
     alone = sampled.compare(sampled.mean_of(own), [sampled.mean_of(own)], 0.1)
     assert (alone.difference, alone.sampling) == (0.0, 0.0)
+
+
+def test_a_model_that_is_a_retrained_one_is_not_judged_by_luck() -> None:
+    far = verdict.by_rule("scrub", "a", compared(0.95, 0.7, 0.71, 0.69), "x is")
+    exact = verdict.Judgement(
+        level="exact", measure="digest", value=1, low=1, high=1, limit=1, verdict=PASS, reason="", settles=True
+    )
+    assert verdict.summarise([far])["levels"]["scrub"] == FAIL
+    found = verdict.summarise([far, exact])
+    assert (found["levels"]["scrub"], found["levels"]["exact"]) == (PASS, PASS)
+    assert found["measures"][0]["reason"].endswith(verdict.EQUAL)
+    unequal = verdict.summarise([far, dataclasses.replace(exact, verdict=FAIL, settles=False)])
+    assert unequal["levels"]["scrub"] == FAIL

@@ -16,6 +16,7 @@ from pfm.exact.solve import solve
 from pfm.exact.sums import sums_of
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint
+from pfm.model.readouts.ridge import memory_of
 
 
 def test_train_eval_and_learn_on_the_command_line(
@@ -76,6 +77,15 @@ def test_the_solution_is_that_of_the_normal_equations() -> None:
     found = np.linalg.solve(products + 1e-3 * np.trace(products) * np.eye(41), targets)
     np.testing.assert_allclose(solution.weight, found[:-1].T, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(solution.bias, found[-1] * 1024, rtol=1e-6)
+
+
+def test_raw_pixels_are_at_a_fixed_offset_and_scale(tmp_path: Path) -> None:
+    """Nothing of a sample is normalised by itself, whatever other families do: brightness stays."""
+    made = memory_of(fit(image_data(), tmp_path)).rows
+    assert made is not None
+    levels = image_data().train.inputs.flatten(1).numpy().astype(np.int64)  # 8 x 8 pixels, a window each
+    wanted = (levels - 128) * 16
+    assert np.array_equal(np.unique(made.values, axis=0), np.unique(wanted, axis=0))
 
 
 def test_rows_of_a_fit_do_not_depend_on_the_batch_of_evaluation(tmp_path: Path) -> None:

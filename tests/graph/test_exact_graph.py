@@ -1,7 +1,10 @@
 """The exact readout's graph: integers bit for bit, in every form and precision."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +15,13 @@ from making.checkpoints import image_checkpoint
 from making.exact import fit, image_data
 from making.models import TINY
 from pfm.backbones.family import PRESETS
-from pfm.errors import BundleError
+from pfm.errors import BundleError, DeviceError
+from pfm.forgetting import ledger
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.serving import runtime
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.runner import GraphRunner
 from pfm_export.serving.session import ActiveSet, PromptSession
@@ -97,20 +102,55 @@ def test_a_bundle_with_sums_forgets_exactly_and_says_when(raw: Checkpoint, tmp_p
     export_bundle(raw, tmp_path / "b", with_sums=True)
     bundle = Bundle.open(tmp_path / "b")
     assert bundle.is_exact
+    weights = bundle.rows([0, 1, 2, 3]).weight
+    assert weights is not None
+    before = [row.tobytes()[:64] for row in weights]
     assert (tmp_path / "b" / "sums.2.bin").stat().st_mode & 0o777 == 0o600
-    fast = bundle.erase(["blue"])
-    assert (fast.is_exact, (tmp_path / "b" / "sums.2.bin").exists()) == (False, False)
-    solved = fast.solve()
-    assert solved.is_exact
+    erased = bundle.erase(["blue"])
+    assert (erased.is_exact, (tmp_path / "b" / "sums.2.bin").exists()) == (True, False)
+    assert not (tmp_path / "b" / "exact.safetensors").exists()
     wanted = erase(raw, ["blue"])
-    weight = solved.rows([0, 1, 2]).weight
+    weight = erased.rows([0, 1, 2]).weight
     assert weight is not None
     assert np.array_equal(weight, wanted.tensors["ridge.weight"].numpy())
-    assert solved.exact is not None
-    assert solved.exact.digest == wanted.exact["digest"]
-    again = solved.erase(["red"])
-    assert not again.is_exact
-    assert not (tmp_path / "b" / "exact.safetensors").exists()
+    assert erased.exact is not None
+    assert erased.exact.digest == wanted.exact["digest"]
+    for kept in before:  # no row of the solution that knew the class
+        assert all(kept not in path.read_bytes() for path in (tmp_path / "b").iterdir())
+
+
+def test_an_exact_erasure_that_was_killed_is_finished_with_the_same_bytes(raw: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(raw, tmp_path / "whole", with_sums=True)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    wanted = Bundle.open(tmp_path / "whole").erase(["blue"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bundle, "finish_pending", lambda bundle: bundle)
+        Bundle.open(tmp_path / "killed").erase(["blue"])
+    found = Bundle.open(tmp_path / "killed")
+    assert (found.is_exact, "blue" in found.classes.names, len(found.pending)) == (False, False, 1)
+    done = found.finish_pending()
+    assert (done.is_exact, done.bank_sha256) == (True, wanted.bank_sha256)
+    assert not (tmp_path / "killed" / "exact.safetensors").exists()
+
+
+def test_a_class_that_is_leaving_is_not_answered_whatever_others_write(raw: Checkpoint, tmp_path: Path) -> None:
+    """A suspension by another process, while rows are solved, lets a session read the files again."""
+    export_bundle(raw, tmp_path / "b", with_sums=True)
+    session, pixels = PromptSession(tmp_path / "b", device="cpu"), raw.preprocess(image_data().train.inputs[:4]).numpy()
+    seen: list[tuple[tuple[str, ...], bool | None]] = []
+
+    def erase_slowly(bundle: Bundle, *_: object, **__: object) -> Bundle:
+        bundle.suspend("grey", profile="other")
+        answer = session.predict(pixels)
+        seen.append((answer.classes, answer.is_exact))
+        raise BundleError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bundle, "erase", erase_slowly)
+        with pytest.raises(BundleError, match="full"):
+            session.erase("blue")
+    assert seen == [(("red", "green", "grey"), False)]
+    assert "blue" in session.predict(pixels).classes  # nothing was erased, and that is said
 
 
 def test_a_bundle_without_sums_says_what_exact_weights_need(raw: Checkpoint, tmp_path: Path) -> None:
@@ -125,8 +165,11 @@ def test_damaged_sums_are_not_solved_from(raw: Checkpoint, tmp_path: Path) -> No
     export_bundle(raw, tmp_path / "b", with_sums=True)
     file = tmp_path / "b" / "sums.0.bin"
     file.write_bytes(file.read_bytes()[:-8] + b"\1" * 8)
+    fast = Bundle.open(tmp_path / "b").erase(["blue"])  # the class goes all the same
+    assert (fast.is_exact, fast.classes.names) == (False, ("red", "green", "grey"))
+    assert ledger.read(tmp_path / "b" / "ledger.jsonl")[-1]["exact"]["weights"].startswith("rows of the solution that")
     with pytest.raises(BundleError, match="was changed"):
-        Bundle.open(tmp_path / "b").erase(["blue"]).solve()
+        fast.solve()
 
 
 def test_a_session_says_which_answers_are_exact(raw: Checkpoint, tmp_path: Path) -> None:
@@ -163,3 +206,30 @@ def test_a_readout_that_was_trained_has_no_exact_answers(tmp_path: Path) -> None
     assert session.predict(pixels).is_exact is None
     with pytest.raises(BundleError, match="not of an exact readout"):
         session.predict(pixels, exact=True)
+
+
+def test_products_of_an_exact_bundle_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, dict[str, str]]] = []
+
+    class Loaded:
+        def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+            given.append(dict(providers))
+
+        def get_providers(self) -> list[str]:
+            return list(given[-1])
+
+    there = [runtime.TENSORRT, runtime.CUDA, runtime.CPU]
+    monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(runtime.onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(runtime.onnxruntime, "InferenceSession", Loaded)
+    monkeypatch.setattr(runtime, "check_graph", lambda *_: None)
+
+    def bundle(exact: object) -> Any:
+        stated = SimpleNamespace(precision="fp32")
+        return SimpleNamespace(exact=exact, stated=stated, model_bytes=lambda _: b"")
+
+    runtime.load_graph(bundle(exact="a state"), device="cuda")
+    runtime.load_graph(bundle(exact=None), device="cuda")
+    assert [providers[runtime.CUDA] for providers in given] == [{"use_tf32": "0"}, {}]
+    with pytest.raises(DeviceError, match="TensorRT rounds"):
+        runtime.load_graph(bundle(exact="a state"), device="tensorrt")

@@ -52,13 +52,14 @@ def fit(
     memory: str = "features",
     width: int = 48,
     seed: int = 3,
+    abstain: float = 0.0,
 ) -> Checkpoint:
     """What `pfm train --readout ridge` saves."""
     features = "raw" if "raw" in model_name else "backbone"
     config = RunConfig(
         data=DataConfig(dataset="digits"),
         backbone=BackboneConfig(model_name=model_name),
-        model=ModelConfig(readout="ridge", features=features, width=width, memory=memory),
+        model=ModelConfig(readout="ridge", features=features, width=width, memory=memory, abstain=abstain),
         lora=LoraSettings(),
         train=TrainConfig(seed=seed, save_dir=str(folder), eval_every=0),
         augment=AugmentConfig(),

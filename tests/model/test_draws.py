@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from pfm.model.draws import MODES, mixed_subset, others, shared_set, wrong_subset
+from pfm.model.draws import MODES, branch_subsets, mixed_subset, others, shared_set, wrong_subset
 from pfm.seeds import make_generator
 
 C = 5
@@ -111,3 +111,17 @@ def test_two_classes_are_enough_for_every_mode() -> None:
 def test_a_shared_set_may_be_empty() -> None:
     assert shared_set([], 3, torch.device("cpu")).shape == (3, 0)
     assert shared_set([2, 0], 3, torch.device("cpu")).tolist() == [[2, 0]] * 3
+
+
+def test_nested_branches_see_the_same_others_and_one_more() -> None:
+    labels, sizes = torch.tensor([0, 4, 2, 2]), set()
+    for number in range(60):
+        mixed, wrong = branch_subsets(labels, 5, make_generator(number), is_nested=True)
+        sizes.add(wrong.shape[1])
+        assert torch.equal(mixed[:, 0], labels)
+        assert wrong.shape[1] == mixed.shape[1] % 5
+        assert (wrong != labels[:, None]).all()
+        for seen, left in zip(mixed.tolist(), wrong.tolist(), strict=True):
+            assert len(set(left)) == len(left)
+            assert not left or set(seen[1:]) < set(left)
+    assert sizes == {0, 1, 2, 3, 4}

@@ -51,6 +51,8 @@ def test_addresses_and_methods_that_are_not_there(local: Local) -> None:
 def test_a_body_that_is_not_a_request_or_not_a_file(local: Local) -> None:
     assert refusal(local, "POST", INFER, content=b"{")[0] == 400
     assert refusal(local, "POST", "/v1/predict", content=b"")[0] == 400
+    status, message = refusal(local, "POST", "/v1/predict", files={"file": b"not a picture"})
+    assert (status, message) == (400, "the body is a form; send the file alone, such as with curl --data-binary @FILE")
     status, message = refusal(local, "POST", "/v1/predict", content=b"not a picture")
     assert (status, message) == (400, "cannot read an image: it is not an image of a known kind")
 

@@ -103,6 +103,23 @@ def test_the_target_from_others_is_the_answer_over_them_alone_and_its_minimum_is
     assert same.tolist() == pytest.approx([0.0] * 3, abs=1e-6)
 
 
+def test_with_prompts_alone_the_ratios_of_the_classes_that_both_branches_see_are_kept() -> None:
+    with_own = torch.tensor([[1.0, 2.0, -INF, 0.5, -1.0], [0.3, -INF, 1.2, -INF, -INF]], requires_grad=True)
+    labels = torch.tensor([0, 2])
+    without = torch.tensor([[-INF, 2.5, 0.7, 0.0, -INF], [0.1, 0.4, -INF, -INF, -INF]], requires_grad=True)
+    found = OTHERS.absent_loss(with_own, without, labels)
+    q, p = softmax([2.0, 0.5]), softmax([2.5, 0.0])  # of the two that are in both; the one that is not has no part
+    wanted = sum(a * (math.log(a) - math.log(b)) for a, b in zip(q, p, strict=True))
+    assert found.tolist() == pytest.approx([wanted, 0.0], abs=1e-6)  # one class alone says nothing
+    found.sum().backward()
+    assert with_own.grad is None
+    assert without.grad is not None
+    assert without.grad.isfinite().all()
+    assert without.grad[1].abs().sum() == 0
+    shifted = OTHERS.absent_loss(with_own, (with_own + 3).detach().scatter(1, labels[:, None], -INF), labels)
+    assert shifted.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
 def test_label_smoothing_is_torchs_where_all_classes_are_present() -> None:
     logits, labels = torch.randn(7, 5), torch.randint(5, (7,))
     wanted = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
 from pfm_export.commands.asking import ask
+from pfm_export.commands.records import RecordOptions
+
+if TYPE_CHECKING:
+    from pfm.forgetting.ledger import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +38,28 @@ class SampleChoice:
         return [*(f"group {name}" for name in self.group), *(f"sample {name}" for name in self.sample)]
 
 
-def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, *, reason: str, requested_by: str) -> None:
+def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: RecordOptions) -> None:
     """Write a checkpoint without the samples."""
     from pfm.forgetting.sample_files import erase_samples
     from pfm.forgetting.samples import Removal
 
     target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
     removal = Removal(groups=chosen.group, samples=chosen.sample)
-    removed, _ = erase_samples(expanded(ckpt), removal, target=target, reason=reason, requested_by=requested_by)
+    removed, line = erase_samples(
+        expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
+    )
     _tell(target, removed.num_samples, removed.classes, removed.digest)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
+    record.certify_samples({target: line}, chosen.group, chosen.sample)
 
 
 def forget_in_place(
     artifacts: Sequence[Path],
     chosen: SampleChoice,
+    record: RecordOptions,
     *,
     yes: bool,
     allow_unknown: bool,
-    reason: str,
-    requested_by: str,
 ) -> None:
     """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
 
@@ -75,9 +82,10 @@ def forget_in_place(
     ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
     removal = Removal(groups=chosen.group, samples=chosen.sample)
     refused: list[ClassNameError] = []
+    lines: dict[Path, Record] = {}
     for path in exact:
         try:
-            removed, _ = erase_samples(path, removal, reason=reason, requested_by=requested_by)
+            removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
         except ClassNameError as error:
             refused.append(error)
             click.echo(f"{'never had it':<17}  {path}")
@@ -85,6 +93,7 @@ def forget_in_place(
         _tell(path, removed.num_samples, removed.classes, removed.digest)
     if len(refused) == len(exact):
         raise refused[0]
+    record.certify_samples(lines, chosen.group, chosen.sample)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:

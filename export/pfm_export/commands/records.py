@@ -1,7 +1,7 @@
 """What the commands that erase have in common: the options of the record, the copy, the certificate."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,12 +93,40 @@ class RecordOptions:
             raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {', '.join(keys)}")
         self._sign(described)
 
-    def _sign(self, described: "Sequence[Record]") -> None:
+    def certify_samples(self, removals: "Mapping[Path, Record]", groups: Sequence[str], samples: Sequence[str]) -> None:
+        """Write the certificate, if one is asked for, of checkpoints that groups or samples were taken out of.
+
+        Args:
+            removals: the ledger's line that says so, of each checkpoint.
+        """
+        from pfm.forgetting import certificate
+        from pfm.forgetting.keys import load_key, secret_of
+        from pfm.forgetting.subjects import spoken_of, subject_key
+        from pfm_export.contents import open_content
+
+        if self.certificate is None:
+            return
+        signer, is_new = load_key(self.key_path)
+        secret = secret_of(signer)
+        subjects = spoken_of(groups, samples, secret)
+        self._sign(
+            [
+                certificate.describe_samples(path, open_content(path), removal, subjects)
+                for path, removal in removals.items()
+            ],
+            is_new=is_new,
+        )
+        click.echo("it names nobody; for whoever asked, the key of their entry (`pfm verify --subject_key`):")
+        for name, subject in zip((*groups, *samples), subjects, strict=True):
+            click.echo(f"  {subject['what']} {name}: {subject_key(secret, subject['salt']).hex()}")
+
+    def _sign(self, described: "Sequence[Record]", *, is_new: bool = False) -> None:
         from pfm.forgetting import certificate
         from pfm.forgetting.keys import load_key, public_hex
 
         assert self.certificate is not None
-        signer, is_new = load_key(self.key_path)
+        signer, was_made = load_key(self.key_path)
+        is_new |= was_made
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         certificate.write_certificate(
             self.certificate, signer, described, reason=self.reason, requested_by=self.requested_by, time=now

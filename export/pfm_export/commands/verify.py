@@ -1,16 +1,41 @@
 """`pfm verify`: is a certificate intact, and do the artifacts hold none of the classes that it says were erased?"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import CertificateError, ConfigError, NotShownError
+from pfm.options import option
 
 if TYPE_CHECKING:
     from pfm.forgetting.certificate import Certificate
+    from pfm.forgetting.verify import Check
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedFor:
+    """Groups and samples that somebody wants to know of."""
+
+    group: tuple[str, ...] = option((), "A group that was to be forgotten: sought in the artifacts.")
+    sample: tuple[str, ...] = option((), "A sample that was to be forgotten, its file or its name: sought likewise.")
+    subject_key: tuple[str, ...] = option(
+        (),
+        "The key of an entry of the certificate, as `pfm forget` printed it: says whether it speaks of that group or "
+        "sample.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.subject_key and not self.pairs:
+            raise ConfigError("--subject_key is the key of a group's or a sample's entry; name that too")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Kind and name of each."""
+        return [*(("group", name) for name in self.group), *(("sample", name) for name in self.sample)]
 
 
 @click.command("verify", context_settings=CONTEXT_SETTINGS)
@@ -23,11 +48,13 @@ if TYPE_CHECKING:
     help="The key it has to be signed with, 64 hexadecimal digits, as its owner published it.  "
     "[default: none; nothing is shown then]",
 )
-def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str) -> None:
+@with_options(asked=AskedFor)
+def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, asked: AskedFor) -> None:
     """Check a certificate, open each artifact, and look for the classes that were erased.
 
     An artifact is a checkpoint file or the folder of a bundle. A bundle needs no torch. The ledger beside an
-    artifact is compared too, where there is one.
+    artifact is compared too, where there is one. A certificate of groups or samples names nobody: --group or
+    --sample, with the key of its entry, says whether it speaks of them, and looks for them in the artifacts.
 
     Exit code 0: everything given holds. 2: something is broken, and which link. 3: nothing is broken, and yet
     nothing is shown: no --public_key was named, or a file of a bundle could not be looked into.
@@ -45,6 +72,7 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str) -> None:
     if signed.version == 1:
         click.echo("        a certificate of the first version: it names files by their bytes alone")
     checks = verifying.verify(signed, artifacts, open_content)
+    checks += [*_about(signed, asked), *_sought(artifacts, asked)]
     checks = [check for check in checks if not (check.is_unknown and Path(check.name).resolve() == cert.resolve())]
     for check in checks:
         word = "UNKNOWN" if check.is_unknown else "BROKEN" if check.problem else "agrees"
@@ -65,10 +93,59 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str) -> None:
             "give it with --public_key"
         )
     for check in checks:
-        if check.is_unknown:
+        if check.is_unknown and check.problem:
             raise NotShownError(f"{check.name}: {check.problem}; look into it, or take it out of the bundle's folder")
+    for check in checks:
+        if not check.problem and check.is_unknown:
+            raise NotShownError(f"{check.name}: {check.remark}")
+    for entry in signed.artifacts:
+        if entry.exact:
+            click.echo(f"exact: {entry.file} was solved from what is left, digest {entry.exact}")
     names = dict.fromkeys(name for entry in signed.artifacts for _, name in entry.classes)
-    click.echo(f"holds: {', '.join(names)} erased, and nowhere in what was looked into")
+    if names:
+        click.echo(f"holds: {', '.join(names)} erased, and nowhere in what was looked into")
+    samples = sum(entry.num_samples for entry in signed.artifacts)
+    if samples:
+        click.echo(f"holds: {samples:,} stored samples taken out, copies included")
+
+
+def _about(signed: "Certificate", asked: AskedFor) -> "list[Check]":
+    """Whether the certificate speaks of the groups and samples that were asked for."""
+    from pfm.forgetting.subjects import parse_key
+    from pfm.forgetting.verify import Check
+
+    found: list[Check] = []
+    keys = [parse_key(given) for given in asked.subject_key]
+    subjects = [subject for entry in signed.artifacts for subject in entry.subjects]
+    for kind, given in asked.pairs:
+        name = f"{kind} {given}"
+        if any(subject.is_meant(kind, given, key) for subject in subjects for key in keys):
+            found.append(Check(name=name, remark="the certificate speaks of it"))
+        elif keys:
+            found.append(Check(name=name, problem="the certificate does not speak of it, or that is another's key"))
+        else:
+            remark = "whether the certificate speaks of it, only the key of its entry shows; give --subject_key"
+            found.append(Check(name=name, remark=remark, is_unknown=True))
+    return found
+
+
+def _sought(artifacts: Iterable[Path], asked: AskedFor) -> "list[Check]":
+    """Whether checkpoints that keep samples have some of those that were asked for."""
+    from pfm.forgetting.verify import Check
+    from pfm_export.serving.manifest import is_bundle
+
+    found: list[Check] = []
+    for path in artifacts if asked.pairs else ():
+        if is_bundle(path) or not path.is_file():
+            continue
+        from pfm.forgetting.solution import still_stored
+        from pfm.model.checkpoint import load_checkpoint
+
+        there = still_stored(load_checkpoint(path), asked.group, asked.sample)
+        found += [Check(name=str(path), problem=told) for told in there]
+        if not there:
+            found.append(Check(name=str(path), remark="none of its stored samples is of what was asked for"))
+    return found
 
 
 def _refuse_folders(artifacts: Iterable[Path], signed: "Certificate") -> None:

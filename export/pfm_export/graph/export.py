@@ -110,10 +110,15 @@ def class_sums(checkpoint: Checkpoint) -> dict[str, memoryview]:
     """The files of an exact readout's sums, by name.
 
     Raises:
-        ConfigError: another readout, or one that kept nothing to make sums of.
+        ConfigError: another readout, or one that kept nothing to make sums of, or a threshold that sums do not give.
     """
     if not checkpoint.exact:
         raise ConfigError(f"--with_sums is for --readout ridge; this model has --readout {checkpoint.model.readout}")
+    if checkpoint.unknown_below:
+        raise ConfigError(
+            "--with_sums: the threshold of --abstain is a function of the samples, which sums do not give; export "
+            "without it, and to forget, forget in the checkpoint and export again"
+        )
     memory = memory_of(checkpoint)
     numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
     return {sums_file(numbers[name]): memory.class_sums(name).data for name in memory.classes}

@@ -53,6 +53,8 @@ class PredictRoute:
         body = await request.body()
         if not body:
             raise bad_request(f"the body is empty; send one of the {found.input.items} that the model classifies")
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise bad_request("the body is a form; send the file alone, such as with curl --data-binary @FILE")
         batches = await self._service.aside(
             partial(read_upload, body, found.input, max_rows=self._service.config.max_batch)
         )

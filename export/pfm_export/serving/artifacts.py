@@ -28,8 +28,9 @@ from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.graph_names import graph_names
 from pfm_export.serving.manifest import MANIFEST, is_bundle
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, TOKENS
-from pfm_export.serving.solving import SOLVED, SUMS
+from pfm_export.serving.solving import KNEW_IT, SOLVED, SUMS
 
+NEEDS_MEMORY = f"{KNEW_IT}; exact ones need the memory of the checkpoint: forget there, and export again"
 _ROWS = ("prompt.", "weight.", "bias.")
 
 
@@ -47,7 +48,11 @@ class BundleKind(FolderKind):
     def open(self, folder: Path) -> Holding:
         bundle = Bundle.open(folder)
         gone = (*bundle.stated.erased, *bundle.pending)
-        return Holding(classes=bundle.classes, erased=gone, follows=bundle.follows)
+        if bundle.exact is None:
+            return Holding(classes=bundle.classes, erased=gone, follows=bundle.follows)
+        still = "" if bundle.is_exact else NEEDS_MEMORY
+        is_exact = bundle.exact.has_sums and not still
+        return Holding(classes=bundle.classes, erased=gone, is_exact=is_exact, still=still)
 
     def finish(self, folder: Path) -> bool:
         bundle = Bundle.open(folder)

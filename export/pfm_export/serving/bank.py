@@ -128,15 +128,20 @@ class Bank:
             bias=np.array([solved[f"bias.{i}"] for i in ids], dtype=np.float32),
         )
 
-    def without(self, ids: Iterable[int], *, is_centred: bool = True) -> bytes:
+    def without(
+        self, ids: Iterable[int], *, is_centred: bool = True, solved: Mapping[str, Floats] | None = None
+    ) -> bytes:
         """The bytes of a bank that holds nothing of these classes.
 
         Args:
             is_centred: the classifier rows that are left are moved to mean zero, so that those that went do not
                 follow from them (see `pfm.forgetting.centring`).
+            solved: classifier rows by their names, in place of those that are left.
         """
         gone = {f"{kind}.{number}" for number in ids for kind in (*_ROWS, "prompt")}
         kept = {name: tensor for name, tensor in self._tensors.items() if name not in gone}
+        if solved is not None:
+            return pack({**kept, **solved})
         return pack(centred_by_name(kept, _ROWS) if is_centred else kept)
 
     def search_rows(self, ids: Iterable[int]) -> list[Row]:

@@ -12,7 +12,7 @@ erasure finishes what was left.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,16 @@ from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import MANIFEST, Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
 
 DEFAULT_PROFILE = "default"
 MOST_SOLVED = 64  # sets of classes whose solutions are kept
 SLACK = 1 << 20  # bytes by which a bank that an interrupted erasure wrote may differ from what the manifest states
+COPIES = "other copies of this bundle and the checkpoint it was exported from are out of reach"
 REMAINS = (
     "the graph's shared weights were trained with samples of the erased classes too; erasing does not change them",
-    "other copies of this bundle and the checkpoint it was exported from are out of reach",
+    COPIES,
 )
 
 # figures in the manifest that were measured with every class there
@@ -63,7 +65,7 @@ class Bundle:
         self.shape = BankShape(stated.hidden_size, stated.prompt_tokens, has_rows=stated.signatures.takes_rows)
         self._bank = Bank.parse(bank, self.shape)
         self.classes = stated.classes
-        self._pending = self._find_pending()
+        self._pending = find_pending(folder, stated, records, self._bank.sha256)
         gone = {number for number, _ in self.pending}
         self.classes = self.classes.without(p for p, i in enumerate(self.classes.ids) if i in gone)
         missing = self._bank.missing(self.classes.ids)
@@ -193,8 +195,9 @@ class Bundle:
         state = self.exact
         return None if state is None else self._solved is not None or state.bank_digest == state.digest
 
-    def hiding(self, positions: Sequence[int]) -> "Bundle":
+    def hiding(self, names: Iterable[str]) -> "Bundle":
         """The bundle without classes that are about to be erased from its files; nothing is written."""
+        positions = [self.classes.names.index(name) for name in names if name in self.classes.names]
         other = copy.copy(self)
         other.classes = self.classes.without(positions)
         other._by_set = {}
@@ -302,8 +305,11 @@ class Bundle:
         check_removal(self.classes, positions)
         ids = [self.classes.ids[p] for p in positions]
         gone = [{"id": self.classes.ids[p], "name": self.classes.names[p]} for p in positions]
-        bank = self._bank.without(ids)
+        exact = None if self.exact is None else self.exact.without(ids)
+        solved = None if exact is None else exact.solve_or_say(self.folder)[0]
+        bank = self._bank.without(ids, solved=solved)
         searched = self._search(bank, ids)
+        changed = [solving.SOLVED_ANEW] if solved else CENTRED if self.stated.signatures.takes_rows else []
         record = ledger.seal(
             self._records,
             {
@@ -312,15 +318,17 @@ class Bundle:
                 "file": BANK,
                 "sha256_before": self._bank.sha256,
                 "sha256_after": sha256_bytes(bank),
-                "changed": list(CENTRED) if self.stated.signatures.takes_rows else [],
+                "changed": list(changed),
                 "searched": searched.to_dict(),
-                "remains": [*REMAINS, *([] if self.exact else [self.follows])],
-                **({} if self.exact is None else {"exact": self.exact.without(ids).claim()}),
+                "remains": [*REMAINS, self.follows] if exact is None else [COPIES],
+                **({} if exact is None else {"exact": exact.claim(is_solved=solved is not None)}),
                 "reason": reason,
                 "requested_by": requested_by,
                 **({"looked": dict(looked)} if looked else {}),
             },
         )
+        if solved:
+            solving.keep_for(self.folder, bank, like=self.folder / BANK)
         ledger.write(self.folder / LEDGER, [*self._records, record])
         return Bundle.open(self.folder).finish_pending()
 
@@ -344,13 +352,15 @@ class Bundle:
         if self._bank.sha256 != after:
             # one that an older version began is completed as it was announced
             gone, is_centred = [number for number, _ in self.pending], "changed" in self._pending
-            write_bytes(self.folder / BANK, self._bank.without(gone, is_centred=is_centred))
+            bank = solving.kept_for(self.folder, after) or self._bank.without(gone, is_centred=is_centred)
+            write_bytes(self.folder / BANK, bank)
         size = (self.folder / BANK).stat().st_size
-        if self.exact is not None:
+        exact = None if self.exact is None else self.exact.finished(self._pending.get("exact", {}))
+        if exact is not None:
             solving.drop(self.folder, (number for number, _ in self.pending))
         document = {
             **self.manifest,
-            **({} if self.exact is None else {"exact": self.exact.to_dict()}),
+            **({} if exact is None else {"exact": exact.to_dict()}),
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],
@@ -363,19 +373,3 @@ class Bundle:
         }
         write_manifest(self.folder, document)
         return Bundle.open(self.folder)
-
-    def _find_pending(self) -> Record | None:
-        """The record of an erasure that was not finished; None where manifest, ledger and bank agree."""
-        before, expected = self.stated.files[BANK].sha256, self.stated.ledger_head
-        # other files of the folder have lines of their own in between; a bundle's is of its bank
-        own = [record for record in self._records if record.get("file") == BANK]
-        heads = [ledger.START, *(record["hash"] for record in own)]
-        if heads[-1] == expected:
-            if self._bank.sha256 != before:
-                raise BundleError(f"{self.folder / BANK} was changed; restore it or export again")
-            return None
-        last = own[-1] if own else {}
-        fits = len(own) > 0 and heads[-2] == expected and last.get("sha256_before") == before
-        if not fits or self._bank.sha256 not in (before, last.get("sha256_after")):
-            raise BundleError(f"{self.folder}: manifest, ledger and bank do not belong together; export again")
-        return last

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from pfm.errors import BundleError
+from pfm.exact.solve import TOLERANCE
 from pfm.forgetting.content import ClassContent, Content, digest_of
 from pfm.forgetting.ledger import LEDGER
 from pfm.storage import sha256_bytes
@@ -12,8 +16,11 @@ from pfm_export.serving.manifest import MANIFEST, read_file
 _OWN = {MANIFEST, LEDGER, BANK}
 
 
-def bundle_content(folder: Path) -> Content:
+def bundle_content(folder: Path, *, solves: bool = False) -> Content:
     """Open a bundle and look into every file that its manifest names.
+
+    Args:
+        solves: solve an exact readout again, where the bundle has its sums.
 
     Raises:
         BundleError: it is incomplete, or a file is not the one that the manifest states.
@@ -28,6 +35,8 @@ def bundle_content(folder: Path) -> Content:
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
     if again:
         problems.append(again)
+    if solves:
+        problems += _misfits_of_solution(bundle)
     classes = tuple(
         _class(number, name, bundle.tensors_of(number))
         for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
@@ -41,8 +50,27 @@ def bundle_content(folder: Path) -> Content:
         shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
         files=tuple(hashes.items()),
         problems=tuple(problems),
+        exact=bundle.exact.digest if bundle.exact is not None and bundle.is_exact else "",
         unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in own),
     )
+
+
+def _misfits_of_solution(bundle: Bundle) -> list[str]:
+    """Where the rows of an exact readout are not those of the bundle's own sums; nothing where it has none."""
+    if bundle.exact is None or not bundle.exact.has_sums or not bundle.is_exact:
+        return []
+    try:
+        solved = bundle.exact.solve(bundle.folder)
+    except BundleError as error:
+        return [str(error)]
+    found = bundle.rows(range(len(bundle.classes)))
+    pairs = {"weight": found.weight, "bias": found.bias}
+    wanted = {kind: np.stack([solved[f"{kind}.{number}"] for number in bundle.classes.ids]) for kind in pairs}
+    return [
+        f"the {kind} of its classes is not what is solved from its sums"
+        for kind, own in pairs.items()
+        if own is None or not np.allclose(own, wanted[kind], rtol=0, atol=TOLERANCE * float(np.abs(wanted[kind]).max()))
+    ]
 
 
 def _class(number: int, name: str, tensors: dict[str, Floats]) -> ClassContent:

@@ -62,13 +62,13 @@ def load_graph(
     options.log_severity_level = 3
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings: dict[str, dict[str, str]] = {
-        TENSORRT: {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())},
-        CUDA: {"enable_cuda_graph": "1"} if cuda_graphs else {},
-        CPU: {},
-    }
-    if bundle.stated.precision == "fp16":
-        settings[TENSORRT]["trt_fp16_enable"] = "1"
+    settings = provider_settings(
+        is_exact=bundle.exact is not None, is_half=bundle.stated.precision == "fp16", cuda_graphs=cuda_graphs
+    )
+    if bundle.exact is not None and providers[0] == TENSORRT:
+        raise DeviceError(
+            "TensorRT rounds float32 products, and the integers of an exact readout have to be exact; use --device cuda"
+        )
     content = bundle.model_bytes(name)
     check_graph(content, name)
     try:
@@ -84,6 +84,23 @@ def load_graph(
             "missing; use --device cpu"
         )
     return session
+
+
+def provider_settings(*, is_exact: bool, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str, str]]:
+    """What each execution provider is told.
+
+    Args:
+        is_exact: the graph's integers have to be exact: CUDA may not round the factors of float32 products to TF32,
+            which keeps 10 bits of 23.
+        is_half: the graph computes in fp16.
+    """
+    cuda = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+    tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())}
+    return {
+        TENSORRT: {**tensorrt, "trt_fp16_enable": "1"} if is_half else tensorrt,
+        CUDA: {**cuda, "use_tf32": "0"} if is_exact else cuda,
+        CPU: {},
+    }
 
 
 @dataclass(frozen=True)

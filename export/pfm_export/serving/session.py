@@ -22,7 +22,7 @@ from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.solving import Solver
+from pfm_export.serving.switching import quick_switches
 from pfm_export.serving.watching import open_served, stamp
 
 __all__ = ["UNKNOWN", "ActiveSet", "Prediction", "PromptSession"]
@@ -69,7 +69,7 @@ class PromptSession:
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
         }  # fmt: skip
         self._lock = threading.Lock()
-        self._solver = Solver()
+        self._leaving: list[tuple[str, ...]] = []  # classes whose erasure is under way
         self._seen, self._opened = open_served(self._folder)
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
@@ -98,6 +98,8 @@ class PromptSession:
             seen, opened = open_served(self._folder)
             if opened.graph_hashes != self._graph_hashes:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
+            for names in self._leaving:
+                opened = opened.hiding(names)
             self._seen, self._opened = seen, opened
             self._runner.drop_rows()
             return opened
@@ -301,7 +303,9 @@ class PromptSession:
     ) -> None:
         """Remove classes from the bundle's files and from this session, for good.
 
-        Of an exact readout whose bundle has its sums, the rows that are left are solved anew behind this; see `settle`.
+        Neither this session nor another thread's call answers with them from the first moment on, before a file was
+        changed. Of an exact readout whose bundle has its sums, the rows that are left are solved anew: until the call
+        returns they are those of the old solution, which `Prediction.is_exact` says.
 
         Args:
             allow_unknown: say nothing of other files in the bundle's folder that may hold the classes, such as a backup
@@ -316,26 +320,30 @@ class PromptSession:
         bundle = self._bundle
         positions = bundle.classes.positions(classes)
         check_removal(bundle.classes, positions)
+        names = tuple(bundle.classes.names[p] for p in positions)
+        with self._lock:
+            self._leaving.append(names)
+            self._opened = self._opened.hiding(names)
         try:
-            with self._lock:  # answered no more from now on; the files follow
-                if self._opened is bundle:
-                    self._opened = bundle.hiding(positions)
-            erased = bundle.erase(classes, reason=reason, requested_by=requested_by)
+            with quick_switches():
+                bundle.erase(classes, reason=reason, requested_by=requested_by)
         finally:
+            with self._lock:
+                self._leaving.remove(names)
             self._seen = ()  # what is on disk counts, also where that could not be changed
             _ = self._bundle  # takes notice, and lets go of the rows
-        if erased.exact is not None and erased.exact.has_sums:
-            self._solver.submit(erased.solve)
         if not allow_unknown:
-            require_nothing_beside(self._folder, [bundle.classes.names[p] for p in positions])
+            require_nothing_beside(self._folder, names)
 
     def settle(self) -> bool | None:
-        """Wait until what was erased is solved without, and on disk; whether the rows are exact then, None of others.
+        """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.
 
         Raises:
             BundleError, StorageError: it could not be.
         """
-        self._solver.wait()
+        bundle = self._bundle
+        if bundle.exact is not None and bundle.exact.has_sums and not bundle.is_exact:
+            bundle.solve()
         return self._bundle.is_exact
 
     def suspend(self, classes: ClassKeys, *, profile: str = "default") -> None:

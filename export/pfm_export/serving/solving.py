@@ -1,16 +1,17 @@
 """Exact weights of a bundle, solved from sums that it carries, one file a class.
 
     sums.<i>.bin         a class's integer sums (see `pfm.exact.sums`), where the export was asked for them
-    exact.safetensors    rows solved since, of the classes that were there then
+    exact.safetensors    the bank of an erasure that is under way; of older versions, rows solved since
 
-The bank's rows were solved at export. Once a class is erased they are rows of a solution that still knew it: dropping a
-row is fast, and hides the class; the rows of `exact.safetensors`, which are written after it, are those of a model that
-never saw it. Which of the two answers is told by a digest.
+An erasure solves for the classes that are left and writes their rows into the bank, so that none of the files holds
+anything that knew the class. Where that cannot be done, the bank keeps rows of a solution that still knew it, and says
+so by a digest of what they were solved from.
 """
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.errors import BundleError
+from pfm.errors import BundleError, PfmError
 from pfm.exact.memory import digest_of
 from pfm.exact.solve import solve
 from pfm.exact.sums import num_packed
-from pfm.storage import Json, explain, write_bytes
+from pfm.storage import Json, explain, sha256_bytes, write_bytes
 from pfm_export.serving.bank import Floats, pack, unpack
 
 SOLVED = "exact.safetensors"
+SOLVED_ANEW = "solved without the class from the bundle's own sums"
+KNEW_IT = "rows of the solution that knew the class"
 SUMS = "sums.*.bin"
+READERS = 2  # threads that read and hash a class's sums each, ahead of what is summed up
 _DIGEST, _CHECK = "digest", "check"
 
 
@@ -108,14 +112,27 @@ class ExactState:
         gone = set(ids)
         return replace(self, classes=tuple(entry for entry in self.classes if entry.id not in gone))
 
-    def claim(self) -> Json:
-        """What a ledger says of it."""
-        weights = (
-            "solved from the bundle's own sums after the row was dropped"
-            if self.has_sums
-            else "rows of the solution that knew the class; exact ones need the memory of the checkpoint"
-        )
+    def claim(self, *, is_solved: bool) -> Json:
+        """What a ledger says of it.
+
+        Args:
+            is_solved: the rows that are left were solved without the classes that went.
+        """
+        weights = SOLVED_ANEW if is_solved else f"{KNEW_IT}; exact ones need the memory of the checkpoint"
         return {"digest": self.digest, "weights": weights}
+
+    def finished(self, claim: Mapping[str, Any]) -> "ExactState":
+        """The state that an erasure leaves, of which a ledger says this."""
+        return replace(self, bank_digest=self.digest) if claim.get("weights") == SOLVED_ANEW else self
+
+    def solve_or_say(self, folder: Path) -> tuple[dict[str, Floats] | None, str]:
+        """Rows as `solve` has them, or None and why: an erasure does not wait for what cannot be solved."""
+        if not self.has_sums:
+            return None, "the bundle carries no sums"
+        try:
+            return self.solve(folder), ""
+        except PfmError as error:
+            return None, str(error)
 
     def solve(self, folder: Path, ids: Sequence[int] | None = None) -> dict[str, Floats]:
         """Rows by their names in a bank, solved for all classes that are there, or as if there were only some.
@@ -130,7 +147,7 @@ class ExactState:
             )
         wanted = [entry for entry in sorted(self.classes, key=lambda c: c.name) if ids is None or entry.id in ids]
         width = int(self.recipe["width"])
-        sums = (self._read(folder, entry, width) for entry in wanted)
+        sums = self._read_ahead(folder, wanted, int(self.recipe["width"]))
         found = solve(sums, [entry.count for entry in wanted], width=width, alpha=float(self.recipe["alpha"]))
         rows: dict[str, Floats] = {}
         for place, entry in enumerate(wanted):
@@ -138,48 +155,34 @@ class ExactState:
             rows[f"bias.{entry.id}"] = np.array(found.bias[place], np.float32)
         return rows
 
-    def _read(self, folder: Path, entry: ClassSums, width: int) -> npt.NDArray[np.int64]:
-        path = folder / entry.file
-        try:
-            values = np.fromfile(path, "<i8")
-        except OSError as error:
-            raise BundleError(f"cannot read {path}: {explain(error)}; export again") from error
-        if len(values) != num_packed(width) or not _is_known(path, values, entry.sha256):
-            raise BundleError(f"{path} was changed since it was exported; export again")
-        return values
+    @staticmethod
+    def _read_ahead(folder: Path, wanted: Sequence[ClassSums], width: int) -> Iterator[npt.NDArray[np.int64]]:
+        """The sums of classes in their order, each good until the next is asked for; their hashes are checked."""
+        with ThreadPoolExecutor(READERS) as pool:
+            buffers = [np.empty(num_packed(width), "<i8") for _ in range(min(READERS + 1, len(wanted)))]
+            ahead: deque[Future[npt.NDArray[np.int64]]] = deque()
+            for place, entry in enumerate(wanted):
+                ahead.append(pool.submit(_read, folder / entry.file, entry.sha256, buffers[place % len(buffers)]))
+                if len(ahead) == len(buffers):
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
-class Solver:
-    """Solves behind an erasure, one solve after another, while the session answers."""
+def _read(path: Path, sha256: str, into: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A class's sums, in the memory given.
 
-    def __init__(self) -> None:
-        self._running: list[threading.Thread] = []
-        self._errors: list[Exception] = []
-
-    def submit(self, solve: Callable[[], object]) -> None:
-        """Begin, in a thread that a program waits for at its end."""
-
-        def run() -> None:
-            try:
-                solve()
-            except Exception as error:  # it is raised where somebody waits
-                self._errors.append(error)
-
-        self._running = [thread for thread in self._running if thread.is_alive()]
-        thread = threading.Thread(target=run, name="pfm exact weights")
-        self._running.append(thread)
-        thread.start()
-
-    def wait(self) -> None:
-        """Until all that was submitted is done.
-
-        Raises:
-            Exception: what the first of them that failed raised.
-        """
-        for thread in list(self._running):
-            thread.join()
-        if self._errors:
-            raise self._errors.pop(0)
+    Raises:
+        BundleError: the file cannot be read, or is another than was exported.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            is_whole = file.readinto(into.data.cast("B")) == into.nbytes and not file.read(1)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {explain(error)}; export again") from error
+    if not is_whole or not _is_known(path, into, sha256):
+        raise BundleError(f"{path} was changed since it was exported; export again")
+    return into
 
 
 _known: dict[tuple[str, str], tuple[int, int]] = {}  # file and hash -> time and size at which it had that hash
@@ -230,8 +233,22 @@ def _check(rows: Mapping[str, Floats], digest: npt.NDArray[Any]) -> npt.NDArray[
     return np.frombuffer(found.digest(), np.uint8)
 
 
+def keep_for(folder: Path, bank: bytes, *, like: Path) -> None:
+    """Keep the bank that an erasure is going to write, so that a process that finishes it has the same bytes."""
+    write_bytes(folder / SOLVED, bank, like=like)
+
+
+def kept_for(folder: Path, sha256: str) -> bytes | None:
+    """The bank that an erasure announced, where it was kept."""
+    try:
+        content = (folder / SOLVED).read_bytes()
+    except OSError:
+        return None
+    return content if sha256_bytes(content) == sha256 else None
+
+
 def drop(folder: Path, ids: Iterable[int]) -> None:
-    """Delete the sums of classes, and rows that were solved while they were there.
+    """Delete the sums of classes, and whatever was solved beside the bank.
 
     Raises:
         BundleError: a file cannot be deleted.

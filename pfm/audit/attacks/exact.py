@@ -4,7 +4,7 @@ import html
 from typing import TypedDict
 
 from pfm.audit.attacks.attack import Measurement
-from pfm.audit.comparisons.fresh import fresh_digest
+from pfm.audit.comparisons.fresh import fit_afresh, hash_of_rows
 from pfm.audit.models import Models
 from pfm.audit.verdict import FAIL, PASS, Judgement
 
@@ -31,11 +31,15 @@ class Exact:
         if not models.loaded["full"].model.readout.erasure_is_exact:
             return Measurement({"judged": "", "fresh": ""})
         models.say("exact: fitting without the classes in another process, from the source files")
-        fresh = fresh_digest(models.full, models.source, models.names)
+        fresh = fit_afresh(models.full, models.source, models.names)
         record = models.judged.exact
         judged = str(record.get("digest", "")) if record.get("is_solved") else ""
-        is_equal = judged == fresh
-        said = "is that of" if is_equal else "is not that of"
+        is_threshold = models.judged.unknown_below == fresh.unknown_below
+        has_rows = judged != "" and hash_of_rows(models.judged) == fresh.rows
+        is_equal = judged == fresh.digest and has_rows and is_threshold
+        said = "is that of" if judged == fresh.digest else "is not that of"
+        threshold = "" if is_threshold else "; its threshold for `unknown` is another"
+        rows = "" if has_rows or judged != fresh.digest else "; its rows are not those that are solved from them"
         judgement = Judgement(
             level="exact",
             measure="digest",
@@ -44,9 +48,11 @@ class Exact:
             high=float(is_equal),
             limit=1.0,
             verdict=PASS if is_equal else FAIL,
-            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes",
+            reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes"
+            f"{rows}{threshold}",
+            settles=is_equal,
         )
-        return Measurement({"judged": judged, "fresh": fresh}, (judgement,))
+        return Measurement({"judged": judged, "fresh": fresh.digest}, (judgement,))
 
     def show(self, figures: ExactFigures) -> str:
         if not figures["fresh"]:

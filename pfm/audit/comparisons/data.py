@@ -19,7 +19,7 @@ def by_position(data: ClassificationData, checkpoint: Checkpoint) -> Classificat
 
     What training held out is held out here too, so that nobody takes it for trained on.
     """
-    data = hold_out_for_threshold(data, checkpoint.model.abstain)
+    data = hold_out_for_threshold(data, checkpoint.model.held_out_for)
     positions = label_positions(checkpoint.classes, data.classes, checkpoint.erased)
     return _relabelled(dataclasses.replace(data, classes=checkpoint.classes), positions)
 

@@ -24,14 +24,15 @@ def tune(
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.trained_tensors().values(), lr=lr)
     objective = Objective.over(model, recipe.objective, split.labels)
-    seed = recipe.train.seed
+    seed, is_nested = recipe.train.seed, model.target.wants_nested(model.readout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
             for step, index in enumerate(_order(split.labels, recipe, epoch).split(recipe.train.batch_size)):
                 labels = split.labels[index]
                 inputs = checkpoint.preprocess(split.inputs[index].to(device))
-                subsets = branch_subsets(labels, model.num_classes, make_generator(seed, "tune", epoch, step))
+                generator = make_generator(seed, "tune", epoch, step)
+                subsets = branch_subsets(labels, model.num_classes, generator, is_nested=is_nested)
                 with_own, without_own = model(inputs, [subset.to(device) for subset in subsets])
                 loss = objective(with_own, without_own, labels.to(device)).mean()
                 optimizer.zero_grad()

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pfm.errors import PfmError
-from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.forgetting.artifacts.kind import SHARED, Holding, HoldingKind, Look, Rewritten, unreadable
 from pfm.model.starts import follows
 
 if TYPE_CHECKING:
     from pfm.forgetting.search import SearchReport
     from pfm.model.checkpoint import Checkpoint
 
+KNEW_IT = "rows of the solution that knew the class"
 # how torch begins a file without a zip around it: the pickle of its magic number
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -39,6 +40,7 @@ class CheckpointKind(HoldingKind):
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
             is_exact=checkpoint.is_personal,
+            still="" if checkpoint.is_personal else KNEW_IT if checkpoint.exact else SHARED,
             follows="" if checkpoint.exact else follows(checkpoint.start),
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
@@ -72,7 +74,7 @@ def exact_facts(checkpoint: "Checkpoint") -> "dict[str, Any]":
     record = checkpoint.exact
     if not record:
         return {}
-    weights = "solved from what is left" if record["is_solved"] else "rows of the solution that knew the class"
+    weights = "solved from what is left" if record["is_solved"] else KNEW_IT
     return {"exact": {"digest": record["digest"], "weights": weights}}
 
 

@@ -14,7 +14,6 @@ class DecodedKind(FolderKind):
 
     name = "decoded inputs"
     is_kept = False
-    has_weights = False
     record = ABOUT
 
     def recognises(self, folder: Path) -> bool:
@@ -28,7 +27,7 @@ class DecodedKind(FolderKind):
         there = [(number, name) for number, name in enumerate(entry.names) if name not in entry.erased]
         classes = ClassList(ids=tuple(number for number, _ in there), names=tuple(name for _, name in there))
         gone = tuple((number, name) for number, name in enumerate(entry.names) if name in entry.erased)
-        return Holding(classes=classes, erased=gone)
+        return Holding(classes=classes, erased=gone, still="")
 
     def finish(self, folder: Path) -> bool:
         return False  # rows are overwritten before the entry says so: the same erasure does it again

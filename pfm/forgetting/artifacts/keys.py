@@ -17,13 +17,12 @@ class KeysKind(HoldingKind):
     is_kept = False
     numbers_classes = False
     is_pointed_to = True
-    has_weights = False
 
     def recognises(self, look: Look) -> bool:
         return look.head.startswith(f"{HEADING}\n".encode())
 
     def open(self, path: Path) -> Holding:
-        return Holding(classes=ClassList.from_names(list(self._read(path))))
+        return Holding(classes=ClassList.from_names(list(self._read(path))), still="")
 
     def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
         names = {name for _, name in gone}

@@ -17,6 +17,7 @@ from pfm.errors import CheckpointError, StorageError
 from pfm.storage import explain
 
 HEAD = 4096  # bytes that most kinds can be told by
+SHARED = "the shared weights were trained with samples of the erased classes too; erasing does not change them"
 MOST_MEMBERS = 100_000  # of a zip file whose table of contents is read
 
 
@@ -61,6 +62,7 @@ class Holding:
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
         is_exact: an erasure makes the artifact that never saw the class.
+        still: what of an erased class is in it even so, as a sentence; "" for nothing.
         follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
         elsewhere: files, wherever they are, that hold something of the same classes.
     """
@@ -69,6 +71,7 @@ class Holding:
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
     is_exact: bool = False
+    still: str = SHARED
     follows: str = ""
     elsewhere: tuple[Path, ...] = ()
 
@@ -113,7 +116,6 @@ class HoldingKind(ArtifactKind):
     is_kept = True  # it is an artifact, that a certificate can speak of
     numbers_classes = True  # its classes have positions, which a command line may name
     is_pointed_to = False  # by other artifacts, as `Holding.elsewhere`; files of other kinds are left alone there
-    has_weights = True  # shared ones, which were trained with the classes and stay
     record: ClassVar[str] = ""  # file in it that says what was erased; "" for the ledger beside it
 
     def how(self, look: Look) -> str:
@@ -153,7 +155,6 @@ class FolderKind(ABC):
 
     name: ClassVar[str]
     is_kept = True  # this and the others as of a `HoldingKind`
-    has_weights = True
     record: ClassVar[str] = ""
 
     @abstractmethod

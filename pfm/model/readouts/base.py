@@ -36,6 +36,7 @@ class Readout(ABC):
         procedure: how a model with it is trained, a name of `pfm.training.procedures.PROCEDURES`.
         stored: buffers that a checkpoint holds beside the trained tensors.
         measures_input: whether mean and deviation of the input may be measured on the training data.
+        holds_out: whether a threshold for `unknown` is chosen on samples that are kept out of training.
         row_scale: what a row is multiplied by where somebody learns one by steps; outputs may be far from 1.
         meanings: what inference modes are, in words, where they are not what they are with prompts.
         erasure_is_exact: whether a model without a class is the one that never saw it.
@@ -49,6 +50,7 @@ class Readout(ABC):
     procedure: ClassVar[str] = "steps"
     stored: ClassVar[tuple[str, ...]] = ()
     measures_input: ClassVar[bool] = True
+    holds_out: ClassVar[bool] = True
     row_scale: ClassVar[float] = 1.0
     meanings: ClassVar[Mapping[str, str]] = {}
     erasure_is_exact: ClassVar[bool] = False

@@ -20,6 +20,7 @@ from torch import nn
 from pfm.exact import stored
 from pfm.exact.memory import Memory
 from pfm.exact.recipe import LARGEST, UNIT, Projection, Recipe
+from pfm.exact.threshold import leave_one_out_threshold
 from pfm.model.readouts.linear import LinearReadout
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Ridge(LinearReadout):
     procedure = "fit"
     stored = ("ridge.projection", "ridge.offset")
     measures_input = False
+    holds_out = False
     row_scale = 2.0**-15
     meanings: ClassVar[Mapping[str, str]] = {
         "full_bank": "every class has its row",
@@ -91,8 +93,11 @@ class Ridge(LinearReadout):
         for name, neutral in (("wrong_target", ("uniform",)), ("prompt_layer", (0,)), ("prompt_tokens", (0, 1))):
             if getattr(config, name) not in neutral:
                 return f"--{name} is about prompts, which --readout ridge does not have; leave it out"
-        if config.abstain:
-            return "--abstain does not go with --readout ridge: its threshold would depend on samples that can go"
+        if config.abstain and config.memory != "features":
+            return (
+                f"--abstain with --memory {config.memory}: the threshold of --readout ridge is a function of stored "
+                "samples; give --memory features"
+            )
         return ""
 
     def settled(self, config: ModelConfig) -> ModelConfig:
@@ -183,17 +188,18 @@ def memory_of(checkpoint: Checkpoint) -> Memory:
 
 
 def with_memory(checkpoint: Checkpoint, memory: Memory) -> Checkpoint:
-    """The checkpoint with another memory, and the rows of its own classes solved from it.
+    """The checkpoint with another memory, and the rows and the threshold of its own classes, which follow from it.
 
     Without sums or samples (`--memory none`) the rows stay as they are: the head is not an exact one from then on.
     """
-    is_solved = memory.can_solve
+    is_solved, share = memory.can_solve, checkpoint.model.abstain
     rows = rows_of(memory, checkpoint.classes.names) if is_solved else {}
     return dataclasses.replace(
         checkpoint,
         tensors={**checkpoint.tensors, **rows},
         exact={**stored.to_record(memory), "is_solved": is_solved},
         memory=stored.to_tensors(memory),
+        unknown_below=leave_one_out_threshold(memory, share) if share and is_solved else checkpoint.unknown_below,
     )
 
 

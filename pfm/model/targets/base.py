@@ -26,6 +26,11 @@ class Target(ABC):
     unknown_logit: ClassVar[float] = -torch.inf
     imitates_retrained: ClassVar[bool] = False
 
+    def wants_nested(self, readout: Readout) -> bool:
+        """Whether it compares the branches class by class, so that both are to see the same others."""
+        del readout
+        return False
+
     def misfit(self, readout: Readout) -> str:
         """Why it does not go with a readout, as the end of a sentence; "" where it does."""
         del readout

@@ -1,0 +1,77 @@
+"""Whether a solved readout is what it says: its rows are solved again from what is kept; groups and samples sought."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pfm.errors import CheckpointError, ClassNameError, ConfigError
+from pfm.exact.memory import Memory
+from pfm.exact.solve import TOLERANCE
+from pfm.exact.stored import to_tensors
+from pfm.exact.threshold import leave_one_out_threshold
+from pfm.forgetting.samples import Removal, find
+from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts.ridge import memory_of, rows_of
+
+
+def misfits_of_solution(checkpoint: Checkpoint) -> list[str]:
+    """Where a memory, or rows and threshold that should follow from it, are not what they say; nothing where none is.
+
+    The sums of every class are made again on the way, and have to be those that the digest speaks of.
+    """
+    if not checkpoint.exact:
+        return []
+    try:
+        memory = memory_of(checkpoint)
+        wrong = [f"its memory has {name}, which nothing names" for name in {*checkpoint.memory} - {*to_tensors(memory)}]
+        wrong += _misfits_of_rows(memory)
+        if set(memory.classes) != set(checkpoint.classes.names):
+            wrong.append(f"its memory is of {', '.join(memory.classes)}, and the list has other classes")
+        if wrong or memory.keeps == "none" or not checkpoint.exact.get("is_solved"):
+            return wrong
+        rows = rows_of(memory, checkpoint.classes.names)
+    except CheckpointError as error:
+        return [str(error)]
+    wrong = [
+        f"{name} is not what is solved from the memory in the file"
+        for name, wanted in rows.items()
+        if not _is_close(checkpoint.tensors[name], wanted)
+    ]
+    share = checkpoint.model.abstain
+    if share and not np.isclose(checkpoint.unknown_below, leave_one_out_threshold(memory, share), rtol=TOLERANCE):
+        wrong.append("the threshold for `unknown` is not that of the samples in the file")
+    return wrong
+
+
+def _misfits_of_rows(memory: Memory) -> list[str]:
+    """Stored samples that belong to no class of the list, or not to as many as it says."""
+    if memory.rows is None:
+        return []
+    inside = (memory.rows.labels >= 0) & (memory.rows.labels < len(memory.classes))
+    counts = np.bincount(memory.rows.labels[inside], minlength=len(memory.classes))
+    if not inside.all() or counts.tolist() != list(memory.counts):
+        told = f"{int(inside.sum())} of its {len(inside)} stored samples are of classes in the list"
+        return [f"{told}, which has {sum(memory.counts)}"]
+    return []
+
+
+def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequence[str]) -> list[str]:
+    """Which of some groups and samples are in the memory of a checkpoint, in words."""
+    if checkpoint.exact.get("memory") != "features":
+        return []
+    found: list[str] = []
+    for what, names in (("group", groups), ("sample", samples)):
+        for name in names:
+            removal = Removal(groups=[name]) if what == "group" else Removal(samples=[name])
+            try:
+                count = int(find(checkpoint, removal).sum())
+            except (ClassNameError, ConfigError):  # also where no groups are left
+                continue
+            found.append(f"{count} stored samples are of the {what} {name}")
+    return found
+
+
+def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    scale = float(wanted.abs().max()) or 1.0
+    return found.shape == wanted.shape and float((found - wanted).abs().max()) <= TOLERANCE * scale

@@ -1,0 +1,123 @@
+"""A certificate of groups and samples says exact, names nobody, and is opened for one person by one key."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from making.commands import Refuse
+from making.exact import fit, image_data
+from pfm.cli import pfm, run
+from pfm.forgetting import ledger
+from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
+from pfm.forgetting.keys import load_key, secret_of
+from pfm.forgetting.solution import misfits_of_solution
+from pfm.forgetting.subjects import spoken_of, subject_key
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_a_certificate_of_samples_tells_who_only_to_whom_has_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(image_data(), tmp_path)
+    path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"
+    told = ["--reason", "request 7", "--certificate", str(cert)]
+    assert run(pfm, ["forget", "--group", "camera2", "--sample", "image9.png", "--in_place", str(path), *told]) == 0
+    out = capsys.readouterr().out
+    of_group, of_sample = re.findall(r"^  (?:group|sample) \S+: ([0-9a-f]{64})$", out, re.MULTILINE)
+    public = re.findall(r"public key ([0-9a-f]{64})", out)[0]
+    for file in (cert, tmp_path / "ledger.jsonl"):
+        assert "camera2" not in file.read_text()
+        assert "image9" not in file.read_text()
+    signed = read_certificate(cert)
+    (entry,) = signed.artifacts
+    assert (signed.version, entry.num_samples) == (WITH_SAMPLES, 9)
+    assert [subject.what for subject in entry.subjects] == ["group", "sample"]
+    assert entry.exact == load_checkpoint(path).exact["digest"]
+    assert not any("shared weights" in remark for remark in signed.not_proven)
+
+    verify = ["verify", str(cert), str(path), "--public_key", public]
+    assert run(pfm, verify) == 0
+    out = capsys.readouterr().out
+    assert f"digest {entry.exact}" in out
+    assert "holds: 9 stored samples taken out" in out
+    assert run(pfm, [*verify, "--group", "camera2", "--subject_key", of_group]) == 0
+    out = capsys.readouterr().out
+    assert "group camera2: the certificate speaks of it" in out
+    assert "none of its stored samples is of what was asked for" in out
+    assert run(pfm, [*verify, "--sample", "image9.png", "--subject_key", of_sample]) == 0
+    assert run(pfm, [*verify, "--group", "camera2"]) == 3  # it is not there, and yet nothing says why
+    refuse = Refuse(capsys)
+    assert "another's key" in refuse(*verify, "--group", "camera2", "--subject_key", of_sample)
+    assert "64 hexadecimal digits" in refuse(*verify, "--group", "camera2", "--subject_key", "ab")
+    assert "name that too" in refuse(*verify, "--subject_key", of_group)
+
+    # later erasures leave it valid; another row does not
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", str(path)]) == 0
+    assert run(pfm, ["forget", "--class", "red", "--in_place", str(path)]) == 0
+    assert run(pfm, verify) == 0
+    changed = load_checkpoint(path)
+    changed.tensors["ridge.weight"][0, 0] += 0.01
+    save_checkpoint(path, changed)
+    assert "not what is solved" in refuse(*verify)
+
+
+def test_samples_that_are_there_again_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(image_data(), tmp_path)
+    path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"
+    before = path.read_bytes()
+    assert run(pfm, ["forget", "--group", "camera2", "--in_place", str(path), "--certificate", str(cert)]) == 0
+    out = capsys.readouterr().out
+    (key,) = re.findall(r"^  group camera2: ([0-9a-f]{64})$", out, re.MULTILINE)
+    path.write_bytes(before)
+    public = read_certificate(cert).public_key
+    asked = ["verify", str(cert), str(path), "--public_key", public, "--group", "camera2", "--subject_key", key]
+    assert run(pfm, asked) == 2
+    found = capsys.readouterr()
+    assert "8 stored samples are of the group camera2" in found.out
+    assert "changed since the certificate" in found.err
+
+
+def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(image_data(), tmp_path)
+    path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"
+    assert run(pfm, ["export", "onnx", "--ckpt", str(path), "--out", str(tmp_path / "b"), "--with_sums"]) == 0
+    both = [str(path), str(tmp_path / "b")]
+    capsys.readouterr()
+    assert run(pfm, ["forget", "--class", "blue", "--in_place", *both, "--certificate", str(cert)]) == 0
+    out = capsys.readouterr().out
+    assert [f"exact: {tmp_path / name} is the model that" in out for name in (path.name, "b")] == [True, True]
+    assert "shared weights" not in out
+    digest = load_checkpoint(path).exact["digest"]
+    signed = read_certificate(cert)
+    assert [entry.exact for entry in signed.artifacts] == [digest, digest]
+    quoted = [record["exact"]["digest"] for record in ledger.read(tmp_path / "b" / "ledger.jsonl")]
+    assert quoted == [digest]
+    assert run(pfm, ["verify", str(cert), *both, "--public_key", signed.public_key]) == 0
+    sums = tmp_path / "b" / "sums.0.bin"
+    values = np.fromfile(sums, "<i8")
+    values[0] += 1
+    values.tofile(sums)
+    told = Refuse(capsys)("verify", cert, *both, "--public_key", signed.public_key)
+    assert "was changed since it was exported" in told
+
+
+def test_samples_hidden_in_a_memory_are_noticed(tmp_path: Path) -> None:
+    made = fit(image_data(), tmp_path)
+    assert misfits_of_solution(made) == []
+    hidden = dataclasses.replace(made, memory={**made.memory, "rows.others": torch.zeros(2, 3)})
+    assert misfits_of_solution(hidden) == ["its memory has rows.others, which nothing names"]
+    labels = made.memory["rows.labels"].clone()
+    labels[-1] = 9
+    of_none = dataclasses.replace(made, memory={**made.memory, "rows.labels": labels})
+    assert misfits_of_solution(of_none) == ["47 of its 48 stored samples are of classes in the list, which has 48"]
+
+
+def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
+    secret = secret_of(load_key(tmp_path / "a.key")[0])
+    first, second = spoken_of(["ann", "ann"], [], secret)
+    assert first["id"] != second["id"]
+    assert subject_key(secret, first["salt"]) != subject_key(secret, second["salt"])
