@@ -1,0 +1,206 @@
+"""`pfm forget`: classes are erased from artifacts in place, or from a copy of a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pfm.commands.class_choice import ClassChoice
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
+from pfm.errors import ConfigError, NotLookedIntoError
+from pfm.options import option
+from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget_in_place
+from pfm_export.commands.infer_best import infer_best_note
+from pfm_export.commands.records import RecordOptions, copy_path, write_copy
+
+if TYPE_CHECKING:
+    from pfm_export.survey import Held
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOptions:
+    """From what the classes are erased, and what is asked before."""
+
+    ckpt: Path | None = option(None, "Checkpoint to copy without the classes.")
+    out: Path | None = option(None, "With --ckpt: file to write.  [default: beside it]")
+    in_place: bool = option(False, "Erase from the artifacts themselves. Cannot be undone.", is_flag=True)
+    yes: bool = option(
+        False,
+        "With --in_place: do not ask at a terminal. Where there is none, as in a script, nothing is ever asked.",
+        is_flag=True,
+    )
+    allow_unknown: bool = option(
+        False,
+        "With --in_place: leave with code 0 although files were not looked into, and erase from files that have "
+        "another name (a hard link) elsewhere.",
+        is_flag=True,
+    )
+
+    on_test_data: bool = option(
+        False,
+        "Compute what the erasure does to infer_best on the run's test samples, and not on random inputs.",
+        is_flag=True,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("yes", "allow_unknown"):
+            if getattr(self, name) and not self.in_place:
+                raise ConfigError(f"--{name} is about erasing --in_place; leave it out")
+
+
+@click.command("forget", context_settings=CONTEXT_SETTINGS)
+@click.argument("artifacts", nargs=-1, type=PATH)
+@with_options(chosen=ClassChoice, samples=SampleChoice, options=ForgetOptions, record=RecordOptions)
+def forget(
+    artifacts: tuple[Path, ...],
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
+    record: RecordOptions,
+) -> None:
+    """Erase classes: prompts, classifier rows, averaged copies and optimizer moments.
+
+    pfm forget --class NAME --in_place ARTIFACT… erases from any number of checkpoints, resume states,
+    bundles and whole folders, for good. Interrupted, the same command completes it. Folders are searched
+    in any depth, by what is in a file and not by its name, and links are followed. Where files could not be
+    looked into (archives, tensors of other tools), they are named and the command leaves with code 3.
+
+    pfm forget --group NAME or --sample FILE takes out less than a class, of --readout ridge.
+
+    pfm forget --class NAME --ckpt X writes a checkpoint without the class and leaves X as it is.
+
+    What an erasure does not reach is printed and recorded in ledger.jsonl beside each artifact.
+    `pfm suspend` leaves classes out of a bundle's answers and can be undone; `pfm scrub` retunes the
+    shared weights too.
+    """
+    ckpt = options.ckpt
+    if samples:
+        _forget_samples(artifacts, chosen, samples, options, record)
+        return
+    chosen.typed()
+    if options.in_place:
+        named = (*artifacts, *([ckpt] if ckpt else []))
+        if not named or options.out is not None:
+            raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
+        record.check_key()
+        _erase_in_place(named, chosen, options, record)
+    elif artifacts:
+        raise ConfigError(
+            f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
+        )
+    elif ckpt is None:
+        raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
+    else:
+        from pfm.model.checkpoint import load_checkpoint
+
+        record.check_key()
+        checkpoint = load_checkpoint(ckpt)
+        keys = chosen.names_in(checkpoint)
+        target = copy_path(ckpt, checkpoint, keys, options.out)
+        note = infer_best_note(checkpoint, keys, on_test_data=options.on_test_data)
+        write_copy(ckpt, checkpoint, keys, target, record)
+        if note:
+            click.echo(f"changed: {note}")
+        record.certify([target], keys)
+
+
+def _forget_samples(
+    artifacts: Sequence[Path],
+    chosen: ClassChoice,
+    samples: SampleChoice,
+    options: ForgetOptions,
+    record: RecordOptions,
+) -> None:
+    """Groups and samples."""
+    if chosen.class_ or chosen.classes:
+        raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
+    record.check_key()
+    if options.in_place:
+        named = (*artifacts, *([options.ckpt] if options.ckpt else []))
+        if not named or options.out is not None:
+            raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
+        forget_in_place(named, samples, record, yes=options.yes, allow_unknown=options.allow_unknown)
+    elif artifacts:
+        raise ConfigError(
+            f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
+        )
+    elif options.ckpt is None:
+        raise ConfigError("name a checkpoint with --ckpt, or artifacts and --in_place")
+    else:
+        forget_copy(options.ckpt, options.out, samples, record)
+
+
+def _erase_in_place(
+    artifacts: Sequence[Path], chosen: ClassChoice, options: ForgetOptions, record: RecordOptions
+) -> None:
+    """List, ask, erase, and say what is still there.
+
+    Raises:
+        NotLookedIntoError: it is done, and some files may hold the classes all the same.
+    """
+    from pfm.forgetting.artifacts import FolderKind
+    from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
+    from pfm_export.survey import copies, survey
+
+    found = survey(artifacts)
+    names = chosen.names({str(held.path): held.ever for held in found.held if held.numbers_classes})
+    affected = [held for held in found.held if any(held.holding.classes.knows(name) for name in names)]
+    same = copies(affected)
+    lines = [
+        f"{held.kind.name}  {held.path}" + (f", a copy of {same[held.path]}" if held.path in same else "")
+        for held in affected
+    ]
+    ask(names, lines, found.closed, yes=options.yes)
+    note = _note_of_newest(affected, names, on_test_data=options.on_test_data)
+    found, outcomes = erase_everywhere(
+        artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown
+    )
+    for outcome in outcomes:
+        what = "stops soon" if outcome.kind == "run" and outcome.what not in (BEFORE, NEVER) else outcome.what
+        click.echo(f"{what:<17}  {outcome.path}")
+    if note:
+        click.echo(f"changed: {note}")
+    for line in listed(found.clean):
+        click.echo(f"{'clean':<17}  {line}")
+    own = dict.fromkeys(held.kind.record for held in affected) or [""]
+    places = " and ".join(f"{name} in that folder" if name else "ledger.jsonl beside each artifact" for name in own)
+    click.echo(f"this cannot be undone; the record is {places}")
+    if any(outcome.kind == "run" for outcome in outcomes):
+        click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
+    for file in found.linked:
+        click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
+    for line in listed(found.closed, most=None):
+        click.echo(f"not looked into: {line}")
+    elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
+    left = [held.kind.open(held.path) if isinstance(held.kind, FolderKind) else held.holding for held in found.held]
+    for held, holding in zip(found.held, left, strict=True):
+        if holding.is_exact:
+            click.echo(f"exact: {held.path} is the model that never saw the class")
+    for remark in (*dict.fromkeys(holding.still for holding in left if holding.still), elsewhere):
+        click.echo(f"still there: {remark}")
+    for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
+        click.echo(f"how the prompts started: {follows}")
+    record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
+    unknown = [*(seen.path for seen in found.closed), *found.linked]
+    if unknown and not options.allow_unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise NotLookedIntoError(
+            f"done, but {unknown[0]}{more} may hold the class and was not looked into; look at what is listed above, "
+            "delete it or move it away, and give --allow_unknown where it is harmless"
+        )
+
+
+def _note_of_newest(affected: "Sequence[Held]", names: Sequence[str], *, on_test_data: bool) -> str | None:
+    """What happens to `infer_best` of the checkpoint that was trained longest; None where there is none."""
+    paths = [held.path for held in affected if held.kind.name == "checkpoint"]
+    if not paths:
+        return None
+    from pfm.model.checkpoint import load_checkpoint
+
+    newest = max((load_checkpoint(path) for path in paths), key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
+    present = [name for name in names if newest.classes.knows(name)]
+    note = infer_best_note(newest, present, on_test_data=on_test_data) if present else None
+    return f"{note} (epoch {newest.epoch})" if note and len(paths) > 1 else note
