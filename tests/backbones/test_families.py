@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +26,8 @@ from pfm.data.decoding import ImageDecoding, fit_pixels
 from pfm.data.images import ImageStorage, preprocess_from_hf
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.flops import StepWork, step_flops
+from pfm_export.graph.form import GraphForm
+from pfm_export.graph.tracing import export_graphs
 from pfm_export.serving.session import PromptSession
 
 
@@ -78,6 +81,24 @@ def test_every_family_of_images_is_compared() -> None:
     images = {family.name for family in FAMILIES if family.noun == "images"}
     elsewhere = {"timm", "raw_pixels"}  # by `test_timm_layout.py`; and not a model of anybody's
     assert images == {*CASES} | elsewhere
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_graph_gives_the_librarys_summary_at_two_sizes(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    reference = case.make(tmp_path)
+    for size in (case.size, case.other):
+        backbone, pixels = load(tmp_path, size), pixels_of(size)
+        model = tiny_model(backbone=backbone, num_classes=32, final_norm=True)
+        preprocess = backbone.spec.preprocess or ImageStorage(size).default_preprocess((3, size, size))
+        (graph,) = export_graphs(model, GraphForm(), preprocess).values()
+        nothing = {"prompts": np.zeros((0, 32), np.float32), "class_bias": np.zeros(32, np.float32),
+                   "class_weight": np.eye(32, dtype=np.float32)}  # the logits are what is read  # fmt: skip
+        session = onnxruntime.InferenceSession(graph)
+        (found,) = session.run(None, {"pixel_values": pixels.numpy(), **nothing})
+        assert_near(torch.from_numpy(found), case.forward(reference, pixels)[1])
 
 
 # how one family is exported, so that every form meets several kinds of blocks
