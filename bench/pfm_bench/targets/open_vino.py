@@ -50,7 +50,7 @@ class OpenVino:
 class OpenVinoTarget:
     """Model input and bank rows in, logits out; compiled once for each shape."""
 
-    where = "OpenVINO CPU"
+    where = "CPU, OpenVINO"
 
     def __init__(self, bundle: Bundle, *, hint: str, threads: int) -> None:
         import openvino
