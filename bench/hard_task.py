@@ -40,10 +40,10 @@ VARIANTS = {
 
 def write_data(path: Path) -> None:
     """The digits, noisy, as an .npz in MedMNIST's layout."""
-    digits = load_digits()
-    noise = np.random.default_rng(0).normal(0, NOISE, digits.images.shape)
-    images = np.clip(digits.images * 8 + 64 + noise, 0, 255).astype(np.uint8)
-    labels = digits.target[:, None]
+    pixels, target = load_digits(return_X_y=True)
+    clean, labels = np.asarray(pixels).reshape(-1, 8, 8), np.asarray(target)[:, None]
+    noise = np.random.default_rng(0).normal(0, NOISE, clean.shape)
+    images = np.clip(clean * 8 + 64 + noise, 0, 255).astype(np.uint8)
     train, test = slice(0, NUM_TRAIN), slice(NUM_TRAIN, None)
     np.savez(
         path, train_images=images[train], train_labels=labels[train], val_images=images[test][:50],

@@ -28,7 +28,7 @@ class ModelConfig(ExactConfig):
     wrong_target: str = option(
         "uniform",
         "Target when the own prompt is absent: uniform; others, what the model says of the other classes "
-        "(--readout cls only); or none, an `unknown` answer (--readout prompt only).",
+        "(with --readout prompt four classes at least); or none, an `unknown` answer (--readout prompt only).",
         choices=TARGETS.names,
     )
     tune: str = option(

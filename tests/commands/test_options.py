@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 from house import sources
@@ -319,7 +320,7 @@ def test_an_evaluation_of_data_that_nobody_names_is_refused() -> None:
         ("train --time_mask 4", "time_mask", "clip", "for sounds only: --time_mask"),
         ("train {sounds} --hflip", "hflip", "images", "for images only: --hflip"),
         ("train {sounds} --image_size 8", "image_size", "pixels", "--image_size is for images"),
-        ("train --wrong_target others --readout prompt", "wrong_target", "--readout cls only", "does not go with"),
+        ("train --wrong_target none --readout cls", "wrong_target", "--readout prompt only", "does not go with"),
         ("train --abstain 0.1 --readout prompt --wrong_target none", "abstain", "unknown", "--abstain is for models"),
         ("train --cache_trunk host", "cache_trunk", "--prompt_layer", "--cache_trunk"),
         ("train --mixed_precision fp16", "mixed_precision", "Autocast", "fp16 needs a GPU"),
@@ -370,3 +371,19 @@ def test_erasing_needs_no_option_that_it_ignores(tmp_path: Path, capsys: pytest.
     refuse = Refuse(capsys)
     assert "add --in_place to do that" in refuse("forget", "--classes", "1", tmp_path / "model.pt")
     assert "name a checkpoint with --ckpt" in refuse("forget", "--classes", "1")
+
+
+def test_a_target_that_compares_two_others_takes_four_classes(
+    capsys: pytest.CaptureFixture[str], preset: str, npz: Path, tmp_path: Path
+) -> None:
+    with np.load(npz) as held:
+        arrays = dict(held)
+    for split in ("train", "val", "test"):
+        if f"{split}_labels" in arrays:
+            stays = arrays[f"{split}_labels"][:, 0] < 3
+            arrays[f"{split}_images"] = arrays[f"{split}_images"][stays]
+            arrays[f"{split}_labels"] = arrays[f"{split}_labels"][stays]
+    np.savez(tmp_path / "three.npz", **arrays)
+    words = ["--readout", "prompt", "--wrong_target", "others", "--save_dir", str(tmp_path / "run"), "--cpu"]
+    said = Refuse(capsys)("train", "--dataset", str(tmp_path / "three.npz"), "--model_name", preset, *words)
+    assert "it takes at least 4 classes, and here are 3" in said
