@@ -134,8 +134,6 @@ def test_the_command_says_and_draws_what_it_measured(out: Path) -> None:
     assert "GFLOP/s | of ceiling" in (out / "latency.md").read_text()  # all columns; what is said fits a terminal
     widest = max(len(line) for line in said.splitlines() if line.startswith("|"))
     assert widest <= 104  # 100, and more by the digits of what was measured
-        max(len(line) for line in said.splitlines() if line.startswith("|")) <= 104
-    )  # by the digits of what was measured
     assert "| torch-bf16 |" in said
     assert "| time_to_forget | PromptSession fp32 | 1 | p50 " in said
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("latency.png", "prompts.png"))
