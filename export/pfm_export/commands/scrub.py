@@ -67,6 +67,7 @@ def scrub(
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint
+    from pfm.storage import write_json
 
     if options.retrain and (misplaced := [name for name in ("epsilon", "budget") if was_given(name)]):
         raise ConfigError(f"--{misplaced[0]} is for retuning; --retrain trains by the recipe, to its end")
@@ -78,7 +79,12 @@ def scrub(
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage, intake=Intake(device=where))
-    scrubbed = (_retrained if options.retrain else _retuned)(checkpoint, loaded, keys, options, target, where)
+    if options.retrain:
+        scrubbed, report = _retrained(checkpoint, loaded, keys, where)
+    else:
+        folder = target.parent / "pfm-audit" / "models"
+        scrubbed, report = _retuned(checkpoint, loaded, keys, options, folder, where)
+    write_json(target.with_suffix(".scrub.json"), report)
     write_copy(ckpt, checkpoint, keys, target, record, scrubbed=scrubbed)
     record.certify([target], keys)
 
@@ -88,20 +94,17 @@ def _retuned(
     data: "ClassificationData",
     keys: list[str],
     options: ScrubOptions,
-    target: Path,
+    folder: Path,
     where: "torch.device",
-) -> "Scrubbed":
-    """The retuned checkpoint; its report is written beside the target."""
+) -> "tuple[Scrubbed, dict[str, object]]":
+    """The retuned checkpoint, and its report; comparison models are kept in `folder`."""
     from pfm.audit.config import QUICK
     from pfm.audit.scrubbing import ScrubConfig
     from pfm.audit.scrubbing import scrub as retune
     from pfm.forgetting.files import Scrubbed
-    from pfm.storage import write_json
 
     config = ScrubConfig(epsilon=options.epsilon, budget=options.budget)
-    folder = target.parent / "pfm-audit" / "models"
     scrubbed, report = retune(checkpoint, data, keys, config, QUICK, folder, where, say=click.echo)
-    write_json(target.with_suffix(".scrub.json"), report.to_dict())
     what = "within" if report.is_within else "NOT within"
     last = report.rounds[-1]
     click.echo(
@@ -109,23 +112,16 @@ def _retuned(
         f"{100 * report.retained_cost:.1f} points on the retained classes"
         + ("" if report.is_within else "; the budget is spent")
     )
-    return Scrubbed(checkpoint=scrubbed, is_retrained=False)
+    return Scrubbed(checkpoint=scrubbed, is_retrained=False), report.to_dict()
 
 
 def _retrained(
-    checkpoint: "Checkpoint",
-    data: "ClassificationData",
-    keys: list[str],
-    options: ScrubOptions,
-    target: Path,
-    where: "torch.device",
-) -> "Scrubbed":
-    """The checkpoint that was trained again; its report is written beside the target."""
+    checkpoint: "Checkpoint", data: "ClassificationData", keys: list[str], where: "torch.device"
+) -> "tuple[Scrubbed, dict[str, object]]":
+    """The checkpoint that was trained again, and its report."""
     from pfm.audit.retraining import retrain
     from pfm.forgetting.files import Scrubbed
-    from pfm.storage import write_json
 
     made, report = retrain(checkpoint, data, keys, where, say=click.echo)
-    write_json(target.with_suffix(".scrub.json"), report.to_dict())
     click.echo(report.describe())
-    return Scrubbed(checkpoint=made, is_retrained=True)
+    return Scrubbed(checkpoint=made, is_retrained=True), report.to_dict()
