@@ -84,3 +84,15 @@ def put_nodes_in_front(proto: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> N
     behind = list(proto.graph.node)
     del proto.graph.node[:]
     proto.graph.node.extend([*nodes, *behind])
+
+
+def take_waveform(proto: onnx.ModelProto, model_input: str, kind: InputKind) -> tuple[str, str]:
+    """From now on the graph takes samples (B, n) and their number (B,) int32 in place of an input; their names."""
+    samples, count = kind.inputs
+    batch = batch_axis(proto, model_input)
+    new = [
+        onnx.helper.make_tensor_value_info(samples, onnx.TensorProto.FLOAT, [batch, *kind.axes]),
+        onnx.helper.make_tensor_value_info(count, onnx.TensorProto.INT32, [batch]),
+    ]
+    replace_input(proto, model_input, new)
+    return samples, count

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfm.data.wave_augmentation import SILENCE
 from pfm.data.wave_windows import VARIANCE_FLOOR
-from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, batch_axis, put_nodes_in_front, replace_input
+from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, put_nodes_in_front, take_waveform
 from pfm_export.serving.kinds.samples import RawSampleInput, SampleInput
 
 LONGEST = 2  # seconds of a clip that parity is measured on
@@ -61,13 +61,8 @@ class RawSampleEnd(SampleEnd[RawSampleInput]):
     measures_accuracy = False  # the data's windows come normalised
 
     def put_in_front(self, proto: onnx.ModelProto, model_input: str) -> None:
-        (samples, count), settings = self.kind.inputs, self.kind.settings
-        batch = batch_axis(proto, model_input)
-        new = [
-            helper.make_tensor_value_info(samples, TensorProto.FLOAT, [batch, *self.kind.axes]),
-            helper.make_tensor_value_info(count, TensorProto.INT32, [batch]),
-        ]
-        replace_input(proto, model_input, new)
+        samples, count = take_waveform(proto, model_input, self.kind)
+        settings = self.kind.settings
         constants: dict[str, npt.NDArray[Any]] = {
             "wave_axis": np.array([1]), "wave_zero": np.array(0), "wave_one": np.array(1),
             "wave_nothing": np.array(0, np.float32), "wave_nan": np.array(np.nan, np.float32),

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from pfm.data.frames import PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.mel import MelSettings, log_mel, mel_banks
-from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, batch_axis, put_nodes_in_front, replace_input
+from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, put_nodes_in_front, take_waveform
 from pfm_export.serving.kinds.waveform import WaveformInput
 
 
@@ -30,13 +30,8 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
     measures_accuracy = False  # the data stores features
 
     def put_in_front(self, proto: onnx.ModelProto, model_input: str) -> None:
-        (samples, count), features = self.kind.inputs, self.kind.settings
-        batch = batch_axis(proto, model_input)
-        new = [
-            helper.make_tensor_value_info(samples, TensorProto.FLOAT, [batch, *self.kind.axes]),
-            helper.make_tensor_value_info(count, TensorProto.INT32, [batch]),
-        ]
-        replace_input(proto, model_input, new)
+        samples, count = take_waveform(proto, model_input, self.kind)
+        features = self.kind.settings
         length, bins = features.max_length, features.fft_size // 2
         constants: dict[str, npt.NDArray[Any]] = {
             "sound_pads": np.array([0, 0, 0, features.window]),
