@@ -45,11 +45,43 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class _Joined:
+    """A transport that sends what is written in one go of the loop at once: head and body of an answer are one packet.
+
+    A client is woken once for it, and the thread gives the interpreter away once.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """As of transports."""
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """As of transports: what was written goes out first."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._parts:
+            whole = b"".join(self._parts)
+            self._parts.clear()
+            self._transport.write(whole)
+
+
 class _Protocol(H11Protocol):
     """HTTP as uvicorn and h11 do it; a connection whose first request does not come is ended."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Joined(transport)))
         self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def _end_unused(self) -> None:
