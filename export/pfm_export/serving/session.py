@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
 from pfm.errors import BundleError, DataError
 from pfm.options import expanded
-from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
+from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of, answers_of_each
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
@@ -284,11 +284,8 @@ class PromptSession:
             sets: one for each item.
         """
         bundle, actives, scores = self._scores(lambda: batches, sets)
-        unknown = Unknown.of(bundle.stated)
-        return [
-            answers_of(bundle.classes, active, row[None], unknown, bundle.is_exact_for(active, chosen.exact))
-            for chosen, active, row in zip(sets, actives, scores, strict=True)
-        ]
+        are_exact = [bundle.is_exact_for(active, chosen.exact) for chosen, active in zip(sets, actives, strict=True)]
+        return answers_of_each(bundle.classes, actives, scores, Unknown.of(bundle.stated), are_exact)
 
     def scores(
         self,
