@@ -1,7 +1,7 @@
 """A server with eight tenants under load, from nothing: a bundle of random weights, tokens, `pfm serve`, load.
 
     python bench/serve_load.py --shape scratch:vit_mini --out bench/pfm_bench/results/serve_load_vit_mini.json
-    python bench/serve_load.py --shape scratch:vit_base_patch16_224 --only http_overhead,batching,load \
+    python bench/serve_load.py --shape scratch:vit_base_patch16_224 --clients 16 --only http_overhead,batching,load \
         --out bench/pfm_bench/results/serve_load_vit_base.json
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
@@ -51,7 +51,6 @@ KEPT = 4  # classes that no tenant's profile leaves out; the first two of them a
 BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
 PAUSE = 0.1  # seconds, in which the session's threads stop spinning, which would take cores from the server
 ROUNDS = 3  # of one after another, then many at once
-CLIENTS = 32
 FULL = 32  # rows of the largest pass, `--max_batch`
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
@@ -76,6 +75,7 @@ class Setting:
     seconds: float
     requests: int
     share: float
+    clients: int
     expected: SessionAnswers
 
     def served(self, name: str, *, workers: int = 1):
@@ -87,7 +87,7 @@ class Setting:
 
     def load(self, server: OwnServer, **plan) -> Load:
         """Of all tenants."""
-        found = LoadPlan(address=server.address, clients=CLIENTS, **{"sets": 4, **plan})
+        found = LoadPlan(address=server.address, clients=self.clients, **{"sets": 4, **plan})
         return Load(found, "model", self.tokens, lambda line: print(f"  {line}", flush=True), self.expected)
 
 
@@ -159,24 +159,27 @@ def batching(setting: Setting) -> Json:
     found: dict[str, Json] = {}
     for workers in (1, os.cpu_count() or 1):
         with setting.served("batching", workers=workers) as server:
-            rounds = run_precisely(_rounds(setting.load(server), server, seconds))
+            rounds = run_precisely(_rounds(setting.load(server), server, seconds, setting.clients))
         times = sorted(entry["times"] for entry in rounds)
         print(f"  {workers} workers: {times[len(times) // 2]:.2f} times one after another")
         found[f"workers_{workers}"] = {"times_one_after_another": times[len(times) // 2], "rounds": rounds}
     return found
 
 
-async def _rounds(load: Load, server: OwnServer, seconds: float) -> list[Json]:
+async def _rounds(load: Load, server: OwnServer, seconds: float, clients: int) -> list[Json]:
     await load.prepare()
-    await load.closed(CLIENTS, seconds / 2)  # warms up
+    await load.closed(clients, seconds / 2)  # warms up
     rounds: list[Json] = []
     for _ in range(ROUNDS):
-        one = await load.alone(seconds)
         before = server.cpu_ms()
-        many = await load.closed(CLIENTS, seconds)
+        one = await load.alone(seconds)
+        alone_ms = (server.cpu_ms() - before) / sum(one.statuses.values())
+        before = server.cpu_ms()
+        many = await load.closed(clients, seconds)
         computed = (server.cpu_ms() - before) / sum(many.statuses.values())
         rounds.append({
             "times": many.per_second / one.per_second, "server_ms_per_request": computed,
+            "server_ms_alone": alone_ms,
             "alone": short(one), "many": short(many),
         })  # fmt: skip
     await load.connections.close()
@@ -191,7 +194,7 @@ def load(setting: Setting) -> Json:
         load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
         await load.prepare()
         alone = await load.alone(setting.seconds / 12)
-        capacity = await load.closed(CLIENTS, setting.seconds / 6)
+        capacity = await load.closed(setting.clients, setting.seconds / 6)
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
         loaded = await load.open(setting.share, capacity.per_second, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
@@ -263,7 +266,7 @@ def memory(setting: Setting) -> Json:
         samples = [{"requests": 0, "mib": server.resident_mib()}]
         wrong = others = done = 0
         while done < setting.requests:
-            phase = await load.closed(CLIENTS, 0, requests=min(SAMPLE, setting.requests - done))
+            phase = await load.closed(setting.clients, 0, requests=min(SAMPLE, setting.requests - done))
             done += sum(phase.statuses.values())
             wrong, others = wrong + phase.verdicts.wrong, others + done_otherwise(phase)
             samples.append({"requests": done, "mib": round(server.resident_mib(), 2)})
@@ -296,7 +299,7 @@ def kill(setting: Setting) -> Json:
 async def _killed(setting: Setting, server: OwnServer) -> Json:
     load = setting.load(server, sets=4)
     await load.prepare()
-    capacity = await load.closed(CLIENTS, setting.seconds / 20)
+    capacity = await load.closed(setting.clients, setting.seconds / 20)
     await load.changer.change("erase", "class0", 0)
     await load.changer.change("suspend", "class1", 1)
     victim, other = children(server.pid)
@@ -354,6 +357,7 @@ def main() -> None:
     parser.add_argument("--shape", default="scratch:vit_mini")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
+    parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
@@ -367,7 +371,7 @@ def main() -> None:
         bundle, tokens_file, tokens = prepare(given.shape, work)
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
-            requests=given.requests, share=given.share, expected=SessionAnswers(bundle),
+            requests=given.requests, share=given.share, clients=given.clients, expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:
             if name in document["sections"]:
@@ -376,7 +380,7 @@ def main() -> None:
             print(f"{name}:", flush=True)
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
-            command = f"python bench/serve_load.py --shape {given.shape} --seconds {given.seconds:g} --only {name}"
+            command = f"python bench/serve_load.py --shape {given.shape} --seconds {given.seconds:g} --clients {given.clients} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
             document |= {"host": host_facts(), "shape": given.shape, "tenants": TENANTS}
             write_json(given.out, document)

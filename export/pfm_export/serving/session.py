@@ -41,6 +41,7 @@ class PromptSession:
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
         warm_up: batch sizes to run once now, so that the first request need not wait.
+        spin: let idle threads wait busily for work, ONNX Runtime's default; not good beside other work.
 
     Raises:
         BundleError: the bundle is incomplete or was changed.
@@ -63,10 +64,11 @@ class PromptSession:
         threads: int = 0,
         cuda_graphs: bool = False,
         warm_up: Sequence[int] = (),
+        spin: bool = True,
     ) -> None:
         self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         self._opening = {
-            "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
+            "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
         }  # fmt: skip
         self._lock = threading.Lock()
         self._leaving: list[tuple[str, ...]] = []  # classes whose erasure is under way
@@ -74,7 +76,7 @@ class PromptSession:
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
-        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
+        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs, spin=spin)
         for batch_size in warm_up:
             self.scores(self._runner.input.zeros(batch_size))
 
