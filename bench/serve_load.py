@@ -297,12 +297,12 @@ def kill(setting: Setting) -> Json:
 
 
 async def _killed(setting: Setting, server: OwnServer) -> Json:
-    load = setting.load(server, sets=4)
+    load = setting.load(server, erase="class0")
     await load.prepare()
     capacity = await load.closed(setting.clients, setting.seconds / 20)
     await load.changer.change("erase", "class0", 0)
     await load.changer.change("suspend", "class1", 1)
-    victim, other = children(server.pid)
+    other, victim = sorted(children(server.pid), key=lambda pid: len(client_ports(pid)))
     seconds = setting.seconds / 3
     lost: Json = {}
 
@@ -311,7 +311,7 @@ async def _killed(setting: Setting, server: OwnServer) -> Json:
         ports = client_ports(victim)
         os.kill(victim, signal.SIGKILL)
         killed = time.perf_counter()
-        lost.update(ports=ports, at=killed)
+        lost.update(ports=ports, others=len(client_ports(other)))
         while not (new := [pid for pid in children(server.pid) if pid not in (victim, other)]):
             await asyncio.sleep(0.02)
         while not client_ports(new[0]):  # it takes connections
@@ -323,21 +323,22 @@ async def _killed(setting: Setting, server: OwnServer) -> Json:
 
     striking = asyncio.create_task(strike())
     phase = await load.open(0.5, capacity.per_second, seconds)
-    await striking
     broken = [each for each in load.asked if each.reply.status == 0]
     strangers = [each for each in broken if each.reply.port not in lost["ports"]]
-    late = [each for each in broken if each.sent > lost["at"] + 0.1]
+    await striking
+    after = await load.closed(setting.clients, setting.seconds / 20)
     ports = client_ports(lost["new"])
-    by_new = [each for each in load.asked if each.reply.port in ports and each.reply.status in (200, 400)]
+    by_new = [each for each in load.asked if each.reply.port in ports and each.reply.status == 200]
     await load.connections.close()
     print(
-        f"  {len(broken)} broken of {len(load.asked)}, {len(strangers)} of them on connections of the other worker; "
+        f"  {len(broken)} broken, {len(strangers)} of them on connections of the other worker; "
         f"again after {lost['again']:.2f} s; {len(by_new)} answered by the new one"
     )
     return {
-        "broken": len(broken), "broken_on_the_other_worker": len(strangers), "broken_after_100_ms": len(late),
-        "connections_of_the_killed": len(lost["ports"]), "seconds_until_another": lost["again"],
-        "answered_by_the_new_one": len(by_new), "wrong": phase.verdicts.wrong, "phase": phase.to_dict(),
+        "connections_of_the_killed": len(lost["ports"]), "connections_of_the_other": lost["others"],
+        "broken": len(broken), "broken_on_the_other_worker": len(strangers),
+        "seconds_until_another": lost["again"], "answered_by_the_new_one": len(by_new),
+        "wrong": phase.verdicts.wrong + after.verdicts.wrong, "phase": phase.to_dict(), "after": short(after),
     }  # fmt: skip
 
 
