@@ -56,7 +56,9 @@ def requests() -> list[bytes]:
         changed = bytearray(draw.choice(pairs))
         for _ in range(draw.randint(1, 3)):
             place = draw.randrange(len(changed))
-            changed[place : place + draw.randint(0, 2)] = draw.choice((b"", b" ", b":", b"\r\n", b"\n", b"\x0b", b"4", b","))
+            changed[place : place + draw.randint(0, 2)] = draw.choice(
+                (b"", b" ", b":", b"\r\n", b"\n", b"\x0b", b"4", b",")
+            )
         found.append(bytes(changed))
     return found
 
@@ -192,7 +194,9 @@ def test_an_application_learns_that_its_client_is_gone_and_an_answer_to_nobody_i
     assert wire.writes == []
 
 
-@pytest.mark.parametrize("headers", [[], [(b"content-length", b"3")], [(b"content-length", b"0"), (b"x", b"a\r\nb: c")]])
+@pytest.mark.parametrize(
+    "headers", [[], [(b"content-length", b"3")], [(b"content-length", b"0"), (b"x", b"a\r\nb: c")]]
+)
 def test_an_answer_that_is_not_well_formed_is_a_bug_and_ends_the_connection(headers: Headers) -> None:
     raised: list[BaseException] = []
 

@@ -84,7 +84,10 @@ class Phase:
         odd = {status: count for status, count in self.statuses.items() if status != 200 and count}
         odd[400] = odd.get(400, 0) - self.verdicts.refused
         others = ", ".join(
-            [*(f"{count} x {status or 'broken'}" for status, count in odd.items() if count), *([refused] * bool(refused))]
+            [
+                *(f"{count} x {status or 'broken'}" for status, count in odd.items() if count),
+                *([refused] * bool(refused)),
+            ]
         )
         return (
             f"{self.name:<14} {self.per_second:8.1f}{rate} requests/s{times}  wrong {self.verdicts.wrong}  {others}"
@@ -230,7 +233,7 @@ class Load:
             while place < len(due) and due[place] <= time.perf_counter():
                 question, when, sent = self.questions[chosen[place]], due[place], time.perf_counter()
                 phase.late_ms.append(1000 * (sent - when))
-                self.connections.send(question.request, functools.partial(done, question, when, sent))
+                self.connections.send(question.request, functools.partial(done, question, when, sent), is_spread=True)
                 place += 1
             if place < len(due):
                 loop.call_at(due[place] - ahead, arrive)
