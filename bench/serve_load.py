@@ -25,13 +25,15 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from pfm.storage import Json, write_json
+from pfm.storage import write_json
 from pfm_bench.measuring.served import OwnServer, own_server
 from pfm_bench.measuring.stats import percentiles
 from pfm_bench.measuring.worker_ports import children, client_ports
@@ -46,6 +48,7 @@ from pfm_export.graph.form import GraphForm
 from pfm_export.serving.answers import ActiveSet
 from pfm_export.serving.bundle import Bundle
 
+Json = dict[str, Any]
 TENANTS, CLASSES = 8, 10
 KEPT = 4  # classes that no tenant's profile leaves out; the first two of them are erased under load
 BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
@@ -78,14 +81,14 @@ class Setting:
     clients: int
     expected: SessionAnswers
 
-    def served(self, name: str, *, workers: int = 1):
+    def served(self, name: str, *, workers: int = 1) -> AbstractContextManager[OwnServer]:
         """A server of a new copy of the bundle."""
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
         shutil.copytree(self.bundle, folder)
         options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file)]
         return own_server([folder], *options, log=folder.with_name("log"))
 
-    def load(self, server: OwnServer, **plan) -> Load:
+    def load(self, server: OwnServer, **plan: Any) -> Load:
         """Of all tenants."""
         found = LoadPlan(address=server.address, clients=self.clients, **{"sets": 4, **plan})
         return Load(found, "model", self.tokens, lambda line: print(f"  {line}", flush=True), self.expected)

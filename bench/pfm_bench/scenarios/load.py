@@ -259,7 +259,7 @@ class Load:
         self._say(phase.describe())
         return phase
 
-    def _question(self, about: Json, tenant: int, number: int) -> Question:
+    def _question(self, about: dict, tenant: int, number: int) -> Question:
         """The first of a tenant names no class, so that an erasure is followed; then some, or all but some.
 
         Of the classes that are to be erased one question in all names one, which is refused from then on.
