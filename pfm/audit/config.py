@@ -11,7 +11,7 @@ class AuditConfig:
         sizes: how many samples of the class an attacker has, each in turn.
         tokens: how many new prompt tokens an attacker learns, each in turn.
         oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
-        random_prompts: how many prompts are drawn at random, to compare with what was derived.
+        random_rounds: how often a prompt is drawn at random in place of each formula, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
         long_tokens, long_size: of prompts that an attacker learns with restarts, each in turn, and from how many
             samples.
@@ -31,7 +31,7 @@ class AuditConfig:
     attack_lr: float = 0.05
     shadows: int = 2
     oracles: int = 3
-    random_prompts: int = 24
+    random_rounds: int = 24
     seeds_tried: int = 100
     long_tokens: tuple[int, ...] = (5, 10)
     long_size: int = 1

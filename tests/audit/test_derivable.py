@@ -12,8 +12,9 @@ from making.checkpoints import image_checkpoint
 from making.commands import train_arguments
 from making.images import write_npz
 from making.models import tiny_spec
-from pfm.audit.attacks.derivable import KEY, Back, Derivable, Derived, Key, Random, Way, judge
+from pfm.audit.attacks.derivable import KEY, Derivable, judge
 from pfm.audit.derivable import SeedStarts, Survivors, derive, draw_random, find_seed, nearest
+from pfm.audit.derived import Back, Derived, Key, Random, Way
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.verdict import FAIL, PASS
 from pfm.backbones.loading import build_backbone
