@@ -56,7 +56,7 @@ from recipes import Recipe
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
-CONFIG = dataclasses.replace(QUICK, attack_seeds=3)
+CONFIG = dataclasses.replace(QUICK, random_rounds=20, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"

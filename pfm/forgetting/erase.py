@@ -6,7 +6,7 @@ stood. The classifier rows that are left are centred, and their prompts where th
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,6 +52,13 @@ def erase(checkpoint: Checkpoint, keys: ClassKeys, *, centre_prompts: bool = Fal
         erased=(*checkpoint.erased, *((classes.ids[p], classes.names[p]) for p in positions)),
     )
     return READOUTS.get(checkpoint.model.readout).after_erasure(smaller)
+
+
+def without(checkpoint: Checkpoint, keys: Sequence[str | int], *, centre_prompts: bool) -> Checkpoint:
+    """`erase`, also where no class is left to go; the checkpoint itself where there is nothing to do."""
+    if keys:
+        return erase(checkpoint, keys, centre_prompts=centre_prompts)
+    return with_centred_prompts(checkpoint) if centre_prompts else checkpoint
 
 
 def with_centred_prompts(checkpoint: Checkpoint) -> Checkpoint:
