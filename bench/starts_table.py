@@ -48,7 +48,7 @@ from pfm.forgetting.erase import erase
 from pfm.forgetting.infer_best import prompts_change
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import BANK
-from pfm.storage import write_json
+from pfm.storage import write_compact_json
 from pfm.training.launch import processes_of, start_accelerator
 from pfm_bench.reports.header import host_facts
 from recipes import Recipe
@@ -308,7 +308,7 @@ def main() -> None:
             runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
         config = dataclasses.asdict(CONFIG)
-        write_json(arguments.out, {**known, "host": host_facts(), "config": config, "runs": ordered})
+        write_compact_json(arguments.out, {**known, "host": host_facts(), "config": config, "runs": ordered})
         print(f"{run.name}: full bank {100 * runs[run.name]['full_bank']:.1f}", flush=True)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,10 @@ from pfm.model.classifier import BANK
 from pfm.storage import sha256_bytes
 from pfm_export.erasing import BEFORE, CENTRED, ERASED, erase_everywhere
 from pfm_export.graph.export import export_bundle
+from pfm_export.serving import beside
+from pfm_export.serving.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.session import PromptSession
 
 
 def sum_of(prompts: np.ndarray) -> float:
@@ -182,11 +186,14 @@ def test_the_command_says_how_many_answers_change_or_that_the_sum_is_left(
     assert prompts_are_centred(load_checkpoint(both / "c.pt"))
 
 
-def test_a_session_centres_what_it_erases_from(both: Path) -> None:
-    from pfm_export.serving.session import PromptSession
-
+def test_a_session_centres_what_it_erases_from_and_looks_at_its_folder_once(
+    both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Sequence[Path]] = []
+    monkeypatch.setattr(beside, "look_at", lambda paths: looks.append(paths) or look_at(paths))
     session = PromptSession(both / "bundle", device="cpu")
     session.erase("blue", centre_prompts=True)
+    assert len(looks) == 1
     assert sum_of(bank_prompts(both / "bundle")) < 1e-6
     assert Bundle.open(both / "bundle").prompts_centred
 
@@ -194,6 +201,7 @@ def test_a_session_centres_what_it_erases_from(both: Path) -> None:
 # --- killed at any moment ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow(seconds=10)
 @pytest.mark.parametrize("renames", range(7))
 def test_killed_at_any_moment_it_is_completed_to_the_same_bytes(
     both: Path, tmp_path: Path, renames: int, monkeypatch: pytest.MonkeyPatch
