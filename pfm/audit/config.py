@@ -12,7 +12,7 @@ class AuditConfig:
         tokens: how many new prompt tokens an attacker learns, each in turn.
         attack_until: an attack stops where its samples are answered with the class with this probability.
         oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
-        random_prompts: how many prompts are drawn at random, to compare with what was derived.
+        random_rounds: how often a prompt is drawn at random in place of each formula, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
         long_tokens, long_size: of prompts that an attacker learns with restarts, each in turn, and from how many
             samples.
@@ -33,7 +33,7 @@ class AuditConfig:
     attack_until: float = 0.9
     shadows: int = 2
     oracles: int = 3
-    random_prompts: int = 24
+    random_rounds: int = 24
     seeds_tried: int = 100
     long_tokens: tuple[int, ...] = (5, 10)
     long_size: int = 1
