@@ -11,6 +11,7 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pfm_export.service.packets import joined
 from pfm_export.service.tensors import as_json
 
 HEAD_SECONDS = 10
@@ -30,7 +31,7 @@ class Connection(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        super().connection_made(joined(transport))
         self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def connection_lost(self, exc: Exception | None) -> None:
