@@ -36,8 +36,8 @@ class PromptSession:
 
     Args:
         folder: what `pfm export onnx` wrote, with any of its options.
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
-            `provider` which one it became.
+        device: "cpu", "cuda", "tensorrt", "openvino", "openvino-bf16", or "auto": CUDA where there is a GPU, else the
+            CPU. Ask `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
         warm_up: batch sizes to run once now, so that the first request need not wait.
