@@ -33,7 +33,12 @@ def bench_load(model: str, tokens: tuple[str, ...], plan: LoadPlan, out: Path) -
         "format": FORMAT,
         "command": "pfm bench load",
         "host": host_facts(),
-        "settings": {**asdict(plan), "bundle": plan.bundle and str(plan.bundle), "model": model, "tenants": len(tokens)},
+        "settings": {
+            **asdict(plan),
+            "bundle": plan.bundle and str(plan.bundle),
+            "model": model,
+            "tenants": len(tokens),
+        },
         "phases": [phase.to_dict() for phase in phases],
     }
     write_json(folder / "load.json", document)

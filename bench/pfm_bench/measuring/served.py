@@ -81,7 +81,9 @@ def own_server(bundles: Sequence[str | Path], *options: str, log: Path) -> Itera
             if not line:
                 raise ConfigError(f"pfm serve did not start: {(log.read_text().splitlines() or [''])[-1]}")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            yield OwnServer(address=line.removeprefix("serving on "), pid=process.pid, workers=tuple(map(int, children)))
+            yield OwnServer(
+                address=line.removeprefix("serving on "), pid=process.pid, workers=tuple(map(int, children))
+            )
         finally:
             process.send_signal(signal.SIGTERM)
 

@@ -84,7 +84,10 @@ class Phase:
         odd = {status: count for status, count in self.statuses.items() if status != 200 and count}
         odd[400] = odd.get(400, 0) - self.verdicts.refused
         others = ", ".join(
-            [*(f"{count} x {status or 'broken'}" for status, count in odd.items() if count), *([refused] * bool(refused))]
+            [
+                *(f"{count} x {status or 'broken'}" for status, count in odd.items() if count),
+                *([refused] * bool(refused)),
+            ]
         )
         return (
             f"{self.name:<14} {self.per_second:8.1f}{rate} requests/s{times}  wrong {self.verdicts.wrong}  {others}"

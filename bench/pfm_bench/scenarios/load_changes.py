@@ -64,4 +64,3 @@ class Changer:
             said = reply.body[:200].decode("utf-8", "replace")
             raise ConfigError(f"could not {what} {name} ({reply.status}): {said}; the tokens need the right to {what}")
         change.answered = time.perf_counter()
-

@@ -392,10 +392,7 @@ class Bundle:
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],
-            "profiles": {
-                name: [number for number in left_out if number in self.classes.ids]
-                for name, left_out in self.stated.profiles.items()
-            },
+            "profiles": {name: [i for i in out if i in self.classes.ids] for name, out in self.stated.profiles.items()},
             "files": {**self.manifest["files"], BANK: {"sha256": after, "size_bytes": size}},
             "ledger_head": self._pending["hash"],
         }

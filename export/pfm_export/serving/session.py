@@ -37,8 +37,8 @@ class PromptSession:
 
     Args:
         folder: what `pfm export onnx` wrote, with any of its options.
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
-            `provider` which one it became.
+        device: "cpu", "cuda", "tensorrt", "openvino", "openvino-bf16", or "auto": CUDA where there is a GPU, else the
+            CPU. Ask `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
         warm_up: batch sizes to run once now, so that the first request need not wait.
@@ -58,15 +58,9 @@ class PromptSession:
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        *,
-        device: str = "auto",
-        threads: int = 0,
-        cuda_graphs: bool = False,
-        warm_up: Sequence[int] = (),
-        spin: bool = True,
-    ) -> None:
+        self, folder: Path | str, *, device: str = "auto", threads: int = 0, cuda_graphs: bool = False,
+        warm_up: Sequence[int] = (), spin: bool = True,
+    ) -> None:  # fmt: skip
         self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         self._opening = {
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
