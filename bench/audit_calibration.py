@@ -198,21 +198,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("audit-calibration"))
-    parser.add_argument("--classes", default="3,8", help="names, separated by commas")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="names, separated by commas")
-    parser.add_argument("--oracles", type=int, default=11)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--classes", default="3,1,8", help="names, separated by commas")
+    parser.add_argument("--recipes", default="uniform", help="names, separated by commas")
+    parser.add_argument("--oracles", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--smoke", action="store_true", help="a look whether it runs: few steps and attacks")
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = dataclasses.replace(QUICK, shadows=0, attack_seeds=20, oracles=arguments.oracles)
+    config = dataclasses.replace(QUICK, shadows=0, oracles=arguments.oracles)
     if arguments.smoke:
         config = dataclasses.replace(config, attack_seeds=2, attack_steps=5, restarts=2, relearn_steps=(0, 2),
                                      relearn_seeds=1)  # fmt: skip
     runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
-    cases = [(recipe, label) for label in arguments.classes.split(",")
-             for recipe in (*arguments.recipes.split(","), "no_branch")]  # fmt: skip
+    labels, recipes = arguments.classes.split(","), arguments.recipes.split(",")
+    cases = [(recipe, label) for label in labels for recipe in recipes]
+    cases.insert(len(recipes), ("no_branch", labels[0]))
     for recipe, label in cases:
         name = f"{recipe} class {label}"
         if name in runs or arguments.is_printed:

@@ -40,8 +40,8 @@ class AuditConfig:
     restarts: int = 3
     relearn_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20)
     relearn_size: int = 10
-    relearn_seeds: int = 2
-    relearn_lr: float = 1e-3
+    relearn_seeds: int = 3
+    relearn_lr: float = 3e-3
     processes: int = 1
     epsilon: float = 0.05
     seed: int = 0
@@ -51,5 +51,5 @@ QUICK = AuditConfig()
 FULL = AuditConfig(
     sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=60, attack_steps=400, shadows=16, oracles=10, long_size=10,
     restarts=5,
-    relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=3,
+    relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=6,
 )  # fmt: skip
