@@ -12,6 +12,8 @@ class AuditConfig:
         tokens: how many new prompt tokens an attacker learns, each in turn.
         attack_until: an attack stops where its samples are answered with the class with this probability.
         oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
+        most_oracles: how many may be, where the first ones differ too much under attack for so few; see
+            `pfm.audit.enough`. No more than `oracles` where it is smaller.
         random_prompts: how many prompts are drawn at random, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
         long_tokens, long_size: of prompts that an attacker learns with restarts, each in turn, and from how many
@@ -33,6 +35,7 @@ class AuditConfig:
     attack_until: float = 0.9
     shadows: int = 2
     oracles: int = 3
+    most_oracles: int = 0
     random_prompts: int = 24
     seeds_tried: int = 100
     long_tokens: tuple[int, ...] = (5, 10)
@@ -49,7 +52,8 @@ class AuditConfig:
 
 QUICK = AuditConfig()
 FULL = AuditConfig(
-    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=60, attack_steps=400, shadows=16, oracles=10, long_size=10,
+    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=60, attack_steps=400, shadows=16, oracles=10, most_oracles=20,
+    long_size=10,
     restarts=5,
     relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=6,
 )  # fmt: skip
