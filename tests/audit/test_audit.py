@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,13 @@ def test_models_that_a_second_process_trains_are_those_that_one_process_trains(t
     )
     jobs = [(RETRAINED, 0), (RETRAINED, 1), (SHADOW, 0)]
     assert not any(both.is_kept(job) for job in jobs)
-    second = Beside(both, jobs[::-1])  # which begins at the other end
+    second = Beside(both, jobs[1:2])
+    while second.is_at_work:
+        time.sleep(0.05)
+    assert [both.is_kept(job) for job in jobs] == [False, True, False]
     second.finish(jobs)
     second.close()
-    assert all(both.is_kept(job) for job in jobs)  # whoever made them
+    assert all(both.is_kept(job) for job in jobs)
     assert same_values(alone.retrained(1).checkpoint, both.retrained(1).checkpoint)
 
 

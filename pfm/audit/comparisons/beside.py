@@ -59,9 +59,8 @@ class Beside:
 
 def _send(process: subprocess.Popen[bytes], asked: tuple[object, list[Job]]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended before it had read everything
-        process.stdin.write(pickle.dumps(asked))
-        process.stdin.close()
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # broken: it ended before it had read everything
+        pipe.write(pickle.dumps(asked))
 
 
 def main() -> None:
