@@ -41,7 +41,9 @@ class Tolerance:
     """How far from the oracles' mean each kind of measure may be; all but the first are as good as never asked for."""
 
     AREA = 0.05  # AUROC of the class's score under attack; balanced accuracy of a probe
+    MEMBERSHIP_RETAINED = 0.05  # the same of the retained classes, of which there are many
     MEMBERSHIP = 0.15  # area of a membership attack within a class, which has few test samples
+    DERIVED = 0.05  # selective accuracy that a formula brings back, beyond random prompts
     ACCURACY = 0.10  # share of samples answered so or so
     ENTROPY = 0.20  # H(p) / ln C, which differs much between seeds
     UNKNOWN = 0.20  # share answered `unknown`

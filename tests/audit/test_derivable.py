@@ -197,11 +197,11 @@ def test_the_best_formula_is_judged_by_random_prompts() -> None:
         name="3", start="seed", seed_found=42, seed_match=0.99, key=Key(way="a", cosine=0.99),
         full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[], learned={},
     )  # fmt: skip
-    key, found = judge(figures, SMALL)
+    key, found = judge(figures)
     assert (key.level, key.measure, key.verdict) == ("erase", "the key is derivable: 3", FAIL)
     assert (found.level, found.measure, found.verdict) == ("erase", "derivable: 3", FAIL)
     assert "brings back 0.950, 24 random prompts 0.450 to 0.600" in found.reason
-    passed = judge({**figures, "key": Key(way="a", cosine=0.3), "random": {**random, "high": 0.91}}, SMALL)
+    passed = judge({**figures, "key": Key(way="a", cosine=0.3), "random": {**random, "high": 0.91}})
     assert [entry.verdict for entry in passed] == [PASS, PASS]
 
 
@@ -213,7 +213,7 @@ def test_what_formulas_bring_back_in_models_that_never_saw_the_class_stands_besi
         full=Back(selective=0.98, forget=0.98, retain=0.98), random=random, formulas=[way], retrained=[small, way],
         learned={},
     )  # fmt: skip
-    _, found = judge(figures, SMALL)
+    _, found = judge(figures)
     assert found.verdict == PASS
     assert found.reason.endswith("; the best in models that never saw the class: 0.700, 0.950")
 

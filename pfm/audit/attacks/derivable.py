@@ -24,6 +24,7 @@ from pfm.audit.groups import Groups
 from pfm.audit.markup import table
 from pfm.audit.models import Models
 from pfm.audit.resurrection import Learning, Recovery, Tested, recover, resurrect
+from pfm.audit.rule import Tolerance
 from pfm.audit.subject import Loaded
 from pfm.audit.verdict import Judgement, at_most
 from pfm.model.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ class Derivable:
             )
             for position in models.positions
         ]  # fmt: skip
-        return Measurement(found, tuple(said for entry in found for said in judge(entry, models.config)))
+        return Measurement(found, tuple(said for entry in found for said in judge(entry)))
 
     def show(self, figures: list[Derived]) -> str:
         parts = ["<h2>Derivable</h2>"
@@ -316,7 +317,7 @@ def _mean(hits: torch.Tensor) -> float:
     return float(hits.double().mean())
 
 
-def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
+def judge(entry: Derived) -> Iterator[Judgement]:
     """Whether a formula gives the key, and whether the best brings back more than random prompts."""
     key = entry["key"]["cosine"]
     yield Judgement(
@@ -337,8 +338,8 @@ def judge(entry: Derived, config: AuditConfig) -> Iterator[Judgement]:
         value=excess,
         low=excess,
         high=excess,
-        limit=config.epsilon,
-        verdict=at_most(excess, excess, config.epsilon),
+        limit=Tolerance.DERIVED,
+        verdict=at_most(excess, excess, Tolerance.DERIVED),
         reason=f"the best of {len(entry['formulas'])} formulas ({best['way']}) brings back {best['selective']:.3f}, "
         f"{random['draws']} random prompts {random['low']:.3f} to {random['high']:.3f}, the class's own "
         f"{entry['full']['selective']:.3f}" + _elsewhere(entry["retrained"]),
