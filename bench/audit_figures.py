@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,9 @@ def tables(runs: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(_cells(variant, cases))} |")
     lines.append("")
     for name, case in runs.items():
-        gaps = [100 * (mean_of(case["forgotten"], key) - mean_of(case["retrained"], key)) for key in ("auroc_1", "auroc_10")]
+        gaps = [
+            100 * (mean_of(case["forgotten"], key) - mean_of(case["retrained"], key)) for key in ("auroc_1", "auroc_10")
+        ]
         lines.append(f"{name}: {gaps[0]:+.1f} {gaps[1]:+.1f}")
     return "\n".join(lines)
 
@@ -83,7 +85,9 @@ def _cells(variant: str, cases: Sequence[Mapping[str, Any]]) -> list[str]:
     def mean(side: str, key: str) -> float:
         return statistics.fmean(mean_of(case[side], key) for case in cases)
 
-    percent: Callable[[str, str], str] = lambda side, key: f"{100 * mean(side, key):.1f}"
+    def percent(side: str, key: str) -> str:
+        return f"{100 * mean(side, key):.1f}"
+
     return [
         variant,
         str(sum(len(case["forgotten"]) for case in cases)),

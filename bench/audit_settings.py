@@ -46,7 +46,8 @@ class Setting:
 NAMES = "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT"
 SETTINGS = {
     "lora": Setting(
-        options=f"--class_names {NAMES} --weight_decay 0.01 --warmup 0.3 --batch_size 32 --lr 3e-3 --prompt_layer 5 --cache_trunk host",
+        options=f"--class_names {NAMES} --weight_decay 0.01 --warmup 0.3 --batch_size 32 --lr 3e-3 --prompt_layer 5 "
+        "--cache_trunk host",
         lengths={"cls": "--epochs 8", "prompt": "--epochs 8"},
         choosing=("BreastMRI", "HeadCT"), shown=("AbdomenCT", "Hand"), per_class=150, tested=100, source="mednist",
     ),
@@ -84,6 +85,8 @@ VARIANTS = {
     "prompt, none, weight 0.3": f"{PROMPT} --wrong_target none --absent_weight 0.3",
     "prompt, others": f"{PROMPT} --wrong_target others",
     "prompt, others, T 0.5": f"{PROMPT} --wrong_target others --target_temperature 0.5",
+    "cls, recommended": "--readout cls --recipe recommended",
+    "prompt, recommended": f"{PROMPT} --recipe recommended",
     "ridge": "--readout ridge",
 }
 

@@ -29,7 +29,7 @@ import torch
 from audit_figures import tables
 from audit_settings import SETTINGS, VARIANTS, config_of, data_for, few, options_of
 from pfm.audit import figures, thresholds
-from pfm.audit.comparisons.data import by_position, without_classes
+from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
@@ -95,7 +95,9 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
         position = full.classes.position(label)
         groups = Groups.of(data, [position])
         comparisons = Comparisons(full, data, [position], bench.work / "models", CPU, lambda _: None)
-        attacker = Attacker(dataclasses.replace(data, test=few(data.test, position, OWN, REST)), [position], ATTACK, CPU)
+        attacker = Attacker(
+            dataclasses.replace(data, test=few(data.test, position, OWN, REST)), [position], ATTACK, CPU
+        )
         whole, oracle = Loaded.of(full, CPU), Loaded.of(comparisons.retrained().checkpoint, CPU)
         erased = Loaded.of(erase(full, [label]), CPU)
         ids = full.classes.ids
@@ -150,6 +152,20 @@ def mean_js(log_p: torch.Tensor, others: list[torch.Tensor]) -> float:
     return sum(float(figures.js_divergence(log_p, other).mean()) for other in others) / len(others)
 
 
+def document_of(bench: Bench, runs: dict[str, Any]) -> dict[str, Any]:
+    """The file."""
+    variants = dict.fromkeys(name.partition(";")[0] for name in runs)
+    return {
+        "command": f"python bench/audit_table.py --data {bench.data}" + " --choose" * bench.is_choosing,
+        "training": {variant: f"pfm train {options_of(bench.data, variant)}" for variant in variants},
+        "samples": {name: len(split) for name, split in bench.samples.splits()},
+        "attack": dataclasses.asdict(ATTACK),
+        "host": host_facts(),
+        "note": "figures in [0, 1]; seconds of the processor, one thread",
+        "runs": pack(runs),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(SETTINGS), required=True)
@@ -175,7 +191,9 @@ def main() -> None:
         places["fsdd"] = f"audiofolder:{places['fsdd']}"
     seeds = tuple(map(int, arguments.seeds.split(",")))
     bench = Bench(arguments.data, places, arguments.work, arguments.is_choosing, seeds)
-    labels = arguments.classes.split(",") if arguments.classes else setting.choosing if bench.is_choosing else setting.shown
+    labels = (
+        arguments.classes.split(",") if arguments.classes else setting.choosing if bench.is_choosing else setting.shown
+    )
     for variant in arguments.variants.split(";") if arguments.variants else VARIANTS:
         for label in labels:
             name = f"{variant}; {label}"
@@ -183,16 +201,7 @@ def main() -> None:
                 continue
             started = time.monotonic()
             runs[name] = run_case(bench, variant, label)
-            document = {
-                "command": f"python bench/audit_table.py --data {arguments.data}" + " --choose" * bench.is_choosing,
-                "training": {v: f"pfm train {options_of(arguments.data, v)}" for v in dict.fromkeys(k.partition(";")[0] for k in runs)},
-                "per_class": setting.per_class,
-                "attack": dataclasses.asdict(ATTACK),
-                "host": host_facts(),
-                "note": "figures in [0, 1]; processor seconds of one thread",
-                "runs": pack(runs),
-            }  # fmt: skip
-            write_compact_json(arguments.out, document)
+            write_compact_json(arguments.out, document_of(bench, runs))
             print(f"{name}: {time.monotonic() - started:.0f} s, {runs[name]['cpu_seconds']:.0f} s of the processor",
                   file=sys.stderr, flush=True)  # fmt: skip
     print(tables(runs))

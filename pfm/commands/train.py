@@ -18,7 +18,19 @@ from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import Section
 from pfm.training.config import ObjectiveConfig, RecipeConfig, RunConfig, TrainConfig
 
-FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "recipe", "config")
+FIRST = (
+    "dataset",
+    "model_name",
+    "readout",
+    "epochs",
+    "batch_size",
+    "lr",
+    "seed",
+    "save_dir",
+    "resume",
+    "recipe",
+    "config",
+)
 
 
 @click.command("train", cls=SectionedCommand, first=FIRST, context_settings=CONTEXT_SETTINGS)

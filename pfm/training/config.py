@@ -46,7 +46,9 @@ class ObjectiveConfig:
         if self.label_smoothing >= 1:
             raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
         if self.target_temperature == 0:
-            raise ConfigError("--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is")
+            raise ConfigError(
+                "--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

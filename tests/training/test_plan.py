@@ -15,7 +15,8 @@ from pfm.training.throughput import Rates
 PLAN = Plan(
     splits={"train": 600, "test": 100}, file_shape=(3, 224, 224), stored_shape=(3, 224, 224),
     input_shape=(3, 224, 224), stored_bytes=10**9,
-    recipe="paper", tokens=197, prompt_tokens=8, steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
+    recipe="paper", tokens=197, prompt_tokens=8,
+    steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
     weight_bytes=343 * 10**6, moving_bytes=7 * 10**6, activation_bytes=5 * 10**9,
 )  # fmt: skip
 RATES = Rates(
