@@ -10,6 +10,7 @@ class AuditConfig:
     Attributes:
         sizes: how many samples of the class an attacker has, each in turn.
         tokens: how many new prompt tokens an attacker learns, each in turn.
+        attack_until: an attack stops where its samples are answered with the class with this probability.
         oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
         random_prompts: how many prompts are drawn at random, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
@@ -26,9 +27,10 @@ class AuditConfig:
 
     sizes: tuple[int, ...] = (1, 10)
     tokens: tuple[int, ...] = (1,)
-    attack_seeds: int = 10
+    attack_seeds: int = 30
     attack_steps: int = 150
-    attack_lr: float = 0.05
+    attack_lr: float = 0.01
+    attack_until: float = 0.9
     shadows: int = 2
     oracles: int = 3
     random_prompts: int = 24
@@ -47,7 +49,7 @@ class AuditConfig:
 
 QUICK = AuditConfig()
 FULL = AuditConfig(
-    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=20, attack_steps=400, shadows=16, oracles=10, long_size=10,
+    sizes=(0, 1, 5, 10, 50, 10**9), attack_seeds=60, attack_steps=400, shadows=16, oracles=10, long_size=10,
     restarts=5,
     relearn_steps=(0, 1, 2, 5, 10, 20, 50, 100), relearn_seeds=3,
 )  # fmt: skip

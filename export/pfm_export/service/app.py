@@ -21,6 +21,7 @@ from pfm_export.service.pages import Pages
 from pfm_export.service.predicting import PredictRoute
 from pfm_export.service.refusals import RefusedError, bad_request
 from pfm_export.service.service import Service
+from pfm_export.service.shortcut import Shortcut
 from pfm_export.service.tenants import Right
 
 
@@ -37,7 +38,8 @@ def build_app(service: Service, records: Path) -> Guard:
         service.close()
 
     app = FastAPI(title="pfm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    InferenceRoutes(service).add_to(app)
+    inference = InferenceRoutes(service)
+    inference.add_to(app)
     PredictRoute(service).add_to(app)
     Pages(service).add_to(app)
     ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
@@ -53,7 +55,8 @@ def build_app(service: Service, records: Path) -> Guard:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_bug)
-    return Guard(app, config=service.config, metrics=service.metrics)
+    quick = Shortcut(app, inference.infer, _on_error)
+    return Guard(quick, config=service.config, metrics=service.metrics)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

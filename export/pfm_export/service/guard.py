@@ -6,7 +6,7 @@ of its own at this machine).
 """
 
 import asyncio
-import secrets
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class Note:
         is_read: nothing of its body is left to come.
     """
 
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: f"{random.getrandbits(64):016x}")
     route: str = ""
     model: str = ""
     tag: str = ""
@@ -72,6 +72,7 @@ class Guard:
         self._app = app
         self._config = config
         self._metrics = metrics
+        self._is_local = config.is_local
         self._held = 0
         self.is_closing = False
 
@@ -138,7 +139,7 @@ class Guard:
             raise bad_request("the Content-Length is not a number")
         if int(length) > self._most:
             raise self._too_large()
-        if self._config.is_local and not self._is_own(headers.get("host", "")):
+        if self._is_local and not self._is_own(headers.get("host", "")):
             raise RefusedError(421, "host", "this server is for this machine; ask for it by a name of this machine")
 
     @property
@@ -158,13 +159,14 @@ class Guard:
 
     def _bounded(self, scope: Scope, receive: Receive, note: Note) -> Receive:
         """What hands out a body of bounded size, in bounded time."""
-        until = time.monotonic() + self._config.timeout
+        until = asyncio.get_running_loop().time() + self._config.timeout
 
         async def bounded() -> Message:
             if note.is_read:  # from now on only the client's going away can come
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+                async with asyncio.timeout_at(until):
+                    message = await receive()
             except TimeoutError as error:
                 raise RefusedError(408, "slow", "the body did not come in time") from error
             if message["type"] == "http.request":

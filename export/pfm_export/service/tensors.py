@@ -26,6 +26,7 @@ from pfm_export.serving.kinds import InputKind
 VERSION = "1"
 MOST_JSON = 8 << 20  # bytes; a reader needs up to twenty times as many
 MOST_NESTED = 100_000  # lists, objects and fields of a document
+MOST_VALUES = 1 << 20  # numbers and texts of it
 DATATYPES = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 LABELS, CLASSES, PROBABILITIES = "labels", "classes", "probabilities"
 OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -72,6 +73,8 @@ def parse_document(content: bytes | memoryview) -> dict[str, Any]:
         raise too_large(f"{len(content)} bytes of JSON; {MOST_JSON} are read: send tensors as binary data")
     if sum(map(content.count, (b"[", b"{", b":"))) > MOST_NESTED:
         raise bad_request(f"more than {MOST_NESTED} lists, objects and their fields in one document")
+    if content.count(b",") > MOST_VALUES:
+        raise too_large(f"more than {MOST_VALUES} numbers in one document: send tensors as binary data")
     try:
         return fields.mapping(parse_json(content))
     except ValueError as error:

@@ -110,6 +110,11 @@ class PromptSession:
         return self._folder
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle as it is now: the same object until something changes. It is for reading only."""
+        return self._bundle
+
+    @property
     def classes(self) -> ClassList:
         """The classes that are there, suspended or not."""
         return self._bundle.classes

@@ -23,7 +23,7 @@ from pfm.audit.figures import interval
 from pfm.audit.groups import Groups
 from pfm.audit.markup import table
 from pfm.audit.models import Models
-from pfm.audit.resurrection import Recovery, Tested, recover, resurrect
+from pfm.audit.resurrection import Learning, Recovery, Tested, recover, resurrect
 from pfm.audit.subject import Loaded
 from pfm.audit.verdict import Judgement, at_most
 from pfm.model.checkpoint import Checkpoint
@@ -33,6 +33,8 @@ from pfm.model.starts import STARTS
 from pfm.seeds import make_generator
 
 MADE_UP = 8  # inputs that a prompt is learned on
+LR = 0.05  # of Adam, for prompts that are learned on them, and for the inputs
+MOST_LEARNED = 10  # prompts that are
 KEY = 0.5  # cosine from which a formula's prompt is said to be the class's own
 MATCH = 0.3  # cosine from which the surviving prompts are said to follow from a seed; of chance it is about 1/√D
 
@@ -248,15 +250,14 @@ def by_formula(model: PromptedClassifier, candidates: Candidates, tested: Tested
 
 def learn_without_data(loaded: Loaded, tested: Tested, config: AuditConfig) -> dict[str, Back]:
     """What prompts bring back that are learned on made-up inputs: noise, and noise that the model knows least about."""
-    shape = (config.attack_seeds, MADE_UP, *tested.forget.shape[1:])
+    shape = (min(config.attack_seeds, MOST_LEARNED), MADE_UP, *tested.forget.shape[1:])
     noise = torch.randn(shape, generator=make_generator(config.seed, "made up")).to(tested.forget)
     inputs = {"noise": noise, "inputs that the model is least sure about": _least_sure(loaded.model, noise, config)}
     return {
         how: _back(
             resurrect(
                 loaded.model, samples, tested,
-                num_tokens=loaded.model.config.prompt_tokens, steps=config.attack_steps, lr=config.attack_lr,
-                seed=config.seed,
+                Learning(tokens=loaded.model.config.prompt_tokens, steps=config.attack_steps, lr=LR, seed=config.seed),
             )
         )
         for how, samples in inputs.items()
@@ -267,7 +268,7 @@ def _least_sure(model: PromptedClassifier, noise: torch.Tensor, config: AuditCon
     """Inputs (A, n, …), from noise on, whose answer is as even as can be, `unknown` first: as of an erased class."""
     inputs = noise.flatten(0, 1).clone().requires_grad_()
     present = shared_set(list(range(model.num_classes)), len(inputs), inputs.device)
-    optimizer = torch.optim.Adam([inputs], lr=config.attack_lr)
+    optimizer = torch.optim.Adam([inputs], lr=LR)
     for _ in range(config.attack_steps):
         logits = model.logits(inputs, present)
         score = logits.logsumexp(dim=1) if model.unknown_logit > -torch.inf else -logits.log_softmax(dim=1).mean(dim=1)
