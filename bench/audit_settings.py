@@ -18,6 +18,7 @@ from recipes import SPEAKER
 
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
 PROMPT = "--readout prompt --final_norm"
+DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --batch_size 128"
 HELD_OUT = 0.2
 
 
@@ -57,7 +58,7 @@ SETTINGS = {
         choosing=("BreastMRI", "HeadCT"), shown=("AbdomenCT", "Hand"), per_class=400, tested=100, source="mednist",
     ),
     "digits": Setting(
-        options="--model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --batch_size 128",
+        options=DIGITS,
         lengths={"cls": "--epochs 20 --lr 8e-3", "prompt": "--epochs 30 --lr 5e-3 --max_grad_norm 1"},
         choosing=("0", "5", "7"), shown=("1", "3", "8"),
     ),
@@ -80,6 +81,8 @@ VARIANTS = {
     "cls, others, T 2": "--readout cls --wrong_target others --target_temperature 2",
     "cls, others, weight 3": "--readout cls --wrong_target others --absent_weight 3",
     "cls, others, weight 0.3": "--readout cls --wrong_target others --absent_weight 0.3",
+    "cls, prompts only": "--readout cls --tune prompts --lr 1e-2",
+    "cls, prompts only, others": "--readout cls --tune prompts --lr 1e-2 --wrong_target others",
     "prompt, uniform": f"{PROMPT}",
     "prompt, none": f"{PROMPT} --wrong_target none",
     "prompt, none, weight 0.3": f"{PROMPT} --wrong_target none --absent_weight 0.3",
@@ -101,7 +104,7 @@ def options_of(data: str, variant: str) -> str:
 def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder: str) -> RunConfig:
     """The run of one model."""
     setting = SETTINGS[data]
-    named = ["--dataset", places.get(setting.source, data), *setting.fields]
+    named = ["--dataset", places[setting.source], *setting.fields] if setting.source else []
     if data == "lora":
         named += ["--model_name", places["backbone"]]
     return run_config([*named, *options_of(data, variant).split(), "--seed", str(seed), "--save_dir", folder])

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from pfm.backbones.spec import describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.classifier import PromptedClassifier
 from pfm.seeds import make_generator
 from pfm.storage import write_compact_json
 from pfm.training.run import train
@@ -49,6 +51,29 @@ CPU = torch.device("cpu")
 SEEDS = (42, 2, 3)
 ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100)
 OWN, REST = 100, 200  # test samples of the class and of others, that attacks are measured on
+
+
+class KeptTrunks:
+    """What a frozen trunk makes of a batch, computed once for all models: they share their backbone and its layer."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, ...], torch.Tensor] = {}
+        self.compute = PromptedClassifier.trunk
+
+    def install(self) -> None:
+        """In every model of this process."""
+        kept = self
+
+        def trunk(model: PromptedClassifier, inputs: torch.Tensor) -> torch.Tensor:
+            if not model.trunk_is_frozen:
+                return kept.compute(model, inputs)
+            key = (model.config.prompt_layer, *inputs.shape, zlib.crc32(inputs.contiguous().numpy().data))
+            if key not in kept.kept:
+                with torch.no_grad():
+                    kept.kept[key] = kept.compute(model, inputs)
+            return kept.kept[key]
+
+        PromptedClassifier.trunk = trunk
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,7 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    KeptTrunks().install()
     runs = runs_of(json.loads(arguments.out.read_text())) if arguments.out.exists() else {}
     if arguments.is_printed:
         print(tables(runs))

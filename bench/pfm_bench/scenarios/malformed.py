@@ -211,7 +211,7 @@ def images() -> Iterator[tuple[str, bytes]]:
         ("DICOM of 200,000 elements", dicom(elements, "1.2.840.10008.1.2.1\0")),
         ("DICOM of 50,000 sequences", dicom(items, "1.2.840.10008.1.2.1\0")), ("a flat PNG", flat(4900, 5000, 2)),
         ("a flat PNG of 16 bits", flat(4900, 5000, 2, 16)), ("a flat PNG in grey", flat(4900, 5000, 0, 16)),
-        ("a flat PNG with transparency", flat(4900, 5000, 6)), 
+        ("a flat PNG with transparency", flat(4900, 5000, 6)),
         ("PNG of a million chunks", png(8, 8, empty * 1_000_000)),
         ("TIFF of 200,000 frames", tiff), ("GIF of a million frames", frames), ("JPEG of 50,000 scans", scans()),
         ("QOI", b"qoif" + struct.pack(">IIBB", 4900, 5000, 3, 0) + b"\xfd" * 400_000),

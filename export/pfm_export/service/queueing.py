@@ -12,7 +12,6 @@ from pfm_export.service.refusals import too_late
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
-
 Post = Callable[[Callable[[], None]], object]
 
 
