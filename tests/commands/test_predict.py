@@ -70,7 +70,6 @@ def test_a_checkpoint_and_its_bundle_answer_as_the_session_does(
     here: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     session = PromptSession(f"{kind}_bundle", device="cpu")
-    unknown = ["unknown"] if kind == "image" else []  # of a `prompt` readout; the sounds' is `cls`
     files = sorted(str(path) for path in Path(f"{kind}s").rglob("[0-9]*"))
     expected = session.predict_items(files, without=["red"])
     for artifact in (f"{kind}_bundle", f"{kind}.pt"):
@@ -79,12 +78,11 @@ def test_a_checkpoint_and_its_bundle_answer_as_the_session_does(
         assert sorted(by_path) == files
         for path, label, values in zip(files, expected.labels, expected.probabilities, strict=True):
             row = by_path[path]
-            assert list(row) == ["path", "answer", *unknown, "p_green", "p_blue", "p_grey"]
+            assert list(row) == ["path", "answer", "unknown", "p_green", "p_blue", "p_grey"]
             assert row["answer"] == label
             found = [float(row[f"p_{name}"]) for name in expected.classes]
             np.testing.assert_allclose(found, values, atol=2e-6)  # torch and ONNX Runtime, printed to six digits
-            if unknown:
-                assert float(row["unknown"]) == pytest.approx(1 - values.sum(), abs=3e-6)
+            assert float(row["unknown"]) == pytest.approx(1 - values.sum(), abs=3e-6)
 
 
 def test_json_lines_say_the_active_set_and_a_file_takes_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
