@@ -65,7 +65,7 @@ OWNERS = {
         "pfm_export.graph.precisions",
         "pfm_bench.measuring.runtime_product",
     ),
-    "openvino": ("pfm_bench.targets.open_vino",),
+    "openvino": ("pfm_export.serving.open_vino",),
     "safetensors": ("pfm_export.serving.bank", "pfm.backbones.hub"),
     "cryptography": ("pfm.forgetting.certificate", "pfm.forgetting.keys"),
     "tqdm": ("pfm.runlog",),

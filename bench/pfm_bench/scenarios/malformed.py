@@ -53,7 +53,7 @@ def requests() -> list[Malformed]:
     """All of them, in order."""
     kinds = {
         "head": heads(), "first line": lines(), "size": large(), "document": documents(), "binary tensor": binaries(),
-        "image": images(), "sound": sounds(), "query": queries(),
+        "image file": images(), "sound file": sounds(), "query": queries(),
     }  # fmt: skip
     found = [Malformed(kind=kind, name=name, content=content) for kind, made in kinds.items() for name, content in made]
     random = np.random.default_rng(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pfm import __version__
@@ -54,6 +55,7 @@ def build_app(service: Service, records: Path) -> Guard:
     app.add_exception_handler(PfmError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
     quick = Shortcut(app, inference.infer, _on_error)
     return Guard(quick, config=service.config, metrics=service.metrics)
@@ -76,6 +78,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     return refused(bad_request("a parameter in the address is not as it has to be"), note_of(request))
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    """Nobody is there to read it; it is for the counts."""
+    return refused(RefusedError(400, "gone", "the rest of the request did not come"), note_of(request))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

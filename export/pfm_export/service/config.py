@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
+from pfm_export.serving.devices import DEVICES
 
 LOCALHOST = "localhost"
 
@@ -34,7 +35,7 @@ class ServeConfig:
     device: str = option(
         "auto",
         "Where it is computed; auto is the GPU where there is one.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=DEVICES,
         section=Section.DEVICE,
     )
     threads: int | None = option(

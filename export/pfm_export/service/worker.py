@@ -4,6 +4,7 @@ It ends when it is told to, or when standard input closes: then the process that
 """
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -40,6 +41,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what was loaded is not looked through again while requests wait
         print(READY, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

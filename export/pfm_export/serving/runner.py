@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pfm.errors import DeviceError
 from pfm_export.serving.bank import Floats, Rows, per_request_feed
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.devices import HINTS
+from pfm_export.serving.open_vino import OpenVinoGraph
 from pfm_export.serving.runtime import Graph, Tensor, load_graph
 from pfm_export.serving.signature import (
     INPUT_BIAS,
@@ -27,7 +30,7 @@ MOST_KEPT = 64  # active sets whose rows stay on the device
 
 
 class GraphRunner:
-    """Runs a bundle's graph or graphs in ONNX Runtime; several threads may call it.
+    """Runs a bundle's graph or graphs in ONNX Runtime or OpenVINO; several threads may call it.
 
     The graphs belong to no class. What belongs to one, the rows of the bank, comes with the bundle
     of each call, so that a bundle of which a class was erased meanwhile is served from then on.
@@ -44,8 +47,12 @@ class GraphRunner:
         self.input = bundle.input
         self._ends = bundle.stated.signatures
         self._prompt_tokens = bundle.stated.prompt_tokens
-        self.graphs = {
-            name: Graph(
+        if cuda_graphs and device in HINTS:
+            raise DeviceError("CUDA graphs need --device cuda")
+        self.graphs: dict[str, Graph | OpenVinoGraph] = {
+            name: OpenVinoGraph(bundle, name, device=device, threads=threads)
+            if device in HINTS
+            else Graph(
                 load_graph(bundle, device=device, threads=threads, name=name, cuda_graphs=cuda_graphs, spin=spin),
                 keeps_output=name == TRUNK,
                 captures=cuda_graphs,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
 from pfm.errors import BundleError, DataError
+from pfm.forgetting.artifacts import Request
 from pfm.options import expanded
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of, answers_of_each
 from pfm_export.serving.bank import Floats
@@ -36,8 +37,8 @@ class PromptSession:
 
     Args:
         folder: what `pfm export onnx` wrote, with any of its options.
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
-            `provider` which one it became.
+        device: "cpu", "cuda", "tensorrt", "openvino", "openvino-bf16", or "auto": CUDA where there is a GPU, else the
+            CPU. Ask `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
         warm_up: batch sizes to run once now, so that the first request need not wait.
@@ -57,15 +58,9 @@ class PromptSession:
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        *,
-        device: str = "auto",
-        threads: int = 0,
-        cuda_graphs: bool = False,
-        warm_up: Sequence[int] = (),
-        spin: bool = True,
-    ) -> None:
+        self, folder: Path | str, *, device: str = "auto", threads: int = 0, cuda_graphs: bool = False,
+        warm_up: Sequence[int] = (), spin: bool = True,
+    ) -> None:  # fmt: skip
         self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         self._opening = {
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
@@ -303,7 +298,13 @@ class PromptSession:
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
     def erase(
-        self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False
+        self,
+        classes: ClassKeys,
+        *,
+        reason: str = "",
+        requested_by: str = "",
+        allow_unknown: bool = False,
+        centre_prompts: bool = False,
     ) -> None:
         """Remove classes from the bundle's files and from this session, for good.
 
@@ -314,6 +315,8 @@ class PromptSession:
         Args:
             allow_unknown: say nothing of other files in the bundle's folder that may hold the classes, such as a backup
                 of its bank. They are left as they are, and the record names them.
+            centre_prompts: move the prompts that are left to mean zero, so that their sum says nothing of what went;
+                some answers about other classes change.
 
         Raises:
             ClassNameError: an unknown class, or no class would be left.
@@ -330,14 +333,14 @@ class PromptSession:
             self._opened = self._opened.hiding(names)
         try:
             with quick_switches():
-                bundle.erase(classes, reason=reason, requested_by=requested_by)
+                _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
         finally:
             with self._lock:
                 self._leaving.remove(names)
             self._seen = ()  # what is on disk counts, also where that could not be changed
             _ = self._bundle  # takes notice, and lets go of the rows
         if not allow_unknown:
-            require_nothing_beside(self._folder, names)
+            require_nothing_beside(self._folder, names, others)
 
     def settle(self) -> bool | None:
         """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.
