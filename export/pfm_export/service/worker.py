@@ -27,6 +27,7 @@ from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
+from pfm_export.serving.switching import INTERVAL
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
 MOST_TAPS = 10**6  # of a resampling kernel; usual rates need less than a third
@@ -73,6 +74,7 @@ def run(order: Order) -> None:
     """Serve until a signal ends it."""
     if order.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, order.cores)
+    sys.setswitchinterval(INTERVAL)  # while a pass or a change computes in Python, requests go on being read
     limit_pixels(order.config.max_pixels)
     refuse_bombs()
     limit_resampling(MOST_TAPS)
