@@ -144,10 +144,28 @@ def test_an_earlier_certificate_holds_over_a_later_erasure_that_centres(both: Pa
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     named = [str(both / "a.pt"), str(both / "bundle")]
     assert run(pfm, ["forget", "--class", "blue", "--in_place", *named, "--certificate", str(first)]) == 0
-    forget = ["forget", "--class", "red", "--in_place", *named, "--centre_prompts", "--certificate", str(second)]
-    assert run(pfm, forget) == 0
-    for certificate in (first, second):
-        assert run(pfm, ["verify", str(certificate), *named, "--public_key", key_of(certificate)]) == 0
+    forget = ["forget", "--class", "red", "--in_place", *named, "--centre_prompts"]
+    assert run(pfm, [*forget, "--certificate", str(second), "--key", str(first.with_suffix(".key"))]) == 0
+    verify = ["verify", str(first), *named, "--public_key", key_of(first)]
+    assert run(pfm, verify) == 3  # nothing is broken, and whose the prompts are now, only the second one says
+    assert run(pfm, [*verify, "--later", str(second)]) == 0
+    assert run(pfm, ["verify", str(second), *named, "--public_key", key_of(second)]) == 0
+    other = tmp_path / "other.json"  # by somebody else's key
+    assert run(pfm, [*forget, "--certificate", str(other), "--key", str(tmp_path / "other.key")]) == 0
+    assert run(pfm, [*verify, "--later", str(other)]) == 2
+    # another class's prompt in place of one that is left, and whatever it takes to make the sum zero
+    path = both / "a.pt"
+    state, before = load_checkpoint(path), path.read_bytes()
+    prompts = state.tensors[BANK].clone()
+    prompts[0] += 1
+    prompts[1] -= 1
+    save_checkpoint(path, dataclasses.replace(state, tensors={**state.tensors, BANK: prompts}))
+    sha = [sha256_bytes(content) for content in (before, path.read_bytes())]
+    line = {"file": "a.pt", "prompts_centred": True, "sha256_before": sha[0], "sha256_after": sha[1]}
+    ledger.append(both / "ledger.jsonl", {"action": "erase", "classes": [{"id": 9, "name": "x"}], "files": [line]})
+    verify = ["verify", str(first), str(path), "--public_key", key_of(first)]
+    assert run(pfm, verify) == 3
+    assert run(pfm, [*verify, "--later", str(second)]) == 3
     entries = json.loads(second.read_text())["artifacts"]
     assert all(entry["content"]["prompts_centred"] is True for entry in entries)
 
