@@ -82,6 +82,8 @@ class Bundle:
         self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
         self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
         self._by_set: dict[tuple[int, ...], Bundle] = {}
+        self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for: `ActiveSet.positions`
+        self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for; see `ActiveSet.positions`
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -210,6 +212,8 @@ class Bundle:
         other = copy.copy(self)
         other.classes = self.classes.without(positions)
         other._by_set = {}
+        other.positions_of = {}
+        other.positions_of = {}
         if self.exact is not None:
             other.exact = self.exact.without(self.classes.ids[p] for p in positions)
             other._solved = None
@@ -388,10 +392,7 @@ class Bundle:
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],
-            "profiles": {
-                name: [number for number in left_out if number in self.classes.ids]
-                for name, left_out in self.stated.profiles.items()
-            },
+            "profiles": {name: [i for i in out if i in self.classes.ids] for name, out in self.stated.profiles.items()},
             "files": {**self.manifest["files"], BANK: {"sha256": after, "size_bytes": size}},
             "ledger_head": self._pending["hash"],
         }
