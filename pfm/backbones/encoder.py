@@ -274,7 +274,10 @@ class Embeddings(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Model input (B, …) -> (B, T, D)."""
         patches = self.patch_embeddings(inputs)
-        special = [self.get_parameter(name).expand(len(inputs), -1, -1) for name in self.special]
+        count = inputs.shape[
+            0
+        ]  # with `len`, which is a number, an export would trace twice: once for this size in vain
+        special = [self.get_parameter(name).expand(count, -1, -1) for name in self.special]
         tokens = self.dropout(self._placed(special, patches))
         return tokens if self.norm is None else self.norm(tokens)
 
