@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from making.audits import SMALL
 from making.family_runs import FAMILIES, SEVERAL, call, killed, losses, make_backbone, options, write_data
 from making.launching import ROOT, launch
 from making.sounds import tone
 from making.speech import SPEECH
 from pfm.model.checkpoint import load_checkpoint
+from pfm_export.commands import audit as audit_command
 from pfm_export.serving.session import PromptSession
 
 STEM = "data_seed_42"
@@ -121,19 +123,19 @@ def test_what_saves_time_and_memory_changes_no_number_of_a_run(
     assert half_model.config.final_norm is half_model.backbone.spec.family.final_norm
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=30)
 @pytest.mark.parametrize("name", list(SPEECH))
 def test_the_audit_command_judges_a_model_of_samples(
-    name: str, data: dict[bool, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, data: dict[bool, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(audit_command, "QUICK", SMALL)
     backbone = make_backbone(name, tmp_path / "backbone")
     call(*options(name, backbone, data, tmp_path / "run", "--prompt_start", "secret"))
-    capsys.readouterr()
     call("audit", "--ckpt", tmp_path / "run" / f"{STEM}_2.pt", "--classes", "high", "--quick", "--oracles", 1,
-         "--out", tmp_path / "audit", "--cpu")  # fmt: skip
-    print(capsys.readouterr().out)
-    verdict = json.loads((tmp_path / "audit" / "audit.json").read_text())["verdict"]
-    assert {"suspend", "erase", "scrub"} <= set(verdict["levels"])
+         "--require", "suspend", "--out", tmp_path / "audit", "--cpu")  # fmt: skip
+    report = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert {"suspend", "erase", "scrub"} <= set(report["verdict"]["levels"])
+    assert "<html" in (tmp_path / "audit" / "audit.html").read_text()
 
 
 @pytest.mark.slow(seconds=12)
