@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -92,8 +93,8 @@ def run(plan: EndToEndPlan, folder: Path, tell: Callable[[str], None]) -> Json:
 
 def write_bundles(checkpoint: Checkpoint, precision: str, folder: Path) -> dict[str, Path]:
     """The four, by name."""
-    preprocess = checkpoint.preprocess
-    if not isinstance(preprocess, ImagePreprocess):
+    preprocess = cast("ImagePreprocess", checkpoint.preprocess)
+    if len(checkpoint.spec.input_shape) != 3:
         raise ConfigError("pfm bench end_to_end takes a model of images")
     found: dict[str, Path] = {}
     for name, decoding in {
