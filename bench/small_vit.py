@@ -6,7 +6,8 @@
 Three checks, each written when it is done; what the file has is not done again:
 
 - `parity`: all tokens of MedNIST's first test images, ours and the library's, at two input sizes;
-- `ridge`: the exact readout on its features, once more, beside `ridge.json`: accuracies and both digests;
+- `ridge`: the exact readout on its features, once more, beside `ridge.json`: accuracies, and both digests, of a recipe
+  that is described as it was then;
 - `lora`: one model with LoRA of `starts.json`, trained, evaluated and attacked once more.
 
 Recorded and repeated figures must be the same digit for digit; the exit code is 1 where one is not, or parity is worse
@@ -31,12 +32,16 @@ from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import describe_backbone
 from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
+from pfm.exact.memory import digest_of
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
+from pfm.model.readouts.ridge import memory_of
 from pfm.storage import Json, write_json
 from pfm_bench.reports.header import host_facts
 
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"
 LORA_RUN = "lora_mednist_cls_seed42_seed"
 RIDGE = ("full_bank", "retain_k1", "retain_k1_exact", "forget_k1", "digest", "digest_without_first_class")
+LATER = ("fit", "keep")  # what a recipe says of its input since then; decoding had "fit" before
 TOLERANCE = 1e-5  # of float32, through six blocks
 IMAGES = 256
 
@@ -72,8 +77,27 @@ def repeat_ridge(vit: str, mednist: str) -> Json:
     ((name, case),) = ((n, c) for n, c in ridge_table.cases(mednist, "", vit).items() if c.features == "backbone")
     section = json.loads((RESULTS / "ridge.json").read_text())[name]
     recorded = next(run for run in section["runs"] if run["seed"] == 42)
-    again = ridge_table.measure(case, case.load(), section["width"], section["alpha"], 42)
+    data = case.load()
+    with tempfile.TemporaryDirectory() as folder:
+        config = case.config(section["width"], section["alpha"], 42, Path(folder))
+        checkpoint = load_checkpoint(
+            ridge_table.train(config, ridge_table.HERE.device, lambda _: None, data=data).checkpoint
+        )
+    again = ridge_table.figures(checkpoint, data, 42)
+    without = ridge_table.erase(checkpoint, [data.classes.names[0]])
+    again |= {"digest": earlier_digest(checkpoint), "digest_without_first_class": earlier_digest(without)}
     return compared({key: recorded[key] for key in RIDGE}, {key: again[key] for key in RIDGE})
+
+
+def earlier_digest(checkpoint: Checkpoint) -> str:
+    """The digest as it was when `ridge.json` was made, before the recipe said how images are cropped (`LATER`)."""
+    memory = memory_of(checkpoint)
+    recipe = memory.recipe.to_dict()
+    given = {key: value for key, value in recipe["features"]["input"].items() if key not in LATER}
+    given["decoding"] = {key: value for key, value in given["decoding"].items() if key != "keep"}
+    recipe["features"] = {**recipe["features"], "input": given}
+    classes = zip(memory.classes, memory.counts, memory.hashes, strict=True)
+    return digest_of(recipe, memory.projection.sha256(), classes)
 
 
 def repeat_lora(vit: str, mednist: str) -> Json:

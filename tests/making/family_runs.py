@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import torch
 
 from making.families import CASES, MORE
 from making.images import write_npz
+from making.models import tiny_model
 from making.sounds import write_tones
 from making.speech import MORE_SPEECH, SPEECH
 from making.timm_files import small_vit, write_timm
+from pfm.backbones.config import BackboneConfig
+from pfm.backbones.loading import build_backbone
+from pfm.backbones.spec import describe_backbone
 from pfm.cli import pfm, run
+from pfm.model.checkpoint import Checkpoint, snapshot
 
 IMAGES = (*(name for name in CASES if name != "vit"), "dinov2-swiglu", "siglip-mean", "timm")
 FAMILIES = (*IMAGES, *SPEECH)
@@ -30,6 +36,16 @@ def make_backbone(name: str, folder: Path) -> Path:
         return write_timm(folder, "vit_tiny_patch16_224", small_vit(depth=2))
     ({**CASES, **MORE, **SPEECH, **MORE_SPEECH})[name].make(folder)
     return folder
+
+
+def family_checkpoint(name: str, **changes: Any) -> Checkpoint:
+    """A model of a family with four classes, trained whole, as it comes out of training."""
+    with tempfile.TemporaryDirectory() as temporary:
+        backbone = make_backbone(name, Path(temporary) / "backbone")
+        spec = describe_backbone(BackboneConfig(model_name=str(backbone), max_length=16 if name in SPEECH else None))
+        model = tiny_model(backbone=build_backbone(spec, seed=0), **changes)
+    preprocess = spec.preprocess or spec.family.constant_preprocess(spec.config)
+    return snapshot(model, spec=spec, preprocess=preprocess, lora=None)
 
 
 def write_data(folder: Path) -> dict[bool, str]:

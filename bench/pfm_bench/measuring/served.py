@@ -23,10 +23,12 @@ class OwnServer:
 
     Attributes:
         address: such as `http://127.0.0.1:8000`.
-        workers: ids of its processes.
+        pid: of the process that keeps the workers.
+        workers: ids of its processes, as they were at the start.
     """
 
     address: str
+    pid: int
     workers: tuple[int, ...]
 
     @property
@@ -79,7 +81,9 @@ def own_server(bundles: Sequence[str | Path], *options: str, log: Path) -> Itera
             if not line:
                 raise ConfigError(f"pfm serve did not start: {(log.read_text().splitlines() or [''])[-1]}")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            yield OwnServer(address=line.removeprefix("serving on "), workers=tuple(map(int, children)))
+            yield OwnServer(
+                address=line.removeprefix("serving on "), pid=process.pid, workers=tuple(map(int, children))
+            )
         finally:
             process.send_signal(signal.SIGTERM)
 

@@ -42,6 +42,10 @@ class ServeConfig:
         None, "Threads of one pass on the CPU.  [default: the cores, shared by the workers]",
         minimum=1, section=Section.DEVICE,
     )  # fmt: skip
+    spin: bool = option(
+        False, "Let idle threads wait busily for work: faster on cores that nothing else needs.",
+        is_flag=True, section=Section.DEVICE,
+    )  # fmt: skip
     max_batch: int = option(
         32, "Images, or windows of sounds, of one pass and of one request.", minimum=1, section=Section.LIMITS
     )

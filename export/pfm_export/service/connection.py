@@ -12,6 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pfm_export.service.packets import joined
+from pfm_export.service.plain import Exchange, Plain, read_plain, scope_of
 from pfm_export.service.tensors import as_json
 
 HEAD_SECONDS = 10
@@ -29,6 +30,8 @@ class Connection(H11Protocol):
         self.conn = _Reader(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None  # that runs
+        self._held = b""  # came meanwhile
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(joined(transport))
@@ -40,12 +43,48 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._held += data
+            self.flow.pause_reading()
+            return
+        if self._is_between_requests and (request := read_plain(data)) is not None:
+            self._answer(request)
+            return
         super().data_received(data)
         is_in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if not is_in_head:
             self._head_timer = _cancelled(self._head_timer)
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_slow)
+
+    @property
+    def _is_between_requests(self) -> bool:
+        is_quiet = self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
+        return is_quiet and not self.conn.trailing_data[0]
+
+    def _answer(self, request: Plain) -> None:
+        """Past h11, whose state stays as it is between two requests."""
+        self._unset_keepalive_if_required()
+        exchange = Exchange(
+            request, self.transport, answers_with=self.server_state.default_headers, ended=self._on_answered
+        )
+        self._exchange = exchange
+        self.cycle = cast("Any", exchange)
+        about = {"server": self.server, "client": self.client, "scheme": self.scheme, "state": self.app_state.copy()}
+        task = self.loop.create_task(exchange.run(self.app, scope_of(request, about)))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _on_answered(self) -> None:
+        self._exchange = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self._held:
+            data, self._held = self._held, b""
+            self.flow.resume_reading()
+            self.data_received(data)
 
     def send_400_response(self, msg: str) -> None:
         del msg

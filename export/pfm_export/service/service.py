@@ -51,7 +51,9 @@ class Service:
         door = OpenDoor(is_local=config.is_local) if config.tokens is None else TokenDoor(config.tokens)
         models: dict[str, Model] = {}
         for bundle in named:
-            session = PromptSession(bundle.folder, device=config.device, threads=threads, warm_up=(1,))
+            session = PromptSession(
+                bundle.folder, device=config.device, threads=threads, warm_up=(1,), spin=config.spin
+            )
             engine = Engine(
                 session,
                 mixes_sets=session.stated.signatures.mixes_sets,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfm.errors import DeviceError
-from pfm_export.serving.bank import Floats, per_request_feed
+from pfm_export.serving.bank import Floats, Rows, per_request_feed
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.devices import HINTS
 from pfm_export.serving.open_vino import OpenVinoGraph
@@ -61,6 +61,7 @@ class GraphRunner:
         }
         self._last = list(self.graphs.values())[-1]
         self._kept: tuple[Bundle, dict[tuple[object, ...], dict[str, Tensor]]] | None = None
+        self._gathered: tuple[Bundle, dict[tuple[int, ...], Rows]] | None = None
 
     @property
     def provider(self) -> str:
@@ -107,8 +108,8 @@ class GraphRunner:
         return scores
 
     def drop_rows(self) -> None:
-        """Let go of the rows that are kept on the device."""
-        self._kept = None
+        """Let go of the rows that are kept, on the device or not."""
+        self._kept = self._gathered = None
 
     def head(self, bundle: Bundle, tokens: Tensor, actives: Sequence[Sequence[int]], rows: Sequence[int]) -> Floats:
         """Logits (B, C), or scores (B, K) with padding behind.
@@ -125,8 +126,9 @@ class GraphRunner:
         if not self._ends.has_own_prompts:
             assert all(list(active) == list(actives[0]) for active in actives), "these graphs share their prompts"
             return self.head_of(tokens, self._rows(bundle, actives[0], rows))
-        prompts = per_request_feed([bundle.rows(active) for active in actives], prompt_tokens=self._prompt_tokens)
-        return self.head_of(tokens, {**prompts, **bundle.rows(rows).classifier_feed()})
+        of_each = [self._rows_of(bundle, active) for active in actives]
+        prompts = per_request_feed(of_each, prompt_tokens=self._prompt_tokens)
+        return self.head_of(tokens, {**prompts, **self._rows_of(bundle, rows).classifier_feed()})
 
     def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> Floats:
         """As `head`, with everything of a class as the graph takes it."""
@@ -150,6 +152,17 @@ class GraphRunner:
             return {TOKENS: tokens}
         assert isinstance(tokens, np.ndarray)  # where there is no trunk, they are the inputs
         return self.input.feed(tokens)
+
+    def _rows_of(self, bundle: Bundle, positions: Sequence[int]) -> Rows:
+        """The rows of some classes in order, gathered when they were first asked for."""
+        owner, gathered = self._gathered or (None, {})
+        if owner is not bundle or len(gathered) >= MOST_KEPT:
+            gathered = {}
+            self._gathered = (bundle, gathered)
+        key = tuple(positions)
+        if key not in gathered:
+            gathered[key] = bundle.rows(positions)
+        return gathered[key]
 
     def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> Mapping[str, Tensor]:
         """The inputs that belong to classes, on the device since they were first asked for."""
