@@ -82,7 +82,7 @@ def run(plan: EndToEndPlan, folder: Path, tell: Callable[[str], None]) -> Json:
                 calls[str(case)] = (case, call)
         samples = measure(
             {key: call for key, (_, call) in calls.items()}, rounds=plan.rounds, budget_s=plan.seconds,
-            pause_ms=PAUSE_MS, seed=plan.seed,
+            pause_ms=PAUSE_MS, warmup_rounds=1, seed=plan.seed,
         )  # fmt: skip
     cases = {key: case for key, (case, _) in calls.items()}
     size = photos[0].stat().st_size
