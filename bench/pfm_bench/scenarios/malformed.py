@@ -39,26 +39,28 @@ class Malformed:
     """A request.
 
     Attributes:
-        kind: of what is wrong with it, in a word.
+        fault: what is wrong with it, in a word or two.
         name: of this one.
         content: bytes for the connection.
     """
 
-    kind: str
+    fault: str
     name: str
     content: bytes
 
 
 def requests() -> list[Malformed]:
     """All of them, in order."""
-    kinds = {
+    faults = {
         "head": heads(), "first line": lines(), "size": large(), "document": documents(), "binary tensor": binaries(),
         "image file": images(), "sound file": sounds(), "query": queries(),
     }  # fmt: skip
-    found = [Malformed(kind=kind, name=name, content=content) for kind, made in kinds.items() for name, content in made]
+    found = [
+        Malformed(fault=fault, name=name, content=content) for fault, made in faults.items() for name, content in made
+    ]
     random = np.random.default_rng(1)
     while len(found) < COUNT:
-        found.append(Malformed(kind="changed bytes", name=str(len(found)), content=changed(random)))
+        found.append(Malformed(fault="changed bytes", name=str(len(found)), content=changed(random)))
     return found[:COUNT]
 
 
