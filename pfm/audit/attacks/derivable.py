@@ -35,7 +35,7 @@ from pfm.seeds import make_generator
 
 MADE_UP = 8  # inputs that a prompt is learned on
 LR = 0.05  # of Adam, for prompts that are learned on them, and for the inputs
-MOST_LEARNED = 10  # prompts that are
+MOST_LEARNED = 5  # prompts that are
 KEY = 0.5  # cosine from which a formula's prompt is said to be the class's own
 MATCH = 0.3  # cosine from which the surviving prompts are said to follow from a seed; of chance it is about 1/√D
 
