@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_table import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK, AuditConfig

@@ -13,15 +13,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from making.images import write_npz
-from making.models import TINY, TINY_AST
-from making.sounds import write_tones
-from making.traces import Traces
-from pfm.backbones.family import PRESETS
+# what takes seconds to load is imported in the fixtures: the process that only shares out the tests needs none of it
+if TYPE_CHECKING:
+    from making.traces import Traces
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,9 +38,19 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_runtest_teardown() -> None:
+    """A test that measures lets the collector look at all that was loaded again: from then on half a second a time."""
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Traces]:
+def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Iterator[Traces]":
     """Every model is traced once, whichever test and process is the first to need it."""
+    import torch
+
+    from making.traces import Traces
+
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "traces"
     folder.mkdir(exist_ok=True)
@@ -53,24 +61,33 @@ def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 
 
 @pytest.fixture
-def traced_anew(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
+def traced_anew(traces: "Traces", monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of tracing itself."""
+    import torch
+
     monkeypatch.setattr(torch.onnx, "export", traces.export)
 
 
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
+    from making.images import write_npz
+
     return write_npz(tmp_path / "colours.npz")
 
 
 @pytest.fixture
 def tones(tmp_path: Path) -> Path:
+    from making.sounds import write_tones
+
     return write_tones(tmp_path / "tones")
 
 
 @pytest.fixture
 def sound_preset(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a preset of sounds that trains in a moment."""
+    from making.models import TINY_AST
+    from pfm.backbones.family import PRESETS
+
     monkeypatch.setitem(PRESETS, "tiny_ast", TINY_AST)
     return "scratch:tiny_ast"
 
@@ -78,5 +95,8 @@ def sound_preset(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def preset(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a preset that trains in a moment."""
+    from making.models import TINY
+    from pfm.backbones.family import PRESETS
+
     monkeypatch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
     return "scratch:tiny"

@@ -5,6 +5,7 @@ by name is one more that a new kind or readout would have to touch.
 """
 
 import ast
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,13 @@ class Counts:
         return {name: len(value) if isinstance(value := getattr(self, name), tuple) else value for name in self.LIMITS}
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    """A module's tree."""
+    return ast.parse(text)
+
+
+@functools.cache
 def sources() -> dict[str, str]:
     """Every module's text, by its path in the checkout."""
     paths = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
@@ -66,14 +74,15 @@ def count() -> Counts:
     )
 
 
+@functools.cache
 def _code(text: str) -> str:
     """Without docstrings and comments, which may speak of anything."""
-    return ast.unparse(ast.parse(text))
+    return ast.unparse(parsed(text))
 
 
 def _many_parameters(name: str, text: str) -> list[str]:
     result = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             if sum(argument.arg not in ("self", "cls") for argument in arguments) > MOST_PARAMETERS:

@@ -91,7 +91,7 @@ def test_a_family_trains_forgets_and_is_served(tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / "ijepa"
     shape: dict[str, Any] = {
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 48,
     }
@@ -120,8 +120,9 @@ RECIPES = [
 
 @pytest.mark.parametrize(("name", "options"), RECIPES)
 def test_a_readout_and_a_target_train_and_are_exported(
-    name: str, options: list[str], preset: str, npz: Path, tmp_path: Path
+    name: str, options: list[str], preset: str, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", {**PRESETS["tiny"], "num_hidden_layers": 1})
     load(name, tmp_path)
     ckpt = train(tmp_path / "run", "--model_name", preset, *options, dataset=npz)
     succeed("eval", "--ckpt", ckpt, "--save_dir", tmp_path / "eval", "--cpu")

@@ -14,9 +14,9 @@ class AuditConfig:
         tokens: how many new prompt tokens an attacker learns, each in turn.
         attack_until: an attack stops where its samples are answered with the class with this probability.
         oracles: how many models are retrained without the class; see `pfm.audit.rule.prospects`.
+        random_rounds: how often a prompt is drawn at random in place of each formula, to compare with what was derived.
         most_oracles: how many may be, where the first ones differ too much under attack for so few; see
             `pfm.audit.enough`. No more than `oracles` where it is smaller.
-        random_prompts: how many prompts are drawn at random, to compare with what was derived.
         seeds_tried: how many small seeds are tried, whether the surviving prompts follow from one of them.
         long_tokens, long_size: of prompts that an attacker learns with restarts, each in turn, and from how many
             samples.
@@ -37,8 +37,8 @@ class AuditConfig:
     attack_until: float = 0.9
     shadows: int = 2
     oracles: int = 3
+    random_rounds: int = 24
     most_oracles: int = 0
-    random_prompts: int = 24
     seeds_tried: int = 100
     long_tokens: tuple[int, ...] = (5, 10)
     long_size: int = 1

@@ -47,7 +47,6 @@ class Tolerance:
     AREA = 0.075  # AUROC of the class's score under attack; balanced accuracy of a probe
     MEMBERSHIP = 0.25  # area of a membership attack within a class, which has few test samples
     MEMBERSHIP_RETAINED = 0.05  # the same of the retained classes, of which there are many
-    DERIVED = 0.05  # selective accuracy that a formula brings back, beyond random prompts
     ACCURACY = 0.10  # share of samples answered so or so
     ENTROPY = 0.40  # H(p) / ln C, which differs much between seeds
     UNKNOWN = 0.20  # share answered `unknown`

@@ -19,8 +19,8 @@ from pfm.errors import ConfigError, StorageError
 def learn(ckpt: Path, out: Path | None, model_name: str | None, data: DataConfig, device: DeviceConfig) -> None:
     """Add the training split of --dataset to an exact readout, as if it had been fitted on all samples.
 
-    Classes are matched by name; names that it does not know become new classes. The checkpoint stays as
-    it is, and a new one is written.
+    Classes are matched by name; names that it does not know become new classes, and samples of a single
+    one are enough. The checkpoint stays as it is, and a new one is written.
     """
     if not was_given("dataset"):
         raise ConfigError("name what is to be learned with --dataset")
@@ -34,11 +34,14 @@ def learn(ckpt: Path, out: Path | None, model_name: str | None, data: DataConfig
     from pfm.data.reading import Intake
     from pfm.model.checkpoint import load_checkpoint, save_checkpoint
     from pfm.training.launch import leave, processes_of, start_accelerator
-    from pfm.training.learning import learn_on
+    from pfm.training.learning import check_can_learn, learn_on
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
-    loaded = load_data(data, checkpoint.preprocess.storage, intake=Intake(device=where))
+    check_can_learn(checkpoint)
+    loaded = load_data(data, checkpoint.preprocess.storage, intake=Intake(device=where, is_part=True))
+    for note in loaded.notes:
+        click.echo(f"note: {note}")
     accelerator = start_accelerator(where, device)
     learned = learn_on(checkpoint, loaded, processes_of(accelerator), click.echo)
     if accelerator.is_main_process:

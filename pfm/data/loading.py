@@ -8,7 +8,7 @@ from pfm.data.config import DataConfig
 from pfm.data.groups import hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
 from pfm.data.pixels import limit_pixels
-from pfm.data.readers import READERS
+from pfm.data.readers import READERS, LocalReader, Reader
 from pfm.data.readers.folders import FolderReader
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, check_labels
@@ -29,16 +29,32 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
         ConfigError: sounds for a model of images, or the other way about.
     """
     config.check_storage(storage)
-    load_plugins()
     limit_pixels(config.max_pixels)
-    reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
+    reader = _reader_of(config)
     if (config.table or config.ignore) and not isinstance(reader, FolderReader):
         raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
-    data = reader.read(config, storage, intake or Intake())
+    intake = intake or Intake()
+    data = reader.read(config, storage, intake)
     if data.storage is None:
         data = _as_arrays(data, storage.decided({}, config))
-    check_labels(data)
+    check_labels(data, intake)
     return _with_groups(data, config) if config.group else data
+
+
+def check_there(config: DataConfig) -> None:
+    """Refuse a file or folder that is not there, before a backbone is looked for, which may be far away.
+
+    Raises:
+        DataError: it is not there.
+    """
+    reader = _reader_of(config)
+    if isinstance(reader, LocalReader):
+        reader.check_there(config)
+
+
+def _reader_of(config: DataConfig) -> Reader:
+    load_plugins()
+    return next(reader for reader in reversed(list(READERS)) if reader.takes(config))
 
 
 def _with_groups(data: ClassificationData, config: DataConfig) -> ClassificationData:

@@ -25,6 +25,7 @@ class Intake:
             the same. None is all.
         say: is told where what was decoded is kept, and how large it is.
         is_shown: whether this process shows its progress to people.
+        is_part: it is added to other data, so that one class is enough, and a class may be without samples.
     """
 
     feed: FeedConfig = field(default_factory=FeedConfig)
@@ -33,6 +34,7 @@ class Intake:
     splits: frozenset[str] | None = None
     say: Callable[[str], None] = lambda _: None
     is_shown: bool = True
+    is_part: bool = False
 
     @property
     def workers(self) -> int:

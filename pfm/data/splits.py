@@ -13,6 +13,7 @@ import torch
 from pfm.classes import ClassList, split_names
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
+from pfm.data.reading import Intake
 from pfm.data.rows import join_rows, subset_rows
 from pfm.errors import DataError
 from pfm.seeds import make_generator
@@ -114,15 +115,33 @@ class ClassificationData:
         return "\n".join(lines)
 
 
-def check_labels(data: ClassificationData) -> None:
+def check_class_count(data_name: str, names: Sequence[str], intake: Intake, hint: str = "") -> None:
+    """Refuse data of too few classes.
+
+    Args:
+        names: of the classes.
+        hint: behind the message, what has gone wrong by the look of it.
+
+    Raises:
+        DataError: there are fewer than two; one is enough for a part of other data, unless there is a hint.
+    """
+    if len(names) < (1 if intake.is_part and not hint else 2):
+        raise DataError(f"{data_name} has {len(names)} class ({', '.join(names)}); at least two are needed{hint}")
+
+
+def check_labels(data: ClassificationData, intake: Intake) -> None:
+    """Refuse data whose inputs, labels and classes do not fit together.
+
+    Raises:
+        DataError: why.
+    """
     for split_name, split in data.splits():
         if len(split) != len(split.inputs):
             raise DataError(f"{data.name}: {len(split.inputs)} {split_name} images but {len(split)} labels")
         if len(split) == 0:
             raise DataError(f"{data.name}: the {split_name} split is empty")
     num_classes = len(data.classes)
-    if num_classes < 2:
-        raise DataError(f"{data.name} has {num_classes} class; at least two are needed")
+    check_class_count(data.name, data.classes.names, intake)
     for split_name, split in data.splits():
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= num_classes:
@@ -131,7 +150,7 @@ def check_labels(data: ClassificationData) -> None:
                 f"but there are {num_classes} classes (0 to {num_classes - 1})"
             )
     missing = sorted(set(range(num_classes)) - set(data.train.labels.unique().tolist()))
-    if missing:
+    if missing and not intake.is_part:
         raise DataError(
             f"{data.name}: no training image of class {_shortened([data.classes.names[i] for i in missing])}; "
             "every class needs some"

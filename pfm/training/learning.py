@@ -30,6 +30,22 @@ class Learned:
     repeated: int
 
 
+def check_can_learn(checkpoint: Checkpoint) -> None:
+    """Refuse what cannot learn on.
+
+    Raises:
+        ConfigError: another readout, or one that kept nothing to add to.
+    """
+    readout = checkpoint.model.readout
+    if not READOUTS.get(readout).erasure_is_exact:
+        raise ConfigError(
+            f"--readout {readout} is trained step by step, its classes against each other, and cannot learn on from "
+            "sums; `pfm train --resume` goes on with a run, and --readout ridge learns on"
+        )
+    if memory_of(checkpoint).keeps == "none":
+        raise ConfigError("nothing was kept to add to (--memory none); fit again with --memory features or sums")
+
+
 def learn_on(
     checkpoint: Checkpoint,
     data: ClassificationData,
@@ -41,14 +57,8 @@ def learn_on(
     Raises:
         ConfigError: another readout, or one that kept nothing to add to.
     """
-    if not READOUTS.get(checkpoint.model.readout).erasure_is_exact:
-        raise ConfigError(
-            f"--readout {checkpoint.model.readout} is trained step by step and cannot learn on from sums; `pfm train "
-            "--resume` goes on with a run, and --readout ridge learns on"
-        )
+    check_can_learn(checkpoint)
     memory = memory_of(checkpoint)
-    if memory.keeps == "none":
-        raise ConfigError("nothing was kept to add to (--memory none); fit again with --memory features or sums")
     model = checkpoint.build_model().to(processes.device)
     extracted = extract(model, data.train, checkpoint.preprocess, processes, key=memory.key)
     rows = gathered_rows(extracted, len(data.train), processes)
@@ -59,7 +69,7 @@ def learn_on(
         if repeated:
             say(f"note: {repeated:,} of the {len(rows):,} samples are stored already; they count twice from now on")
     larger = memory.with_rows(data.classes.names, rows, extracted.groups)
-    new = tuple(name for name in data.classes.names if name not in checkpoint.classes.names)
+    new = tuple(name for name in larger.classes if name not in checkpoint.classes.names)
     return Learned(
         checkpoint=with_memory(_with_classes(checkpoint, new), larger),
         num_samples=len(rows),

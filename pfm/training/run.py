@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from pfm.backbones.spec import BackboneSpec, describe_backbone
+from pfm.data.loading import check_there
 from pfm.data.splits import ClassificationData
 from pfm.errors import StoppedError
 from pfm.evaluation.advice import advise
@@ -69,6 +70,8 @@ def train(
 
     hint_at_launcher(tell)
     PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
+    if data is None:
+        check_there(config.data)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     _say_what_is_replaced(config, data, tell)
@@ -151,6 +154,7 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
         PfmError: as `train`, of what it checks before it starts.
     """
     accelerator = start_accelerator(device, config.device)
+    check_there(config.data)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, None)

@@ -226,6 +226,7 @@ def test_memory_of_a_variant_is_measured_in_a_process_of_its_own() -> None:
     ("options", "message"),
     [
         ("--model_name scratch:huge", "no preset 'scratch:huge'"),
+        ("--model_name scratch:ast_mini", "takes sounds; pfm bench train and eval measure images"),
         ("--num_classes 1", "--num_classes"),
         ("--batch_size 0", "--batch_size"),
         ("--rounds 2", "--rounds"),

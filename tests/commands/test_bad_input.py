@@ -102,6 +102,16 @@ def test_data_that_cannot_be_used_is_refused(
     assert files(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("dataset", ["{}.npz", "imagefolder:{}", "audiofolder:{}", "{}"])
+@pytest.mark.parametrize("model", [(), ("--model_name", "nobody/nothing"), ("--plan",)])
+def test_data_that_are_not_there_are_named_before_the_backbone(
+    refuse: Refuse, tmp_path: Path, dataset: str, model: tuple[str, ...]
+) -> None:
+    said = refuse("train", "--dataset", dataset.format(tmp_path / "nowhere"), "--save_dir", tmp_path / "out", *model)
+    assert said.startswith("pfm: no f")  # file or folder
+    assert str(tmp_path / "nowhere") in said
+
+
 # --- options --------------------------------------------------------------------------------------
 
 

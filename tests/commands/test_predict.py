@@ -35,7 +35,7 @@ COUNT = 7
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint and a bundle of images, the same of sounds, and a folder of each."""
     folder = tmp_path_factory.mktemp("predict")
-    for name, checkpoint in (("image", image_checkpoint("prompt")), ("sound", sound_checkpoint("prompt"))):
+    for name, checkpoint in (("image", image_checkpoint("prompt")), ("sound", sound_checkpoint("cls"))):
         save_checkpoint(folder / f"{name}.pt", checkpoint)
         export_bundle(checkpoint, folder / f"{name}_bundle")
     random = np.random.default_rng(0)

@@ -182,7 +182,7 @@ def test_an_npz_that_lacks_an_array_is_told_which(tmp_path: Path, missing: str) 
         ({"train_labels": np.arange(64)[:, None] % 4 - 1}, "labels run from -1 to 2 over 64 images; labels count"),
         ({"train_labels": np.full((64, 1), -1)}, "train labels run from -1 to -1"),
         ({"train_labels": np.arange(64)[:, None] % 4 * 2}, "no training image of class 1, 3, 5"),
-        ({"train_labels": np.zeros((64, 1), dtype=int)}, "has 1 class; at least two are needed"),
+        ({"train_labels": np.zeros((64, 1), dtype=int)}, "has 1 class (0); at least two are needed"),
         ({"train_labels": np.arange(64)[:, None] % 4 / 1}, "(train_labels) holds float64 values; whole numbers"),
         ({"train_labels": np.ones((64, 1), dtype=bool)}, "(train_labels) holds bool values"),
         ({"train_labels": np.zeros((64, 14), dtype=int)}, "has shape 64x14; one label for each image"),
@@ -520,15 +520,15 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # PIL leaves a truncated file to the collector
-@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "truncated"])
-def test_a_corrupt_image_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path / "fruit", 40)
     victim = tmp_path / "fruit" / "banana" / "001.png"
-    victim.write_bytes(victim.read_bytes()[:80] if content is None else content)
-    text = refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    for content in (victim.read_bytes()[:80], b"", b"no image at all"):
+        victim.write_bytes(content)
+        text = refusal(f"imagefolder:{tmp_path / 'fruit'}")
+        assert f"cannot decode {victim} (image 10 of fruit/train): " in text, content
+        assert "fix the file, take it out, or give --skip_bad" in text, content
     gc.collect()
-    assert f"cannot decode {victim} (image 10 of fruit/train): " in text
-    assert "fix the file, take it out, or give --skip_bad" in text
 
 
 @pytest.mark.usefixtures("cache")

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from making.checkpoints import image_checkpoint
 from making.commands import Refuse
 from making.exact import fit, image_data, only
 from making.images import write_npz
@@ -15,7 +17,7 @@ from pfm.exact.recipe import LARGEST, LARGEST_SUM, Projection, Recipe
 from pfm.exact.solve import solve
 from pfm.exact.sums import sums_of
 from pfm.forgetting import ledger
-from pfm.model.checkpoint import load_checkpoint
+from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of
 
 
@@ -38,6 +40,30 @@ def test_train_eval_and_learn_on_the_command_line(
     more = write_npz(tmp_path / "more.npz", num_classes=5)
     assert run(pfm, ["learn", "--ckpt", str(path), "--dataset", str(more), "--cpu"]) == 0
     assert "new classes: 4" in capsys.readouterr().out
+
+
+def test_samples_of_a_single_class_are_learned_or_refused_with_the_reason(
+    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "part.pt", fit(image_data(), tmp_path / "run"))
+    folder = tmp_path / "given" / "more"
+    for split, count in (("train", 4), ("test", 1)):
+        (folder / split / "orange").mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), (250, 130, number)).save(folder / split / "orange" / f"{number}.png")
+    learn = ("learn", "--dataset", f"imagefolder:{folder}", "--cpu", "--ckpt")
+    assert run(pfm, [*learn, str(tmp_path / "part.pt"), "--out", str(tmp_path / "learned.pt")]) == 0
+    assert "added 4 samples; new classes: orange" in capsys.readouterr().out
+    learned = load_checkpoint(tmp_path / "learned.pt")
+    assert learned.classes.names == ("red", "green", "blue", "grey", "orange")
+    assert memory_of(learned).counts[memory_of(learned).classes.index("orange")] == 4
+
+    refuse = Refuse(capsys)
+    save_checkpoint(tmp_path / "cls.pt", image_checkpoint())
+    assert "trained step by step, its classes against each other" in refuse(*learn, tmp_path / "cls.pt")
+    inside = refuse("learn", "--dataset", f"imagefolder:{folder.parent}", "--cpu", "--ckpt", tmp_path / "part.pt",
+                    "--out", tmp_path / "other.pt")  # fmt: skip
+    assert f"did you mean {folder}?" in inside  # its folders are splits, not a class of that name
 
 
 def test_options_of_the_other_way_of_training_are_refused(

@@ -32,6 +32,8 @@ from pfm_export.erasing import erase_everywhere
 from pfm_export.serving.bundle import Bundle
 from pfm_export.survey import survey
 
+KILLS = int(os.environ.get("PFM_KILLS", "20"))
+
 
 def in_every_form(rows: list[Row]) -> list[bytes]:
     """The bytes of rows as float32, float16 and bfloat16, in pieces of 16 values; flat ones tell nothing."""
@@ -259,10 +261,10 @@ def test_the_command_wants_in_place_to_be_said(ten: Path, capsys: pytest.Capture
     assert "backups" in told
 
 
-@pytest.mark.slow(seconds=85)
+@pytest.mark.slow(seconds=35)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_an_erasure_killed_at_any_moment_is_completed_by_the_next(made: Path, tmp_path: Path) -> None:
-    """SIGKILL at 50 random moments of an erasure over ten artifacts."""
+    """SIGKILL at random moments of an erasure over ten artifacts."""
     draw = random.Random(0)
     paths = ["run", "other", "bundle_a"]
 
@@ -275,8 +277,8 @@ def test_an_erasure_killed_at_any_moment_is_completed_by_the_next(made: Path, tm
     duration = time.perf_counter() - started
     original = {f.relative_to(made): f.read_bytes() for f in made.rglob("*") if f.is_file()}
     num_killed, num_partial = 0, 0
-    for number in range(250):
-        if num_killed == 50:
+    for number in range(5 * KILLS):
+        if num_killed == KILLS:
             break
         folder = Path(shutil.copytree(made, tmp_path / str(number)))
         child = os.fork()
@@ -295,5 +297,5 @@ def test_an_erasure_killed_at_any_moment_is_completed_by_the_next(made: Path, tm
         check_erased(folder, made)
         assert ledger.read(folder / "run" / LEDGER)[-1]["reason"] == "request 7"
         shutil.rmtree(folder)
-    assert num_killed == 50
-    assert num_partial > 2  # some files erased, others not yet
+    assert num_killed == KILLS
+    assert num_partial > 0  # some files erased, others not yet

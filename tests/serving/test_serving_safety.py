@@ -16,12 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from making.bundles import spoiled
-from making.models import tiny_model, tiny_spec
-from pfm.data.images import ImagePreprocess
+from making.checkpoints import image_checkpoint
 from pfm.errors import BundleError, ClassNameError, PfmError
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER
-from pfm.model.checkpoint import snapshot
 from pfm.storage import sha256_bytes
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bank import BANK
@@ -32,7 +30,6 @@ from pfm_export.serving.signature import MODEL
 from pfm_export.serving.writing import write_bundle
 
 ROOT = Path(__file__).parent.parent.parent
-PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
 NAMES = [f"class{i}" for i in range(12)]
 FILES = (MODEL, BANK, MANIFEST, LEDGER)
@@ -40,23 +37,42 @@ FILES = (MODEL, BANK, MANIFEST, LEDGER)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "twelve"
-    model = tiny_model(num_classes=len(NAMES), readout="prompt", wrong_target="none")
-    export_bundle(snapshot(model, spec=tiny_spec(), preprocess=PREPROCESS, lora=None), folder)
-    return folder
+    """The graph of a model that others have traced, which is one for any number of classes, with rows of twelve."""
+    folder = tmp_path_factory.mktemp("bundles")
+    export_bundle(image_checkpoint("prompt"), folder / "four")
+    random, shape = np.random.default_rng(1), load_file(folder / "four" / BANK)["prompt.0"].shape
+    (folder / "twelve").mkdir()
+    rewrite(
+        folder / "four",
+        folder / "twelve",
+        bank={f"prompt.{i}": random.standard_normal(shape, dtype=np.float32) for i in range(len(NAMES))},
+        classes=[{"id": i, "name": name} for i, name in enumerate(NAMES)],
+    )
+    return folder / "twelve"
+
+
+def rewrite(source: Path, folder: Path, *, bank: dict[str, np.ndarray], graph: bytes = b"", **changes: Any) -> None:
+    """A bundle as another one but for its rows, and what else is given."""
+    manifest = json.loads((source / MANIFEST).read_text())
+    stated = {name: value for name, value in manifest.items() if name not in ("format", "version")}
+    write_bundle(
+        folder,
+        graphs={MODEL: graph or (source / MODEL).read_bytes()},
+        others={name: (source / name).read_bytes() for name in manifest["files"] if name not in (MODEL, BANK)},
+        bank=bank,
+        manifest={**stated, **changes},
+    )
 
 
 def write_another(exported: Path, folder: Path) -> None:
     """A bundle of the same classes, with other numbers in graph and bank."""
-    manifest = json.loads((exported / MANIFEST).read_text())
-    stated = {name: value for name, value in manifest.items() if name not in ("format", "version")}
     folder.mkdir()
-    write_bundle(
+    rewrite(
+        exported,
         folder,
-        graphs={MODEL: spoiled((exported / MODEL).read_bytes())},
-        others={name: (exported / name).read_bytes() for name in manifest["files"] if name not in (MODEL, BANK)},
         bank={name: rows + 1 for name, rows in load_file(exported / BANK).items()},
-        manifest={**stated, "bundle": sha256_bytes(b"another")},
+        graph=spoiled((exported / MODEL).read_bytes()),
+        bundle=sha256_bytes(b"another"),
     )
 
 

@@ -23,6 +23,7 @@ OPTIONS = ["--dataset", "digits", "--model_name", "scratch:vit_digits", "--epoch
            "--schedule", "cosine", "--ema", "0.9", "--save_steps", "2", "--log_every", "3",
            "--best_metric", "full_bank", "--save_dir", "run"]  # fmt: skip
 KILLS = 2
+RUNS = int(os.environ.get("PFM_RUNS", "1"))
 
 
 def test_a_checkpoint_that_was_loaded_is_written_with_the_same_bytes(tmp_path: Path) -> None:
@@ -96,8 +97,8 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
-@pytest.mark.slow(seconds=90)
-@pytest.mark.parametrize(("processes", "runs"), [(1, 2), (2, 2)])
+@pytest.mark.slow(seconds=50)
+@pytest.mark.parametrize(("processes", "runs"), [(1, RUNS), (2, RUNS)])
 def test_killed_runs_end_with_the_files_of_one_that_was_left_alone(processes: int, runs: int, tmp_path: Path) -> None:
     """Each is killed at two places of its own choice, inside an epoch, while evaluating or while saving."""
     whole = tmp_path / "whole"

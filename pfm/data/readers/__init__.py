@@ -3,7 +3,7 @@
 A reader from outside the package registers itself with one line, `READERS.register("csv", CsvReader())`.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
@@ -34,6 +34,19 @@ class Reader(Protocol):
         Raises:
             DataError: it is not there, cannot be read, or does not fit together.
             ConfigError: another kind of input was asked for than this source has.
+        """
+        ...
+
+
+@runtime_checkable
+class LocalReader(Protocol):
+    """A source on the disk, of which one can ask at no cost whether it is there."""
+
+    def check_there(self, config: DataConfig) -> None:
+        """Refuse what is not there.
+
+        Raises:
+            DataError: it is not.
         """
         ...
 

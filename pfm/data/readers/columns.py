@@ -60,7 +60,7 @@ def numbered_labels(
         raise DataError(
             f"{name}: column {label!r} holds no labels (whole numbers or text); name another with --label_column"
         )
-    names, index = _label_names(parts["train"], label, name)
+    names, index = _label_names(parts["train"], label)
     numbers = {role: _numbered(part[label][:], index, what[role]) for role, part in parts.items()}
     for role, part in parts.items():
         own = getattr(part.features[label], "names", names)
@@ -104,7 +104,7 @@ def _only(found: list[str], features: Any, name: str, what: str, flag: str) -> s
     return found[0]
 
 
-def _label_names(train: Any, label: str, name: str) -> tuple[list[str], dict[Any, int] | None]:
+def _label_names(train: Any, label: str) -> tuple[list[str], dict[Any, int] | None]:
     """Names of the classes and, where labels are not numbered already, the number of each value."""
     feature = train.features[label]
     if hasattr(feature, "names"):  # a ClassLabel
@@ -112,8 +112,6 @@ def _label_names(train: Any, label: str, name: str) -> tuple[list[str], dict[Any
     else:
         values = sorted(value for value in train.unique(label) if value is not None)
         names, index = [str(value) for value in values], {value: i for i, value in enumerate(values)}
-    if len(names) < 2:
-        raise DataError(f"{name} has {len(names)} class ({', '.join(names)}); at least two are needed")
     return names, index
 
 

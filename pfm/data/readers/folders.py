@@ -19,7 +19,7 @@ from pfm.data.readers.folder_table import FileFacts, read_facts, split_roles
 from pfm.data.readers.listing import ClassFolder, FoundFile, Listing, ending_of, list_folder
 from pfm.data.readers.roles import as_data, role_of
 from pfm.data.reading import FilesToRead, Intake
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, check_class_count
 from pfm.errors import ConfigError, DataError
 
 DICOM_ENDINGS = (".dcm", ".dicom")
@@ -72,12 +72,15 @@ class FolderReader:
         endings = KINDS.get(config.kind).storage.endings
         return any(ending_of(path) in endings for path in folder.rglob("*") if path.is_file())
 
-    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+    def check_there(self, config: DataConfig) -> None:
         root = Path(config.folder).expanduser()
         if not root.is_dir():
-            raise DataError(
-                f"no folder {root}; {storage.folder_prefix}PATH wants PATH/train/<class>/… or PATH/<class>/…"
-            )
+            prefix = config.dataset.removesuffix(config.folder)
+            raise DataError(f"no folder {root}; {prefix}PATH wants PATH/train/<class>/… or PATH/<class>/…")
+
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+        self.check_there(config)
+        root = Path(config.folder).expanduser()
         found = find_samples(root.resolve(), config, storage)
         samples, called, notes = found.samples, found.called, found.notes
         by_role = {role: [sample for sample in samples if sample.role == role] for role in ("train", "val", "test")}
@@ -87,10 +90,8 @@ class FolderReader:
         labels = {sample.label for sample in samples}
         names = sorted(labels) if found.is_by_folder else sorted_names(labels)
         if len(names) < 2:
-            raise DataError(
-                f"{config.short_name} has {len(names)} class ({', '.join(names)}); at least two are needed"
-                + (_inside_hint(root, names) or _table_hint(config, found))
-            )
+            hint = _inside_hint(root, names) or _table_hint(config, found)
+            check_class_count(config.short_name, names, intake, hint)
         files = {
             role: _files(part, f"{config.short_name}/{called.get(role, role)}", config, storage, intake)
             for role, part in by_role.items()

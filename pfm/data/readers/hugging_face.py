@@ -27,7 +27,13 @@ class HuggingFaceReader:
     def takes(self, config: DataConfig) -> bool:
         return True
 
+    def check_there(self, config: DataConfig) -> None:
+        path = Path(config.dataset).expanduser()
+        if config.dataset.startswith((".", "/", "~")) and not path.exists():  # not a name of the hub
+            raise DataError(f"no file or folder {path}; give an .npz, a folder of files or a name of the hub")
+
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+        self.check_there(config)
         path, commit, notes = Path(config.dataset).expanduser(), "", ()
         with quiet_library() as is_offline:
             try:

@@ -26,6 +26,9 @@ class NpzReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.endswith(".npz")
 
+    def check_there(self, config: DataConfig) -> None:
+        _check_file(Path(config.dataset).expanduser())
+
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         config.check_kind(ImageStorage.kind)
         path = Path(config.dataset).expanduser()
@@ -58,8 +61,7 @@ def read_npz(path: Path, group: str = "", *, max_expansion: int = MOST_EXPANSION
     Raises:
         DataError: missing, truncated, or of another layout.
     """
-    if not path.is_file():  # a pipe would never end
-        raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
+    _check_file(path)
     try:
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
@@ -70,6 +72,11 @@ def read_npz(path: Path, group: str = "", *, max_expansion: int = MOST_EXPANSION
         raise DataError(f"cannot read {path}: {explain(error)}") from error
     except _DAMAGED as error:
         raise DataError(f"{path} is truncated or not an .npz file ({first_line(error)}); replace it") from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # a pipe would never end
+        raise DataError(f"no file {path}; give the path of an .npz in MedMNIST's layout")
 
 
 # what numpy and zipfile raise for a file that is not what it claims

@@ -11,7 +11,7 @@ from pfm.data.inputs import Storage
 from pfm.data.readers.columns import input_column, numbered_labels, paths, undecoded
 from pfm.data.readers.roles import SPLIT_NAMES, as_data
 from pfm.data.reading import FilesToRead, Intake
-from pfm.data.splits import ClassificationData, Split
+from pfm.data.splits import ClassificationData, Split, check_class_count
 from pfm.errors import DataError
 
 
@@ -36,6 +36,7 @@ def read_tables(loaded: Any, config: DataConfig, storage: Storage, intake: Intak
     column = input_column(chosen["train"].features, name, config, storage)
     what = {role: f"{name}: split {by_role[role]!r}" for role in chosen}
     labels, names = numbered_labels(chosen, what, column, name, config)
+    check_class_count(name, names, intake)
     files = {
         role: replace(
             _files(part, column, f"{name}/{by_role[role]}", config, storage, intake),
