@@ -11,7 +11,7 @@ from pfm.commands.options import was_given
 from pfm.errors import ConfigError
 from pfm.training.recipes import Value, load_recipe
 
-BEFORE = ("recipe", "readout", "tune", "model_name")  # which table holds depends on these
+BEFORE = ("recipe", "readout", "model_name")  # which table holds depends on these
 
 
 def with_recipe(configs: Mapping[str, Any]) -> dict[str, Any]:
