@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_table import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.storage import write_json

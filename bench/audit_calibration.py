@@ -13,12 +13,13 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_table import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK, AuditConfig
 from pfm.audit.models import AuditRequest, Models
-from pfm.audit.rule import FAIL, PASS, Comparison, Side, judge, power_curve
+from pfm.audit.rule import FAIL, PASS, Comparison, Side, Tolerance, judge, recommended_oracles
 from pfm.audit.verdict import Judgement, summarise, worst
 from pfm.cli import pfm
 from pfm.cli import run as run_command
@@ -41,8 +42,20 @@ from pfm.storage import write_compact_json
 from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
+MOST = 20  # oracles that --full trains
 COUNTS = (3, 5, 10)  # oracles that are left in the pool
 SUBSETS = 12  # of each number, for each model in the judged one's place
+GAPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # planted, in tolerances
+EPSILONS = (0.05, 0.075, 0.1)
+TOLERANCES = {  # of what begins so; ε of the rest
+    "over-unlearning": Tolerance.RETAINED,
+    "output shape: entropy": Tolerance.ENTROPY,
+    "output shape: unknown": Tolerance.UNKNOWN,
+    "output shape: divergence": Tolerance.DIVERGENCE,
+    "membership of the class": Tolerance.MEMBERSHIP,
+    "membership of the retained": Tolerance.MEMBERSHIP_RETAINED,
+    "feature-classifier alignment": Tolerance.COSINE,
+}
 PLANTED = ("resurrection", "prototype", "relearning")  # measures of what the weights know, which a gap is planted in
 RECIPES = {
     "uniform": "--wrong_target uniform",
@@ -105,48 +118,63 @@ def run_no_branch(label: str, config: AuditConfig, epochs: int, work: Path) -> d
 # --- arithmetic -----------------------------------------------------------------------------------
 
 
-def comparisons_of(run: dict[str, Any]) -> dict[str, Comparison]:
-    """The measures of the level *scrub*."""
+def comparisons_of(run: dict[str, Any], epsilon: float) -> dict[str, Comparison]:
+    """The measures of the level *scrub*, with the rule's tolerances."""
     return {
-        name.removeprefix("scrub: "): Comparison(**{**entry, "side": Side(entry["side"]),
-                                                    "oracles": tuple(entry["oracles"])})
+        name.removeprefix("scrub: "): Comparison(
+            **{**entry, "side": Side(entry["side"]), "oracles": tuple(entry["oracles"]),
+               "tolerance": tolerance_of(name.removeprefix("scrub: "), epsilon)}
+        )
         for name, entry in run["comparisons"].items() if name.startswith("scrub: ")
     }  # fmt: skip
+
+
+def tolerance_of(measure: str, epsilon: float) -> float:
+    """What the rule asks for now: a file may be older than its tolerances."""
+    return next((value for name, value in TOLERANCES.items() if measure.startswith(name)), epsilon)
 
 
 def level_of(found: dict[str, Comparison]) -> str:
     return worst(judge(one, len(found)) for one in found.values())
 
 
-def moved(found: dict[str, Comparison]) -> dict[str, Comparison]:
-    """With a gap of twice the tolerance in what the weights know."""
+def moved(found: dict[str, Comparison], times: float) -> dict[str, Comparison]:
+    """With a gap of so many tolerances in what the weights know."""
     return {
-        name: dataclasses.replace(one, value=one.value + 2 * one.tolerance) if name.startswith(PLANTED) else one
+        name: dataclasses.replace(one, value=one.value + times * one.tolerance) if name.startswith(PLANTED) else one
         for name, one in found.items()
     }
 
 
-def calibrate(runs: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
-    """Shares of verdicts with so many oracles, over classes, over models in the judged one's place, over subsets."""
+def settings(run: dict[str, Any], count: int, epsilon: float) -> Iterator[tuple[int, dict[str, Comparison]]]:
+    """Each model in the judged one's place, 0 the forgotten one, beside some of the others."""
     stream = random.Random(count)
-    levels: dict[str, list[str]] = {"retrained": [], "planted": [], "forgotten": []}
+    found = comparisons_of(run, epsilon)
+    pool = range(1, 1 + len(next(iter(found.values())).oracles))
+    for judged, _ in itertools.product((0, *pool), range(SUBSETS)):
+        others = stream.sample([number for number in pool if number != judged], count)
+        yield judged, {name: one.among(judged, others) for name, one in found.items()}
+
+
+def calibrate(runs: Sequence[dict[str, Any]], count: int, epsilon: float) -> dict[str, Any]:
+    """Shares of verdicts with so many oracles, over classes, over models in the judged one's place, over subsets."""
+    levels: dict[str, list[str]] = {"retrained": [], "forgotten": []}
+    curve: dict[float, list[str]] = {times: [] for times in GAPS}
     single: dict[str, dict[str, list[str]]] = {"retrained": {}, "planted": {}}
-    for run in runs:
-        found = comparisons_of(run)
-        pool = range(1, 1 + len(next(iter(found.values())).oracles))
-        for judged, _ in itertools.product((0, *pool), range(SUBSETS)):
-            others = stream.sample([number for number in pool if number != judged], count)
-            here = {name: one.among(judged, others) for name, one in found.items()}
-            if judged == 0:
-                levels["forgotten"].append(level_of(here))
-                continue
-            for kind, these in (("retrained", here), ("planted", moved(here))):
-                levels[kind].append(level_of(these))
-                for name, one in these.items():
-                    if kind == "retrained" or name.startswith(PLANTED):
-                        single[kind].setdefault(name, []).append(judge(one))
+    for judged, here in (pair for run in runs for pair in settings(run, count, epsilon)):
+        if judged == 0:
+            levels["forgotten"].append(level_of(here))
+            continue
+        levels["retrained"].append(level_of(here))
+        for times, verdicts in curve.items():
+            verdicts.append(level_of(moved(here, times)))
+        for kind, these in (("retrained", here), ("planted", moved(here, 2.0))):
+            for name, one in these.items():
+                if kind == "retrained" or name.startswith(PLANTED):
+                    single[kind].setdefault(name, []).append(judge(one, len(these)))
     return {
         "levels": {kind: shares(verdicts) for kind, verdicts in levels.items()},
+        "gaps": {str(times): shares(verdicts) for times, verdicts in curve.items()},
         "measures": {
             kind: {name: shares(verdicts) for name, verdicts in by_name.items()} for kind, by_name in single.items()
         },
@@ -158,61 +186,114 @@ def shares(verdicts: Sequence[str]) -> dict[str, float]:
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Calibration by recipe and number of oracles, the spreads, and a power curve at each measure's spread."""
+    """Calibration by recipe and number of oracles, the spreads, and what another ε would give."""
     found: dict[str, Any] = {}
     for recipe in RECIPES:
-        chosen = [run for name, run in runs.items() if name.startswith(f"{recipe} class ")]
+        chosen = {name: run for name, run in runs.items() if name.startswith(f"{recipe} class ")}
         if not chosen:
             continue
-        every = [comparisons_of(run) for run in chosen]
-        spreads = {name: statistics.fmean(one[name].spread for one in every) for name in every[0]}
-        pool = len(next(iter(every[0].values())).oracles)
-        gaps = [0.0, 0.025, 0.05, 0.075, 0.10, 0.15]
-        area = statistics.fmean(spread for name, spread in spreads.items() if name.startswith(PLANTED))
-        found[recipe] = {
-            "spreads": spreads,
-            "by_oracles": {str(count): calibrate(chosen, count) for count in COUNTS if count < pool},
-            "power_curve": {
-                "spread": area,
-                "gaps": gaps,
-                **{str(count): [list(point) for point in power_curve(gaps, area, count)] for count in COUNTS},
-            },
+        every = [comparisons_of(run, Tolerance.AREA) for run in chosen.values()]
+        spreads = {
+            name: {
+                "tolerance": one.tolerance,
+                "spread": math.sqrt(statistics.fmean(other[name].spread ** 2 for other in every)),
+                "sampling": statistics.fmean(other[name].among(1, range(2, 2 + 10)).sampling for other in every),
+            }
+            for name, one in every[0].items()
         }
+        pool = min(len(next(iter(one.values())).oracles) for one in every)
+        widest = max(entry["spread"] for name, entry in spreads.items() if name.startswith(PLANTED))
+        found[recipe] = {
+            "classes": len(chosen),
+            "spreads": spreads,
+            "recommended": {
+                str(epsilon): recommended_oracles(widest, epsilon, MOST, len(spreads)) for epsilon in EPSILONS
+            },
+            "by_oracles": {
+                str(count): calibrate(list(chosen.values()), count, Tolerance.AREA) for count in COUNTS if count < pool
+            },
+            "by_class": {
+                name: calibrate([run], COUNTS[-1], Tolerance.AREA)["levels"] for name, run in chosen.items()
+                if pool > COUNTS[-1]
+            },
+            "by_epsilon": {
+                str(epsilon): {
+                    kind: entry for kind, entry in calibrate(list(chosen.values()), count, epsilon).items()
+                    if kind != "measures"
+                }
+                for epsilon in EPSILONS for count in [min(COUNTS[-1], pool - 1)]
+            },
+        }  # fmt: skip
     return found
 
 
 def table(found: dict[str, Any]) -> str:
-    """Per cent of verdicts at the level *scrub*, as Markdown."""
-    lines = ["| recipe | oracles | retrained: pass | fail | planted 2ε: fail | forgotten: pass | fail |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    """Per cent of verdicts at the level *scrub*, and the spreads, as Markdown."""
+    lines = ["| recipe | ε | oracles | retrained: pass | fail | planted 2ε: fail | forgotten: pass | fail |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for recipe, entry in found.items():
-        for count, one in entry["by_oracles"].items():
+        rows = [(Tolerance.AREA, count, one) for count, one in entry["by_oracles"].items()]
+        rows += [(epsilon, COUNTS[-1], one) for epsilon, one in entry["by_epsilon"].items()]
+        for epsilon, count, one in rows:
             level = one["levels"]
-            cells = [level["retrained"][PASS], level["retrained"][FAIL], level["planted"][FAIL],
+            cells = [level["retrained"][PASS], level["retrained"][FAIL], one["gaps"]["2.0"][FAIL],
                      level["forgotten"][PASS], level["forgotten"][FAIL]]  # fmt: skip
-            lines.append(f"| {recipe} | {count} | {' | '.join(f'{100 * cell:.0f}' for cell in cells)} |")
+            shown = " | ".join(f"{100 * cell:.0f}" for cell in cells)
+            lines.append(f"| {recipe} | {float(epsilon):g} | {count} | {shown} |")
+    for recipe, entry in found.items():
+        last = list(entry["by_oracles"].values())[-1]["measures"]
+        lines += ["", f"| {recipe} | tolerance | spread | by samples | retrained: pass | fail | planted: fail |",
+                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        for name, one in entry["spreads"].items():
+            fair, planted = last["retrained"][name], last["planted"].get(name)
+            lines.append(
+                f"| {name} | {one['tolerance']:g} | {one['spread']:.3f} | {one['sampling']:.3f} | "
+                f"{100 * fair[PASS]:.0f} | {100 * fair[FAIL]:.0f} | {f'{100 * planted[FAIL]:.0f}' if planted else ''} |"
+            )
+        lines += ["", f"{recipe}: recommended retrained models by ε: {entry['recommended']}",
+                  f"by class: {entry['by_class']}"]  # fmt: skip
     return "\n".join(lines)
+
+
+def write(arguments: argparse.Namespace, config: AuditConfig, runs: dict[str, dict[str, Any]]) -> None:
+    """Everything, with the arithmetic made anew."""
+    what = (f"--oracles {config.oracles} --epochs {arguments.epochs} --classes {arguments.classes} "
+            f"--recipes {arguments.recipes}" + " --smoke" * arguments.smoke)  # fmt: skip
+    write_compact_json(
+        arguments.out,
+        {
+            "command": f"python bench/audit_calibration.py --out {arguments.out.name} {what}",
+            "training": {one: "pfm train " + " ".join(options_of(one, arguments.epochs))
+                         for one in (*RECIPES, "no_branch")},
+            "attack": dataclasses.asdict(config),
+            "host": host_facts(),
+            "note": "values in [0, 1]; one process of one thread, others beside it: seconds are upper bounds",
+            "summary": summary(runs),
+            "runs": runs,
+        },
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("audit-calibration"))
-    parser.add_argument("--classes", default="3,8", help="names, separated by commas")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="names, separated by commas")
-    parser.add_argument("--oracles", type=int, default=11)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--classes", default="3,1,8", help="names, separated by commas")
+    parser.add_argument("--recipes", default="uniform", help="names, separated by commas")
+    parser.add_argument("--oracles", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--smoke", action="store_true", help="a look whether it runs: few steps and attacks")
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = dataclasses.replace(QUICK, shadows=0, attack_seeds=20, oracles=arguments.oracles)
+    config = dataclasses.replace(QUICK, shadows=0, oracles=arguments.oracles)
     if arguments.smoke:
         config = dataclasses.replace(config, attack_seeds=2, attack_steps=5, restarts=2, relearn_steps=(0, 2),
                                      relearn_seeds=1)  # fmt: skip
     runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
-    cases = [(recipe, label) for label in arguments.classes.split(",")
-             for recipe in (*arguments.recipes.split(","), "no_branch")]  # fmt: skip
+    labels, recipes = arguments.classes.split(","), arguments.recipes.split(",")
+    cases = [(recipe, label) for label in labels for recipe in recipes]
+    cases.insert(len(recipes), ("no_branch", labels[0]))
     for recipe, label in cases:
         name = f"{recipe} class {label}"
         if name in runs or arguments.is_printed:
@@ -221,22 +302,10 @@ def main() -> None:
             runs[name] = run_no_branch(label, config, arguments.epochs, arguments.work)
         else:
             runs[name] = run_case(recipe, label, config, arguments.epochs, arguments.work)
-        write_compact_json(
-            arguments.out,
-            {
-                "command": f"python bench/audit_calibration.py --out {arguments.out.name} --oracles {config.oracles} "
-                f"--epochs {arguments.epochs} --classes {arguments.classes} --recipes {arguments.recipes}"
-                + " --smoke" * arguments.smoke,
-                "training": {one: "pfm train " + " ".join(options_of(one, arguments.epochs))
-                             for one in (*RECIPES, "no_branch")},
-                "attack": dataclasses.asdict(config),
-                "host": host_facts(),
-                "note": "values in [0, 1]; one process of one thread, others beside it: seconds are upper bounds",
-                "summary": summary(runs),
-                "runs": runs,
-            },
-        )  # fmt: skip
+        write(arguments, config, runs)
         print(f"{name} is done", file=sys.stderr, flush=True)
+    if runs:
+        write(arguments, config, runs)  # the arithmetic may have changed
     print(table(summary(runs)))
     for name, run in runs.items():
         what = run.get("masked") or run.get("levels")

@@ -3,13 +3,16 @@
     python bench/starts_table.py --out starts.json --models MODELS --only digits
     python bench/bundle_attack.py --models MODELS --out bench/pfm_bench/results/bundle_attack.json
 
-The first command trains the models. The second exports each in every precision, erases a class from the bundle, and
-attacks what is left as somebody would who has nothing else: the bank is read out of its file, the graph is run by ONNX
-Runtime, and no model of torch answers anything. The formulas are those of `pfm audit` (*derivable*). What stands in the
-file already is not measured again; `--show` prints the table of the documentation.
+The first command trains the models. The second exports each in every form, erases a class from the bundle, without and
+with its prompts centred, and attacks what is left as somebody would who has nothing else: the bank is read out of its
+file, the graph is run by ONNX Runtime, and no model of torch answers anything. The formulas, and the random prompts
+they are compared with, are those of `pfm audit` (*derivable*). Models whose prompts enter behind some blocks are
+exported in two graphs. What stands in the file already is not measured again; `--show` prints the table of the
+documentation.
 """
 
 import argparse
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -24,26 +27,31 @@ import onnxruntime
 import safetensors.numpy
 import torch
 
+from pfm.audit.attacks.derivable import candidates_of, of_ideas, summed_up
+from pfm.audit.by_chance import compare_with_chance
 from pfm.audit.comparisons.data import by_position
-from pfm.audit.derivable import Candidates, Survivors, derive, draw_random, find_seed
-from pfm.audit.derivable import SeedStarts as Starts
-from pfm.audit.figures import interval
+from pfm.audit.derivable import Candidates, Survivors, nearest
 from pfm.audit.groups import Groups
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.seeds import make_generator
-from pfm.storage import write_json
+from pfm.storage import write_compact_json
 from pfm_bench.reports.header import host_facts
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
-from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.signature import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL
-from starts_table import CLASSES, MOST_SAMPLES, data_of, list_runs
+from pfm_export.serving.signature import HEAD, INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, TRUNK
+from starts_table import CLASSES, CONFIG, MOST_SAMPLES, data_of, list_runs
 
 Floats = npt.NDArray[np.float32]
-DRAWS = 40
-SEEDS = range(100)
+FORMS = {
+    "fp32": GraphForm(),
+    "fp16": GraphForm(precision="fp16"),
+    "bf16": GraphForm(precision="bf16"),
+    "int8": GraphForm(precision="int8"),
+    "per request": GraphForm(per_request_prompts=True),
+    "split": GraphForm(split=True),
+}
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,14 @@ class Attacked:
     """A bundle's files and nothing else.
 
     Attributes:
+        trunk: the graph that runs first, of two; None of one.
         bank: by tensor name.
         ids: of the classes that are left, in the order in which they go into the graph.
         unknown: score of the answer `unknown`; -inf where there is none.
     """
 
-    session: onnxruntime.InferenceSession
+    trunk: onnxruntime.InferenceSession | None
+    graph: onnxruntime.InferenceSession
     bank: Mapping[str, Floats]
     ids: tuple[int, ...]
     unknown: float
@@ -64,26 +74,42 @@ class Attacked:
     @classmethod
     def of(cls, folder: Path) -> "Attacked":
         manifest = json.loads((folder / "manifest.json").read_text())
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        is_split = (folder / TRUNK).exists()
         score = manifest.get("unknown_score")
         return cls(
-            onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"]),
+            _session(folder / TRUNK) if is_split else None,
+            _session(folder / (HEAD if is_split else MODEL)),
             safetensors.numpy.load_file(folder / BANK),
             tuple(entry["id"] for entry in manifest["classes"]),
             -np.inf if score is None else score,
         )
 
-    def answers(self, inputs: Floats, prompt: Floats, row: Floats) -> npt.NDArray[np.int64]:
+    def ahead(self, inputs: Floats) -> Floats:
+        """What goes into the graph that the prompts enter."""
+        if self.trunk is None:
+            return inputs
+        return np.asarray(self.trunk.run(None, {self.trunk.get_inputs()[0].name: inputs})[0])
+
+    def answers(self, tokens: Floats, prompt: Floats, row: Floats) -> npt.NDArray[np.int64]:
         """Position of each answer among the classes left, the new class behind them; -1 for `unknown`."""
-        feed = {self.session.get_inputs()[0].name: inputs}
-        prompts = [*(self.bank[f"prompt.{i}"] for i in self.ids), prompt]
-        feed[INPUT_PROMPTS] = np.concatenate(prompts)  # (K·m + m, D)
-        if INPUT_WEIGHT in {entry.name for entry in self.session.get_inputs()}:
+        names = {entry.name for entry in self.graph.get_inputs()}
+        feed = {self.graph.get_inputs()[0].name: tokens}
+        prompts = np.concatenate([*(self.bank[f"prompt.{i}"] for i in self.ids), prompt])  # (K·m + m, D)
+        if INPUT_LENS in names:
+            prompts = np.broadcast_to(prompts, (len(tokens), *prompts.shape))
+            feed[INPUT_LENS] = np.full(len(tokens), len(self.ids) + 1, np.int32)
+        feed[INPUT_PROMPTS] = prompts
+        if INPUT_WEIGHT in names:
             feed[INPUT_WEIGHT] = np.stack([*(self.bank[f"weight.{i}"] for i in self.ids), row[:-1]])
             feed[INPUT_BIAS] = np.stack([*(self.bank[f"bias.{i}"] for i in self.ids), row[-1]])
-        scores = np.asarray(self.session.run(None, feed)[0])
+        scores = np.asarray(self.graph.run(None, feed)[0])
         return np.where(scores.max(axis=1) > self.unknown, scores.argmax(axis=1), -1)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
@@ -116,44 +142,64 @@ def asked(checkpoint: Checkpoint, name: str) -> Asked:
     )
 
 
-def measure(checkpoint: Checkpoint, precision: str, name: str) -> dict[str, Any]:
-    """Export, erase, attack."""
-    number = checkpoint.classes.ids[checkpoint.classes.position(name)]
+def measure(checkpoint: Checkpoint, form: GraphForm, name: str) -> dict[str, Any]:
+    """Export, erase, attack; without and with the prompts centred."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        export_bundle(checkpoint, folder, form=GraphForm(precision=precision))
+        export_bundle(checkpoint, folder, form=form)
+        other = shutil.copytree(folder, Path(temporary) / "other")
         whole = safetensors.numpy.load_file(folder / BANK)
-        Bundle.open(folder).erase(name)
-        attacked, samples = Attacked.of(folder), asked(checkpoint, name)
-        shutil.rmtree(folder)
+        samples = asked(checkpoint, name)
+        found = measure_erased(checkpoint, folder, whole, samples, name)
+        centred = measure_erased(checkpoint, other, whole, samples, name, centre_prompts=True)
+    return {"name": name, **found, "centred": centred}
+
+
+def measure_erased(
+    checkpoint: Checkpoint,
+    folder: Path,
+    whole: Mapping[str, Floats],
+    samples: Asked,
+    name: str,
+    *,
+    centre_prompts: bool = False,
+) -> dict[str, Any]:
+    """Erase a class from a bundle, and attack.
+
+    Args:
+        whole: the bank of before.
+    """
+    number = checkpoint.classes.ids[checkpoint.classes.position(name)]
+    Bundle.open(folder).erase(name, centre_prompts=centre_prompts)
+    attacked = Attacked.of(folder)
+    samples = dataclasses.replace(samples, forget=attacked.ahead(samples.forget), retain=attacked.ahead(samples.retain))
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in attacked.bank.items()}
     survivors = Survivors.of_bank(tensors, checkpoint.classes.ids, number)
-    starts = Starts(checkpoint, checkpoint.classes.ids)
-    seed, match = find_seed(survivors, starts, SEEDS)
-    found = derive(
-        survivors,
-        {
-            f"the {start} start of the recorded seed": starts.rows(checkpoint.seed, start)
-            for start in ("seed", "common")
-        },
-    )
+    found, seed, match = candidates_of(checkpoint, survivors, CONFIG)
     own = np.append(whole.get(f"weight.{number}", np.zeros(found.row.shape[1] - 1)), whole.get(f"bias.{number}", 0.0))
     ways = [{"way": way, **back} for way, back in zip(found.names, tried(attacked, samples, found), strict=True)]
-    drawn = draw_random(found, DRAWS, make_generator(0, "random prompts"))
-    random = list(tried(attacked, samples, drawn))
-    low, high = interval(torch.tensor([back["selective"] for back in random], dtype=torch.float64))
+    claimed: list[float] = []
+
+    def attack(drawn: Candidates) -> torch.Tensor:
+        backs = list(tried(attacked, samples, drawn))
+        claimed.extend(back["forget"] for back in backs)
+        return torch.tensor([back["selective"] for back in backs], dtype=torch.float64)
+
+    selective = torch.tensor([way["selective"] for way in ways], dtype=torch.float64)
+    chance = compare_with_chance(
+        found, selective, attack, rounds=CONFIG.random_rounds, generator=make_generator(0, "random prompts")
+    )
+    way, cosine = nearest(found, survivors, torch.from_numpy(whole[f"prompt.{number}"]))
     return {
-        "name": name,
+        "key": {"way": way.partition(";")[0], "cosine": cosine},
         "full": samples.back(attacked, whole[f"prompt.{number}"], own.astype(np.float32)),
         "seed_found": seed,
         "seed_match": match,
-        "random": {
-            "draws": DRAWS, "low": low, "high": high,
-            **{key: float(np.mean([back[key] for back in random])) for key in ("selective", "forget", "retain")},
-        },
+        "random": summed_up(chance, float(np.mean(claimed[: chance.rounds.numel()]))),
         "num_formulas": len(ways),
-        "formulas": sorted(ways, key=lambda way: -way["selective"])[:3],
-    }  # fmt: skip
+        "formulas": sorted(ways, key=lambda way: -way["selective"])[:1],
+        "ideas": of_ideas(chance),
+    }
 
 
 def tried(attacked: Attacked, samples: Asked, candidates: Candidates) -> Iterator[dict[str, float]]:
@@ -165,18 +211,22 @@ def tried(attacked: Attacked, samples: Asked, candidates: Candidates) -> Iterato
 def show(runs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a table, in per cent."""
     for name, entry in runs.items():
-        data, readout, *_ = name.split("_")
-        best, random = entry["formulas"][0], entry["random"]
-        figures = (
-            entry["full"]["selective"], best["selective"], best["forget"], best["retain"], random["selective"],
-            random["high"],
-        )  # fmt: skip
+        data, readout, *_ = name.removeprefix("lora_").split("_")
         columns = [
             f"{data}, `{readout}`",
             f"`{entry['start']}`",
-            entry["precision"],
-            *(f"{100 * f:.1f}" for f in figures),
+            entry["form"],
+            f"{100 * entry['full']['selective']:.1f}",
         ]
+        for found in (entry, entry["centred"]):
+            worst, random = found["ideas"][0], found["random"]
+            tells = "**" if not worst["as_good"] else ""
+            columns += [
+                f"{100 * found['formulas'][0]['selective']:.1f}",
+                f"{100 * random['low']:.1f}–{100 * random['high']:.1f}",
+                f"{tells}{worst['as_good']} of {worst['rounds']}{tells}",
+                f"{found['key']['cosine']:.2f}",
+            ]
         yield f"| {' | '.join(columns)} |"
 
 
@@ -195,18 +245,19 @@ def main() -> None:
     firsts = [
         run for run in list_runs() if run.recipe.seed == 42 and run.number <= 1 and run.name.startswith(arguments.only)
     ]
-    names = [f"{run.name}_{precision}" for run in firsts for precision in PRECISIONS.names()]
+    names = [f"{run.name}_{form}" for run in firsts for form in FORMS]
     for run in firsts:
         for path in sorted((arguments.models / run.name).glob("*.pt")):
             checkpoint = load_checkpoint(path)
-            for precision in PRECISIONS.names():
-                name = f"{run.name}_{precision}"
-                if name in runs:
+            for form_name, form in FORMS.items():
+                name = f"{run.name}_{form_name}"
+                # two graphs where the prompts enter behind some blocks, and all others where they enter first
+                if "centred" in runs.get(name, {}) or form.split != bool(checkpoint.model.prompt_layer):
                     continue
-                found = measure(checkpoint, precision, CLASSES[run.recipe.data][0])
-                runs[name] = {"start": run.start, "precision": precision, **found}
+                found = measure(checkpoint, form, CLASSES[run.recipe.data][0])
+                runs[name] = {"start": run.start, "form": form_name, **found}
                 ordered = {other: runs[other] for other in names if other in runs}
-                write_json(arguments.out, {"host": host_facts(), "runs": ordered})
+                write_compact_json(arguments.out, {"host": host_facts(), "runs": ordered})
                 print(f"{name}: {100 * found['formulas'][0]['selective']:.1f}", flush=True)
 
 

@@ -21,13 +21,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_table import ATTACK, SHARED, spread
+from audit_settings import SHARED
 from glyph_backbone import pretrain
 from pfm.audit import figures, thresholds
 from pfm.audit.attacks.exposure import exposure
 from pfm.audit.attacks.resurrection import resurrection_gaps
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons, recipe_of
+from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
 from pfm.audit.resurrection import Attacker
 from pfm.audit.subject import Loaded, as_subject
@@ -41,6 +42,7 @@ from pfm.seeds import make_generator
 from pfm.storage import write_json
 from pfm_bench.reports.header import host_facts
 
+ATTACK = dataclasses.replace(QUICK, shadows=0)
 CPU = torch.device("cpu")
 SEEDS = (42, 2)
 LABELS = ("1", "3", "8")
@@ -144,6 +146,10 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
         cells.append(", ".join(map(str, above)) + f" of {len(chosen)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ from pfm.exact.recipe import Projection, Recipe
 from pfm.exact.solve import solve
 from pfm.exact.sums import num_packed, sums_of
 from pfm.forgetting.erase import erase
-from pfm.model.checkpoint import load_checkpoint
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.extraction import extract
@@ -159,8 +159,17 @@ def measure(case: Case, data: ClassificationData, width: int, alpha: float, seed
     """One fit: accuracies, forgetting, an exact erasure, what it costs."""
     with tempfile.TemporaryDirectory() as folder:
         result = train(case.config(width, alpha, seed, Path(folder)), HERE.device, lambda _: None, data=data)
-        size = result.checkpoint.stat().st_size
-        checkpoint = load_checkpoint(result.checkpoint)
+        return {
+            **figures(load_checkpoint(result.checkpoint), data, seed),
+            "fit_s": round(result.seconds, 2),
+            "features_per_s": round(result.samples_per_s, 1),
+            "checkpoint_bytes": result.checkpoint.stat().st_size,
+        }
+
+
+def figures(checkpoint: Checkpoint, data: ClassificationData, seed: int) -> dict[str, Any]:
+    """Accuracies, forgetting and an exact erasure of a fit."""
+    width = checkpoint.model.width
     model = checkpoint.build_model()
     evaluator = make_evaluator(
         data.test, label_positions(model.classes, data.classes), checkpoint.preprocess, HERE, EvalConfig(), seed=seed
@@ -178,10 +187,7 @@ def measure(case: Case, data: ClassificationData, width: int, alpha: float, seed
         "retain_k1": by_rows["retain_mean"],
         "retain_k1_exact": exact["retain_mean"],
         "forget_k1": by_rows["forget_mean"],
-        "fit_s": round(result.seconds, 2),
-        "features_per_s": round(result.samples_per_s, 1),
         "erase_s": round(erase_s, 2),
-        "checkpoint_bytes": size,
         "memory_bytes": memory_of(checkpoint).size_bytes,
         "sums_bytes": num_packed(width) * 8 * len(data.classes),
         "digest": checkpoint.exact["digest"],

@@ -1,10 +1,15 @@
 """A server with eight tenants under load, from nothing: a bundle of random weights, tokens, `pfm serve`, load.
 
     python bench/serve_load.py --shape scratch:vit_mini --out bench/pfm_bench/results/serve_load_vit_mini.json
+    python bench/serve_load.py --shape scratch:vit_base_patch16_224 --clients 16 --only http_overhead,batching,load \
+        --out bench/pfm_bench/results/serve_load_vit_base.json
 
-says what a request over HTTP costs beside the session, how much more is answered when many ask at once, latency at
-shares of the capacity while classes are erased, and how the memory of the server grew. A file of the last run that is
-there already is kept.
+measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
+when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
+(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`).
+
+Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores;
+what the client computes for a request is in the file. A section that is in the file already is not measured again.
 """
 
 import argparse
@@ -13,146 +18,373 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
-import subprocess
-import sys
+import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from pfm.storage import Json, write_json
+from pfm_bench.measuring.served import OwnServer, own_server
 from pfm_bench.measuring.stats import percentiles
+from pfm_bench.measuring.worker_ports import children, client_ports
 from pfm_bench.reports.header import FORMAT, host_facts
-from pfm_bench.scenarios.load import Load
+from pfm_bench.scenarios.load import Load, Phase
+from pfm_bench.scenarios.load_client import run_precisely
 from pfm_bench.scenarios.load_plan import LoadPlan
+from pfm_bench.scenarios.load_reference import SessionAnswers
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.serving.answers import ActiveSet
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.session import PromptSession
 
 TENANTS, CLASSES = 8, 10
-ROUNDS, BLOCK = 10, 20  # a block of one kind, then of the other
+KEPT = 4  # classes that no tenant's profile leaves out; the first two of them are erased under load
+BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
 PAUSE = 0.1  # seconds, in which the session's threads stop spinning, which would take cores from the server
-KEPT = 4  # classes that no tenant's profile leaves out; two more of them are erased under load
-SERVE = "from pfm.cli import main; main()"
+ROUNDS = 3  # of one after another, then many at once
+FULL = 32  # rows of the largest pass, `--max_batch`
+SUSPENSIONS = 16
+SAMPLE = 5000  # requests between two looks at the memory
+SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
-def prepare(shape: str, folder: Path) -> tuple[Path, Path, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the sections share.
+
+    Attributes:
+        bundle: never changed; each server has a copy of it.
+        tokens_file, tokens: of the tenants.
+        seconds: of the load.
+        expected: the right answers.
+    """
+
+    folder: Path
+    bundle: Path
+    tokens_file: Path
+    tokens: list[str]
+    seconds: float
+    requests: int
+    share: float
+    clients: int
+    expected: SessionAnswers
+
+    def served(self, name: str, *, workers: int = 1):
+        """A server of a new copy of the bundle."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
+        shutil.copytree(self.bundle, folder)
+        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file)]
+        return own_server([folder], *options, log=folder.with_name("log"))
+
+    def load(self, server: OwnServer, **plan) -> Load:
+        """Of all tenants."""
+        found = LoadPlan(address=server.address, clients=self.clients, **{"sets": 4, **plan})
+        return Load(found, "model", self.tokens, lambda line: print(f"  {line}", flush=True), self.expected)
+
+
+def prepare(shape: str, work: Path) -> tuple[Path, Path, list[str]]:
     """A bundle whose tenants see different classes, the file of their tokens, and the tokens."""
-    bundle = folder / "model"
-    export_bundle(
-        random_checkpoint(shape, num_classes=CLASSES, readout="cls"), bundle, form=GraphForm(per_request_prompts=True)
-    )
-    tokens, entries = [], []
-    for number in range(TENANTS):
-        profile, token = f"tenant-{number}", secrets.token_urlsafe(32)
-        hidden = [f"class{place}" for place in range(KEPT, CLASSES) if (place + number) % 3 == 0]
-        Bundle.open(bundle).suspend(hidden, profile=profile)
-        sha256 = hashlib.sha256(token.encode()).hexdigest()
-        entries.append({"sha256": sha256, "profile": profile, "rights": ["predict", "erase"]})
-        tokens.append(token)
-    path = folder / "tokens.json"
+    bundle = work / f"{shape.replace(':', '_').replace('/', '_')}"
+    if not bundle.exists():
+        export_bundle(
+            random_checkpoint(shape, num_classes=CLASSES, readout="cls"), bundle,
+            form=GraphForm(per_request_prompts=True),
+        )  # fmt: skip
+        for number in range(TENANTS):
+            hidden = [f"class{place}" for place in range(KEPT, CLASSES) if (place + number) % 3 == 0]
+            Bundle.open(bundle).suspend(hidden, profile=f"tenant-{number}")
+    tokens = [secrets.token_urlsafe(32) for _ in range(TENANTS)]
+    rights = ["predict", "erase", "suspend", "restore", "metrics"]
+    entries = [
+        {"sha256": hashlib.sha256(token.encode()).hexdigest(), "profile": f"tenant-{number}", "rights": rights}
+        for number, token in enumerate(tokens)
+    ]
+    path = work / "tokens.json"
     path.write_text(json.dumps({"tokens": entries}))
     return bundle, path, tokens
 
 
-def beside_session(address: str, token: str, session: PromptSession) -> Json:
-    """What one request costs over HTTP and through the session, in turn by blocks."""
-    place = urlsplit(address)
-    assert place.hostname is not None
-    connection = http.client.HTTPConnection(place.hostname, place.port)
+def http_overhead(setting: Setting) -> Json:
+    """What one request costs over HTTP and through the session, in turn by blocks, at one set and one image."""
+    session = setting.expected.session
     inputs = session.input.random(1, np.random.default_rng(0))
     entry = {
         "name": session.input.inputs[0], "datatype": "FP32", "shape": inputs.shape,
         "parameters": {"binary_data_size": inputs.nbytes},
     }  # fmt: skip
     text = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Authorization": f"Bearer {token}", "Inference-Header-Content-Length": str(len(text))}
+    headers = {"Authorization": f"Bearer {setting.tokens[0]}", "Inference-Header-Content-Length": str(len(text))}
     over_http: list[float] = []
     direct: list[float] = []
-    for _ in range(ROUNDS):
-        for _ in range(BLOCK):
-            begun = time.perf_counter()
-            connection.request("POST", "/v2/models/model/infer", text + inputs.tobytes(), headers)
-            answer = connection.getresponse()
-            answer.read()
-            over_http.append(1000 * (time.perf_counter() - begun))
-            assert answer.status == 200
-        for _ in range(BLOCK):
-            begun = time.perf_counter()
-            session.predict(inputs, profile="tenant-0")
-            direct.append(1000 * (time.perf_counter() - begun))
-        time.sleep(PAUSE)
-    connection.close()
+    with setting.served("overhead") as server:
+        place = urlsplit(server.address)
+        assert place.hostname is not None
+        connection = http.client.HTTPConnection(place.hostname, place.port)
+        for block in range(-1, BLOCKS):
+            time.sleep(PAUSE)
+            for _ in range(BLOCK):
+                begun = time.perf_counter()
+                connection.request("POST", "/v2/models/model/infer", text + inputs.tobytes(), headers)
+                answer = connection.getresponse()
+                answer.read()
+                over_http += [1000 * (time.perf_counter() - begun)] * (block >= 0)
+                assert answer.status == 200
+            time.sleep(PAUSE)
+            for _ in range(BLOCK):
+                begun = time.perf_counter()
+                session.predict(inputs, profile="tenant-0")
+                direct += [1000 * (time.perf_counter() - begun)] * (block >= 0)
+        connection.close()
+    overhead = percentiles(over_http).p50_ms - percentiles(direct).p50_ms
+    print(f"  over HTTP {overhead:.2f} ms more than the session's {percentiles(direct).p50_ms:.2f}")
     return {
         "http": {**percentiles(over_http).to_dict(), "latencies_ms": [round(value, 3) for value in over_http]},
         "session": {**percentiles(direct).to_dict(), "latencies_ms": [round(value, 3) for value in direct]},
-        "overhead_p50_ms": percentiles(over_http).p50_ms - percentiles(direct).p50_ms,
+        "overhead_p50_ms": overhead,
     }
 
 
-def resident_mib(pids: Sequence[int]) -> float:
-    """Memory that processes hold."""
-    lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+def batching(setting: Setting) -> Json:
+    """One after another, then many at once, in turn; with one worker of all cores, and with one for each."""
+    seconds = setting.seconds / 12
+    found: dict[str, Json] = {}
+    for workers in (1, os.cpu_count() or 1):
+        with setting.served("batching", workers=workers) as server:
+            rounds = run_precisely(_rounds(setting.load(server), server, seconds, setting.clients))
+        times = sorted(entry["times"] for entry in rounds)
+        print(f"  {workers} workers: {times[len(times) // 2]:.2f} times one after another")
+        found[f"workers_{workers}"] = {"times_one_after_another": times[len(times) // 2], "rounds": rounds}
+    return found
 
 
-def measure(shape: str, seconds: float, loads: str, folder: Path) -> Json:
-    """All of it."""
-    bundle, tokens_file, tokens = prepare(shape, folder)
-    session = PromptSession(bundle, device="cpu")
-    command = [sys.executable, "-c", SERVE, "serve", str(bundle), "--port", "0", "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--tokens", str(tokens_file)], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        )
-    try:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip().removeprefix("serving on ")
-        workers = [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
-        http_cost = beside_session(address, tokens[0], session)
-        print(f"over HTTP {http_cost['overhead_p50_ms']:.2f} ms more than the session")
-        plan = LoadPlan(address=address, sets=4, loads=loads, seconds=seconds, erase="class0,class1")
-        before = resident_mib(workers)
-        phases = asyncio.run(Load(plan, "model", tokens, print).run())
-        after = resident_mib(workers)
-    finally:
-        server.terminate()
-        server.wait()
-    alone, together = phases[0], phases[1]
-    requests = sum(sum(phase.statuses.values()) for phase in phases)
+async def _rounds(load: Load, server: OwnServer, seconds: float, clients: int) -> list[Json]:
+    await load.prepare()
+    await load.closed(clients, seconds / 2)  # warms up
+    rounds: list[Json] = []
+    for _ in range(ROUNDS):
+        before = server.cpu_ms()
+        one = await load.alone(seconds)
+        alone_ms = (server.cpu_ms() - before) / sum(one.statuses.values())
+        before = server.cpu_ms()
+        many = await load.closed(clients, seconds)
+        computed = (server.cpu_ms() - before) / sum(many.statuses.values())
+        rounds.append({
+            "times": many.per_second / one.per_second, "server_ms_per_request": computed,
+            "server_ms_alone": alone_ms,
+            "alone": short(one), "many": short(many),
+        })  # fmt: skip
+    await load.connections.close()
+    return rounds
+
+
+def load(setting: Setting) -> Json:
+    """Arrivals at random at a share of the capacity, classes erased, suspended and restored beside them."""
+    full = one_pass(setting)
+
+    async def measure(server: OwnServer) -> tuple[list[Phase], Json, float]:
+        load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
+        await load.prepare()
+        alone = await load.alone(setting.seconds / 12)
+        capacity = await load.closed(setting.clients, setting.seconds / 6)
+        before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
+        loaded = await load.open(setting.share, capacity.per_second, setting.seconds, changes=True)
+        after = await passes(load, setting.tokens[0])
+        computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
+        await load.connections.close()
+        count = max(1.0, after["count"] - before["count"])
+        means = {
+            "rows": (after["rows"] - before["rows"]) / count,
+            "ms": 1000 * (after["seconds"] - before["seconds"]) / count,
+        }
+        changed = [
+            {
+                "at": round(change.asked - load.changes[0].asked, 3), "name": change.name,
+                "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
+            }
+            for change in load.changes
+        ]  # fmt: skip
+        return [alone, capacity, loaded], {"mean_pass": means, "changes": changed}, computed
+
+    with setting.served("load") as server:
+        phases, more, computed = run_precisely(measure(server))
+    p50, p99 = percentiles(phases[0].latencies_ms).p50_ms, percentiles(phases[-1].latencies_ms).p99_ms
+    statuses = phases[-1].statuses
+    errors = sum(n for status, n in statuses.items() if status not in (200, 429)) - phases[-1].verdicts.refused
+    limit = 3 * p50 + full
+    print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
     return {
-        "shape": shape,
-        "tenants": TENANTS,
-        "beside_session": http_cost,
-        "times_one_after_another": together.per_second / alone.per_second,
-        "memory": {"before_mib": before, "after_mib": after, "requests": requests},
+        "share": setting.share, "full_pass_ms": full, **more, "server_ms_per_request": computed,
+        "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit, "limit_of_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
+        "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
         "phases": [phase.to_dict() for phase in phases],
-    }
+    }  # fmt: skip
+
+
+def one_pass(setting: Setting) -> float:
+    """Milliseconds of a pass of as many rows as there may be, of different sets; nothing else runs."""
+    session = setting.expected.session
+    inputs = session.input.random(FULL, np.random.default_rng(0))
+    sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(FULL)]
+    times = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        session.predict_each(inputs, sets)
+        times.append(1000 * (time.perf_counter() - begun))
+    return float(np.median(times))
+
+
+async def passes(load: Load, token: str) -> dict[str, float]:
+    """How many passes there were, of how many rows, and how long, as the server's metrics say."""
+    reply = await load.connections.ask(load.connections.request("GET", "/metrics", token=token))
+    text = reply.body.decode()
+
+    def value(name: str) -> float:
+        found = re.search(rf"^{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
+        return 0.0 if found is None else float(found[1])
+
+    return {
+        "count": value("pfm_batch_rows_count"), "rows": value("pfm_batch_rows_sum"),
+        "seconds": value("pfm_pass_seconds_sum"),
+    }  # fmt: skip
+
+
+def memory(setting: Setting) -> Json:
+    """Resident memory of the server, looked at every so many requests."""
+
+    async def measure(server: OwnServer) -> tuple[list[Json], int, int]:
+        load = setting.load(server, sets=8)
+        await load.prepare()
+        samples = [{"requests": 0, "mib": server.resident_mib()}]
+        wrong = others = done = 0
+        while done < setting.requests:
+            phase = await load.closed(setting.clients, 0, requests=min(SAMPLE, setting.requests - done))
+            done += sum(phase.statuses.values())
+            wrong, others = wrong + phase.verdicts.wrong, others + done_otherwise(phase)
+            samples.append({"requests": done, "mib": round(server.resident_mib(), 2)})
+        await load.connections.close()
+        return samples, wrong, others
+
+    with setting.served("memory") as server:
+        samples, wrong, others = run_precisely(measure(server))
+    settled = [entry for entry in samples if entry["requests"] >= SETTLED * setting.requests]
+    slope = np.polyfit([entry["requests"] for entry in settled], [entry["mib"] for entry in settled], 1)[0]
+    grown = settled[-1]["mib"] - settled[0]["mib"]
+    print(f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests")
+    return {
+        "requests": samples[-1]["requests"], "wrong": wrong, "errors": others, "grown_mib": grown,
+        "grown_from_request": settled[0]["requests"], "mib_per_100000_requests": 1e5 * slope, "samples": samples,
+    }  # fmt: skip
+
+
+def done_otherwise(phase: Phase) -> int:
+    """Requests that were not answered."""
+    return sum(count for status, count in phase.statuses.items() if status != 200)
+
+
+def kill(setting: Setting) -> Json:
+    """One of two workers is killed under load, behind an erasure and a suspension; another one takes its place."""
+    with setting.served("kill", workers=2) as server:
+        return run_precisely(_killed(setting, server))
+
+
+async def _killed(setting: Setting, server: OwnServer) -> Json:
+    load = setting.load(server, sets=4)
+    await load.prepare()
+    capacity = await load.closed(setting.clients, setting.seconds / 20)
+    await load.changer.change("erase", "class0", 0)
+    await load.changer.change("suspend", "class1", 1)
+    victim, other = children(server.pid)
+    seconds = setting.seconds / 3
+    lost: Json = {}
+
+    async def strike() -> None:
+        await asyncio.sleep(seconds / 4)
+        ports = client_ports(victim)
+        os.kill(victim, signal.SIGKILL)
+        killed = time.perf_counter()
+        lost.update(ports=ports, at=killed)
+        while not (new := [pid for pid in children(server.pid) if pid not in (victim, other)]):
+            await asyncio.sleep(0.02)
+        while not client_ports(new[0]):  # it takes connections
+            reply = await load.connections.ask(load.connections.request("GET", "/v2/health/live"))
+            assert reply.status in (0, 200)
+            await load.connections.open(load.connections.idle + 1)
+            await asyncio.sleep(0.02)
+        lost.update(again=time.perf_counter() - killed, new=new[0])
+
+    striking = asyncio.create_task(strike())
+    phase = await load.open(0.5, capacity.per_second, seconds)
+    await striking
+    broken = [each for each in load.asked if each.reply.status == 0]
+    strangers = [each for each in broken if each.reply.port not in lost["ports"]]
+    late = [each for each in broken if each.sent > lost["at"] + 0.1]
+    ports = client_ports(lost["new"])
+    by_new = [each for each in load.asked if each.reply.port in ports and each.reply.status in (200, 400)]
+    await load.connections.close()
+    print(
+        f"  {len(broken)} broken of {len(load.asked)}, {len(strangers)} of them on connections of the other worker; "
+        f"again after {lost['again']:.2f} s; {len(by_new)} answered by the new one"
+    )
+    return {
+        "broken": len(broken), "broken_on_the_other_worker": len(strangers), "broken_after_100_ms": len(late),
+        "connections_of_the_killed": len(lost["ports"]), "seconds_until_another": lost["again"],
+        "answered_by_the_new_one": len(by_new), "wrong": phase.verdicts.wrong, "phase": phase.to_dict(),
+    }  # fmt: skip
+
+
+def short(phase: Phase) -> Json:
+    """A phase without its latencies."""
+    return {name: value for name, value in phase.to_dict().items() if name != "latencies_ms"}
+
+
+SECTIONS: dict[str, Callable[[Setting], Json]] = {
+    each.__name__: each for each in (http_overhead, batching, load, memory, kill)
+}  # fmt: skip
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure what is not in the file yet."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="scratch:vit_mini")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--loads", default="0.5,0.8")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
+    parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
+    parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
+    parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    if given.out.exists():
-        print(f"{given.out} is there; delete it to measure again")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(given.shape, given.seconds, given.loads, Path(folder))
-    command = f"python bench/serve_load.py --shape {given.shape} --seconds {given.seconds:g} --loads {given.loads}"
-    write_json(given.out, {"format": FORMAT, "command": command, "host": host_facts(), **found})
-    print(f"{found['times_one_after_another']:.2f} times one after another; wrote {given.out}")
+    only = [name for name in given.only.split(",") if name]
+    document: Json = json.loads(given.out.read_text()) if given.out.exists() else {"format": FORMAT, "sections": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = given.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        bundle, tokens_file, tokens = prepare(given.shape, work)
+        setting = Setting(
+            folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
+            requests=given.requests, share=given.share, clients=given.clients, expected=SessionAnswers(bundle),
+        )  # fmt: skip
+        for name in only:
+            if name in document["sections"]:
+                print(f"{name}: is there already")
+                continue
+            print(f"{name}:", flush=True)
+            begun = time.perf_counter()
+            found = SECTIONS[name](setting)
+            command = f"python bench/serve_load.py --shape {given.shape} --seconds {given.seconds:g} --clients {given.clients} --only {name}"
+            document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
+            document |= {"host": host_facts(), "shape": given.shape, "tenants": TENANTS}
+            write_json(given.out, document)
+    print(f"wrote {given.out}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`)
 again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs `lora_…`
 are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
 
+`--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
+its prompts centred, and says what centring does to the answers. What has such figures already is left alone.
+
 `--retrain FOLDER` trains the recipes of what the file holds once more without the erased class, and attacks both.
 """
 
@@ -19,14 +22,14 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pfm.audit.attacks.derivable import Case, measure_class
+from pfm.audit.attacks.derivable import Case, measure_class, measure_formulas
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
@@ -40,10 +43,12 @@ from pfm.device import DeviceConfig
 from pfm.evaluation.config import EvalConfig
 from pfm.evaluation.evaluator import make_evaluator
 from pfm.evaluation.samples import label_positions
+from pfm.forgetting.answers import Asked
 from pfm.forgetting.erase import erase
+from pfm.forgetting.infer_best import prompts_change
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import BANK
-from pfm.storage import write_json
+from pfm.storage import write_compact_json
 from pfm.training.launch import processes_of, start_accelerator
 from pfm_bench.reports.header import host_facts
 from recipes import Recipe
@@ -51,7 +56,7 @@ from recipes import Recipe
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
-CONFIG = dataclasses.replace(QUICK, random_prompts=40, attack_seeds=3)
+CONFIG = dataclasses.replace(QUICK, random_rounds=20, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"
@@ -155,12 +160,42 @@ def cosine_to_start(checkpoint: Checkpoint) -> float | None:
     return float(torch.cosine_similarity(trained.flatten(1), rows.flatten(1), dim=1).mean())
 
 
-def attack(full: Checkpoint, data: ClassificationData, name: str, retrain: Path | None = None) -> dict[str, Any]:
-    """What comes back of a class once it is erased; of the formulas, the three best.
+def attack(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, Any]:
+    """What comes back of a class once it is erased; of the formulas, the three best."""
+    return {**short(measure_class(case_of(full, data, name))), "centred": with_centred(full, data, name)}
 
-    Args:
-        retrain: where a model that never saw the class is kept, to compare with; None for none.
-    """
+
+def attack_again(full: Checkpoint, data: ClassificationData, name: str, before: dict[str, Any]) -> dict[str, Any]:
+    """The same by formula alone; what was learned without data, and what is known of retrained models, stays."""
+    found = short(measure_formulas(case_of(full, data, name)))
+    return {**before, **found, "retrained": before.get("retrained", []), "centred": with_centred(full, data, name)}
+
+
+def with_centred(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, Any]:
+    """What comes back where the prompts that are left were centred, and what that does to the other classes."""
+    found = short(measure_formulas(case_of(full, data, name, centre_prompts=True)))
+    kept = ("key", "random", "formulas", "ideas")
+    pair = erase(full, [name]), erase(full, [name], centre_prompts=True)
+    change = prompts_change(*pair, Asked(split=data.test, data=data.classes))
+    return {**{key: found[key] for key in kept}, "answers": change.to_dict()}
+
+
+def retrained(full: Checkpoint, data: ClassificationData, name: str, folder: Path) -> list[dict[str, Any]]:
+    """The best formula in a model that never saw the class, which is kept in a folder."""
+    case = case_of(full, data, name)
+    known = by_position(data, full)
+    comparisons = Comparisons(full, known, [case.position], folder, CPU, print)
+    case = dataclasses.replace(case, retrained=(comparisons.retrained().checkpoint,))
+    return measure_formulas(case)["retrained"]
+
+
+def short(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The three best formulas, and how many there are."""
+    return {**found, "formulas": found["formulas"][:3], "num_formulas": len(found["formulas"])}
+
+
+def case_of(full: Checkpoint, data: ClassificationData, name: str, *, centre_prompts: bool = False) -> Case:
+    """A class that was erased, and up to so many samples of it and of the others."""
     known = by_position(data, full)
     position = full.classes.position(name)
     groups = Groups.of(known, [position])
@@ -171,12 +206,8 @@ def attack(full: Checkpoint, data: ClassificationData, name: str, retrain: Path 
             torch.randperm(len(groups.retain_test), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES]
         ),
     )
-    case = Case(full=full, forgotten=erase(full, [name]), groups=fewer, position=position, device=CPU, config=CONFIG)
-    if retrain is not None:
-        comparisons = Comparisons(full, known, [position], retrain, CPU, print)
-        case = dataclasses.replace(case, retrained=(comparisons.retrained().checkpoint,))
-    found = measure_class(case)
-    return {**found, "formulas": found["formulas"][:3], "num_formulas": len(found["formulas"])}
+    forgotten = erase(full, [name], centre_prompts=centre_prompts)
+    return Case(full=full, forgotten=forgotten, groups=fewer, position=position, device=CPU, config=CONFIG)
 
 
 def today(data: str, readout: str) -> list[dict[str, float]]:
@@ -225,6 +256,11 @@ def show(runs: dict[str, Any]) -> Iterator[str]:
                 yield f"| {' | '.join(columns)} |"
 
 
+def lacking(run: Mapping[str, Any], steps: list[str]) -> list[str]:
+    """Which of some figures a run that was measured does not have."""
+    return [step for step in steps if not run["derivable"][0].get(step)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -232,6 +268,7 @@ def main() -> None:
     parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
     parser.add_argument("--backbone", default="", help="a small pretrained one, for the runs lora_…")
     parser.add_argument("--models", type=Path, help="folder that keeps the trained checkpoints")
+    parser.add_argument("--attack", action="store_true", help="make the attacks by formula again")
     parser.add_argument("--retrain", type=Path, help="folder that keeps models retrained without the class")
     parser.add_argument("--only", default="", help="runs whose name begins so")
     parser.add_argument("--show", action="store_true")
@@ -249,24 +286,29 @@ def main() -> None:
         places["fsdd"] = f"audiofolder:{Path(arguments.fsdd).resolve()}"
     if arguments.backbone:
         places["backbone"] = str(Path(arguments.backbone).resolve())
+    steps = [step for step, is_asked in (("centred", arguments.attack), ("retrained", arguments.retrain)) if is_asked]
     chosen = [run for run in list_runs() if run.name.startswith(arguments.only) and run.needs <= {*places}]
     for run in chosen:
         is_known = run.name in runs
-        if is_known and (arguments.retrain is None or runs[run.name]["derivable"][0].get("retrained")):
-            continue
-        if not is_known and arguments.retrain is not None:
+        if is_known != bool(steps) or (is_known and not lacking(runs[run.name], steps)):
             continue
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = trained(run, places, (arguments.models or Path(folder)) / run.name)
         if is_known:
             data, names = data_of(checkpoint), CLASSES[run.recipe.data]
-            runs[run.name]["derivable"] = [attack(checkpoint, data, name, arguments.retrain) for name in names]
+            entries = dict(zip(names, runs[run.name]["derivable"], strict=True))
+            if "centred" in lacking(runs[run.name], steps):
+                entries = {name: attack_again(checkpoint, data, name, entry) for name, entry in entries.items()}
+            for name, entry in entries.items():
+                if "retrained" in steps and not entry["retrained"]:
+                    entry["retrained"] = retrained(checkpoint, data, name, arguments.retrain)
+            runs[run.name]["derivable"] = list(entries.values())
         else:
             command = ["pfm", "train", *run.options(SHOWN)]
             runs[run.name] = {"start": run.start, "command": " ".join(command), **measure(run, checkpoint)}
         ordered = {other.name: runs[other.name] for other in list_runs() if other.name in runs}
         config = dataclasses.asdict(CONFIG)
-        write_json(arguments.out, {**known, "host": host_facts(), "config": config, "runs": ordered})
+        write_compact_json(arguments.out, {**known, "host": host_facts(), "config": config, "runs": ordered})
         print(f"{run.name}: full bank {100 * runs[run.name]['full_bank']:.1f}", flush=True)
 
 

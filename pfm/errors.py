@@ -77,6 +77,10 @@ class StorageError(PfmError):
     """A file that cannot be written or read; the previous version of it is whole."""
 
 
+class FolderInUseError(StorageError):
+    """Another training run has the folder."""
+
+
 class TrainingError(PfmError):
     """A run that cannot go on, such as one whose loss is no longer a number."""
 

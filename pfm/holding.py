@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pfm.classes import ClassList
-from pfm.errors import StorageError, TrainingError
+from pfm.errors import FolderInUseError, StorageError, TrainingError
 from pfm.storage import explain, locked, try_lock
 
 LOCK = ".lock"
@@ -30,7 +30,7 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
 
     Raises:
         TrainingError: one of them was erased from the folder.
-        StorageError: another run has it.
+        FolderInUseError: another run has it.
     """
     path = folder / RUN
     check_not_erased(folder, classes.names)
@@ -40,7 +40,7 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
             time.sleep(0.02)
             file = try_lock(path)
     if file is None:
-        raise StorageError(
+        raise FolderInUseError(
             f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"
         )
     with file:

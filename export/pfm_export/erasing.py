@@ -16,22 +16,21 @@ command does the rest.
 import contextlib
 import dataclasses
 import os
-import secrets
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
-from pfm.errors import ClassNameError, StorageError
+from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
+from pfm.forgetting.artifacts import FolderKind, HoldingKind, Request, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import explain, locked, try_lock
 from pfm_export.serving.artifacts import look_at
 from pfm_export.survey import Held, Survey, given_paths, opened
 
-ERASED, BEFORE, NEVER = "erased", "was erased before", "never had it"
+ERASED, BEFORE, NEVER, CENTRED = "erased", "was erased before", "never had it", "was erased before, and is centred now"
 _ATTEMPTS = 20  # to lock a tree that others write into
 
 
@@ -58,10 +57,12 @@ def erase_everywhere(
     reason: str = "",
     requested_by: str = "",
     allow_unknown: bool = False,
+    centre_prompts: bool = False,
 ) -> tuple[Survey, list[Outcome]]:
     """Erase classes from every artifact that some paths name or hold, in place and for good.
 
     Args:
+        centre_prompts: move the prompts that are left to mean zero, also of what the classes were erased from before.
         allow_unknown: go on where a file has a further name on its disk that the walk did not find.
 
     Returns:
@@ -69,11 +70,12 @@ def erase_everywhere(
 
     Raises:
         ClassNameError: nothing, or an artifact named by itself, never had a class, or would have none left.
+        ConfigError: nothing that holds these classes has prompts that could be centred.
         StorageError, BundleError, CheckpointError: an artifact or a ledger that is not whole, or a file that goes on
             under another name; where something was announced already, the same command completes it.
     """
     given, wanted = given_paths(paths), class_keys(keys)
-    request = _Request(wanted, reason, requested_by, allow_unknown)
+    request = _Asked(wanted, allow_unknown, Request(reason, requested_by, centre_prompts))
     also: list[Path] = []
     for _ in range(_ATTEMPTS):
         folders = look_at(given, also).folders()
@@ -91,12 +93,10 @@ def erase_everywhere(
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Asked:
     keys: tuple[str | int, ...]
-    reason: str
-    requested_by: str
     allow_unknown: bool
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    request: Request
 
 
 @contextlib.contextmanager
@@ -119,27 +119,24 @@ def _finish_announced(seen: Walk, folders: Sequence[Path]) -> set[Path]:
     return {path for path, kind in kinds if kind.finish(path)}
 
 
-def _erase(found: Survey, completed: set[Path], request: _Request) -> list[Outcome]:
+def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
     """With every folder locked."""
-    wanted, outcomes = _plan(found, request.keys)
+    wanted, outcomes = _plan(found, asked)
     _check_records(found)
     _check_shared(found.walk)
-    _check_names(found, wanted, request)
-    _check_elsewhere(found, request)
+    _check_names(found, wanted, asked)
+    _check_elsewhere(found, asked)
     by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
     for held, classes in wanted:
         if isinstance(held.kind, HoldingKind):
             by_folder.setdefault(held.path.parent, {}).setdefault(classes, []).append(held)
     looked = _looked(found, [*by_folder, *(held.path for held, _ in wanted if isinstance(held.kind, FolderKind))])
-    _rewrite_files(by_folder, looked, request)
+    _rewrite_files(by_folder, looked, asked.request)
     for held, classes in wanted:
         if isinstance(held.kind, FolderKind):
             names = [name for _, name in classes]
-            held.kind.erase(
-                held.path, names, reason=request.reason, requested_by=request.requested_by,
-                looked=looked.get(held.path, {}),
-            )  # fmt: skip
-        outcomes.append(_outcome(held, ERASED))
+            held.kind.erase(held.path, names, asked.request, looked.get(held.path, {}))
+        outcomes.append(_outcome(held, ERASED if classes else CENTRED))
     found.others += _sweep(found.walk.parts)
     folders_last = sorted(outcomes, key=lambda outcome: (outcome.path in found.walk.kept, outcome.path))
     return [_completed(outcome, completed) for outcome in folders_last]
@@ -154,14 +151,13 @@ def _completed(outcome: Outcome, completed: set[Path]) -> Outcome:
     return dataclasses.replace(outcome, what=ERASED) if is_done else outcome
 
 
-def _plan(
-    found: Survey, keys: tuple[str | int, ...]
-) -> tuple[list[tuple[Held, tuple[tuple[int, str], ...]]], list[Outcome]]:
+def _plan(found: Survey, asked: _Asked) -> tuple[list[tuple[Held, tuple[tuple[int, str], ...]]], list[Outcome]]:
     """What has to go from which artifact, number and name; and the outcome for those where nothing has to.
 
     Raises:
-        ClassNameError: see `erase_everywhere`.
+        ClassNameError, ConfigError: see `erase_everywhere`.
     """
+    keys = asked.keys
     if not keys:
         raise ClassNameError("no class is named; name at least one")
     _check_numbers(found, keys)
@@ -180,6 +176,8 @@ def _plan(
             if held.kind.is_kept:
                 check_removal(classes, present)
             wanted.append((held, tuple((classes.ids[p], classes.names[p]) for p in present)))
+        elif own and asked.request.centre_prompts and held.holding.prompts_centred is False:
+            wanted.append((held, ()))  # nothing goes any more; what is left is centred
         else:
             outcomes.append(_outcome(held, BEFORE if own else NEVER))
     unknown = [key for key in keys if not any(held.ever.knows(key) for held in found.held)]
@@ -190,7 +188,19 @@ def _plan(
         except ClassNameError as error:
             raise ClassNameError(f"none of these files ever had it: {error}") from error
         raise ClassNameError(f"none of these files ever had a class {unknown[0]!r}")
+    _check_prompts(found, asked)
     return wanted, outcomes
+
+
+def _check_prompts(found: Survey, asked: _Asked) -> None:
+    """Refuse to centre where there is no prompt.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    concerned = [held for held in found.held if any(held.ever.knows(key) for key in asked.keys)]
+    if asked.request.centre_prompts and all(held.holding.prompts_centred is None for held in concerned):
+        raise ConfigError("--centre_prompts: nothing that holds these classes has prompts; leave it out")
 
 
 def _check_numbers(found: Survey, keys: tuple[str | int, ...]) -> None:
@@ -243,7 +253,7 @@ def _check_shared(found: Walk) -> None:
                 )
 
 
-def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Request) -> None:
+def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Asked) -> None:
     """Refuse to erase from a file that goes on under a name which the walk did not find.
 
     Raises:
@@ -260,7 +270,7 @@ def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: 
         )
 
 
-def _check_elsewhere(found: Survey, request: _Request) -> None:
+def _check_elsewhere(found: Survey, request: _Asked) -> None:
     """Refuse to erase a class of which a file that cannot be erased from holds something, such as its start's key.
 
     Raises:
@@ -291,7 +301,7 @@ def _why_out_of_reach(path: Path, found: Survey) -> str:
 
 
 def _rewrite_files(
-    by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]], looked: dict[Path, Record], request: _Request
+    by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]], looked: dict[Path, Record], request: Request
 ) -> None:
     """Announce all, then do it."""
     if not by_folder:
@@ -305,9 +315,7 @@ def _rewrite_files(
                 [(held.kind.name, held.path) for held in files],
                 classes,
                 looked=looked.get(folder),
-                request=request.id,
-                reason=request.reason,
-                requested_by=request.requested_by,
+                request=request,
                 is_exact=all(held.holding.is_exact for held in files),
             )
     for folder in by_folder:

@@ -155,6 +155,7 @@ def _recipe_of(checkpoint: "Checkpoint") -> Json:
         "step": checkpoint.step,
         "seed": checkpoint.seed,
         **{name: train[name] for name in _SHOWN_OF_RECIPE if name in train},
+        "recipe": checkpoint.run.get("recipe", {}).get("recipe"),
     }
 
 
@@ -189,6 +190,7 @@ def _describe_bundle(folder: Path) -> Json:
         "recipe": {
             "data_commit": training.get("data_commit"), "model_name": backbone.get("model_name"),
             "commit": backbone.get("commit"), "epoch": training.get("epoch"), "seed": training.get("seed"),
+            "recipe": training.get("recipe"),
         },
         "profiles": {
             name: [numbers[number] for number in left_out if number in numbers]

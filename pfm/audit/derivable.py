@@ -96,6 +96,18 @@ class Candidates:
     prompt: torch.Tensor
     row: torch.Tensor
 
+    @property
+    def ideas(self) -> dict[str, list[int]]:
+        """Which candidates have a prompt made of the same: moved, made larger or with other rows it is one idea."""
+        found: dict[str, list[int]] = {}
+        for place, name in enumerate(self.names):
+            found.setdefault(name.partition(";")[0].partition(",")[0], []).append(place)
+        return found
+
+    def chosen(self, places: Sequence[int]) -> "Candidates":
+        """Some of them."""
+        return Candidates(tuple(self.names[p] for p in places), self.prompt[places], self.row[places])
+
 
 class SeedStarts:
     """The rows that a seed gives to all classes, for a model of a checkpoint's shape; its backbone is built once."""
@@ -200,18 +212,17 @@ def nearest(candidates: Candidates, survivors: Survivors, own: torch.Tensor) -> 
     return candidates.names[best], float(found[best])
 
 
-def draw_random(like: Candidates, count: int, generator: torch.Generator) -> Candidates:
-    """Prompts and rows in random directions, as large as some candidates: size alone may do it.
+def draw_random(like: Candidates, generator: torch.Generator) -> Candidates:
+    """Prompts and rows in random directions, each as large as its candidate: size alone may do it.
 
     Args:
         like: what is to be compared with them.
     """
 
     def drawn(rows: torch.Tensor) -> torch.Tensor:
-        values = torch.randn(count, *rows.shape[1:], generator=generator)
-        sizes = rows.flatten(1).norm(dim=1)[chosen] / values.flatten(1).norm(dim=1)
+        values = torch.randn(rows.shape, generator=generator)
+        sizes = rows.flatten(1).norm(dim=1) / values.flatten(1).norm(dim=1)
         return values * sizes.view(-1, *[1] * (rows.ndim - 1))
 
-    chosen = torch.randint(len(like.names), (count,), generator=generator)
-    row = torch.cat([drawn(like.row[:, :-1]), like.row[chosen, -1:]], dim=1)
-    return Candidates(("random",) * count, drawn(like.prompt), row)
+    row = torch.cat([drawn(like.row[:, :-1]), like.row[:, -1:]], dim=1)
+    return Candidates(("random",) * len(like.names), drawn(like.prompt), row)

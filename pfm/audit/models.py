@@ -6,20 +6,22 @@ Letters: N samples, C classes of the full model.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from pfm.audit.comparisons.beside import train_beside
+from pfm.audit.comparisons.beside import Beside
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import RETRAINED, SHADOW, Comparisons, Job, Shadow, Trained
 from pfm.audit.comparisons.untrained import closed_form_subject, untrained
 from pfm.audit.config import AuditConfig
+from pfm.audit.enough import oracles_wanted
 from pfm.audit.figures import share_interval
 from pfm.audit.groups import Groups
 from pfm.audit.probe import layer_features
+from pfm.audit.resurrection import Attacker
 from pfm.audit.rule import Comparison, Learned, Side
 from pfm.audit.sampled import Sampled, compare
 from pfm.audit.subject import Loaded, Subject, as_subject
@@ -125,6 +127,7 @@ class Models:
         self.say = say
         self.comparisons = Comparisons(full, self.data, self.positions, folder, device, say)
         self.generator = make_generator(config.seed, "bootstrap")
+        self._beside: Beside | None = None
 
     @functools.cached_property
     def oracles(self) -> list[Trained]:
@@ -134,12 +137,19 @@ class Models:
         another one takes its place.
         """
         count = self.config.oracles
-        self._train((RETRAINED, number) for number in range(count))
-        found = [self.comparisons.retrained(number) for number in range(count)]
+        found = self._oracles(0, count)
+        if self.config.most_oracles > count > 1:
+            attacker = Attacker(self.data, self.positions, self.config, self.device)
+            loaded = [Loaded.of(one.checkpoint, self.device) for one in found]
+            found += self._oracles(count, oracles_wanted(attacker, loaded, self.say))
         if same_values(found[0].checkpoint, self.forgotten):
             self.say("this retrained model is the judged one; another one takes its place")
-            found = [*found[1:], self.comparisons.retrained(count)]
+            found = [*found[1:], self.comparisons.retrained(len(found))]
         return found
+
+    def _oracles(self, first: int, end: int) -> list[Trained]:
+        self._train([(RETRAINED, number) for number in range(first, end)])
+        return [self.comparisons.retrained(number) for number in range(first, end)]
 
     @functools.cached_property
     def finetuned(self) -> Trained:
@@ -149,12 +159,28 @@ class Models:
     @functools.cached_property
     def shadows(self) -> list[Shadow]:
         """Models of random halves of the samples."""
-        self._train((SHADOW, number) for number in range(self.config.shadows))
+        self._train(self._shadow_jobs)
         return [self.comparisons.shadow(number) for number in range(self.config.shadows)]
 
-    def _train(self, jobs: Iterable[Job]) -> None:
-        if self.config.processes > 1:
-            train_beside(self.comparisons, list(jobs))
+    @property
+    def _shadow_jobs(self) -> list[Job]:
+        return [(SHADOW, number) for number in range(self.config.shadows)]
+
+    def _train(self, jobs: list[Job]) -> None:
+        """Train what is not kept yet, with a second process that goes on with the shadow models meanwhile."""
+        if self.config.processes < 2:
+            return
+        later = [job for job in (*jobs, *self._shadow_jobs) if not self.comparisons.is_kept(job)]
+        if len(later) > 1 and not (self._beside and self._beside.is_at_work):
+            self.say(f"training {len(later)} models in two processes")
+            self._beside = Beside(self.comparisons, list(dict.fromkeys(later)))
+        if self._beside:
+            self._beside.finish(jobs)
+
+    def close(self) -> None:
+        """Stop what still trains beside."""
+        if self._beside:
+            self._beside.close()
 
     @functools.cached_property
     def loaded(self) -> dict[str, Loaded]:

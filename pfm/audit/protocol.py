@@ -3,6 +3,7 @@
 Letters: C classes of the full model.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -42,16 +43,17 @@ def audit(
     load_plugins()
     started = time.monotonic()
     models = Models(request, config, folder, device, say)
-    say(prospects(config.oracles, config.epsilon))
+    say(prospects(config.oracles, config.epsilon, config.most_oracles))
     if not models.learned.is_known:
         say(models.learned.reason)
-    document = _described(models)
     judgements: list[Judgement] = []
-    for attack in ATTACKS:
-        say(f"measuring {attack.name.replace('_', ' ')}")
-        measurement = attack.measure(models)
-        document[attack.name] = measurement.figures
-        judgements += measurement.judgements
+    with contextlib.closing(models):
+        document = _described(models)
+        for attack in ATTACKS:
+            say(f"measuring {attack.name.replace('_', ' ')}")
+            measurement = attack.measure(models)
+            document[attack.name] = measurement.figures
+            judgements += measurement.judgements
     document["verdict"] = summarise(judgements, models.learned)
     document["seconds"] = round(time.monotonic() - started, 1)
     return document
@@ -73,6 +75,6 @@ def _described(models: Models) -> AuditDocument:
             "version": RULE,
             "confidence": CONFIDENCE,
             "epsilon": models.config.epsilon,
-            "oracles": models.config.oracles,
+            "oracles": len(models.oracles),
         },
     }

@@ -100,6 +100,27 @@ class Tested:
     retain_positions: torch.Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How a new prompt is learned.
+
+    Attributes:
+        tokens: m, of the new prompt.
+        steps, lr: of Adam.
+        until: an attack stops where its samples are answered with the class with this probability, their mean; what is
+            learned beyond that fits the samples and not the class. 1 never stops it.
+        restarts: starts of each attack; the one that took the fewest steps is kept, of those the one with the lowest
+            loss.
+    """
+
+    tokens: int
+    steps: int
+    lr: float
+    seed: int
+    until: float = 1.0
+    restarts: int = 1
+
+
 class Attacker:
     """Makes the same attack on any model that has the retained classes.
 
@@ -145,67 +166,96 @@ class Attacker:
             retain=target.preprocess(groups.retain_test.inputs.to(self.device)),
             retain_positions=self._retain_positions,
         )
-        return resurrect(
-            target.model, samples, tested,
-            num_tokens=tokens, steps=config.attack_steps, lr=config.attack_lr, seed=config.seed, restarts=restarts,
-        )  # fmt: skip
+        how = Learning(tokens=tokens, steps=config.attack_steps, lr=config.attack_lr, until=config.attack_until,
+                       seed=config.seed, restarts=restarts)  # fmt: skip
+        return resurrect(target.model, samples, tested, how)
 
 
-def resurrect(
-    model: PromptedClassifier,
-    samples: torch.Tensor,
-    tested: Tested,
-    *,
-    num_tokens: int,
-    steps: int,
-    lr: float,
-    seed: int,
-    restarts: int = 1,
-) -> Recovery:
+def resurrect(model: PromptedClassifier, samples: torch.Tensor, tested: Tested, how: Learning) -> Recovery:
     """Learn a new prompt from `samples` and measure what it brings back.
 
     Args:
         model: in eval mode; the class is not among its classes.
         samples: (A, n, …) model inputs the attacker holds; n = 0 leaves the prompt as it was drawn.
-        num_tokens: m, of the new prompt.
-        steps, lr: of Adam.
-        restarts: starts of each attack, of which the one with the lowest loss is kept.
     """
-    samples = samples.repeat_interleave(restarts, dim=0)
+    samples = samples.repeat_interleave(how.restarts, dim=0)
     num_seeds, size = samples.shape[:2]
     hidden = model.row_size
     device = next(model.parameters()).device
-    generator = make_generator(seed, "resurrection")
-    prompt = torch.randn(num_seeds, num_tokens, hidden, generator=generator).to(device).requires_grad_()
-    row = torch.zeros(num_seeds, hidden + 1, device=device).requires_grad_()
-    learned = [prompt, row] if model.readout.class_rows else [prompt]
+    generator = make_generator(how.seed, "resurrection")
+    prompt = torch.randn(num_seeds, how.tokens, hidden, generator=generator).to(device)
+    row = torch.zeros(num_seeds, hidden + 1, device=device)
     frozen = [tensor for tensor in model.parameters() if tensor.requires_grad]
     for tensor in frozen:
         tensor.requires_grad_(False)
     try:
         if size:
             with torch.no_grad():
-                tokens = model.trunk(samples.flatten(0, 1))  # (A·n, T, D)
-            which = torch.arange(num_seeds, device=device).repeat_interleave(size)
-            target = torch.full((len(tokens),), model.num_classes, device=device)
-            optimizer = torch.optim.Adam(learned, lr=lr)
-            for _ in range(steps):
-                logits = _logits(model, tokens, prompt[which], row[which])
-                # each attack is on its own: the sum over attacks of a mean over its samples
-                loss = F.cross_entropy(logits, target, reduction="sum") / size
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            with torch.no_grad():
-                logits = _logits(model, tokens, prompt[which], row[which])
-                losses = F.cross_entropy(logits, target, reduction="none").view(-1, restarts, size).mean(dim=2)
-                best = losses.argmin(dim=1) + torch.arange(0, num_seeds, restarts, device=device)
-                prompt, row = prompt[best], row[best]
+                tokens = model.trunk(samples.flatten(0, 1)).unflatten(0, (num_seeds, size))  # (A, n, T, D)
+            prompt, row = _learn(model, tokens, prompt, row, how)
         with torch.no_grad():
-            return recover(model, tested, prompt[: len(samples) // restarts], row[: len(samples) // restarts])
+            return recover(model, tested, prompt[: len(samples) // how.restarts], row[: len(samples) // how.restarts])
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)
+
+
+def _learn(
+    model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor, how: Learning
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and rows after learning, one for each attack.
+
+    All attacks are one batch; those that are done leave it. Adam's steps are of each number on its own, so that an
+    attack takes the same ones whichever others are in the batch.
+
+    Args:
+        tokens: (A, n, T, D); prompt: (A, m, D) and row: (A, D + 1), where they start. A counts each start.
+    """
+    size = tokens.shape[1]
+    losses = torch.zeros(len(tokens), device=tokens.device)
+    taken = torch.full((len(tokens),), how.steps, device=tokens.device)
+    at = torch.arange(len(tokens), device=tokens.device)  # which attacks are still in the batch
+    here = [prompt.clone().requires_grad_(), row.clone().requires_grad_()]
+    count = len(here) if model.readout.class_rows else 1  # how many of them are learned
+    optimizer = torch.optim.Adam(here[:count], lr=how.lr)
+    for step in range(how.steps + 1):
+        which = torch.arange(len(at), device=at.device).repeat_interleave(size)
+        target = torch.full((len(which),), model.num_classes, device=at.device)
+        logits = _logits(model, tokens[at].flatten(0, 1), here[0][which], here[1][which])
+        each = F.cross_entropy(logits, target, reduction="none").view(len(at), size)
+        is_done = (-each.detach()).exp().mean(dim=1) >= how.until
+        if step == how.steps:
+            is_done = torch.ones_like(is_done)
+        if bool(is_done.any()):
+            with torch.no_grad():
+                gone = at[is_done]
+                prompt[gone], row[gone] = here[0][is_done], here[1][is_done]
+                losses[gone], taken[gone] = each[is_done].mean(dim=1), step
+            at = at[~is_done]
+            if not len(at):
+                break
+            each = each[~is_done]
+        # each attack is on its own: the sum over attacks of a mean over its samples
+        each.mean(dim=1).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if bool(is_done.any()):
+            here, optimizer = _without(here, optimizer, is_done, count)
+    order = (taken + losses / (1 + losses)).view(-1, how.restarts)  # by steps, then by loss
+    best = order.argmin(dim=1) + torch.arange(0, len(prompt), how.restarts, device=at.device)
+    return prompt[best], row[best]
+
+
+def _without(
+    tensors: list[torch.Tensor], optimizer: torch.optim.Optimizer, is_done: torch.Tensor, count: int
+) -> tuple[list[torch.Tensor], torch.optim.Optimizer]:
+    """The attacks that go on, with their moments; the first `count` tensors are learned."""
+    left = [tensor.detach()[~is_done].requires_grad_() for tensor in tensors]
+    fresh = torch.optim.Adam(left[:count], lr=optimizer.param_groups[0]["lr"])
+    for old, new in zip(tensors[:count], left, strict=False):
+        state = optimizer.state[old]
+        fresh.state[new] = {name: v if name == "step" else v[~is_done] for name, v in state.items()}
+    return left, fresh
 
 
 def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row: torch.Tensor) -> Recovery:

@@ -41,6 +41,7 @@ class Tolerance:
     """How far from the oracles' mean each kind of measure may be; all but the first are as good as never asked for."""
 
     AREA = 0.05  # AUROC of the class's score under attack; balanced accuracy of a probe
+    MEMBERSHIP_RETAINED = 0.05  # the same of the retained classes, of which there are many
     MEMBERSHIP = 0.15  # area of a membership attack within a class, which has few test samples
     ACCURACY = 0.10  # share of samples answered so or so
     ENTROPY = 0.20  # H(p) / ln C, which differs much between seeds
@@ -253,18 +254,29 @@ def power_curve(gaps: Sequence[float], spread: float, oracles: int, **settings: 
     return [power(gap, spread, oracles, **settings) for gap in gaps]  # type: ignore[arg-type]  # its keywords
 
 
-def recommended_oracles(spread: float, tolerance: float = Tolerance.AREA, most: int = 30) -> int | None:
-    """The fewest with which a retrained model passes, and one with a gap of 2ε fails, in 80 %; None where none do."""
+def recommended_oracles(
+    spread: float, tolerance: float = Tolerance.AREA, most: int = 30, num_measures: int = 1
+) -> int | None:
+    """The fewest with which a retrained model passes, and one with a gap of 2ε fails, in 80 %; None where none do.
+
+    Args:
+        num_measures: of the level that is to pass; each has to do so more often, 0.8^(1/√m), as in `confidence_each`.
+    """
+    each = WANTED ** (1 / math.sqrt(max(1, num_measures)))
     for count in range(3, most + 1):
         fair = power(0.0, spread, count, tolerance=tolerance, draws=2000)
-        planted = power(2 * tolerance, spread, count, tolerance=tolerance, draws=2000)
-        if fair.passed >= WANTED and planted.failed >= WANTED:
+        planted = power(2 * tolerance, spread, count, tolerance=tolerance, num_measures=num_measures, draws=2000)
+        if fair.passed >= each and planted.failed >= WANTED:
             return count
     return None
 
 
-def prospects(oracles: int, tolerance: float = Tolerance.AREA) -> str:
-    """What so many oracles can and cannot find, said before they are trained."""
+def prospects(oracles: int, tolerance: float = Tolerance.AREA, most: int = 0) -> str:
+    """What so many oracles can and cannot find, said before they are trained.
+
+    Args:
+        most: how many may be trained where the first ones differ much.
+    """
     if oracles < 2:
         return "one retrained model has no spread: every comparison with it will be inconclusive; give --oracles 3"
     spread = USUAL_SPREAD
@@ -279,5 +291,7 @@ def prospects(oracles: int, tolerance: float = Tolerance.AREA) -> str:
     return (
         f"{oracles} retrained models: if they differ by {100 * spread:.0f} points among themselves, one more of them "
         f"falls within {within}. One measure alone fails beyond that, one of {MEASURES} beyond ±{together:.1f}; "
-        f"{passes}." + (" This finds faults and seldom passes everything." if others else "")
+        f"{passes}."
+        + (" This finds faults and seldom passes everything." if others else "")
+        + (f" More are trained where these differ by more, {most} at most." if most > oracles else "")
     )

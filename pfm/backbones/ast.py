@@ -43,7 +43,8 @@ class Ast(Family):
 
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name=DEFAULT_MODEL, preset="ast_base", licence="BSD-3-Clause",
-             good_at="sounds of every kind, of up to 10 s"),
+             good_at="sounds of every kind, of up to 10 s",
+             source="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/commits/e6180fbf47364dc6f3f71f0a83b8cd4e66a626ac"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

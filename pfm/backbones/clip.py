@@ -58,7 +58,8 @@ class Clip(Vit):
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="openai/clip-vit-base-patch16", preset="clip_base_patch16_224", licence="MIT (code)",
-             good_at="web images; what a caption would tell apart"),
+             good_at="web images; what a caption would tell apart",
+             source="https://github.com/openai/CLIP/blob/main/LICENSE"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

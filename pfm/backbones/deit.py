@@ -29,7 +29,8 @@ class Deit(Vit):
     }
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/deit-base-distilled-patch16-224", preset="deit_base_patch16_224",
-             licence="Apache-2.0", good_at="photographs, trained on ImageNet-1k alone"),
+             licence="Apache-2.0", good_at="photographs, trained on ImageNet-1k alone",
+             source="https://huggingface.co/facebook/deit-base-distilled-patch16-224/commits/ea2cf46b3d9c8865fe1de652bf26f3de547298dd"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

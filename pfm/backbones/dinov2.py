@@ -46,9 +46,11 @@ class Dinov2(Vit):
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/dinov2-base", preset="dinov2_base_patch14_224", licence="Apache-2.0",
-             good_at="frozen features of any image; few samples a class"),
-        Card(model_name="microsoft/rad-dino", preset="dinov2_base_patch14_224", licence="MSRLA (research)",
-             good_at="chest X-rays"),
+             good_at="frozen features of any image; few samples a class",
+             source="https://huggingface.co/facebook/dinov2-base/commit/369b1309d0ea32e09fdc25ee029917e2e5a2db8f"),
+        Card(model_name="microsoft/rad-dino", preset="dinov2_base_patch14_224", licence="MIT",
+             good_at="chest X-rays",
+             source="https://huggingface.co/microsoft/rad-dino/tree/main"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:
@@ -74,7 +76,8 @@ class Dinov2Registers(Dinov2):
     presets: ClassVar[Mapping[str, HfConfig]] = _presets("dinov2_reg", num_register_tokens=4)
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/dinov2-with-registers-base", preset="dinov2_reg_base_patch14_224",
-             licence="Apache-2.0", good_at="as DINOv2, with cleaner patches"),
+             licence="Apache-2.0", good_at="as DINOv2, with cleaner patches",
+             source="https://huggingface.co/facebook/dinov2-with-registers-base/raw/main/README.md"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

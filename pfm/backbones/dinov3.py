@@ -50,7 +50,8 @@ class Dinov3(Vit):
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/dinov3-vitb16-pretrain-lvd1689m", preset="dinov3_base_patch16_224",
-             licence="DINOv3 License", is_gated=True, good_at="frozen features, also of larger images"),
+             licence="DINOv3 License", is_gated=True, good_at="frozen features, also of larger images",
+             source="https://huggingface.co/facebook/dinov3-vitl16-pretrain-lvd1689m/blob/main/LICENSE.md"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

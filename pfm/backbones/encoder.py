@@ -80,15 +80,22 @@ class Attention(nn.Module):
 
     Attributes:
         is_eager: plain matrix products and a softmax, for export, and not torch's fused function.
+        dropout: of the weights, in training. It belongs to the example, which the fused function knows nothing of.
         rotary: turns queries and keys by their patch's place; None where places are added to the tokens.
         relative: makes what is added to the scores for the distance of two tokens; None where nothing is.
     """
 
-    def __init__(self, shape: BlockShape, rotary: nn.Module | None = None, relative: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        shape: BlockShape,
+        dropout: RowDropout,
+        rotary: nn.Module | None = None,
+        relative: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         width = shape.hidden_size
         self.head_dim = width // shape.num_heads
-        self.dropout = shape.attention_dropout
+        self.dropout = dropout
         self.is_eager = False
         self.rotary = rotary
         self.relative = relative
@@ -126,12 +133,12 @@ class Attention(nn.Module):
         mask: torch.Tensor | None,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        scale, dropout = self.head_dim**-0.5, self.dropout if self.training else 0.0
-        if not self.is_eager:
+        scale = self.head_dim**-0.5
+        if not self.is_eager and not (self.training and self.dropout.p):
             seen = None if mask is None else mask[:, None, None]  # (B, 1, 1, S)
             if bias is not None:
                 seen = bias if seen is None else bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
-            return F.scaled_dot_product_attention(query, key, value, seen, dropout_p=dropout, scale=scale)
+            return F.scaled_dot_product_attention(query, key, value, seen, scale=scale)
         scores = torch.matmul(query, key.transpose(2, 3)) * scale  # (B, H, P, S)
         if bias is not None:
             scores = scores + bias
@@ -139,7 +146,7 @@ class Attention(nn.Module):
             lowest = torch.finfo(query.dtype).min
             scores = scores + torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None]
         weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        return torch.matmul(F.dropout(weights, p=dropout, training=dropout > 0), value)
+        return torch.matmul(self.dropout(weights), value)
 
 
 class Mlp(nn.Module):
@@ -185,7 +192,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norms_behind = shape.norms_behind
-        self.attention = Attention(shape, rotary, relative)
+        dropout = RowDropout(shape.attention_dropout, f"layers.{number}.attention.dropout/0", keys)
+        self.attention = Attention(shape, dropout, rotary, relative)
         self.layernorm_before = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         self.mlp = GatedMlp(shape) if shape.is_gated else Mlp(shape)

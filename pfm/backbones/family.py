@@ -34,6 +34,7 @@ class Card:
         licence: as the card has it.
         is_gated: whether the hub asks to accept terms first.
         good_at: what it is taken for, in a few words.
+        source: page that the licence was read on; "" where it was not checked.
     """
 
     model_name: str
@@ -41,6 +42,7 @@ class Card:
     licence: str
     is_gated: bool = False
     good_at: str = ""
+    source: str = ""
 
 
 class Family(ABC):

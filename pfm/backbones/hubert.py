@@ -20,9 +20,11 @@ class Hubert(Speech):
     }
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/hubert-base-ls960", preset="hubert_base", licence="Apache-2.0",
-             good_at="English speech"),
+             good_at="English speech",
+             source="https://huggingface.co/facebook/hubert-base-ls960/commits/main"),
         Card(model_name="facebook/hubert-large-ll60k", preset="hubert_large", licence="Apache-2.0",
-             good_at="as hubert-base-ls960, larger"),
+             good_at="as hubert-base-ls960, larger",
+             source="https://huggingface.co/facebook/hubert-large-ll60k/commits/main"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

@@ -54,9 +54,11 @@ class Siglip(Vit):
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="google/siglip-base-patch16-224", preset="siglip_base_patch16_224", licence="Apache-2.0",
-             good_at="web images; what a caption would tell apart"),
+             good_at="web images; what a caption would tell apart",
+             source="https://huggingface.co/google/siglip-base-patch16-224/commits/refs%2Fpr%2F2/README.md"),
         Card(model_name="google/siglip2-base-patch16-224", preset="siglip2_base_patch16_224", licence="Apache-2.0",
-             good_at="as SigLIP, and better where things are in the image"),
+             good_at="as SigLIP, and better where things are in the image",
+             source="https://huggingface.co/google/siglip2-base-patch16-224/commits/main/config.json"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:
@@ -95,7 +97,8 @@ class Siglip2(Siglip):
     }
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="google/siglip2-base-patch16-naflex", preset="siglip2_base_patch16_naflex",
-             licence="Apache-2.0", good_at="as SigLIP 2; documents, once aspect ratios are kept"),
+             licence="Apache-2.0", good_at="as SigLIP 2; documents, once aspect ratios are kept",
+             source="https://huggingface.co/google/siglip2-base-patch16-naflex/tree/main"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

@@ -70,13 +70,17 @@ class Timm(Vit):
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", preset="vit_base_patch16_224",
-             licence="Apache-2.0", good_at="photographs"),
+             licence="Apache-2.0", good_at="photographs",
+             source="https://huggingface.co/timm/vit_base_patch16_224.augreg2_in21k_ft_in1k/discussions"),
         Card(model_name="timm/vit_base_patch14_reg4_dinov2.lvd142m", preset="dinov2_reg_base_patch14_224",
-             licence="Apache-2.0", good_at="as DINOv2"),
+             licence="Apache-2.0", good_at="as DINOv2",
+             source="https://huggingface.co/timm/vit_base_patch14_reg4_dinov2.lvd142m/commits/main/.gitattributes"),
         Card(model_name="MahmoodLab/UNI", preset="vit_large_patch16_224", licence="CC-BY-NC-ND-4.0", is_gated=True,
-             good_at="tissue under the microscope (H&E)"),
+             good_at="tissue under the microscope (H&E)",
+             source="https://github.com/yinboliu-git/MoEST/blob/main/model/UNI/README.md"),
         Card(model_name="paige-ai/Virchow", preset="vit_huge_patch14_224", licence="Apache-2.0", is_gated=True,
-             good_at="tissue under the microscope (H&E)"),
+             good_at="tissue under the microscope (H&E)",
+             source="https://huggingface.co/paige-ai/Virchow/blob/main/README.md"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

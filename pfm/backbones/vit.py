@@ -51,7 +51,8 @@ class Vit(Family):
 
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name=PAPER_MODEL, preset="vit_base_patch16_224", licence="Apache-2.0",
-             good_at="photographs; the paper's backbone"),
+             good_at="photographs; the paper's backbone",
+             source="https://huggingface.co/google/vit-base-patch16-224/commits/main/flax_model.msgpack"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

@@ -20,11 +20,14 @@ class Wav2Vec2(Speech):
     }
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/wav2vec2-base", preset="wav2vec2_base", licence="Apache-2.0",
-             good_at="English speech"),
+             good_at="English speech",
+             source="https://huggingface.co/facebook/wav2vec2-base/commits/main/README.md"),
         Card(model_name="facebook/wav2vec2-large-lv60", preset="wav2vec2_large", licence="Apache-2.0",
-             good_at="as wav2vec2-base, larger"),
+             good_at="as wav2vec2-base, larger",
+             source="https://huggingface.co/facebook/wav2vec2-large-lv60/commits/main/README.md"),
         Card(model_name="facebook/wav2vec2-xls-r-300m", preset="wav2vec2_large", licence="Apache-2.0",
-             good_at="speech in 128 languages"),
+             good_at="speech in 128 languages",
+             source="https://huggingface.co/facebook/wav2vec2-xls-r-300m/commits/main/config.json"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

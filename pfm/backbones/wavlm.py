@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pfm.backbones.encoder import Encoder
 
 
-_LICENCE = "none stated; the card links CC-BY-SA-3.0"
+# what the authors were asked in microsoft/unilm, issue 1757, and had not answered
+_LICENCE = "none stated; the card links CC-BY-SA-3.0, the authors' repository has MIT"
 
 
 class WavLm(Speech):
@@ -32,11 +33,14 @@ class WavLm(Speech):
         (r"\.gru_rel_pos_linear\.", ".relative.linear."),
     )
     cards: ClassVar[tuple[Card, ...]] = (
-        Card(model_name="microsoft/wavlm-base", preset="wavlm_base", licence=_LICENCE, good_at="English speech"),
+        Card(model_name="microsoft/wavlm-base", preset="wavlm_base", licence=_LICENCE, good_at="English speech",
+             source="https://huggingface.co/microsoft/wavlm-base/resolve/main/README.md"),
         Card(model_name="microsoft/wavlm-base-plus", preset="wavlm_base_plus", licence=_LICENCE,
-             good_at="who speaks, and how; English, from many sources"),
+             good_at="who speaks, and how; English, from many sources",
+             source="https://huggingface.co/microsoft/wavlm-base-plus/discussions"),
         Card(model_name="microsoft/wavlm-large", preset="wavlm_large", licence=_LICENCE,
-             good_at="as wavlm-base-plus, larger"),
+             good_at="as wavlm-base-plus, larger",
+             source="https://huggingface.co/microsoft/wavlm-large/tree/main"),
     )  # fmt: skip
 
     def hf_classes(self) -> tuple[Any, Any]:

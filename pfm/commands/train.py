@@ -7,7 +7,8 @@ import click
 
 from pfm.backbones.config import BackboneConfig
 from pfm.commands.config_file import config_option
-from pfm.commands.options import CONTEXT_SETTINGS, all_but, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, all_but, only, was_given, with_options
+from pfm.commands.recipe import with_recipe
 from pfm.commands.sections import SectionedCommand, SectionedOption
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
@@ -15,9 +16,21 @@ from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import Section
-from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
+from pfm.training.config import ObjectiveConfig, RecipeConfig, RunConfig, TrainConfig
 
-FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed", "save_dir", "resume", "config")
+FIRST = (
+    "dataset",
+    "model_name",
+    "readout",
+    "epochs",
+    "batch_size",
+    "lr",
+    "seed",
+    "save_dir",
+    "resume",
+    "recipe",
+    "config",
+)
 
 
 @click.command("train", cls=SectionedCommand, first=FIRST, context_settings=CONTEXT_SETTINGS)
@@ -25,6 +38,7 @@ FIRST = ("dataset", "model_name", "readout", "epochs", "batch_size", "lr", "seed
 @with_options(
     data=DataConfig,
     backbone=BackboneConfig,
+    recipe=only(RecipeConfig, "recipe"),
     train=TrainConfig,
     objective=ObjectiveConfig,
     augment=AugmentConfig,
@@ -57,7 +71,7 @@ def train(plan: bool, **configs: Any) -> None:
         configs["backbone"] = dataclasses.replace(configs["backbone"], model_name=name)
     elif features == "raw":
         raise ConfigError("--features raw needs no backbone; leave --model_name out")
-    config = RunConfig(**configs)
+    config = RunConfig(**with_recipe(configs))
     refuse_unused(config.model.readout)
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     if plan:

@@ -4,13 +4,15 @@ Levels are those after the file's own rescaling (in CT, Hounsfield units), which
 Where no window is given, the file's own is taken, or else all that its bits can say.
 """
 
-import io
+import contextlib
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from pfm.data.limits import Counted
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
 WINDOW, INVERTED, FRAMES = "pfm_window", "pfm_inverted", "pfm_frames"  # what is told of an image in its `info`
@@ -32,6 +34,13 @@ def is_dicom(source: Path | bytes) -> bool:
         return source[_MAGIC_AT:end] == _MAGIC
     with source.open("rb") as file:
         return file.read(end)[_MAGIC_AT:] == _MAGIC
+
+
+def load_dicom() -> None:
+    """Load what reads DICOM, where it is installed, so that the first file need not wait for it."""
+    with contextlib.suppress(ImportError):
+        import pydicom.pixels.processing
+        import pydicom.pixels.utils  # noqa: F401
 
 
 def open_dicom(source: Path | bytes) -> Image.Image:
@@ -74,10 +83,17 @@ def _document(source: Path | bytes, **options: Any) -> Any:
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import _read_file_meta_info, read_preamble
+        from pydicom.uid import DeflatedExplicitVRLittleEndian
     except ImportError as error:
         raise DicomError("it is a DICOM file; to read those, pip install 'pfm[dicom]'") from error
     try:
-        return pydicom.dcmread(io.BytesIO(source) if isinstance(source, bytes) else source, **options)
+        with Counted(source) if isinstance(source, bytes) else source.open("rb") as file:
+            read_preamble(file, False)
+            if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                raise DicomError("it is a DICOM file that is deflated as a whole, to a size that it does not say")
+            file.seek(0)
+            return pydicom.dcmread(file, **options)
     except InvalidDicomError as error:
         raise DicomError(f"it is a DICOM file that cannot be read: {_first_line(error)}") from error
 

@@ -1,6 +1,5 @@
 """From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
-import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +10,16 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from pfm.data.dicom import FRAMES, INVERTED, WINDOW, is_dicom, open_dicom
-from pfm.data.limits import MOST_PIXELS
+from pfm.data.file_names import IMAGE_ENDINGS
+from pfm.data.limits import MOST_EXPANSION, MOST_PIXELS, Counted
 
 # what PIL raises for a file that is damaged, too large to be safe, or not an image
 UNREADABLE = (OSError, ValueError, SyntaxError, DecompressionBombError, DecompressionBombWarning)
 BAND_PIXELS = 1 << 22  # decoded at once; some tens of bytes of each are needed for a moment
-RUN_BY_OTHERS = ("EPS",)
+LARGE_BYTES = 32 << 20  # unpacked; an image that is no larger may be packed as well as can be
+MOST_SCANS = 100  # of a JPEG, each of which goes over all of it
+AS_TEXT = (b"P1", b"P2", b"P3")  # kinds of PPM that are read number by number
+_is_strict = [False]
 DEEP_MODES = ("I", "F")  # beginnings of the modes of grey with more than 8 bits
 
 # what may be remarked of an image that is read all the same; it follows a number, as in "3 images …"
@@ -48,15 +51,19 @@ def pixel_limit() -> int:
 limit_pixels(MOST_PIXELS)
 
 
-def refuse_programs() -> None:
-    """Refuse, in this process, kinds of files that Pillow hands to another program: EPS goes to Ghostscript.
+def refuse_bombs() -> None:
+    """Refuse, in this process, files that cost far more than they look, as somebody may send them on purpose.
 
-    Every other kind is loaded now, and not when the first file of no known kind comes.
+    Those are kinds that Pillow hands to another program (EPS goes to Ghostscript) or reads pixel by pixel in Python,
+    images that unpack to more than `MOST_EXPANSION` times their size, and JPEGs of many scans. Kinds are those of
+    `IMAGE_ENDINGS`, which are loaded now, and not when the first file of no known kind comes.
     """
     Image.init()
-    for kind in RUN_BY_OTHERS:
-        Image.OPEN.pop(kind, None)
-        Image.ID[:] = [other for other in Image.ID if other != kind]
+    kept = {Image.EXTENSION[ending] for ending in IMAGE_ENDINGS if ending in Image.EXTENSION}
+    for kind in set(Image.OPEN) - kept:
+        del Image.OPEN[kind]
+    Image.ID[:] = [kind for kind in Image.ID if kind in kept]
+    _is_strict[0] = True
 
 
 def explain_unreadable(error: Exception) -> str:
@@ -79,11 +86,28 @@ def opened(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(Counted(source) if isinstance(source, bytes) else source)
     except UnidentifiedImageError:
         if not is_dicom(source):
             raise
         return open_dicom(source)
+    if isinstance(source, bytes) and _is_strict[0]:
+        _check_claim(source, image)
+    return image
+
+
+def _check_claim(content: bytes, image: Image.Image) -> None:
+    """
+    Raises:
+        ValueError: the image takes far more to read than its bytes let expect.
+    """
+    unpacked = image.width * image.height * len(image.getbands()) * (2 if image.mode.startswith("I;16") else 1)
+    if unpacked > LARGE_BYTES and unpacked > MOST_EXPANSION * len(content):
+        raise ValueError(f"it unpacks to more than {MOST_EXPANSION} times its size")
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise ValueError(f"it is a JPEG of more than {MOST_SCANS} scans")
+    if content.startswith(AS_TEXT):
+        raise ValueError("it is an image written as text")
 
 
 def seen_size(image: Image.Image) -> tuple[int, int]:
@@ -130,10 +154,10 @@ def decode(
     """
     if image is None:
         raise ValueError("there is none")
-    remark = remark or _say_nothing
     with image:
-        if max(getattr(image, "n_frames", 1), image.info.get(FRAMES, 1)) > 1:
-            remark(SEVERAL_FRAMES)
+        if remark is not None and max(getattr(image, "n_frames", 1), image.info.get(FRAMES, 1)) > 1:
+            remark(SEVERAL_FRAMES)  # all of them are gone through to count them
+        remark = remark or _say_nothing
         if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):  # else it would be copied
             image = ImageOps.exif_transpose(image)
         if is_deep(image):

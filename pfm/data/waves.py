@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pfm.data.limits import Counted
+
 Source = str | os.PathLike[str] | bytes
 
 # what a file that is damaged, or no sound, ends in
@@ -27,6 +29,7 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, wave.Error)
 
 BLOCK_SECONDS = 10.0
 MOST_TAPS = 2 * 10**7  # of a resampling kernel, 80 MB
+_most_taps = [MOST_TAPS]
 # frames by which the length that an MP3's header gives may be off: a decoder's delay and padding
 MP3_SLACK = 4 * 1152
 _OPENING = re.compile(r"^Error opening <.*?>: ")  # soundfile names a stream by its place in memory
@@ -102,6 +105,11 @@ def stream_sound(source: Source) -> Iterator[tuple[np.ndarray, int]]:
             yield block.mean(axis=1, dtype=np.float32), sound.samplerate
 
 
+def limit_resampling(most_taps: int) -> None:
+    """Refuse sounds that need a longer kernel from now on, in this process: some seconds and gigabytes go into one."""
+    _most_taps[0] = most_taps
+
+
 def check_rate(rate: int, wanted: int) -> None:
     """Refuse a rate whose resampling would take gigabytes, since it shares too little with the one wanted.
 
@@ -111,7 +119,7 @@ def check_rate(rate: int, wanted: int) -> None:
     if rate <= 0:
         raise ValueError(f"{rate} samples per second are no sampling rate")
     divisor = math.gcd(rate, wanted)
-    if (rate // divisor) * (wanted // divisor) > MOST_TAPS:
+    if (rate // divisor) * (wanted // divisor) > _most_taps[0]:
         raise ValueError(
             f"its {rate:,} samples per second cannot be brought to {wanted:,} with reasonable memory; "
             "resample the file to a usual rate"
@@ -160,7 +168,7 @@ def _blocks(sound: Any, wanted: int) -> Iterator[np.ndarray]:
 @contextmanager
 def _opened(source: Source) -> Iterator[Any]:
     """A reader with samplerate, channels, frames, format and read(count) -> (n, c) float32."""
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+    with Counted(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
         if not stream.read(1):
             raise ValueError("it is empty (0 bytes)")
         stated = _stated_wav_size(stream)

@@ -14,7 +14,7 @@ td,th{text-align:right}td:first-child,th:first-child,.text{text-align:left}img{m
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#16181c}td,th{border-color:#444}}
 @media print{body{margin:0;max-width:none;font-size:11pt;color:#000;background:#fff}.wide{overflow:visible}
 table{font-size:8pt;width:100%}td,th{padding:.15rem .3rem;overflow-wrap:anywhere;border-color:#aaa}
-thead{display:table-header-group}tr,img{break-inside:avoid}h1,h2,h3{break-after:avoid}img{max-height:22cm}}
+thead{display:table-header-group}tr,img{break-inside:avoid}h1,h2,h3{break-after:avoid}img{max-height:12cm;width:auto}}
 """
 
 
@@ -41,6 +41,7 @@ def page(title: str, parts: Iterable[str], *, style: str = "") -> str:
         style: CSS beyond that of every page.
     """
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
         f'<link rel="icon" href="data:,"><style>{STYLE}{style}</style></head><body>{"".join(parts)}</body></html>\n'
     )

@@ -5,6 +5,11 @@ with: of all but one of them, that one follows. Moved by their mean, those that 
 Each logit of a forward changes by the same number, so that probabilities stay; what compares logits of different
 forwards (`infer_best`) can change.
 
+Prompts are centred only where that is asked for. Minus the sum of those that are left is a prompt for "none of the
+others", which an erased class is often answered with; of prompts that sum to zero there is none. They enter the
+transformer, so that some answers change with them. Once centred, they are centred by every later erasure: the prompt
+that goes would else be minus the sum of those that stay.
+
 The mean is exact before it is rounded, so that the same rows give the same bytes on any machine.
 
 Letters: C classes, D values of a row.
@@ -17,6 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 CENTRED = ("classifier rows and biases of the classes that are left were centred to mean zero",)
+CENTRED_PROMPTS = "prompts of the classes that are left were centred to mean zero, which changes some answers"
+SUM_LEFT = (
+    "minus the sum of the prompts that are left is a prompt for none of the others, with which an erased class may be "
+    "answered; pfm forget --centre_prompts takes it away, now or later, and changes some answers about other classes"
+)
 
 
 def centred(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -27,6 +37,18 @@ def centred(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     columns = wide.reshape(len(rows), -1).T.tolist()  # (D, C)
     mean = np.array([math.fsum(column) / len(rows) for column in columns]).reshape(rows.shape[1:])
     return (wide - mean).astype(rows.dtype)
+
+
+def sums_to_zero(rows: npt.NDArray[np.floating], eps: float = float(np.finfo(np.float32).eps)) -> bool:
+    """Whether rows (C, ...) were centred: their sums over the classes are what rounding leaves; False of no values.
+
+    Args:
+        eps: of the type that they are stored in.
+    """
+    if not rows.size:
+        return False
+    wide = rows.astype(np.float64)
+    return bool(np.abs(wide.sum(axis=0)).max() <= len(rows) * eps * np.abs(wide).max())
 
 
 def centred_by_name(

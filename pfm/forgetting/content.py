@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pfm.errors import CheckpointError
-from pfm.forgetting.ledger import Record, digest, number, text
+from pfm.forgetting.ledger import PROMPTS_CENTRED, Record, digest, number, text
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,7 @@ class Content:
         problems: what does not fit the list of classes, a line each.
         unknown: files that belong to it and were not looked into.
         exact: digest of what its rows were solved from, where that is what is left; "" of others.
+        prompts_centred: the prompts sum to zero, as an erasure may leave them.
     """
 
     artifact_kind: str
@@ -66,10 +67,12 @@ class Content:
     problems: tuple[str, ...] = ()
     unknown: tuple[Path, ...] = ()
     exact: str = ""
+    prompts_centred: bool = False
 
     def to_dict(self) -> Record:
         """What a certificate says of it."""
         return {
+            **({PROMPTS_CENTRED: True} if self.prompts_centred else {}),
             "classes": [{"id": c.number, "name": c.name, "prompt": c.prompt, "rows": c.rows} for c in self.classes],
             "shared": self.shared,
             "moments": self.moments,
@@ -83,6 +86,7 @@ class SignedContent:
     classes: tuple[ClassContent, ...]
     shared: str
     moments: str
+    prompts_centred: bool = False
 
     @classmethod
     def of(cls, values: Record) -> "SignedContent":
@@ -97,7 +101,12 @@ class SignedContent:
             )
             for entry in values["classes"]
         )  # fmt: skip
-        return cls(classes=classes, shared=digest(values["shared"]), moments=digest(values["moments"]))
+        return cls(
+            classes=classes,
+            shared=digest(values["shared"]),
+            moments=digest(values["moments"]),
+            prompts_centred=values.get(PROMPTS_CENTRED) is True,
+        )
 
 
 def digest_of(parts: Iterable[Part]) -> str:
@@ -121,6 +130,7 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
     """
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(f"{path} cannot be opened: a checkpoint needs torch, which is not installed")
+    from pfm.forgetting.erase import prompts_are_centred
     from pfm.forgetting.solution import misfits_of_solution
     from pfm.model.checkpoint import load_checkpoint
     from pfm.model.classifier import class_row_names
@@ -165,7 +175,20 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
             *(misfits_of_solution(checkpoint) if solves else ()),
         ),
         exact=str(checkpoint.exact["digest"]) if checkpoint.exact.get("is_solved") else "",
+        prompts_centred=prompts_are_centred(checkpoint),
     )
+
+
+def prompts_of(checkpoint: "Checkpoint") -> list[Record]:
+    """Number, name and digest of the prompt of each class."""
+    from pfm.model.classifier import BANK
+
+    stored = {"": checkpoint.tensors, "averaged ": checkpoint.averaged}
+    pairs = zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
+    return [
+        {"id": number, "name": name, "prompt": digest_of(_rows(stored, position, [BANK]))}
+        for position, (number, name) in enumerate(pairs)
+    ]
 
 
 def _rows(stored: "Mapping[str, Mapping[str, torch.Tensor]]", position: int, names: Iterable[str]) -> list[Part]:

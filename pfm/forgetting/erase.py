@@ -1,18 +1,18 @@
 """Erase: a class's prompt, classifier row and averaged copies go from a checkpoint, as a value.
 
 With them goes what the class could be computed from: the optimizer's moments, of every tensor, and where the run
-stood. The classifier rows that are left are centred (see `pfm.forgetting.centring`). What remains is the shared
-weights, which were trained with the class too.
+stood. The classifier rows that are left are centred, and their prompts where that is asked for or was done before (see
+`pfm.forgetting.centring`). What remains is the shared weights, which were trained with the class too.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from pfm.classes import ClassKeys, check_removal
-from pfm.forgetting.centring import centred
+from pfm.forgetting.centring import centred, sums_to_zero
 from pfm.forgetting.search import Row
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import BANK, class_row_names
@@ -27,8 +27,12 @@ ERASED = (
 )
 
 
-def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
+def erase(checkpoint: Checkpoint, keys: ClassKeys, *, centre_prompts: bool = False) -> Checkpoint:
     """The checkpoint without some classes, and without what they follow from: a run does not go on from it.
+
+    Args:
+        centre_prompts: the prompts that are left are moved to mean zero, so that their sum says nothing. Those that
+            were centred before are centred again in any case.
 
     Raises:
         ClassNameError: an unknown class, or no class would be left.
@@ -37,11 +41,12 @@ def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
     positions = classes.positions(keys)
     check_removal(classes, positions)
     kept = [p for p in range(len(classes)) if p not in positions]
+    centre = centre_prompts or prompts_are_centred(checkpoint)
     smaller = dataclasses.replace(
         checkpoint,
         classes=classes.without(positions),
-        tensors=_without(checkpoint.tensors, kept),
-        averaged=_without(checkpoint.averaged, kept),
+        tensors=_without(checkpoint.tensors, kept, centre),
+        averaged=_without(checkpoint.averaged, kept, centre),
         moments={},
         progress={},
         erased=(*checkpoint.erased, *((classes.ids[p], classes.names[p]) for p in positions)),
@@ -49,13 +54,37 @@ def erase(checkpoint: Checkpoint, keys: ClassKeys) -> Checkpoint:
     return READOUTS.get(checkpoint.model.readout).after_erasure(smaller)
 
 
-def _without(tensors: Mapping[str, torch.Tensor], kept: list[int]) -> dict[str, torch.Tensor]:
-    """Tensors by name, those with a row for each class with the rows at `kept` only, centred but for the prompts."""
+def without(checkpoint: Checkpoint, keys: Sequence[str | int], *, centre_prompts: bool) -> Checkpoint:
+    """`erase`, also where no class is left to go; the checkpoint itself where there is nothing to do."""
+    if keys:
+        return erase(checkpoint, keys, centre_prompts=centre_prompts)
+    return with_centred_prompts(checkpoint) if centre_prompts else checkpoint
+
+
+def with_centred_prompts(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with its prompts, and their averages, moved to mean zero; one that a class was erased from before."""
+    stored = [
+        {name: _centred(tensor) if name == BANK else tensor for name, tensor in tensors.items()}
+        for tensors in (checkpoint.tensors, checkpoint.averaged)
+    ]
+    return dataclasses.replace(checkpoint, tensors=stored[0], averaged=stored[1], moments={}, progress={})
+
+
+def prompts_are_centred(checkpoint: Checkpoint) -> bool:
+    """Whether the prompts sum to zero, as an erasure left them that centred them."""
+    prompts = checkpoint.tensors.get(BANK)
+    if prompts is None:
+        return False
+    return sums_to_zero(prompts.detach().float().cpu().numpy(), torch.finfo(prompts.dtype).eps)
+
+
+def _without(tensors: Mapping[str, torch.Tensor], kept: list[int], centre_prompts: bool) -> dict[str, torch.Tensor]:
+    """Tensors by name, those with a row for each class with the rows at `kept` only, centred; prompts if asked."""
     smaller = dict(tensors)
     for name in class_row_names():
         if name in smaller:
             rows = smaller[name][kept].clone()
-            smaller[name] = rows if name == BANK else _centred(rows)
+            smaller[name] = rows if name == BANK and not centre_prompts else _centred(rows)
     return smaller
 
 

@@ -5,7 +5,6 @@ them changes, and what was done, after. An artifact that was erased from names t
 any moment, the next erasure in that folder first finishes what was announced.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,15 @@ from typing import Any
 from pfm.classes import ClassKeys
 from pfm.errors import ConfigError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.artifacts import ARTIFACT_KINDS, HoldingKind
+from pfm.forgetting.artifacts import ARTIFACT_KINDS, HoldingKind, Request
 from pfm.forgetting.artifacts.checkpoints import content_of, exact_facts
-from pfm.forgetting.centring import CENTRED
-from pfm.forgetting.erase import ERASED, erase
+from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
+from pfm.forgetting.erase import ERASED, erase, prompts_are_centred
 from pfm.forgetting.figures import erase_figures, figure_files
-from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import SearchReport
 from pfm.model.checkpoint import Checkpoint
+from pfm.model.readouts import READOUTS
 from pfm.model.starts import follows
 from pfm.storage import locked, sha256, sha256_bytes, write_bytes
 
@@ -87,14 +87,14 @@ def erase_file(
     keys: ClassKeys,
     target: Path,
     *,
-    reason: str = "",
-    requested_by: str = "",
+    request: Request | None = None,
     scrubbed: Scrubbed | None = None,
 ) -> Record:
     """Write `target` without the classes and record it in `ledger.jsonl` beside it.
 
     Args:
         checkpoint: what was read from `source`, which is left as it is.
+        request: reason and all; one without any by default.
         scrubbed: what to write instead of the erased checkpoint: the same with retuned shared weights.
 
     Returns:
@@ -102,9 +102,10 @@ def erase_file(
     """
     if target.resolve() == source.resolve():
         raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
-    folder = target.parent
+    folder, request = target.parent, request or Request()
     before = sha256(source)
-    smaller = scrubbed.checkpoint if scrubbed else erase(checkpoint, keys)
+    smaller = scrubbed.checkpoint if scrubbed else erase(checkpoint, keys, centre_prompts=request.centre_prompts)
+    centred = {PROMPTS_CENTRED: True} if prompts_are_centred(smaller) else {}
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
     if target.exists() and not (folder / LEDGER).exists():  # nothing was ever erased into it
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
@@ -125,10 +126,9 @@ def erase_file(
             folder,
             records,
             classes,
-            [{"file": target.name, "source": source.name, "sha256_before": before, **exact_facts(smaller)}],
+            [{"file": target.name, "source": source.name, "sha256_before": before, **centred, **exact_facts(smaller)}],
             remains=_remains(checkpoint, smaller, scrubbed),
-            reason=reason,
-            requested_by=requested_by,
+            request=request,
         )
         content, searched = content_of(checkpoint, smaller, begun["hash"], target.name)
         write_bytes(target, content, like=source, is_private=smaller.is_personal)
@@ -141,7 +141,9 @@ def _remains(checkpoint: Checkpoint, smaller: Checkpoint, scrubbed: Scrubbed | N
     if smaller.exact.get("is_solved"):
         return REMAINS_EXACT
     if scrubbed is None:
-        return (*REMAINS, follows(checkpoint.start))
+        readout = READOUTS.get(checkpoint.model.readout)
+        claims = readout.sees_prompts and not readout.class_rows and not prompts_are_centred(smaller)
+        return (*REMAINS, follows(checkpoint.start), *((SUM_LEFT,) if claims else ()))
     # weights that were trained without a class answer to no key of it, whatever its start follows from
     return (scrubbed.remains, REMAINS[1], *(() if scrubbed.is_retrained else (follows(checkpoint.start),)))
 
@@ -152,9 +154,7 @@ def announce_in_place(
     classes: Sequence[tuple[int, str]],
     *,
     looked: Mapping[str, Any] | None = None,
-    request: str = "",
-    reason: str = "",
-    requested_by: str = "",
+    request: Request | None = None,
     is_exact: bool = False,
 ) -> None:
     """Record that classes are about to be erased from files of a folder, in place.
@@ -165,8 +165,17 @@ def announce_in_place(
     Args:
         files: kind and path of each.
         looked: what was seen of the folder's other files.
+        request: reason and all; one without any by default.
         is_exact: all of the files become those that never saw the classes.
     """
+    request = request or Request()
+    opened = [(kind, path, _kind(kind).open(path)) for kind, path in files]
+    centres = {
+        path: holding.prompts_centred is not None and (request.centre_prompts or holding.prompts_centred)
+        for _, path, holding in opened
+    }
+    claims = (SUM_LEFT,) if any(holding.sum_is_left and not centres[path] for _, path, holding in opened) else ()
+    said = dict.fromkeys(holding.follows for _, _, holding in opened if holding.follows)
     _announce(
         folder,
         ledger.read(folder / LEDGER),
@@ -177,22 +186,15 @@ def announce_in_place(
                 "source": path.name,
                 "kind": kind,
                 "sha256_before": sha256(path),
-                "left": _kind(kind).left(path, classes),
+                **({PROMPTS_CENTRED: True} if centres[path] else {}),
+                "left": _kind(kind).left(path, classes, centre_prompts=centres[path]),
             }
             for kind, path in files
         ],
-        remains=REMAINS_EXACT if is_exact else (*REMAINS_IN_PLACE, *_follow(files)),
+        remains=REMAINS_EXACT if is_exact else (*REMAINS_IN_PLACE, *said, *claims),
         looked=looked,
         request=request,
-        reason=reason,
-        requested_by=requested_by,
     )
-
-
-def _follow(files: Sequence[tuple[str, Path]]) -> list[str]:
-    """What can be drawn again of the classes, by the files' own statements, each once."""
-    said = (_kind(kind).open(path).follows for kind, path in files)
-    return [text for text in dict.fromkeys(said) if text]
 
 
 def finish(folder: Path, searched: Mapping[str, SearchReport] | None = None) -> Record | None:
@@ -237,7 +239,8 @@ def _finish_file(folder: Path, begun: Record, entry: Record, known: Mapping[str,
             f"{target} is a link, and was a file of its folder when its erasure was announced; put the file back"
         )
     kind = _kind(entry.get("kind", "checkpoint"))
-    rewritten = kind.rewrite(target, [(item["id"], item["name"]) for item in begun["classes"]], begun["hash"])
+    gone, centre = [(item["id"], item["name"]) for item in begun["classes"]], entry.get(PROMPTS_CENTRED) is True
+    rewritten = kind.rewrite(target, gone, begun["hash"], centre_prompts=centre)
     if rewritten is None:
         if "left" in entry and kind.left(target, ()) != entry["left"]:
             raise StorageError(
@@ -271,20 +274,19 @@ def _announce(
     *,
     remains: Sequence[str],
     looked: Mapping[str, Any] | None = None,
-    request: str = "",
-    reason: str,
-    requested_by: str,
+    request: Request,
 ) -> Record:
+    centred = (CENTRED_PROMPTS,) if any(PROMPTS_CENTRED in file for file in files) else ()
     entry = {
         "action": "erase-begin",
-        "request": request or secrets.token_hex(8),
+        "request": request.id,
         "classes": classes,
         "files": files,
         "erased": list(ERASED),
-        "changed": list(CENTRED),
+        "changed": [*CENTRED, *centred],
         "remains": list(remains),
-        "reason": reason,
-        "requested_by": requested_by,
+        "reason": request.reason,
+        "requested_by": request.requested_by,
         **({"looked": dict(looked)} if looked else {}),
     }
     sealed = ledger.seal(records, entry)

@@ -19,8 +19,8 @@ from pfm.holding import LEDGER, LOCK
 from pfm.storage import parse_json, read_ordinary, sha256_bytes, write_bytes
 
 __all__ = [
-    "ERASE", "ERASE_SAMPLES",
-    "HASH", "LEDGER", "LOCK", "START", "Change", "Erasure", "Record", "append", "canonical", "check_announced",
+    "ERASE", "ERASE_SAMPLES", "HASH", "LEDGER", "LOCK", "PROMPTS_CENTRED",
+    "START", "Change", "Erasure", "Record", "append", "canonical", "check_announced",
     "digest", "erasures", "head", "held_again", "number", "pairs", "read", "require", "seal", "text", "write",
 ]  # fmt: skip
 
@@ -28,16 +28,18 @@ Record: TypeAlias = dict[str, Any]  # one line, as it stands in the file
 
 START = "0" * 64
 ERASE, ERASE_SAMPLES = "erase", "erase-samples"  # actions
+PROMPTS_CENTRED = "prompts_centred"  # key of a file's entry; see `pfm.forgetting.centring`
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What an erasure made of one file: its SHA-256 before and after."""
+    """What an erasure made of one file: its SHA-256 before and after, and whether the prompts left were centred."""
 
     file: str
     before: str
     after: str
+    centres_prompts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,12 @@ def check_announced(record: Record, where: Path) -> None:
 def _erasure(line: int, record: Record) -> Erasure:
     files = record.get("files", [record])
     changes = tuple(
-        Change(file=text(entry["file"]), before=digest(entry["sha256_before"]), after=digest(entry["sha256_after"]))
+        Change(
+            file=text(entry["file"]),
+            before=digest(entry["sha256_before"]),
+            after=digest(entry["sha256_after"]),
+            centres_prompts=entry.get(PROMPTS_CENTRED) is True,
+        )
         for entry in files
         if "sha256_after" in entry
     )

@@ -14,7 +14,7 @@ from pfm.errors import PfmError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import Certificate, Entry, ledger_of
 from pfm.forgetting.content import NOTHING, Content
-from pfm.forgetting.ledger import Erasure, Record
+from pfm.forgetting.ledger import Change, Erasure, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +93,36 @@ def _held(content: Content, entry: Entry) -> list[str]:
 def _bound(content: Content, entry: Entry, beside: "Beside") -> tuple[str, str]:
     """What separates an artifact from the certificate, "" for nothing; and a remark."""
     is_same = content.sha256 == entry.sha256  # of a bundle, the bank is; its other files are compared on their own
-    if not is_same and not beside.leads(entry.sha256, content.sha256):
+    way = beside.way(entry.sha256, content.sha256)
+    if not is_same and not way:
         missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
         return f"the file was changed since the certificate was made{missing}", ""
-    changed = _changed(content, entry) or _changed_exact(content, entry)
+    moved = any(change.centres_prompts for change in way)
+    changed = _changed(content, entry, are_prompts_moved=moved) or _changed_exact(content, entry)
     if changed:
         return f"{changed} since the certificate was made", ""
-    return "", "" if is_same else beside.told(entry)
+    remark = "; its prompts were centred with that, and are not compared" if moved else ""
+    return "", "" if is_same else beside.told(entry) + remark
 
 
-def _changed(content: Content, entry: Entry) -> str:
-    """What no erasure of another class changes, and is another; "" where there is none."""
+def _changed(content: Content, entry: Entry, *, are_prompts_moved: bool) -> str:
+    """What no erasure of another class changes, and is another; "" where there is none.
+
+    Args:
+        are_prompts_moved: a later erasure centred the prompts, which are other values then and sum to zero.
+    """
     signed = entry.content
     if signed is None:
         stated = dict(entry.files)
         return next((f"{name} was changed" for name, sha256 in content.files if stated.get(name) != sha256), "")
+    if (signed.prompts_centred or are_prompts_moved) and not content.prompts_centred:
+        return "its prompts were centred, and do not sum to zero any more: they were changed"
     known = {(c.number, c.name): c for c in signed.classes}
     for there in content.classes:
         before = known.get((there.number, there.name))
         if before is None:
             return f"the class {there.name} was put in"
-        if before.prompt != there.prompt:
+        if before.prompt != there.prompt and not are_prompts_moved:
             return f"the prompt of {there.name} was changed"
         if before.rows != there.rows and content.sha256 == entry.sha256:
             return f"the classifier row of {there.name} was changed"
@@ -142,17 +151,21 @@ class Beside:
     erasures: Sequence[Erasure] = ()
     problem: str = ""
 
-    def leads(self, start: str, end: str) -> bool:
-        """Whether erasures, each from the bytes that the one before wrote, lead from one SHA-256 to another."""
-        reached = {start}
-        for erasure in self.erasures:
-            reached |= {change.after for change in erasure.changes if change.before in reached}
-        return end in reached
+    def way(self, start: str, end: str) -> Sequence[Change]:
+        """The erasures, each from the bytes that the one before wrote, that lead from one SHA-256 to another."""
+        ways: dict[str, tuple[Change, ...]] = {start: ()}
+        for change in (change for erasure in self.erasures for change in erasure.changes):
+            if change.before in ways:
+                ways.setdefault(change.after, (*ways[change.before], change))
+        return ways.get(end, ())
 
     def told(self, entry: Entry) -> str:
         """What the ledger says of the time after the certificate."""
         later = [erasure for erasure in self.erasures if erasure.line > entry.lines]
-        names = ", ".join(name for erasure in later for _, name in erasure.classes) or "of groups or samples"
+        names = ", ".join(name for erasure in later for _, name in erasure.classes)
+        if not names:
+            is_centring = any(change.centres_prompts for erasure in later for change in erasure.changes)
+            names = "of none more" if is_centring else "of groups or samples"
         return f"changed by later erasures ({names}), which the ledger beside it records and this certificate does not"
 
 

@@ -22,6 +22,7 @@ class BackboneRow:
         licence: as the model's card has it.
         is_gated: whether the hub asks to accept terms first.
         good_at: what it is taken for.
+        source: page that the licence was read on; "" where it was not checked.
         input: the size of its input, for people.
         tokens: that an input becomes.
         width, layers: of the encoder.
@@ -36,6 +37,7 @@ class BackboneRow:
     licence: str
     is_gated: bool
     good_at: str
+    source: str
     input: str
     tokens: int
     width: int
@@ -73,6 +75,7 @@ def _row(family: Family, preset: str, card: Card | None) -> BackboneRow:
         licence=card.licence if card else "",
         is_gated=bool(card and card.is_gated),
         good_at=card.good_at if card else "",
+        source=card.source if card else "",
         input=spec.describe_size(),
         tokens=spec.num_patches + spec.num_special,
         width=spec.hidden_size,

@@ -14,6 +14,7 @@ from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.options import LARGEST_SEED, Section, expand_paths, option
+from pfm.training.recipes import PAPER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,12 @@ class ObjectiveConfig:
         "Weight of the branch whose own prompt is absent; 0 trains without it, for a model that does not forget.",
         minimum=0.0,
     )
+    target_temperature: float = option(
+        1.0,
+        "With --wrong_target others: temperature of its target; above 1 flatter, towards uniform, below 1 surer, as "
+        "models that never saw the class are.",
+        minimum=0.0,
+    )
     balance: str = option(
         "none",
         "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
@@ -38,6 +45,31 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.label_smoothing >= 1:
             raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+        if self.target_temperature == 0:
+            raise ConfigError(
+                "--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """Which options were chosen for the user, and by what.
+
+    Attributes:
+        chose: what the recipe said and the user did not, as typed; of a command, not an option.
+    """
+
+    section: ClassVar = Section.OPTIMISATION
+    recipe: str = option(
+        PAPER,
+        "What options are that are not given: paper, each its default; recommended, so that a removed class is as hard "
+        "to bring back as one that was never there; or a TOML file of one's own.",
+    )
+    chose: str = option("", "")
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.recipe}: {self.chose or 'nothing'}" if self.recipe != PAPER else PAPER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +190,13 @@ class RunConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     feed: FeedConfig = field(default_factory=FeedConfig)
     start: StartConfig = field(default_factory=StartConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+    def __post_init__(self) -> None:
+        if self.objective.target_temperature != 1 and self.model.wrong_target != "others":
+            raise ConfigError(
+                f"--target_temperature is for --wrong_target others; {self.model.wrong_target} is the same at any"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """By section and option: numbers, strings and bools, for a checkpoint or JSON; paths of data are whole."""

@@ -84,7 +84,9 @@ class Objective:
         """
         with_own, without_own = with_own.float(), without_own.float()
         present = self.target.present_loss(with_own, labels, self.config.label_smoothing)
-        absent = self.target.absent_loss(with_own, without_own, labels)
+        # only a target that is made of the first branch's answers heeds it
+        answers = with_own / self.config.target_temperature
+        absent = self.target.absent_loss(answers, without_own, labels)
         weight = None
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(labels.device)

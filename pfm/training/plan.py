@@ -28,6 +28,7 @@ class Plan:
         splits: samples by split.
         file_shape, stored_shape, input_shape: of a typical input as it came, as stored, and as the model takes it.
         stored_bytes: of all splits.
+        recipe: its name, and what it chose.
         tokens: T; `prompt_tokens` stand behind them where all prompts are there.
         steps_per_epoch, epochs: of the whole run.
         evaluations: how many there are, each of `evaluated_sets` active sets.
@@ -40,6 +41,7 @@ class Plan:
     stored_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
     stored_bytes: int
+    recipe: str
     tokens: int
     prompt_tokens: int
     steps_per_epoch: int
@@ -70,6 +72,7 @@ class Plan:
         return "\n".join(["plan", *(f"  {line}" for line in self._lines())])
 
     def _lines(self) -> Iterator[str]:
+        yield f"recipe   {self.recipe}"
         counts = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
         yield f"samples  {counts}"
         came = "" if self.file_shape == self.stored_shape else f"files of about {_by(self.file_shape[-2:])} pixels, "
@@ -123,6 +126,7 @@ def make_plan(setup: Setup) -> Plan:
         stored_shape=stored,
         input_shape=tuple(spec.input_shape),
         stored_bytes=sum(split.inputs.nbytes for _, split in setup.data.splits()),
+        recipe=setup.config.recipe.describe(),
         tokens=tokens,
         prompt_tokens=prompts,
         steps_per_epoch=steps,

@@ -142,6 +142,7 @@ _FREE = {
     "data": {"data_dir"},
     "device": {"gpu_id", "cpu"},
     "evaluation": {"eval_batch_size", "max_subsets", "resamples"},
+    "recipe": {"recipe", "chose"},  # what they came to is compared
     "feed": {"data_on", "data_memory", "data_workers", "cache", "num_workers", "cache_trunk"},
 }  # fmt: skip
 

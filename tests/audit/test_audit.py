@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from making.models import TINY
 from pfm.audit import roc
 from pfm.audit.attacks import ATTACKS, Measurement
 from pfm.audit.comparisons import trained
-from pfm.audit.comparisons.beside import train_beside
+from pfm.audit.comparisons.beside import Beside
 from pfm.audit.comparisons.data import by_position, without_classes
 from pfm.audit.comparisons.trained import RETRAINED, SHADOW
 from pfm.audit.config import FULL
@@ -177,8 +178,13 @@ def test_models_that_a_second_process_trains_are_those_that_one_process_trains(t
     )
     jobs = [(RETRAINED, 0), (RETRAINED, 1), (SHADOW, 0)]
     assert not any(both.is_kept(job) for job in jobs)
-    train_beside(both, jobs)
-    assert all(both.is_kept(job) for job in jobs)  # the second by the other process
+    second = Beside(both, jobs[1:2])
+    while second.is_at_work:
+        time.sleep(0.05)
+    assert [both.is_kept(job) for job in jobs] == [False, True, False]
+    second.finish(jobs)
+    second.close()
+    assert all(both.is_kept(job) for job in jobs)
     assert same_values(alone.retrained(1).checkpoint, both.retrained(1).checkpoint)
 
 

@@ -326,7 +326,7 @@ def test_an_attack_brings_a_class_back_and_the_model_is_left_as_it_was(readout: 
         samples = inputs[torch.arange(2 * size) % 20].unflatten(0, (2, size))
         found[size] = resurrection.resurrect(
             model, samples, resurrection.Tested(inputs[:20], inputs[20:], torch.zeros(20, dtype=torch.int64)),
-            num_tokens=1, steps=60, lr=0.05, seed=0,
+            resurrection.Learning(tokens=1, steps=60, lr=0.05, seed=0),
         )  # fmt: skip
     assert found[8].forget.shape == (2, 20)
     assert found[8].forget.double().mean() > found[0].forget.double().mean() + 0.3

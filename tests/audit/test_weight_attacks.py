@@ -97,10 +97,12 @@ def test_of_several_starts_the_one_that_explains_the_samples_best_is_kept(monkey
 
     monkeypatch.setattr(resurrection, "recover", noted)
     tested = resurrection.Tested(own[10:], rest, torch.arange(30) % 3)
-    settings: dict[str, Any] = {"num_tokens": 2, "steps": 3, "lr": 0.05, "seed": 0}
-    found = resurrection.resurrect(model, own[None, :4].repeat(2, 1, 1, 1, 1), tested, **settings, restarts=3)
+    settings: dict[str, Any] = {"tokens": 2, "steps": 3, "lr": 0.05, "seed": 0}
+    found = resurrection.resurrect(model, own[None, :4].repeat(2, 1, 1, 1, 1), tested,
+                                   resurrection.Learning(**settings, restarts=3))  # fmt: skip
     assert found.forget.shape == (2, 20)
-    every = resurrection.resurrect(model, own[None, :4].repeat(6, 1, 1, 1, 1), tested, **settings)
+    every = resurrection.resurrect(model, own[None, :4].repeat(6, 1, 1, 1, 1), tested,
+                                   resurrection.Learning(**settings))  # fmt: skip
     assert every.forget.shape == (6, 20)
     chosen = [int((kept[1] == prompt).flatten(1).all(dim=1).nonzero()) for prompt in kept[0]]
     assert [number // 3 for number in chosen] == [0, 1]  # one of each attack's own starts

@@ -219,3 +219,7 @@ def test_the_page_on_training_has_the_backbones_that_the_command_lists(capsys: p
     call("backbones")
     table = capsys.readouterr().out
     assert all(row["model_name"] in table for row in rows)
+    call("backbones", "--sources")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [row["model_name"] for row in rows]
+    assert all(line.endswith(row["source"] or "not checked") for line, row in zip(lines[1:], rows, strict=True))

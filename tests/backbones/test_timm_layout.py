@@ -6,25 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from making.families import TIMM_CASES, assert_near
-from making.timm_files import small_vit
+from making.timm_files import CFG, small_vit
+from making.timm_files import write_timm as write
 from pfm.backbones.backbone import SUMMARY
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import describe_backbone
 from pfm.errors import BackboneError
-
-CFG = {"input_size": [3, 16, 16], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"}
-
-
-def write(folder: Path, architecture: str, weights: dict[str, torch.Tensor], **more: Any) -> Path:
-    folder.mkdir()
-    config = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": CFG, **more}
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 def test_a_checkpoint_in_timms_layout_is_read_without_timm(tmp_path: Path) -> None:

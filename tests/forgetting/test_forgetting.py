@@ -11,6 +11,7 @@ from making.models import tiny_model, tiny_spec
 from pfm.data.images import ImagePreprocess
 from pfm.errors import ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
+from pfm.forgetting.artifacts import Request
 from pfm.forgetting.erase import erase
 from pfm.forgetting.files import erase_file, erased_path
 from pfm.forgetting.suspend import active_positions
@@ -104,7 +105,7 @@ def test_the_source_is_left_alone_and_the_record_says_what_happened(state: Check
     checkpoint = load_checkpoint(source)
     target = erased_path(source, checkpoint, [1, 2])
     assert target.name == "a_without_1-2.pt"
-    record = erase_file(source, checkpoint, ["green", "blue"], target, reason="request 7", requested_by="ward 3")
+    record = erase_file(source, checkpoint, ["green", "blue"], target, request=Request("request 7", "ward 3"))
     assert source.read_bytes() == content
     assert record == ledger.read(tmp_path / "ledger.jsonl")[-1]
     assert [entry["name"] for entry in record["classes"]] == ["green", "blue"]

@@ -7,6 +7,7 @@ import torch
 
 from making.checkpoints import image_checkpoint, trained_state
 from pfm.data.splits import Split
+from pfm.forgetting.answers import Asked
 from pfm.forgetting.erase import erase
 from pfm.forgetting.infer_best import infer_best_change
 from pfm.model.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ def test_on_samples_the_shares_are_those_of_the_answers() -> None:
     generator = torch.Generator().manual_seed(0)
     stored = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(4, (60,), generator=generator)
-    found = infer_best_change(full, erased, Split(stored, labels), full.classes, batch_size=16)
+    found = infer_best_change(full, erased, Asked(split=Split(stored, labels), data=full.classes, batch_size=16))
     assert found is not None
     is_left = labels != 2
     inputs, truth = full.preprocess(stored)[is_left], labels[is_left].clone()
@@ -53,7 +54,7 @@ def test_on_samples_the_shares_are_those_of_the_answers() -> None:
 
 def test_without_samples_random_inputs_say_how_many_answers_change() -> None:
     full = spread()
-    found = infer_best_change(full, erase(full, ["blue"]), num_random=40)
+    found = infer_best_change(full, erase(full, ["blue"]), Asked(num_random=40))
     assert found is not None
     assert (found.measured_on, found.num_samples, found.before, found.after) == ("random inputs", 40, None, None)
     assert 0 < found.changed < 1

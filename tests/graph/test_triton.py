@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from making.checkpoints import deep_prompt_checkpoint, image_checkpoint
+from making.family_runs import family_checkpoint
 from pfm.cli import pfm, run
 from pfm.errors import StorageError
 from pfm.model.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from pfm_export.graph.form import GraphForm
 from pfm_export.graph.triton import TritonConfig, write_repository
 from pfm_export.serving.bank import per_request_feed
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.session import PromptSession
 
 schema: Any = model_config_pb2  # its names are made at run time
 TYPES: dict[int, int] = {
@@ -43,13 +45,29 @@ CASES: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any], dict[str, bool]
         {"split": True, "per_request_prompts": True, "uint8_input": True},
         {"model_trunk": True, "model_head": True, "model": True},
     ),
+    "samples": (lambda: family_checkpoint("wavlm"), {}, {"model": False}),
+    "split-requests-waveform": (
+        lambda: family_checkpoint("hubert", readout="prompt", prompt_layer=1),
+        {"split": True, "per_request_prompts": True, "with_frontend": True},
+        {"model_trunk": True, "model_head": True, "model": True},
+    ),
+    "pooled-requests": (
+        lambda: family_checkpoint("siglip_vision_model", readout="prompt"),
+        {"per_request_prompts": True},
+        {"model": True},
+    ),
+    "rotary-split": (
+        lambda: family_checkpoint("dinov3_vit", prompt_layer=1),
+        {"split": True},
+        {"model_trunk": True, "model_head": False, "model": False},
+    ),
 }
 
 
-SLOW = ("split", "requests-cls", "split-requests-images")
+FAST = ("shared", "requests")
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in CASES])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Bundle, repository, name of the case."""
     make, form, _ = CASES[request.param]
@@ -178,6 +196,30 @@ def test_requests_padded_to_one_length_get_their_own_answers(written: tuple[Path
     for row, request in enumerate(rows):
         alone = answers(graph, {"pixel_values": pixels[row : row + 1], **per_request_feed([request], prompt_tokens=2)})
         np.testing.assert_allclose(together[row : row + 1, : alone.shape[1]], alone, atol=1e-5)  # rounding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", ["split-requests-waveform"], indirect=True)
+def test_a_waveform_goes_through_both_models_of_a_repository_as_through_a_session(
+    written: tuple[Path, Path, str],
+) -> None:
+    bundle, repository, _ = written
+    trunk, head = (
+        onnxruntime.InferenceSession(
+            repository / f"model_{part}" / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        for part in ("trunk", "head")
+    )
+    waves = np.random.default_rng(0).standard_normal((2, 1500)).astype(np.float32)
+    counts = np.array([1500, 700], np.int32)
+    session = PromptSession(bundle, device="cpu")
+    rows = [Bundle.open(bundle).rows(range(4))] * 2
+    tokens = answers(trunk, {"waveform": waves, "num_samples": counts})
+    found = answers(head, {"tokens": tokens, **per_request_feed(rows, prompt_tokens=1)})
+    for row, count in enumerate(counts):
+        expected = session.predict_sounds((waves[row, :count], 16_000)).probabilities[0]
+        shares = np.exp(found[row])
+        np.testing.assert_allclose(shares / shares.sum(), expected, atol=1e-5)  # rounding
 
 
 def test_the_commands_write_a_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,13 +70,16 @@ def test_without_keys_torch_draws() -> None:
 
 
 def test_every_dropout_of_a_model_is_keyed_and_has_a_name_of_its_own() -> None:
-    model = lora_model(hidden_dropout_prob=0.2)
+    model = lora_model(**DROPPING)
     layers = [module for module in model.modules() if isinstance(module, RowDropout)]
     dropping = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
     assert dropping == []
-    # the embeddings', two in each of two blocks, and one behind each of four adapted projections
-    assert len({layer.salt for layer in layers}) == len(layers) == 1 + 2 * 2 + 2 * 2
+    # the embeddings', three in each of two blocks, and one behind each of four adapted projections
+    assert len({layer.salt for layer in layers}) == len(layers) == 1 + 2 * 3 + 2 * 2
     assert {id(layer.keys) for layer in layers} == {id(model.backbone.row_keys)}
+
+
+DROPPING = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3}
 
 
 def lora_model(**changes: Any) -> PromptedClassifier:
@@ -94,8 +97,7 @@ def gradients(model: PromptedClassifier, keys: torch.Tensor) -> dict[str, torch.
 
 def test_recomputing_blocks_gives_the_same_gradients_with_dropout_on() -> None:
     keys = KEYS[:12].view(2, 6)
-    stored = lora_model(hidden_dropout_prob=0.2)
-    recomputed = lora_model(hidden_dropout_prob=0.2)
+    stored, recomputed = lora_model(**DROPPING), lora_model(**DROPPING)
     recomputed.backbone.recompute = True
     first, second = gradients(stored, keys), gradients(recomputed, keys)
     assert first.keys() == second.keys()
@@ -103,6 +105,17 @@ def test_recomputing_blocks_gives_the_same_gradients_with_dropout_on() -> None:
         torch.testing.assert_close(second[name], gradient, atol=1e-5, rtol=1e-5)
     other = gradients(stored, KEYS[12:24].view(2, 6))
     assert any(not torch.allclose(other[name], first[name]) for name in first)  # dropout is on
+
+
+@torch.no_grad()
+def test_a_row_has_its_logits_in_any_company_with_dropout_in_attention_too() -> None:
+    model, inputs, present = lora_model(**DROPPING), torch.randn(6, 3, 8, 8), torch.tensor([[0, 1]] * 6)
+    (whole,) = model(inputs, (present,), row_keys=KEYS[None, :6])
+    for part in (slice(0, 2), slice(2, 6)):
+        (found,) = model(inputs[part], (present[part],), row_keys=KEYS[None, :6][:, part])
+        torch.testing.assert_close(found, whole[part], atol=1e-5, rtol=1e-5)
+    (plain,) = lora_model(hidden_dropout_prob=0.2)(inputs, (present,), row_keys=KEYS[None, :6])
+    assert not torch.allclose(plain, whole, atol=1e-3)  # attention drops
 
 
 def test_a_frozen_trunk_never_drops() -> None:

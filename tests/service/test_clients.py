@@ -133,6 +133,12 @@ def test_the_examples_do_what_the_page_on_serving_says(forms: Callable[[str], Pa
         assert [line.split()[-1] for line in said[1:]] == list(expected.classes)
         (line,) = example("ask_server_tensors.py", address, "shared", "blue").splitlines()
         assert line.startswith(session.predict(np.zeros((1, 3, 8, 8), np.float32), without=["blue"]).labels[0])
+        shell = ["sh", str(ROOT / "examples" / "ask_server.sh"), f"http://{address}", "shared", str(image), "blue"]
+        lines = subprocess.run(shell, check=True, capture_output=True, text=True).stdout.splitlines()
+        about, every, left = (json.loads(line) for line in lines)
+        assert about["classes"] == list(session.classes.names)
+        assert every["label"] == session.predict_images([image]).labels[0]
+        assert (left["label"], list(left["probabilities"])) == (expected.labels[0], list(expected.classes))
         # the command of the page
         (command,) = re.findall(r"^(curl .*/v1/predict.*)$", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE)
         words = [word.replace("localhost:8000", address) for word in shlex.split(command)]

@@ -152,3 +152,11 @@ def test_the_objective_has_the_losses_of_the_models_target_and_all_options(wrong
     numbers = losses.sums(torch.full((4,), 1 / 4))
     assert numbers["loss"].item() == pytest.approx(wanted / 4, abs=1e-6)
     assert numbers["loss"] == numbers["present"] + 0.5 * numbers["absent"]
+
+
+def test_a_temperature_makes_the_target_from_others_flatter_or_surer_and_leaves_the_others_alone() -> None:
+    without = torch.tensor([[0.5, 1.0, -2.0], [1.0, 0.0, 0.0], [0.3, 0.1, -0.4]])
+    hot = ObjectiveConfig(target_temperature=2.0)
+    found = Objective(tiny_model(wrong_target="others"), hot)(LOGITS, without, LABELS)
+    torch.testing.assert_close(found.absent, OTHERS.absent_loss(LOGITS / 2, without, LABELS))
+    torch.testing.assert_close(found.present, OTHERS.present_loss(LOGITS, LABELS))

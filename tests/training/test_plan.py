@@ -15,7 +15,8 @@ from pfm.training.throughput import Rates
 PLAN = Plan(
     splits={"train": 600, "test": 100}, file_shape=(3, 224, 224), stored_shape=(3, 224, 224),
     input_shape=(3, 224, 224), stored_bytes=10**9,
-    tokens=197, prompt_tokens=8, steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
+    recipe="paper", tokens=197, prompt_tokens=8,
+    steps_per_epoch=19, epochs=10, global_batch=32, evaluations=10, evaluated_sets=21,
     weight_bytes=343 * 10**6, moving_bytes=7 * 10**6, activation_bytes=5 * 10**9,
 )  # fmt: skip
 RATES = Rates(
@@ -32,6 +33,7 @@ def test_a_run_says_its_plan_first_and_with_plan_nothing_else(
     planned = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     for line in (
+        "recipe   paper",
         "samples  70 train, 22 test",
         "input    stored as 3 x 32 x 32, brought to 3 x 8 x 8",
         "tokens   5 of the input, with its special ones, and 4 of all prompts",

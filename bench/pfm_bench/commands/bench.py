@@ -4,6 +4,7 @@ import click
 
 from pfm.commands.options import CONTEXT_SETTINGS
 from pfm_bench.commands.compare import bench_compare
+from pfm_bench.commands.end_to_end import bench_end_to_end
 from pfm_bench.commands.evaluate import bench_eval
 from pfm_bench.commands.forget import bench_forget
 from pfm_bench.commands.load import bench_load
@@ -22,9 +23,9 @@ class _DefaultGroup(click.Group):
 
 @click.group("bench", cls=_DefaultGroup, context_settings=CONTEXT_SETTINGS)
 def bench() -> None:
-    """Measure: a bundle's latency (serve, the default), the training step, evaluation, erasure, a server under load;
-    compare two."""
+    """Measure: a bundle's latency (serve, the default), the training step, evaluation, erasure, from a file
+    to its label (end_to_end), a server under load; compare two."""
 
 
-for command in (bench_train, bench_eval, bench_forget, bench_serve, bench_load, bench_compare):
+for command in (bench_train, bench_eval, bench_forget, bench_serve, bench_end_to_end, bench_load, bench_compare):
     bench.add_command(command)

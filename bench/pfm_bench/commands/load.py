@@ -21,18 +21,24 @@ def bench_load(model: str, tokens: tuple[str, ...], plan: LoadPlan, out: Path) -
 
     One request after another, then --clients at a time (the capacity), then arrivals at random at shares of that.
     """
-    import asyncio
-
     from pfm_bench.reports.header import FORMAT, host_facts
     from pfm_bench.scenarios.load import Load
+    from pfm_bench.scenarios.load_client import run_precisely
+    from pfm_bench.scenarios.load_reference import SessionAnswers
 
     folder = make_folder(out)
-    phases = asyncio.run(Load(plan, model, tokens, click.echo).run())
+    expected = None if plan.bundle is None else SessionAnswers(plan.bundle)
+    phases = run_precisely(Load(plan, model, tokens, click.echo, expected).run())
     document = {
         "format": FORMAT,
         "command": "pfm bench load",
         "host": host_facts(),
-        "settings": {**asdict(plan), "model": model, "tenants": len(tokens)},
+        "settings": {
+            **asdict(plan),
+            "bundle": plan.bundle and str(plan.bundle),
+            "model": model,
+            "tenants": len(tokens),
+        },
         "phases": [phase.to_dict() for phase in phases],
     }
     write_json(folder / "load.json", document)

@@ -21,6 +21,7 @@ from pfm.evaluation.results import describe_evaluation, write_evaluation
 from pfm.evaluation.samples import label_positions
 from pfm.evaluation.subsets import forget_sizes
 from pfm.forgetting import files as forgetting
+from pfm.forgetting.artifacts import Request
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.storage import Json, make_folder
 from pfm.training.config import RunConfig
@@ -131,7 +132,7 @@ def tell_story(task: Task, readout: str, folder: Path, seed: int) -> ReadoutResu
     erased = folder / f"{data.name}_without_{forgotten}.pt"
     step(
         f"erase class {forgotten} from the checkpoint",
-        lambda: forgetting.erase_file(result.checkpoint, checkpoint, [forgotten], erased, reason="demo"),
+        lambda: forgetting.erase_file(result.checkpoint, checkpoint, [forgotten], erased, request=Request("demo")),
     )
     bundle = folder / "bundle"
     parity = step("export to ONNX", lambda: export_bundle(checkpoint, bundle).parity)

@@ -1,65 +1,53 @@
 """A running server under load: one request after another, as many as it can take, and arrivals at random.
 
 In the open loop requests arrive as a Poisson process whether or not earlier ones were answered, and a latency counts
-from the moment of arrival, so that a server that falls behind is seen to. Every answer is compared with the one that
-the same request got when it was alone.
+from the moment at which the request was to arrive, so that neither a server that falls behind nor a client that is late
+goes unseen. Answers are kept, and judged when a phase is over.
 """
 
 import asyncio
+import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from pfm.errors import ConfigError
 from pfm.storage import Json
 from pfm_bench.measuring.stats import percentiles
+from pfm_bench.scenarios.load_changes import Changer
+from pfm_bench.scenarios.load_checks import Answer, Asked, Change, Expected, Judge, Question, Verdicts, read_answer
+from pfm_bench.scenarios.load_client import Connections, Reply
 from pfm_bench.scenarios.load_plan import LoadPlan
 
 OPEN_SIZE = 224  # of an axis that the model leaves open
-MOST_SAMPLES = 5000  # latencies of a phase that are kept
+MOST_SAMPLES = 2000  # latencies of a phase that are kept
 TYPES = {"FP32": np.float32, "UINT8": np.uint8}
-ALONE = 30  # requests one after another, at least, for what a request costs alone
-TOLERANCE = 1e-5  # of a probability in company
+ALONE, MOST_ALONE = 30, 5.0  # requests one after another, at least; seconds of them, at most
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came back.
-
-    Attributes:
-        shares: probability by class.
-    """
-
-    status: int
-    label: str = ""
-    shares: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Phase:
     """Requests of one kind of load.
 
     Attributes:
         asked_per_second: of the open loop; None where the next one waits for the last.
         seconds: that it took.
-        latencies_ms: of those that were answered.
-        statuses: how many of each; 0 for a connection that broke.
-        wrong: answers that were others than alone, or had a class that was erased before they were asked for.
-        refused: requests for a class by name that is erased, or is just being erased; not among the statuses.
+        client_ms: what the client computed for each request.
+        late_ms: how late it sent them, beside what the server made it wait.
     """
 
     name: str
     asked_per_second: float | None = None
     seconds: float = 0.0
+    client_ms: float = 0.0
+    late_ms: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    wrong: int = 0
-    refused: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     @property
     def per_second(self) -> float:
@@ -68,14 +56,21 @@ class Phase:
 
     def to_dict(self) -> Json:
         step = max(1, -(-len(self.latencies_ms) // MOST_SAMPLES))
+        late = {"late_p99_ms": percentiles(self.late_ms).p99_ms} if self.late_ms else {}
         return {
             "name": self.name,
             "asked_per_second": self.asked_per_second,
             "answered_per_second": self.per_second,
             "seconds": self.seconds,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items()) if count},
-            "wrong": self.wrong,
-            "refused": self.refused,
+            "right": self.verdicts.right,
+            "wrong": self.verdicts.wrong,
+            "wrong_examples": self.verdicts.examples,
+            "rightly_refused": self.verdicts.refused,
+            "numbers_not_known": self.verdicts.unjudged,
+            "worst_difference": self.verdicts.worst,
+            "client_ms_per_request": self.client_ms,
+            **late,
             **(percentiles(self.latencies_ms).to_dict() if self.latencies_ms else {}),
             "latencies_ms": [round(value, 3) for value in self.latencies_ms[::step]],
         }
@@ -85,60 +80,18 @@ class Phase:
         rate = "" if self.asked_per_second is None else f" of {self.asked_per_second:.1f}"
         found = percentiles(self.latencies_ms) if self.latencies_ms else None
         times = "" if found is None else f"  p50 {found.p50_ms:.1f} ms  p99 {found.p99_ms:.1f} ms"
+        refused = f"{self.verdicts.refused} rightly refused" if self.verdicts.refused else ""
+        odd = {status: count for status, count in self.statuses.items() if status != 200 and count}
+        odd[400] = odd.get(400, 0) - self.verdicts.refused
         others = ", ".join(
-            f"{count} x {status or 'broken'}" for status, count in self.statuses.items() if status != 200
+            [
+                *(f"{count} x {status or 'broken'}" for status, count in odd.items() if count),
+                *([refused] * bool(refused)),
+            ]
         )
-        return f"{self.name:<14} {self.per_second:8.1f}{rate} requests/s{times}  wrong {self.wrong}  {others}".rstrip()
-
-
-class _Connections:
-    """Connections that are kept open, as many as there are requests at a time."""
-
-    def __init__(self, address: str) -> None:
-        place = urlsplit(address)
-        if place.scheme != "http" or place.hostname is None:
-            raise ConfigError(f"--address {address!r} is not like http://localhost:8000")
-        self._host, self._port = place.hostname, place.port or 80
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def ask(self, request: bytes) -> tuple[int, bytes, int | None]:
-        """Status, body, and how much of it is JSON; status 0 where the connection broke."""
-        try:
-            pair = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
-            reader, writer = pair
-            writer.write(request)
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
-            body = await reader.readexactly(int(fields.get("content-length", "0")))
-        except (OSError, asyncio.IncompleteReadError):
-            return 0, b"", None
-        if fields.get("connection") == "close":
-            writer.close()
-        else:
-            self._idle.append(pair)
-        length = fields.get("inference-header-content-length")
-        return int(head.split()[1]), body, None if length is None else int(length)
-
-    async def close(self) -> None:
-        """End them."""
-        for _, writer in self._idle:
-            writer.close()
-            await writer.wait_closed()
-
-    def request(self, method: str, path: str, body: bytes = b"", *, token: str = "", more: Sequence[str] = ()) -> bytes:
-        """The bytes of a request."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}", f"Content-Length: {len(body)}", *more]
-        lines += [f"Authorization: Bearer {token}"] if token else []
-        return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A request that is asked again and again, the classes that it names, and its answer when it was alone."""
-
-    request: bytes
-    names: frozenset[str]
-    alone: Answer
+        return (
+            f"{self.name:<14} {self.per_second:8.1f}{rate} requests/s{times}  wrong {self.verdicts.wrong}  {others}"
+        ).rstrip()
 
 
 class Load:
@@ -147,175 +100,191 @@ class Load:
     Args:
         model: by name.
         tokens: of tenants; none where the server asks for none.
+        say: is told each phase when it is over.
+        expected: the right answers; else those that the same requests got when they were alone.
     """
 
-    def __init__(self, plan: LoadPlan, model: str, tokens: Sequence[str], say: Callable[[str], object]) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        plan: LoadPlan,
+        model: str,
+        tokens: Sequence[str],
+        say: Callable[[str], object],
+        expected: Expected | None = None,
+    ) -> None:
+        self.plan = plan
+        self.changes: list[Change] = []
+        self.connections = Connections(plan.address)
+        self.questions: list[Question] = []
+        self.asked: Sequence[Asked] = ()  # of the last phase
         self._model = model
         self._tokens = tokens or ("",)
         self._say = say
         self._random = np.random.default_rng(plan.seed)
-        self._connections = _Connections(plan.address)
-        self._questions: list[_Question] = []
-        self._going: set[str] = set()  # classes whose erasure was asked for
-        self._gone: list[tuple[float, str]] = []  # when an erasure was answered, and the class
+        self._alone: dict[Question, Answer] = {}
+        self._expected = expected or self._as_alone
+        self.changer = Changer(self.connections, model, self._tokens, self.changes)
 
     async def run(self) -> list[Phase]:
-        """All phases, each said when it is over.
+        """All phases.
 
         Raises:
             ConfigError: the server cannot be asked.
         """
-        plan = self._plan
+        plan = self.plan
         try:
-            alone = Phase("alone")
-            await self._prepare(alone)
-            closed = await self._closed()
+            await self.prepare()
+            alone = await self.alone(min(MOST_ALONE, plan.seconds / 4))
+            closed = await self.closed(plan.clients, plan.seconds)
             phases = [alone, closed]
             for place, share in enumerate(plan.shares):
                 is_last = place == len(plan.shares) - 1
-                phases.append(await self._open(share, closed.per_second, plan.erased if is_last else ()))
+                phases.append(await self.open(share, closed.per_second, plan.seconds, changes=is_last))
             return phases
         finally:
-            await self._connections.close()
+            await self.connections.close()
 
-    async def _prepare(self, phase: Phase) -> None:
-        """Make the questions, and ask each alone."""
-        for token in self._tokens:
-            status, body, _ = await self._connections.ask(
-                self._connections.request("GET", f"/v2/models/{self._model}", token=token)
+    async def prepare(self) -> None:
+        """Make the questions, and ask each alone, which warms the server up too.
+
+        Raises:
+            ConfigError: the server cannot be asked.
+        """
+        for tenant, token in enumerate(self._tokens):
+            reply = await self.connections.ask(
+                self.connections.request("GET", f"/v2/models/{self._model}", token=token)
             )
-            if status != 200:
-                raise ConfigError(f"{self._plan.address} does not serve {self._model} ({status or 'no answer'})")
-            about = json.loads(body)
-            for number in range(self._plan.sets):
-                names = self._active(about["classes"]) if number else []
-                request = self._infer(about, token, names)
-                self._questions.append(_Question(request, frozenset(names), await self._ask(phase, request)))
-        begun = time.perf_counter()
-        phase.latencies_ms.clear()  # the first ones warm the server up
-        phase.statuses.clear()
-        for number in range(max(ALONE, len(self._questions))):
-            await self._check(phase, self._questions[number % len(self._questions)], time.perf_counter())
+            if reply.status != 200:
+                raise ConfigError(f"{self.plan.address} does not serve {self._model} ({reply.status or 'no answer'})")
+            about = json.loads(reply.body)
+            for number in range(self.plan.sets):
+                self.questions.append(self._question(about, tenant, number))
+        for question in self.questions:
+            reply = await self.connections.ask(question.request)
+            if reply.status != 200:
+                raise ConfigError(f"the server answers {reply.status or 'nothing'}: {reply.body[:200]!r}")
+            self._alone[question] = read_answer(reply)
+
+    async def alone(self, seconds: float) -> Phase:
+        """One request after another, for some seconds."""
+        phase, asked = Phase(name="alone"), list[Asked]()
+        begun, computed, number = time.perf_counter(), time.process_time(), 0
+        while number < ALONE or time.perf_counter() < begun + seconds:
+            question, sent = self.questions[number % len(self.questions)], time.perf_counter()
+            reply = await self.connections.ask(question.request)
+            asked.append(Asked(question, reply, sent, sent, time.perf_counter()))
+            number += 1
+        return self._ended(phase, asked, begun, computed)
+
+    async def closed(self, clients: int, seconds: float, *, requests: int | None = None) -> Phase:
+        """Each client asks again when it was answered: what the server can do.
+
+        Args:
+            requests: after which it ends, in place of the seconds.
+        """
+        phase, asked = Phase(name=f"{clients} clients"), list[Asked]()
+        await self.connections.open(clients)
+        begun, computed = time.perf_counter(), time.process_time()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left, running = (requests or 1 << 60), clients
+
+        def ask(number: int) -> None:
+            nonlocal left, running
+            now = time.perf_counter()
+            left -= 1
+            if left < 0 or (requests is None and now > begun + seconds):
+                running -= 1
+                if not running and not ended.done():
+                    ended.set_result(None)
+                return
+            question = self.questions[number % len(self.questions)]
+
+            def done(reply: Reply) -> None:
+                asked.append(Asked(question, reply, now, now, time.perf_counter()))
+                ask(number + 1)
+
+            self.connections.send(question.request, done)
+
+        for client in range(clients):
+            ask(client * len(self.questions) // clients)
+        await ended
+        return self._ended(phase, asked, begun, computed)
+
+    async def open(self, share: float, capacity: float, seconds: float, *, changes: bool = False) -> Phase:
+        """Requests arrive at random.
+
+        Args:
+            share: of the capacity, in requests a second.
+            changes: erase, suspend and restore meanwhile, as planned.
+        """
+        rate = share * capacity
+        phase, asked = Phase(name=f"load {share:.0%}", asked_per_second=rate), list[Asked]()
+        gaps = self._random.exponential(1 / rate, max(1, round(rate * seconds)))
+        chosen = self._random.integers(len(self.questions), size=len(gaps)).tolist()
+        await self.connections.open(self.plan.clients)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        begun, computed = time.perf_counter(), time.process_time()
+        due: list[float] = (begun + np.cumsum(gaps)).tolist()
+        ahead = time.perf_counter() - loop.time()  # of the loop's clock
+        place = 0
+
+        def arrive() -> None:
+            nonlocal place
+            while place < len(due) and due[place] <= time.perf_counter():
+                question, when, sent = self.questions[chosen[place]], due[place], time.perf_counter()
+                phase.late_ms.append(1000 * (sent - when))
+                self.connections.send(question.request, functools.partial(done, question, when, sent))
+                place += 1
+            if place < len(due):
+                loop.call_at(due[place] - ahead, arrive)
+
+        def done(question: Question, when: float, sent: float, reply: Reply) -> None:
+            asked.append(Asked(question, reply, when, sent, time.perf_counter()))
+            if len(asked) == len(due):
+                ended.set()
+
+        arrive()
+        if changes:
+            await self.changer.run(self.plan, self.questions, seconds)
+        await ended.wait()
+        return self._ended(phase, asked, begun, computed)
+
+    def _ended(self, phase: Phase, asked: Sequence[Asked], begun: float, computed: float) -> Phase:
+        self.asked = asked
         phase.seconds = time.perf_counter() - begun
+        phase.client_ms = 1000 * (time.process_time() - computed) / max(1, len(asked))
+        phase.statuses.update(each.reply.status for each in asked)
+        phase.latencies_ms = [1000 * (each.ended - each.due) for each in asked if each.reply.status == 200]
+        phase.verdicts = Judge(self.changes, self._expected).of(asked)
         self._say(phase.describe())
+        return phase
 
-    def _active(self, classes: list[str]) -> list[str]:
-        """Some of them."""
-        count = int(self._random.integers(1, len(classes) + 1))
-        return [classes[place] for place in sorted(self._random.permutation(len(classes))[:count])]
-
-    def _infer(self, about: dict, token: str, names: Sequence[str]) -> bytes:
-        """A request with these classes; none are named for all of them, so that an erasure is followed."""
+    def _question(self, about: Json, tenant: int, number: int) -> Question:
+        """The first of a tenant names no class, so that an erasure is followed; then some, or all but some."""
         (entry,) = about["inputs"]
+        classes: tuple[str, ...] = tuple(about["classes"])
         shape = [1, *(OPEN_SIZE if size < 0 else size for size in entry["shape"][1:])]
         dtype = TYPES[entry["datatype"]]
         drawn = self._random.integers(0, 256, shape) if dtype is np.uint8 else self._random.standard_normal(shape)
-        raw = drawn.astype(dtype).tobytes()
-        tensor = {**entry, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
-        parameters = {"binary_data_output": True, **({"active": names} if names else {})}
-        text = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
-        return self._connections.request(
-            "POST", f"/v2/models/{self._model}/infer", text + raw, token=token,
+        inputs = drawn.astype(dtype)
+        most = len(classes) if number % 2 else len(classes) - 1
+        count = int(self._random.integers(1, max(1, most) + 1)) if number else 0
+        places = sorted(self._random.permutation(len(classes))[:count].tolist())
+        named = tuple(classes[place] for place in places)
+        tensor = {**entry, "shape": shape, "parameters": {"binary_data_size": inputs.nbytes}}
+        what = {} if not named else {"active" if number % 2 else "without": list(named)}
+        text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, **what}}).encode()
+        request = self.connections.request(
+            "POST", f"/v2/models/{self._model}/infer", text + inputs.tobytes(), token=self._tokens[tenant],
             more=(f"Inference-Header-Content-Length: {len(text)}",),
         )  # fmt: skip
+        is_active = bool(named) and number % 2 == 1
+        return Question(
+            request=request, tenant=tenant, inputs=inputs, classes=classes,
+            active=named if is_active else None, without=() if is_active else named,
+        )  # fmt: skip
 
-    async def _ask(self, phase: Phase, request: bytes) -> Answer:
-        status, body, length = await self._connections.ask(request)
-        phase.statuses[status] += 1
-        return Answer(status) if status != 200 or length is None else _read(body, length)
-
-    async def _check(self, phase: Phase, question: _Question, arrived: float) -> None:
-        """Ask, time from the arrival on, and compare."""
-        begun = time.perf_counter()
-        answer = await self._ask(phase, question.request)
-        if answer.status == 400 and question.names & self._going:
-            phase.statuses[400] -= 1
-            phase.refused += 1
-        if answer.status == 200:
-            phase.latencies_ms.append(1000 * (time.perf_counter() - arrived))
-            gone = {name for when, name in self._gone if when < begun}
-            phase.wrong += bool(gone & set(answer.shares)) or not is_same(answer, question.alone)
-
-    async def _closed(self) -> Phase:
-        """Each client asks again when it was answered."""
-        phase, begun = Phase(f"{self._plan.clients} clients"), time.perf_counter()
-
-        async def client(number: int) -> None:
-            while (now := time.perf_counter()) < begun + self._plan.seconds:
-                await self._check(phase, self._questions[number % len(self._questions)], now)
-                number += 1
-
-        await asyncio.gather(*(client(number) for number in range(self._plan.clients)))
-        phase.seconds = time.perf_counter() - begun
-        self._say(phase.describe())
-        return phase
-
-    async def _open(self, share: float, capacity: float, erase: Sequence[str]) -> Phase:
-        """Requests arrive at random."""
-        rate = share * capacity
-        phase, begun = Phase(f"load {share:.0%}", rate), time.perf_counter()
-        running: set[asyncio.Task[None]] = set()
-        changes = asyncio.create_task(self._erase(erase))
-        arrival = begun
-        while (arrival := arrival + self._random.exponential(1 / rate)) < begun + self._plan.seconds:
-            await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
-            question = self._questions[int(self._random.integers(len(self._questions)))]
-            task = asyncio.create_task(self._check(phase, question, arrival))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await _all(running)
-        phase.seconds = time.perf_counter() - begun
-        await changes
-        self._say(phase.describe())
-        return phase
-
-    async def _erase(self, classes: Sequence[str]) -> None:
-        """One after another, evenly over a phase."""
-        for name in classes:
-            await asyncio.sleep(self._plan.seconds / (len(classes) + 1))
-            self._going.add(name)
-            body = json.dumps({"classes": [name], "reason": "pfm bench load"}).encode()
-            status, _, _ = await self._connections.ask(
-                self._connections.request(
-                    "POST", f"/v1/models/{self._model}/erase", body, token=self._tokens[0],
-                    more=("Content-Type: application/json",),
-                )
-            )  # fmt: skip
-            if status != 200:
-                raise ConfigError(f"{name} could not be erased ({status}): the first token has to have that right")
-            self._gone.append((time.perf_counter(), name))
-
-
-async def _all(tasks: set[asyncio.Task[None]]) -> None:
-    waiting: list[Awaitable[None]] = list(tasks)
-    await asyncio.gather(*waiting)
-
-
-def _read(body: bytes, length: int) -> Answer:
-    """An answer with binary tensors."""
-    found: dict[str, bytes] = {}
-    place = length
-    for output in json.loads(body[:length])["outputs"]:
-        size = output["parameters"]["binary_data_size"]
-        found[output["name"]] = body[place : place + size]
-        place += size
-    (label,) = _texts(found["labels"])
-    shares = np.frombuffer(found["probabilities"], "<f4").tolist()
-    return Answer(200, label, dict(zip(_texts(found["classes"]), shares, strict=True)))
-
-
-def _texts(raw: bytes) -> list[str]:
-    found = []
-    while raw:
-        size = 4 + int.from_bytes(raw[:4], "little")
-        found.append(raw[4:size].decode())
-        raw = raw[size:]
-    return found
-
-
-def is_same(answer: Answer, alone: Answer) -> bool:
-    """Whether an answer is what it was alone; where classes were erased since, only the label can be judged."""
-    if answer.shares.keys() != alone.shares.keys():
-        return answer.label == alone.label or alone.label not in answer.shares
-    return all(abs(share - alone.shares[name]) <= TOLERANCE for name, share in answer.shares.items())
+    def _as_alone(self, question: Question, classes: Sequence[str]) -> Answer | None:
+        """What the same request got when it was alone; not known where classes are missing since."""
+        alone = self._alone[question]
+        return alone if tuple(alone.shares) == tuple(classes) else None

@@ -1,9 +1,10 @@
 """How a running server is loaded, as options; imports nothing heavy."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pfm.errors import ConfigError
-from pfm.options import option
+from pfm.options import expand_paths, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +17,19 @@ class LoadPlan:
     loads: str = option("0.5,0.8,0.95", "Shares of the capacity at which requests arrive at random.")
     seconds: float = option(20.0, "Of each load.", minimum=0.1)
     erase: str = option("", "Classes to be erased, for good, during the last load.  [default: none]")
+    suspensions: int = option(
+        0, "Times that a class is suspended for one of the tenants, and restored, during the last load.", minimum=0
+    )
+    bundle: Path | None = option(
+        None,
+        "A copy of the bundle as it is at the start, whose session says what is right.  [default: the server's own "
+        "answers to one request after another]",
+        is_path=True,
+    )
     seed: int = option(0, "Of inputs, sets and arrivals.", minimum=0)
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         try:
             is_fit = all(0 < share <= 10 for share in self.shares)
         except ValueError:

@@ -39,7 +39,10 @@ class AuditOptions:
     bundle: Path | None = option(None, "Exported graph to ask too, its answers only.")
     epsilon: float = option(QUICK.epsilon, "Tolerance of areas under attack.", minimum=0)
     oracles: int | None = option(
-        None, f"Models to retrain for it.  [default: {QUICK.oracles}, with --full {FULL.oracles}]", minimum=1
+        None,
+        f"Models to retrain for it.  [default: {QUICK.oracles}, with --full {FULL.oracles} to {FULL.most_oracles}, by "
+        "how much they differ]",
+        minimum=1,
     )
     out: Path = option(Path("pfm-audit"), "Folder for the report.")
     require: str | None = option(None, "Leave with code 1 unless this level passes.", choices=LEVELS)
@@ -92,7 +95,9 @@ def audit_command(
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)
     is_worth_it = is_small and checkpoint.step >= LONG and (os.cpu_count() or 1) > 1
     processes = 2 if is_worth_it else 1
-    config = dataclasses.replace(config, oracles=options.oracles or config.oracles, processes=processes)
+    config = dataclasses.replace(config, processes=processes)
+    if options.oracles:
+        config = dataclasses.replace(config, oracles=options.oracles, most_oracles=options.oracles)
     found = audit(request, config, out / "models", where, say=click.echo)
     document: AuditDocument = {
         "ckpt": ckpt.name,

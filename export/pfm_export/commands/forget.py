@@ -12,8 +12,8 @@ from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import ConfigError, NotLookedIntoError
 from pfm.options import option
 from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.changed_answers import CHANGED_IN_GENERAL, notes_on_answers
 from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget_in_place
-from pfm_export.commands.infer_best import infer_best_note
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
 
 if TYPE_CHECKING:
@@ -39,9 +39,15 @@ class ForgetOptions:
         is_flag=True,
     )
 
+    centre_prompts: bool = option(
+        False,
+        "Move the prompts that are left to mean zero, so that their sum says nothing of what went. Changes some "
+        "answers about other classes; in place also for what the classes were erased from before.",
+        is_flag=True,
+    )
     on_test_data: bool = option(
         False,
-        "Compute what the erasure does to infer_best on the run's test samples, and not on random inputs.",
+        "Compute what the erasure does to answers on the run's test samples, and not on random inputs.",
         is_flag=True,
     )
 
@@ -100,9 +106,11 @@ def forget(
         checkpoint = load_checkpoint(ckpt)
         keys = chosen.names_in(checkpoint)
         target = copy_path(ckpt, checkpoint, keys, options.out)
-        note = infer_best_note(checkpoint, keys, on_test_data=options.on_test_data)
-        write_copy(ckpt, checkpoint, keys, target, record)
-        if note:
+        notes = notes_on_answers(
+            checkpoint, keys, on_test_data=options.on_test_data, centre_prompts=options.centre_prompts
+        )
+        write_copy(ckpt, checkpoint, keys, target, record, centre_prompts=options.centre_prompts)
+        for note in notes:
             click.echo(f"changed: {note}")
         record.certify([target], keys)
 
@@ -142,26 +150,33 @@ def _erase_in_place(
         NotLookedIntoError: it is done, and some files may hold the classes all the same.
     """
     from pfm.forgetting.artifacts import FolderKind
+    from pfm.forgetting.centring import SUM_LEFT
     from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
     from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
     names = chosen.names({str(held.path): held.ever for held in found.held if held.numbers_classes})
-    affected = [held for held in found.held if any(held.holding.classes.knows(name) for name in names)]
+    affected = [
+        held
+        for held in found.held
+        if any(held.holding.classes.knows(name) for name in names)
+        or (options.centre_prompts and held.holding.prompts_centred is False and any(map(held.ever.knows, names)))
+    ]
     same = copies(affected)
     lines = [
         f"{held.kind.name}  {held.path}" + (f", a copy of {same[held.path]}" if held.path in same else "")
         for held in affected
     ]
     ask(names, lines, found.closed, yes=options.yes)
-    note = _note_of_newest(affected, names, on_test_data=options.on_test_data)
+    notes = _notes_of_newest(affected, names, options)
     found, outcomes = erase_everywhere(
-        artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown
-    )
+        artifacts, names, reason=record.reason, requested_by=record.requested_by, allow_unknown=options.allow_unknown,
+        centre_prompts=options.centre_prompts,
+    )  # fmt: skip
     for outcome in outcomes:
         what = "stops soon" if outcome.kind == "run" and outcome.what not in (BEFORE, NEVER) else outcome.what
         click.echo(f"{what:<17}  {outcome.path}")
-    if note:
+    for note in notes:
         click.echo(f"changed: {note}")
     for line in listed(found.clean):
         click.echo(f"{'clean':<17}  {line}")
@@ -179,7 +194,9 @@ def _erase_in_place(
     for held, holding in zip(found.held, left, strict=True):
         if holding.is_exact:
             click.echo(f"exact: {held.path} is the model that never saw the class")
-    for remark in (*dict.fromkeys(holding.still for holding in left if holding.still), elsewhere):
+    is_left = not options.centre_prompts and any(held.holding.sum_is_left for held in affected)
+    stills = dict.fromkeys(holding.still for holding in left if holding.still)
+    for remark in (*stills, *((SUM_LEFT,) if is_left else ()), elsewhere):
         click.echo(f"still there: {remark}")
     for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
         click.echo(f"how the prompts started: {follows}")
@@ -193,14 +210,14 @@ def _erase_in_place(
         )
 
 
-def _note_of_newest(affected: "Sequence[Held]", names: Sequence[str], *, on_test_data: bool) -> str | None:
-    """What happens to `infer_best` of the checkpoint that was trained longest; None where there is none."""
+def _notes_of_newest(affected: "Sequence[Held]", names: Sequence[str], options: ForgetOptions) -> list[str]:
+    """What happens to answers of the checkpoint that was trained longest; nothing where there is none."""
     paths = [held.path for held in affected if held.kind.name == "checkpoint"]
     if not paths:
-        return None
+        return [CHANGED_IN_GENERAL] if options.centre_prompts else []
     from pfm.model.checkpoint import load_checkpoint
 
     newest = max((load_checkpoint(path) for path in paths), key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
     present = [name for name in names if newest.classes.knows(name)]
-    note = infer_best_note(newest, present, on_test_data=on_test_data) if present else None
-    return f"{note} (epoch {newest.epoch})" if note and len(paths) > 1 else note
+    notes = notes_on_answers(newest, present, on_test_data=options.on_test_data, centre_prompts=options.centre_prompts)
+    return [f"{note} (epoch {newest.epoch})" for note in notes] if len(paths) > 1 else notes

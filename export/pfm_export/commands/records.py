@@ -150,18 +150,20 @@ def write_copy(
     target: Path,
     record: RecordOptions,
     *,
+    centre_prompts: bool = False,
     scrubbed: "Scrubbed | None" = None,
 ) -> None:
     """Write a copy of a checkpoint without some classes, and say what was done and what is still there.
 
     Args:
+        centre_prompts: move the prompts that are left to mean zero.
         scrubbed: what to write instead of the erased checkpoint: one with other shared weights.
     """
     from pfm.forgetting import files
+    from pfm.forgetting.artifacts import Request
 
-    written = files.erase_file(
-        ckpt, checkpoint, keys, target, reason=record.reason, requested_by=record.requested_by, scrubbed=scrubbed
-    )
+    request = Request(record.reason, record.requested_by, centre_prompts)
+    written = files.erase_file(ckpt, checkpoint, keys, target, request=request, scrubbed=scrubbed)
     left = checkpoint.classes.without(checkpoint.classes.positions(keys))
     click.echo(f"erased {', '.join(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
     click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")

@@ -83,6 +83,7 @@ def describe(
             "seed": checkpoint.seed,
             "epoch": checkpoint.epoch,
             "model": dataclasses.asdict(checkpoint.model),
+            **checkpoint.run.get("recipe", {}),
             **({"data_commit": checkpoint.data_commit} if checkpoint.data_commit else {}),
         },
         "start": start_stated(checkpoint.prompt_start),

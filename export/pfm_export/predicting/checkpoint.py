@@ -83,8 +83,8 @@ class CheckpointModel:
 
 
 def _device(name: str) -> torch.device:
-    if name == "tensorrt":
-        raise DeviceError("--device tensorrt is for bundles; a checkpoint is computed by torch, on cpu or cuda")
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"--device {name} is for bundles; a checkpoint is computed by torch, on cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: torch finds no GPU; use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pfm.options import Section, option
+from pfm_export.serving.devices import DEVICES
 
 DEFAULT_FORMAT = "csv"
 FORMATS = ("csv", "jsonl")
@@ -29,7 +30,7 @@ class PredictConfig:
     )
     device: str = option(
         "auto",
-        "Where it is computed; auto is the GPU where there is one. tensorrt is for bundles.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        "Where it is computed; auto is the GPU where there is one. tensorrt and openvino are for bundles.",
+        choices=DEVICES,
         section=Section.DEVICE,
     )

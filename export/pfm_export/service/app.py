@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pfm import __version__
@@ -21,6 +22,7 @@ from pfm_export.service.pages import Pages
 from pfm_export.service.predicting import PredictRoute
 from pfm_export.service.refusals import RefusedError, bad_request
 from pfm_export.service.service import Service
+from pfm_export.service.shortcut import Shortcut
 from pfm_export.service.tenants import Right
 
 
@@ -37,7 +39,8 @@ def build_app(service: Service, records: Path) -> Guard:
         service.close()
 
     app = FastAPI(title="pfm", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    InferenceRoutes(service).add_to(app)
+    inference = InferenceRoutes(service)
+    inference.add_to(app)
     PredictRoute(service).add_to(app)
     Pages(service).add_to(app)
     ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
@@ -52,8 +55,10 @@ def build_app(service: Service, records: Path) -> Guard:
     app.add_exception_handler(PfmError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
-    return Guard(app, config=service.config, metrics=service.metrics)
+    quick = Shortcut(app, inference.infer, _on_error)
+    return Guard(quick, config=service.config, metrics=service.metrics)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -73,6 +78,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     return refused(bad_request("a parameter in the address is not as it has to be"), note_of(request))
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    """Nobody is there to read it; it is for the counts."""
+    return refused(RefusedError(400, "gone", "the rest of the request did not come"), note_of(request))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from pfm.storage import Json
 from pfm_export.service.changes import Changes
-from pfm_export.service.guard import JSON, note_of, require_json
+from pfm_export.service.guard import JSON, note_of, require_json, require_query
 from pfm_export.service.journal import Asked
 from pfm_export.service.models import Model
 from pfm_export.service.refusals import bad_request
@@ -81,6 +81,7 @@ class ChangeRoutes:
         tenant = self._service.admit(request, right)
         model = self._service.model(request, name)
         require_json(request)
+        require_query(request)
         change = read_change(await request.body())
         profile = None if right is Right.ERASE else tenant.profile_for(change.profile)
         asked = Asked(

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pfm.errors import ConfigError
 from pfm.options import Section, expand_paths, option
+from pfm_export.serving.devices import DEVICES
 
 LOCALHOST = "localhost"
 
@@ -34,12 +35,16 @@ class ServeConfig:
     device: str = option(
         "auto",
         "Where it is computed; auto is the GPU where there is one.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=DEVICES,
         section=Section.DEVICE,
     )
     threads: int | None = option(
         None, "Threads of one pass on the CPU.  [default: the cores, shared by the workers]",
         minimum=1, section=Section.DEVICE,
+    )  # fmt: skip
+    spin: bool = option(
+        False, "Let idle threads wait busily for work: faster on cores that nothing else needs.",
+        is_flag=True, section=Section.DEVICE,
     )  # fmt: skip
     max_batch: int = option(
         32, "Images, or windows of sounds, of one pass and of one request.", minimum=1, section=Section.LIMITS

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from pfm_export.service.logs import log_error
-from pfm_export.service.queueing import Job, Queue
+from pfm_export.service.queueing import Job, Post, Queue
 from pfm_export.service.refusals import closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
@@ -83,19 +83,22 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def submit(
-        self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float
+        self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float, post: Post | None = None
     ) -> "Future[Prediction]":
         """Let a request wait for its pass.
 
         Args:
             count: of the items, each of which has a row.
             timeout: seconds after which it is not begun any more.
+            post: how the answer is handed over, see `Job`; by default the thread of the pass gives it.
 
         Raises:
             RefusedError: the queue is full, or the engine is closing.
         """
         now = self._clock()
-        job = Job(batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout)
+        job = Job(
+            batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout, post=post or _call
+        )
         with self._changed:
             if self._is_closing:
                 raise closing()
@@ -163,8 +166,23 @@ def _answer(answerer: Answerer, jobs: Sequence[Job]) -> None:
         for job in jobs:
             _answer(answerer, [job])
         return
-    for job, prediction in zip(jobs, found, strict=True):
-        job.answer.set_result(prediction)
+    for post in dict.fromkeys(job.post for job in jobs):
+        _hand_over(post, [(job, prediction) for job, prediction in zip(jobs, found, strict=True) if job.post == post])
+
+
+def _hand_over(post: Post, answered: Sequence[tuple[Job, Prediction]]) -> None:
+    def give() -> None:
+        for job, prediction in answered:
+            job.answer.set_result(prediction)
+
+    try:
+        post(give)
+    except RuntimeError:  # the loop is closed: nobody waits there any more
+        give()
+
+
+def _call(give: Callable[[], None]) -> None:
+    give()
 
 
 def _together(answerer: Answerer, jobs: Sequence[Job]) -> list[Prediction]:

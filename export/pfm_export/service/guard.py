@@ -6,9 +6,9 @@ of its own at this machine).
 """
 
 import asyncio
-import secrets
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from pfm_export.service.tensors import as_json
 NOTE = "pfm.note"  # in the scope of a request
 BODIES_AT_ONCE = 16  # of the largest size, in memory together
 JSON = "application/json"
+ONCE = ("authorization", "content-type", "content-encoding", "inference-header-content-length", "origin")  # headers
 QUIET = ("live", "ready")  # routes that are asked every few seconds
 HEADERS = (
     (b"cache-control", b"no-store"),
@@ -43,10 +44,10 @@ class Note:
         active: classes that it was answered with.
         why: it was refused, in a word.
         held: bytes of its body in memory.
-        is_read: nothing of its body is left to come.
+        is_read: nothing of its body is left to come; else the connection ends with the answer.
     """
 
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: f"{random.getrandbits(64):016x}")
     route: str = ""
     model: str = ""
     tag: str = ""
@@ -72,6 +73,7 @@ class Guard:
         self._app = app
         self._config = config
         self._metrics = metrics
+        self._is_local = config.is_local
         self._held = 0
         self.is_closing = False
 
@@ -96,6 +98,7 @@ class Guard:
             self._check(scope, note)
             await self._app(scope, self._bounded(scope, receive, note), watched)
         except RefusedError as error:
+            note.is_read = False  # whether or not something follows on this connection, it is not looked at
             if not status:
                 await refused(error, note)(scope, receive, watched)
         except ClientDisconnect:
@@ -127,10 +130,13 @@ class Guard:
         Raises:
             RefusedError: the head of the request is enough to refuse it.
         """
-        headers = headers_of(scope)
+        headers, names = headers_of(scope), [name.lower() for name, _ in scope["headers"]]
         note.is_read = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         if "transfer-encoding" in headers and "content-length" in headers:
             raise bad_request("a request has a Content-Length or a Transfer-Encoding, not both")
+        twice = next((name for name in ONCE if names.count(name.encode()) > 1), None)
+        if twice is not None:
+            raise bad_request(f"the header {twice} is there more than once")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RefusedError(415, "malformed", "compressed bodies are not taken; send it as it is")
         length = headers.get("content-length", "0")
@@ -138,7 +144,7 @@ class Guard:
             raise bad_request("the Content-Length is not a number")
         if int(length) > self._most:
             raise self._too_large()
-        if self._config.is_local and not self._is_own(headers.get("host", "")):
+        if self._is_local and not self._is_own(headers.get("host", "")):
             raise RefusedError(421, "host", "this server is for this machine; ask for it by a name of this machine")
 
     @property
@@ -158,13 +164,14 @@ class Guard:
 
     def _bounded(self, scope: Scope, receive: Receive, note: Note) -> Receive:
         """What hands out a body of bounded size, in bounded time."""
-        until = time.monotonic() + self._config.timeout
+        until = asyncio.get_running_loop().time() + self._config.timeout
 
         async def bounded() -> Message:
             if note.is_read:  # from now on only the client's going away can come
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+                async with asyncio.timeout_at(until):
+                    message = await receive()
             except TimeoutError as error:
                 raise RefusedError(408, "slow", "the body did not come in time") from error
             if message["type"] == "http.request":
@@ -197,6 +204,21 @@ def require_json(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
         raise RefusedError(403, "forbidden", "changes are not taken from pages of other sites")
+
+
+def require_query(request: Request, *, once: Sequence[str] = (), often: Sequence[str] = ()) -> None:
+    """Refuse what stands in an address and would change nothing: `?withuot=red` would be answered with all classes.
+
+    Raises:
+        RefusedError: a parameter that is not known, or one that cannot be there twice.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    known = (*often, *once)
+    for name in names:
+        if name not in known:
+            raise bad_request(f"no parameter {name[:40]!r} in the address; there is {', '.join(known) or 'none'}")
+        if name in once and names.count(name) > 1:
+            raise bad_request(f"the parameter {name} is there more than once")
 
 
 def refused(error: RefusedError, note: Note) -> Response:

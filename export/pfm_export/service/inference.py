@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from pfm import __version__
 from pfm.storage import Json
-from pfm_export.service.guard import JSON, note_of
+from pfm_export.service.guard import JSON, note_of, require_query
 from pfm_export.service.models import Model
 from pfm_export.service.refusals import RefusedError, bad_request
 from pfm_export.service.schemas import INFER
@@ -83,6 +83,7 @@ class InferenceRoutes:
         note.route = "infer"
         tenant = self._service.admit(request, Right.PREDICT)
         found = self._found(model, request)
+        require_query(request)
         body, length = await request.body(), _length(request)
         read = partial(read_infer, body, length, found.input, max_rows=self._service.config.max_batch)
         asked = read() if (len(body) if length is None else length) <= SMALL else await self._service.aside(read)

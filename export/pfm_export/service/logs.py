@@ -40,7 +40,8 @@ class LogHandler(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             log_error("library", record.exc_info[1], library=record.name)
         else:
-            log("library", library=record.name, level=record.levelname.lower(), message=str(record.msg)[:200])
+            said = str(record.msg).partition("\n")[0]  # behind it, asyncio describes connections
+            log("library", library=record.name, level=record.levelname.lower(), message=said[:200])
 
 
 def capture_libraries() -> None:

@@ -52,6 +52,8 @@ class Metrics:
         )
         self._batch = Histogram("pfm_batch_rows", "Rows of a pass.", ["model"], buckets=ROWS, registry=here)
         self._pass = Histogram("pfm_pass_seconds", "Time of a pass.", ["model"], buckets=SECONDS, registry=here)
+        self._counters: dict[tuple[str, str, int], Counter] = {}  # looking one up by its labels costs as much as it
+        self._timers: dict[tuple[str, str, str], Histogram] = {}
 
     def answered(self, *, model: str, route: str, status: int, seconds: float, active: int) -> None:
         """A request is over.
@@ -59,9 +61,15 @@ class Metrics:
         Args:
             active: classes it could be answered with; 0 where it was not answered.
         """
-        self._requests.labels(model, route, str(status)).inc()
+        key = (model, route, status)
+        if key not in self._counters:
+            self._counters[key] = self._requests.labels(model, route, str(status))
+        self._counters[key].inc()
         if active:
-            self._seconds.labels(model, route, size_class(active)).observe(seconds)
+            timed = (model, route, size_class(active))
+            if timed not in self._timers:
+                self._timers[timed] = self._seconds.labels(*timed)
+            self._timers[timed].observe(seconds)
 
     def refused(self, why: str) -> None:
         """A request was refused."""

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 from pfm.errors import BundleError, ClassNameError, DataError, PfmError
 from pfm_export.service.engine import Engine
@@ -9,6 +11,7 @@ from pfm_export.service.refusals import RefusedError, bad_request, too_large, to
 from pfm_export.service.tenants import Tenant
 from pfm_export.service.views import View
 from pfm_export.serving.answers import ActiveSet, Prediction
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.session import PromptSession
 
@@ -20,6 +23,7 @@ class Model:
         self.name = name
         self.session = session
         self.engine = engine
+        self._views: tuple[Bundle | None, dict[str | None, View]] = (None, {})
 
     @property
     def input(self) -> InputKind:
@@ -45,8 +49,15 @@ class Model:
         """
         profile = tenant.profile_for(asked)
         try:
-            names = self.session.active(profile=profile)
-            return View(classes=names, profile=profile, is_whole=len(names) == len(self.session.classes))
+            bundle = self.session.bundle
+            owner, views = self._views
+            if owner is not bundle:  # something was erased, suspended or restored
+                views = {}
+                self._views = (bundle, views)
+            if profile not in views:
+                names = tuple(bundle.classes.names[p] for p in ActiveSet(profile=profile).positions(bundle))
+                views[profile] = View(classes=names, profile=profile, is_whole=len(names) == len(bundle.classes))
+            return views[profile]
         except ClassNameError as error:
             if tenant.is_bound:
                 raise RefusedError(403, "forbidden", f"this token is not for the model {self.name}") from error
@@ -60,9 +71,14 @@ class Model:
         Raises:
             RefusedError: it was not answered.
         """
+        loop = asyncio.get_running_loop()
+        answer = self.engine.submit(batches, count, chosen, timeout=timeout, post=loop.call_soon_threadsafe)
+        is_answered = loop.create_future()
+        answer.add_done_callback(partial(_tell, loop, is_answered))
         try:
-            waiting = asyncio.wrap_future(self.engine.submit(batches, count, chosen, timeout=timeout))
-            return await asyncio.wait_for(waiting, timeout)
+            async with asyncio.timeout(timeout):
+                await is_answered
+            return answer.result()
         except TimeoutError as error:
             raise too_late() from error
         except ClassNameError as error:  # whose message may name classes that this tenant does not see
@@ -71,6 +87,25 @@ class Model:
             raise bad_request(str(error)) from error
         except BundleError as error:
             raise unserved(self.name) from error
+        finally:
+            answer.cancel()  # where nobody waits any more and its pass has not begun
+
+
+def _tell(loop: asyncio.AbstractEventLoop, is_answered: "asyncio.Future[None]", _: "Future[Prediction]") -> None:
+    """Wake who waits; called by the engine, mostly where the loop runs."""
+
+    def wake() -> None:
+        if not is_answered.done():
+            is_answered.set_result(None)
+
+    try:
+        is_here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        is_here = False
+    if is_here:
+        wake()
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(wake)
 
 
 def unserved(name: str) -> RefusedError:

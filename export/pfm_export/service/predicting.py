@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from pfm_export.service.guard import JSON, note_of
+from pfm_export.service.guard import JSON, note_of, require_query
 from pfm_export.service.models import read_upload
 from pfm_export.service.refusals import bad_request
 from pfm_export.service.schemas import UPLOAD
@@ -43,6 +43,7 @@ class PredictRoute:
         note = note_of(request)
         note.route = "predict"
         tenant = self._service.admit(request, Right.PREDICT)
+        require_query(request, once=("model", "profile"), often=("active", "without"))
         found = self._service.model(request, model)
         selection = Selection(
             active=None if active is None else tuple(active),

@@ -4,12 +4,15 @@ Letters: B rows of graph inputs.
 """
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from pfm_export.service.refusals import too_late
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
+
+Post = Callable[[Callable[[], None]], object]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,6 +24,8 @@ class Job:
         count: of the items that they are.
         chosen: classes that they may be answered with.
         arrived, deadline: on the engine's clock, in seconds.
+        post: has a function called where the answer is waited for, such as an event loop's `call_soon_threadsafe`;
+            answers of one pass with the same one go out by one call.
         answer: what becomes of it.
     """
 
@@ -29,6 +34,7 @@ class Job:
     chosen: ActiveSet
     arrived: float
     deadline: float
+    post: Post
     answer: "Future[Prediction]" = field(default_factory=lambda: Future[Prediction]())
 
     @property

@@ -14,7 +14,7 @@ from pfm_export.service.guard import note_of
 from pfm_export.service.metrics import Metrics
 from pfm_export.service.models import Model, find
 from pfm_export.service.orders import Named
-from pfm_export.service.refusals import too_busy
+from pfm_export.service.refusals import too_busy, too_late
 from pfm_export.service.tenants import Door, OpenDoor, Right, Tenant, TokenDoor
 from pfm_export.serving.session import PromptSession
 
@@ -51,7 +51,9 @@ class Service:
         door = OpenDoor(is_local=config.is_local) if config.tokens is None else TokenDoor(config.tokens)
         models: dict[str, Model] = {}
         for bundle in named:
-            session = PromptSession(bundle.folder, device=config.device, threads=threads, warm_up=(1,))
+            session = PromptSession(
+                bundle.folder, device=config.device, threads=threads, warm_up=(1,), spin=config.spin
+            )
             engine = Engine(
                 session,
                 mixes_sets=session.stated.signatures.mixes_sets,
@@ -97,13 +99,16 @@ class Service:
         """Do something that takes a while in another thread.
 
         Raises:
-            RefusedError: too much is being done already.
+            RefusedError: too much is being done already, or it was not done in time.
         """
         if self.reading >= self.config.max_queue:
             raise too_busy(1)
         self.reading += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+            doing = asyncio.get_running_loop().run_in_executor(self.readers, work)
+            return await asyncio.wait_for(doing, self.config.timeout)
+        except TimeoutError as error:
+            raise too_late() from error
         finally:
             self.reading -= 1
 

@@ -26,12 +26,14 @@ from pfm_export.serving.kinds import InputKind
 VERSION = "1"
 MOST_JSON = 8 << 20  # bytes; a reader needs up to twenty times as many
 MOST_NESTED = 100_000  # lists, objects and fields of a document
+MOST_VALUES = 1 << 20  # numbers and texts of it
 DATATYPES = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 LABELS, CLASSES, PROBABILITIES = "labels", "classes", "probabilities"
 OUTPUTS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     LABELS: ("BYTES", (-1,)), CLASSES: ("BYTES", (-1,)), PROBABILITIES: ("FP32", (-1, -1)),
 }  # fmt: skip
-PARAMETERS = ("active", "without", "profile", "timeout", "binary_data_output")
+BINARY, BINARY_ALL, BINARY_SIZE = "binary_data", "binary_data_output", "binary_data_size"
+PARAMETERS = ("active", "without", "profile", "timeout", BINARY_ALL)
 MICROSECONDS = 1e6  # of a second: `timeout` as Triton's clients send it
 
 
@@ -70,8 +72,12 @@ def parse_document(content: bytes | memoryview) -> dict[str, Any]:
     content = bytes(content)
     if len(content) > MOST_JSON:
         raise too_large(f"{len(content)} bytes of JSON; {MOST_JSON} are read: send tensors as binary data")
+    if json.detect_encoding(content) != "utf-8":
+        raise bad_request("the body is not JSON in UTF-8")
     if sum(map(content.count, (b"[", b"{", b":"))) > MOST_NESTED:
         raise bad_request(f"more than {MOST_NESTED} lists, objects and their fields in one document")
+    if content.count(b",") > MOST_VALUES:
+        raise too_large(f"more than {MOST_VALUES} numbers in one document: send tensors as binary data")
     try:
         return fields.mapping(parse_json(content))
     except ValueError as error:
@@ -105,7 +111,7 @@ def read_infer(body: bytes, json_length: int | None, kind: InputKind, *, max_row
                 profile=None if parameters.get("profile") is None else fields.text(parameters["profile"]),
             ),
             timeout=None if timeout is None else fields.positive(timeout) / MICROSECONDS,
-            outputs=_outputs(document, is_binary=parameters.get("binary_data_output") is True),
+            outputs=_outputs(document, is_binary=_bool(parameters.get(BINARY_ALL, False), BINARY_ALL)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else _short(error)
@@ -137,7 +143,7 @@ def _inputs(document: Mapping[str, Any], behind: memoryview, kind: InputKind, ma
         raise ValueError(f"{name} is of type {datatype}, got {str(entry['datatype'])[:40]!r}")
     shape = fields.many(entry["shape"], fields.number)
     _check_shape(shape, kind, max_rows)
-    size = fields.mapping(entry.get("parameters", {})).get("binary_data_size")
+    size = _known(entry, BINARY_SIZE).get(BINARY_SIZE)
     if (size is None) == ("data" not in entry):
         raise ValueError(f"{name} needs data, or a binary_data_size")
     if size is None:
@@ -181,9 +187,24 @@ def _outputs(document: Mapping[str, Any], *, is_binary: bool) -> tuple[Wanted, .
         name = fields.text(entry["name"])
         if name not in OUTPUTS or any(other.name == name for other in found):
             raise ValueError(f"outputs are {', '.join(OUTPUTS)}, each once; got {name[:40]!r}")
-        own = fields.mapping(entry.get("parameters", {})).get("binary_data", is_binary)
-        found.append(Wanted(name=name, is_binary=own is True))
+        own = _known(entry, BINARY).get(BINARY, is_binary)
+        found.append(Wanted(name=name, is_binary=_bool(own, BINARY)))
     return tuple(found)
+
+
+def _known(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The parameters of an input or output; one that is not there for it would change nothing, and is refused."""
+    found = fields.mapping(entry.get("parameters", {}))
+    odd = [name for name in found if name not in names]
+    if odd:
+        raise ValueError(f"no parameter {odd[0][:40]!r} of {entry['name'][:40]!r}; there is {', '.join(names)}")
+    return found
+
+
+def _bool(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false")
+    return value
 
 
 def _short(error: Exception) -> str:

@@ -11,22 +11,24 @@ import signal
 import socket
 import sys
 import threading
-from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pfm.data.pixels import limit_pixels, refuse_programs
+from pfm.data.dicom import load_dicom
+from pfm.data.pixels import limit_pixels, refuse_bombs
+from pfm.data.waves import limit_resampling
 from pfm.errors import PfmError
 from pfm_export.service.app import build_app
 from pfm_export.service.config import ServeConfig
+from pfm_export.service.connection import Connection
 from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
+MOST_TAPS = 10**6  # of a resampling kernel; usual rates need less than a third
 
 
 class _Server(uvicorn.Server):
@@ -45,24 +47,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Protocol(H11Protocol):
-    """HTTP as uvicorn and h11 do it; a connection whose first request does not come is ended."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
-
-    def _end_unused(self) -> None:
-        cycle = cast("object", self.cycle)  # None before the first request
-        if cycle is None:
-            self.transport.close()
-
-
 def settings(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
     """How uvicorn serves an application."""
     return uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Connection,
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -82,7 +71,9 @@ def run(order: Order) -> None:
     if order.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, order.cores)
     limit_pixels(order.config.max_pixels)
-    refuse_programs()
+    refuse_bombs()
+    limit_resampling(MOST_TAPS)
+    load_dicom()
     service = Service.open(order.bundles, order.config, threads=order.threads)
     server = _Server(build_app(service, records_folder(order.bundles, order.config)), order.config)
     with socket.socket(fileno=order.descriptor) as listening:

@@ -14,6 +14,8 @@ from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import Manifest
 
+MOST_KEPT = 1024  # active sets of a bundle whose positions are kept
+
 
 @dataclass(frozen=True)
 class ActiveSet:
@@ -53,7 +55,13 @@ class ActiveSet:
         Raises:
             ClassNameError: an unknown, erased or suspended class was named, or none is left.
         """
-        return self.positions_among(bundle.classes, bundle.suspended(self.profile))
+        kept = bundle.positions_of
+        found = kept.get(self)
+        if found is None:
+            if len(kept) >= MOST_KEPT:
+                kept.clear()
+            found = kept[self] = self.positions_among(bundle.classes, bundle.suspended(self.profile))
+        return found
 
     def positions_among(self, classes: ClassList, suspended: Iterable[int] = ()) -> tuple[int, ...]:
         """Positions in `classes`, ascending, of those that are not suspended; else as `positions`."""
@@ -122,3 +130,31 @@ def answers_of(
         winners = np.where(probabilities.max(axis=1) < unknown.below, len(names), winners)
     labels = [answers[int(winner)] for winner in winners]
     return Prediction(labels, names, probabilities[:, : len(names)], is_exact)
+
+
+def answers_of_each(
+    classes: ClassList,
+    actives: Sequence[tuple[int, ...]],
+    rows: Sequence[Floats],
+    unknown: Unknown,
+    are_exact: Sequence[bool | None],
+) -> list[Prediction]:
+    """The same of single items, each from its scores (K,) of the classes of its own, all in one go."""
+    most = max(map(len, rows))
+    scores = np.full((len(rows), most + (unknown.score is not None)), -np.inf, np.float32)  # of no class: share 0
+    for padded, row in zip(scores, rows, strict=True):
+        padded[: len(row)] = row
+    if unknown.score is not None:
+        scores[:, most] = unknown.score
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    winners = scores.argmax(axis=1)
+    if unknown.below:
+        winners = np.where(probabilities.max(axis=1) < unknown.below, most, winners)
+    names = {active: tuple(classes.names[p] for p in active) for active in dict.fromkeys(actives)}
+    found: list[Prediction] = []
+    chosen: list[int] = winners.tolist()
+    for place, (active, winner, is_exact) in enumerate(zip(actives, chosen, are_exact, strict=True)):
+        label = UNKNOWN if winner == most else names[active][winner]
+        found.append(Prediction([label], names[active], probabilities[place : place + 1, : len(active)], is_exact))
+    return found

@@ -16,14 +16,16 @@ from pfm.forgetting.artifacts import (
     Holding,
     HoldingKind,
     Look,
+    Request,
     Rewritten,
     Verdict,
 )
 from pfm.forgetting.artifacts.kind import unreadable
 from pfm.forgetting.artifacts.walk import Walk, walk
+from pfm.forgetting.centring import centred
 from pfm.forgetting.ledger import LEDGER
 from pfm.forgetting.search import search
-from pfm_export.serving.bank import BANK, Bank, tensor_names
+from pfm_export.serving.bank import BANK, Bank, Rows, tensor_names
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.graph_names import graph_names
 from pfm_export.serving.manifest import MANIFEST, is_bundle
@@ -32,6 +34,7 @@ from pfm_export.serving.solving import KNEW_IT, SOLVED, SUMS
 
 NEEDS_MEMORY = f"{KNEW_IT}; exact ones need the memory of the checkpoint: forget there, and export again"
 _ROWS = ("prompt.", "weight.", "bias.")
+_MOVED = 1e-5  # of the largest value, by which prompts that were moved together differ after rounding
 
 
 class BundleKind(FolderKind):
@@ -49,7 +52,10 @@ class BundleKind(FolderKind):
         bundle = Bundle.open(folder)
         gone = (*bundle.stated.erased, *bundle.pending)
         if bundle.exact is None:
-            return Holding(classes=bundle.classes, erased=gone, follows=bundle.follows)
+            return Holding(
+                classes=bundle.classes, erased=gone, follows=bundle.follows,
+                prompts_centred=bundle.prompts_centred, sum_claims=bundle.shape.has_prompts_alone,
+            )  # fmt: skip
         still = "" if bundle.is_exact else NEEDS_MEMORY
         is_exact = bundle.exact.has_sums and not still
         return Holding(classes=bundle.classes, erased=gone, is_exact=is_exact, still=still)
@@ -59,10 +65,8 @@ class BundleKind(FolderKind):
         bundle.finish_pending()
         return bool(bundle.pending)
 
-    def erase(
-        self, folder: Path, names: Sequence[str], *, reason: str, requested_by: str, looked: Mapping[str, Any]
-    ) -> None:
-        Bundle.open(folder).erase_held(names, reason=reason, requested_by=requested_by, looked=looked)
+    def erase(self, folder: Path, names: Sequence[str], request: Request, looked: Mapping[str, Any]) -> None:
+        Bundle.open(folder).erase_held(names, request, looked)
 
 
 class BankKind(HoldingKind):
@@ -80,16 +84,18 @@ class BankKind(HoldingKind):
         numbers = {int(name.rpartition(".")[2]) for name in bank.names}
         there = [position for position, number in enumerate(ever.ids) if number in numbers]
         gone = [(number, name) for number, name in zip(ever.ids, ever.names, strict=True) if number not in numbers]
-        return Holding(classes=ever.keep(there), erased=tuple(gone))
+        return Holding(classes=ever.keep(there), erased=tuple(gone), prompts_centred=bank.prompts_centred)
 
-    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
+    def rewrite(
+        self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
+    ) -> Rewritten | None:
         del head
         bank, _ = self._read(path)
         there = {int(name.rpartition(".")[2]) for name in bank.names}
         gone = [number for number, _ in classes if number in there]
-        if not gone:
+        if not gone and (not centre_prompts or bank.prompts_centred):
             return None
-        content = bank.without(gone)
+        content = bank.without(gone, centre_prompts=centre_prompts)
         searched = search(content, bank.search_rows(gone), kept=bank.search_rows(there - {*gone}), file=path.name)
         return Rewritten(content=content, facts={"searched": searched.to_dict()})
 
@@ -110,9 +116,17 @@ class BankKind(HoldingKind):
         ever = bundle.classes.with_erased((*bundle.stated.erased, *bundle.pending))
         shared = [number for number in bundle.classes.ids if number in numbers]
         is_own = bank.missing(shared) is None and numbers <= set(ever.ids) and len(numbers) * 3 >= len(bank.names)
-        if not is_own or not shared or not np.array_equal(bank.rows(shared).prompts, bundle.bank_rows(shared).prompts):
+        if not is_own or not shared or not _same_but_moved(bank.rows(shared), bundle.bank_rows(shared), len(shared)):
             raise unreadable(path, "the bank of another bundle than the one beside it: nothing says whose prompts")
         return bank, ever
+
+
+def _same_but_moved(first: Rows, second: Rows, count: int) -> bool:
+    """Whether the prompts of so many classes are the same, or are but for what all were moved by."""
+    if np.array_equal(first.prompts, second.prompts):
+        return True
+    pair = [centred(rows.prompts.reshape(count, -1, rows.prompts.shape[1])) for rows in (first, second)]
+    return count > 1 and bool(np.allclose(*pair, rtol=0, atol=_MOVED * float(np.abs(pair[0]).max(initial=0))))
 
 
 class GraphKind(ArtifactKind):

@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from pfm.errors import BundleError
-from pfm.forgetting.centring import centred_by_name
+from pfm.forgetting.centring import centred_by_name, sums_to_zero
 from pfm.forgetting.search import Row
 from pfm.storage import sha256_bytes
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT
@@ -61,6 +61,11 @@ class BankShape:
     hidden_size: int
     prompt_tokens: int
     has_rows: bool
+
+    @property
+    def has_prompts_alone(self) -> bool:
+        """Whether a class owns a prompt and nothing else."""
+        return bool(self.prompt_tokens) and not self.has_rows
 
     def of_class(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor of a class."""
@@ -128,21 +133,36 @@ class Bank:
             bias=np.array([solved[f"bias.{i}"] for i in ids], dtype=np.float32),
         )
 
+    @property
+    def prompts_centred(self) -> bool | None:
+        """Whether the prompts sum to zero, as an erasure may leave them; None where there are none."""
+        if not self._shape.prompt_tokens:
+            return None
+        prompts = [tensor for name, tensor in self._tensors.items() if name.startswith("prompt.")]
+        return bool(prompts) and sums_to_zero(np.stack(prompts))
+
     def without(
-        self, ids: Iterable[int], *, is_centred: bool = True, solved: Mapping[str, Floats] | None = None
+        self,
+        ids: Iterable[int],
+        *,
+        is_centred: bool = True,
+        centre_prompts: bool = False,
+        solved: Mapping[str, Floats] | None = None,
     ) -> bytes:
         """The bytes of a bank that holds nothing of these classes.
 
         Args:
             is_centred: the classifier rows that are left are moved to mean zero, so that those that went do not
                 follow from them (see `pfm.forgetting.centring`).
+            centre_prompts: so are the prompts.
             solved: classifier rows by their names, in place of those that are left.
         """
         gone = {f"{kind}.{number}" for number in ids for kind in (*_ROWS, "prompt")}
         kept = {name: tensor for name, tensor in self._tensors.items() if name not in gone}
         if solved is not None:
             return pack({**kept, **solved})
-        return pack(centred_by_name(kept, _ROWS) if is_centred else kept)
+        kinds = (*(_ROWS if is_centred else ()), *(("prompt",) if centre_prompts else ()))
+        return pack(centred_by_name(kept, kinds))
 
     def search_rows(self, ids: Iterable[int]) -> list[Row]:
         """What of these classes a file can be searched for."""

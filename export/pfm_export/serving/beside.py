@@ -41,13 +41,15 @@ def looked(folder: Path, seen: Sequence[Seen]) -> dict[str, dict[str, str]]:
     return {"not_looked_into": names} if names else {}
 
 
-def require_nothing_beside(folder: Path, names: Sequence[str]) -> None:
+def require_nothing_beside(folder: Path, names: Sequence[str], left: Sequence[Seen]) -> None:
     """Say what may still hold classes that were erased from a bundle.
+
+    Args:
+        left: what was found beside it.
 
     Raises:
         NotLookedIntoError: there is something.
     """
-    left = beside(folder)
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise NotLookedIntoError(

@@ -15,13 +15,14 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pfm.classes import ClassKeys, check_removal, class_keys
 from pfm.errors import BundleError, ClassNameError, StorageError
 from pfm.forgetting import ledger
-from pfm.forgetting.centring import CENTRED
-from pfm.forgetting.ledger import LEDGER, LOCK, Record
+from pfm.forgetting.artifacts import Request
+from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
+from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import SearchReport, search
 from pfm.model.starts import follows
 from pfm.options import expanded
@@ -32,6 +33,9 @@ from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import MANIFEST, Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
+
+if TYPE_CHECKING:
+    from pfm.forgetting.artifacts.walk import Seen
 
 DEFAULT_PROFILE = "default"
 MOST_SOLVED = 64  # sets of classes whose solutions are kept
@@ -78,6 +82,8 @@ class Bundle:
         self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
         self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
         self._by_set: dict[tuple[int, ...], Bundle] = {}
+        self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for: `ActiveSet.positions`
+        self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for; see `ActiveSet.positions`
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
@@ -144,6 +150,11 @@ class Bundle:
         return f"{self.folder / BANK} is not what the last erasure left, as its ledger says" if is_other else ""
 
     @property
+    def prompts_centred(self) -> bool | None:
+        """Whether the prompts sum to zero, as an erasure may leave them; None where there are none."""
+        return self._bank.prompts_centred
+
+    @property
     def bank_sha256(self) -> str:
         """SHA-256 of the bank's bytes."""
         return self._bank.sha256
@@ -201,6 +212,8 @@ class Bundle:
         other = copy.copy(self)
         other.classes = self.classes.without(positions)
         other._by_set = {}
+        other.positions_of = {}
+        other.positions_of = {}
         if self.exact is not None:
             other.exact = self.exact.without(self.classes.ids[p] for p in positions)
             other._solved = None
@@ -236,33 +249,41 @@ class Bundle:
                 solving.write_solved(self.folder, bundle.exact)
             return Bundle.open(self.folder)
 
-    def erase(self, keys: ClassKeys, *, reason: str = "", requested_by: str = "") -> "Bundle":
+    def erase(
+        self, keys: ClassKeys, *, reason: str = "", requested_by: str = "", centre_prompts: bool = False
+    ) -> "Bundle":
         """Remove classes from the bundle's own files, for good; returns the bundle as it is afterwards.
 
         What else is in its folder and may hold them stays, and the record names it; see `pfm_export.serving.beside`.
+
+        Args:
+            centre_prompts: move the prompts that are left to mean zero, so that their sum says nothing of what went;
+                some answers change (see `pfm.forgetting.centring`).
 
         Raises:
             ClassNameError: an unknown class, or no class would be left.
             StorageError: a file could not be written; run it again to finish.
         """
+        return self.erase_and_look(keys, Request(reason, requested_by, centre_prompts))[0]
+
+    def erase_and_look(self, keys: ClassKeys, request: Request) -> "tuple[Bundle, list[Seen]]":
+        """The same, and what is beside it in its folder and may hold the classes."""
         from pfm_export.serving.beside import beside, looked
 
         names = [self.classes.names[p] for p in self.classes.positions(keys)]
         with locked(self.folder / LOCK):
+            others = beside(self.folder)
             # as it is on disk now: another process may have erased a class since, or died while it did
-            return Bundle.open(self.folder).erase_held(
-                names, reason=reason, requested_by=requested_by, looked=looked(self.folder, beside(self.folder))
-            )
+            return Bundle.open(self.folder).erase_held(names, request, looked(self.folder, others)), others
 
-    def erase_held(
-        self, names: Sequence[str], *, reason: str = "", requested_by: str = "", looked: Mapping[str, Any] | None = None
-    ) -> "Bundle":
+    def erase_held(self, names: Sequence[str], request: Request, looked: Mapping[str, Any]) -> "Bundle":
         """The same for who holds the folder's lock.
 
         Args:
+            names: none where its prompts are to be centred alone.
             looked: what was seen of other files, for the record.
         """
-        return self.finish_pending()._erase(names, reason, requested_by, looked or {})
+        return self.finish_pending()._erase(names, request, looked)
 
     def bank_rows(self, ids: Sequence[int]) -> Rows:
         """The rows of the classes of these numbers, in that order."""
@@ -300,16 +321,20 @@ class Bundle:
             write_manifest(self.folder, {**bundle.manifest, "profiles": {**profiles, profile: sorted(left_out)}})
             return Bundle.open(self.folder)
 
-    def _erase(self, names: Sequence[str], reason: str, requested_by: str, looked: Mapping[str, Any]) -> "Bundle":
+    def _erase(self, names: Sequence[str], request: Request, looked: Mapping[str, Any]) -> "Bundle":
         positions = self.classes.positions(names)
-        check_removal(self.classes, positions)
+        if names or not request.centre_prompts:
+            check_removal(self.classes, positions)
         ids = [self.classes.ids[p] for p in positions]
         gone = [{"id": self.classes.ids[p], "name": self.classes.names[p]} for p in positions]
         exact = None if self.exact is None else self.exact.without(ids)
         solved = None if exact is None else exact.solve_or_say(self.folder)[0]
-        bank = self._bank.without(ids, solved=solved)
+        # prompts that were centred before are again: the one that goes would be minus the sum of the others
+        centre = self.prompts_centred is not None and (request.centre_prompts or self.prompts_centred)
+        bank = self._bank.without(ids, solved=solved, centre_prompts=centre)
         searched = self._search(bank, ids)
-        changed = [solving.SOLVED_ANEW] if solved else CENTRED if self.stated.signatures.takes_rows else []
+        changed = [solving.SOLVED_ANEW] if solved else [*CENTRED] if self.stated.signatures.takes_rows else []
+        claims = [SUM_LEFT] if self.shape.has_prompts_alone and not centre else []
         record = ledger.seal(
             self._records,
             {
@@ -318,12 +343,13 @@ class Bundle:
                 "file": BANK,
                 "sha256_before": self._bank.sha256,
                 "sha256_after": sha256_bytes(bank),
-                "changed": list(changed),
+                "changed": [*changed, *([CENTRED_PROMPTS] if centre else [])],
+                **({PROMPTS_CENTRED: True} if centre else {}),
                 "searched": searched.to_dict(),
-                "remains": [*REMAINS, self.follows] if exact is None else [COPIES],
+                "remains": [*REMAINS, self.follows, *claims] if exact is None else [COPIES],
                 **({} if exact is None else {"exact": exact.claim(is_solved=solved is not None)}),
-                "reason": reason,
-                "requested_by": requested_by,
+                "reason": request.reason,
+                "requested_by": request.requested_by,
                 **({"looked": dict(looked)} if looked else {}),
             },
         )
@@ -352,7 +378,9 @@ class Bundle:
         if self._bank.sha256 != after:
             # one that an older version began is completed as it was announced
             gone, is_centred = [number for number, _ in self.pending], "changed" in self._pending
-            bank = solving.kept_for(self.folder, after) or self._bank.without(gone, is_centred=is_centred)
+            bank = solving.kept_for(self.folder, after) or self._bank.without(
+                gone, is_centred=is_centred, centre_prompts=self._pending.get(PROMPTS_CENTRED) is True
+            )
             write_bytes(self.folder / BANK, bank)
         size = (self.folder / BANK).stat().st_size
         exact = None if self.exact is None else self.exact.finished(self._pending.get("exact", {}))
@@ -364,10 +392,7 @@ class Bundle:
             **{name: NOT_ANY_MORE for name in MEASURED if name in self.manifest},
             "classes": [{"id": i, "name": n} for i, n in zip(self.classes.ids, self.classes.names, strict=True)],
             "erased": [*self.manifest["erased"], *self._pending["classes"]],
-            "profiles": {
-                name: [number for number in left_out if number in self.classes.ids]
-                for name, left_out in self.stated.profiles.items()
-            },
+            "profiles": {name: [i for i in out if i in self.classes.ids] for name, out in self.stated.profiles.items()},
             "files": {**self.manifest["files"], BANK: {"sha256": after, "size_bytes": size}},
             "ledger_head": self._pending["hash"],
         }

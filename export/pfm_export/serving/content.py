@@ -51,6 +51,7 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         files=tuple(hashes.items()),
         problems=tuple(problems),
         exact=bundle.exact.digest if bundle.exact is not None and bundle.is_exact else "",
+        prompts_centred=bool(bundle.prompts_centred),
         unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in own),
     )
 

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm_export.serving.bank import Floats, per_request_feed
+from pfm.errors import DeviceError
+from pfm_export.serving.bank import Floats, Rows, per_request_feed
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.devices import HINTS
+from pfm_export.serving.open_vino import OpenVinoGraph
 from pfm_export.serving.runtime import Graph, Tensor, load_graph
 from pfm_export.serving.signature import (
     INPUT_BIAS,
@@ -27,7 +30,7 @@ MOST_KEPT = 64  # active sets whose rows stay on the device
 
 
 class GraphRunner:
-    """Runs a bundle's graph or graphs in ONNX Runtime; several threads may call it.
+    """Runs a bundle's graph or graphs in ONNX Runtime or OpenVINO; several threads may call it.
 
     The graphs belong to no class. What belongs to one, the rows of the bank, comes with the bundle
     of each call, so that a bundle of which a class was erased meanwhile is served from then on.
@@ -44,8 +47,12 @@ class GraphRunner:
         self.input = bundle.input
         self._ends = bundle.stated.signatures
         self._prompt_tokens = bundle.stated.prompt_tokens
-        self.graphs = {
-            name: Graph(
+        if cuda_graphs and device in HINTS:
+            raise DeviceError("CUDA graphs need --device cuda")
+        self.graphs: dict[str, Graph | OpenVinoGraph] = {
+            name: OpenVinoGraph(bundle, name, device=device, threads=threads)
+            if device in HINTS
+            else Graph(
                 load_graph(bundle, device=device, threads=threads, name=name, cuda_graphs=cuda_graphs, spin=spin),
                 keeps_output=name == TRUNK,
                 captures=cuda_graphs,
@@ -54,6 +61,7 @@ class GraphRunner:
         }
         self._last = list(self.graphs.values())[-1]
         self._kept: tuple[Bundle, dict[tuple[object, ...], dict[str, Tensor]]] | None = None
+        self._gathered: tuple[Bundle, dict[tuple[int, ...], Rows]] | None = None
 
     @property
     def provider(self) -> str:
@@ -100,8 +108,8 @@ class GraphRunner:
         return scores
 
     def drop_rows(self) -> None:
-        """Let go of the rows that are kept on the device."""
-        self._kept = None
+        """Let go of the rows that are kept, on the device or not."""
+        self._kept = self._gathered = None
 
     def head(self, bundle: Bundle, tokens: Tensor, actives: Sequence[Sequence[int]], rows: Sequence[int]) -> Floats:
         """Logits (B, C), or scores (B, K) with padding behind.
@@ -118,8 +126,9 @@ class GraphRunner:
         if not self._ends.has_own_prompts:
             assert all(list(active) == list(actives[0]) for active in actives), "these graphs share their prompts"
             return self.head_of(tokens, self._rows(bundle, actives[0], rows))
-        prompts = per_request_feed([bundle.rows(active) for active in actives], prompt_tokens=self._prompt_tokens)
-        return self.head_of(tokens, {**prompts, **bundle.rows(rows).classifier_feed()})
+        of_each = [self._rows_of(bundle, active) for active in actives]
+        prompts = per_request_feed(of_each, prompt_tokens=self._prompt_tokens)
+        return self.head_of(tokens, {**prompts, **self._rows_of(bundle, rows).classifier_feed()})
 
     def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> Floats:
         """As `head`, with everything of a class as the graph takes it."""
@@ -143,6 +152,17 @@ class GraphRunner:
             return {TOKENS: tokens}
         assert isinstance(tokens, np.ndarray)  # where there is no trunk, they are the inputs
         return self.input.feed(tokens)
+
+    def _rows_of(self, bundle: Bundle, positions: Sequence[int]) -> Rows:
+        """The rows of some classes in order, gathered when they were first asked for."""
+        owner, gathered = self._gathered or (None, {})
+        if owner is not bundle or len(gathered) >= MOST_KEPT:
+            gathered = {}
+            self._gathered = (bundle, gathered)
+        key = tuple(positions)
+        if key not in gathered:
+            gathered[key] = bundle.rows(positions)
+        return gathered[key]
 
     def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> Mapping[str, Tensor]:
         """The inputs that belong to classes, on the device since they were first asked for."""

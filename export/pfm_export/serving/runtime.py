@@ -17,16 +17,34 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type:
 
 from pfm.errors import BundleError, DataError, DeviceError
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.devices import DEVICES, HINTS
 from pfm_export.serving.inspection import check_graph
 from pfm_export.serving.signature import MODEL, Signature
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 MOST_CAPTURED = 16  # shapes that a CUDA graph is kept for; the others run without one
+# of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two
+SLOW_ON_CPU = ["SkipLayerNormFusion"]
 REFUSALS = ("INVALID_ARGUMENT", "Unexpected input", "invalid dimensions", "Invalid rank")  # of a binding, about inputs
 NOT_CAPTURED = "-1"  # of ONNX Runtime: do not capture this run
 
-Tensor = np.ndarray | onnxruntime.OrtValue
+
+@dataclass(frozen=True)
+class HostTensor:
+    """An array that is where a graph takes it, or gave it."""
+
+    array: np.ndarray
+
+    def numpy(self) -> np.ndarray:
+        """The array."""
+        return self.array
+
+    def shape(self) -> list[int]:
+        """Of the array."""
+        return list(self.array.shape)
+
+
+Tensor = np.ndarray | onnxruntime.OrtValue | HostTensor
 
 
 def load_graph(
@@ -73,7 +91,10 @@ def load_graph(
     check_graph(content, name)
     try:
         session = onnxruntime.InferenceSession(
-            content, options, providers=[(provider, settings[provider]) for provider in providers]
+            content,
+            options,
+            providers=[(provider, settings[provider]) for provider in providers],
+            disabled_optimizers=SLOW_ON_CPU if providers == [CPU] else None,
         )
     except Exception as error:  # onnxruntime has a class of its own for each of its status codes
         raise BundleError(f"ONNX Runtime refuses the graph: {' '.join(str(error).split())[:200]}") from error
@@ -127,7 +148,7 @@ def choose_providers(device: str) -> list[str]:
     Raises:
         DeviceError: an unknown device, or one that this build of ONNX Runtime does not have.
     """
-    if device not in DEVICES:
+    if device not in DEVICES or device in HINTS:
         raise DeviceError(f"there is no device {device!r}; choose {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
     there = onnxruntime.get_available_providers()
     if device == "cpu":

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
 from pfm.errors import BundleError, DataError
+from pfm.forgetting.artifacts import Request
 from pfm.options import expanded
-from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
+from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of, answers_of_each
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
@@ -36,11 +37,12 @@ class PromptSession:
 
     Args:
         folder: what `pfm export onnx` wrote, with any of its options.
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where there is a GPU, else the CPU. Ask
-            `provider` which one it became.
+        device: "cpu", "cuda", "tensorrt", "openvino", "openvino-bf16", or "auto": CUDA where there is a GPU, else the
+            CPU. Ask `provider` which one it became.
         threads: of one prediction on the CPU; 0 leaves the choice to ONNX Runtime.
         cuda_graphs: record the kernels of each shape once and replay them; with device "cuda".
         warm_up: batch sizes to run once now, so that the first request need not wait.
+        spin: let idle threads wait busily for work, ONNX Runtime's default; not good beside other work.
 
     Raises:
         BundleError: the bundle is incomplete or was changed.
@@ -56,17 +58,12 @@ class PromptSession:
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        *,
-        device: str = "auto",
-        threads: int = 0,
-        cuda_graphs: bool = False,
-        warm_up: Sequence[int] = (),
-    ) -> None:
+        self, folder: Path | str, *, device: str = "auto", threads: int = 0, cuda_graphs: bool = False,
+        warm_up: Sequence[int] = (), spin: bool = True,
+    ) -> None:  # fmt: skip
         self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         self._opening = {
-            "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up)
+            "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
         }  # fmt: skip
         self._lock = threading.Lock()
         self._leaving: list[tuple[str, ...]] = []  # classes whose erasure is under way
@@ -74,7 +71,7 @@ class PromptSession:
         self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
-        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs)
+        self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs, spin=spin)
         for batch_size in warm_up:
             self.scores(self._runner.input.zeros(batch_size))
 
@@ -108,6 +105,11 @@ class PromptSession:
     def folder(self) -> Path:
         """Where the bundle is."""
         return self._folder
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle as it is now: the same object until something changes. It is for reading only."""
+        return self._bundle
 
     @property
     def classes(self) -> ClassList:
@@ -271,11 +273,8 @@ class PromptSession:
             sets: one for each item.
         """
         bundle, actives, scores = self._scores(lambda: batches, sets)
-        unknown = Unknown.of(bundle.stated)
-        return [
-            answers_of(bundle.classes, active, row[None], unknown, bundle.is_exact_for(active, chosen.exact))
-            for chosen, active, row in zip(sets, actives, scores, strict=True)
-        ]
+        are_exact = [bundle.is_exact_for(active, chosen.exact) for chosen, active in zip(sets, actives, strict=True)]
+        return answers_of_each(bundle.classes, actives, scores, Unknown.of(bundle.stated), are_exact)
 
     def scores(
         self,
@@ -291,7 +290,13 @@ class PromptSession:
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
     def erase(
-        self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False
+        self,
+        classes: ClassKeys,
+        *,
+        reason: str = "",
+        requested_by: str = "",
+        allow_unknown: bool = False,
+        centre_prompts: bool = False,
     ) -> None:
         """Remove classes from the bundle's files and from this session, for good.
 
@@ -302,6 +307,8 @@ class PromptSession:
         Args:
             allow_unknown: say nothing of other files in the bundle's folder that may hold the classes, such as a backup
                 of its bank. They are left as they are, and the record names them.
+            centre_prompts: move the prompts that are left to mean zero, so that their sum says nothing of what went;
+                some answers about other classes change.
 
         Raises:
             ClassNameError: an unknown class, or no class would be left.
@@ -318,14 +325,14 @@ class PromptSession:
             self._opened = self._opened.hiding(names)
         try:
             with quick_switches():
-                bundle.erase(classes, reason=reason, requested_by=requested_by)
+                _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
         finally:
             with self._lock:
                 self._leaving.remove(names)
             self._seen = ()  # what is on disk counts, also where that could not be changed
             _ = self._bundle  # takes notice, and lets go of the rows
         if not allow_unknown:
-            require_nothing_beside(self._folder, names)
+            require_nothing_beside(self._folder, names, others)
 
     def settle(self) -> bool | None:
         """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.

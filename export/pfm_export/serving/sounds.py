@@ -23,6 +23,7 @@ from pfm_export.serving import fields
 
 # of a manifest that can be meant: samples a second, mel bins, frames of a window
 LARGEST_RATE, LARGEST_BINS, LARGEST_FRAMES = 1_000_000, 4096, 1 << 16
+MOST_KERNELS = 8  # for resampling, that are kept; a file may have any rate
 Floats = npt.NDArray[np.float32]
 
 # of torchaudio's resampling: zero crossings of the sinc on each side, and where it begins to let go
@@ -210,7 +211,7 @@ def _convolved(buffer: Floats, kernel: Floats, step: int, count: int) -> Floats:
     return (views @ kernel.T).reshape(-1)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=MOST_KERNELS)
 def _sinc(rate: int, wanted: int) -> tuple[Floats, int, int]:
     """Kernels (phases, taps) of a windowed sinc, the taps before a sample, and the samples of a step."""
     divisor = math.gcd(rate, wanted)

@@ -59,7 +59,7 @@ class Membership:
 def _judgements(models: Models) -> Iterator[Judgement]:
     """Both sides: samples of the class, and those that were kept, which a removal may expose."""
     sides = (("forget", "membership of the class", Tolerance.MEMBERSHIP),
-             ("retain", "membership of the retained", models.config.epsilon))  # fmt: skip
+             ("retain", "membership of the retained", Tolerance.MEMBERSHIP_RETAINED))  # fmt: skip
     for side, measure, tolerance in sides:
 
         def area(by_group: Mapping[str, torch.Tensor], side: str = side) -> Sampled:

@@ -1,9 +1,11 @@
-"""Comparison models trained in two processes at once, of one thread each: models this small are all overhead in two.
+"""A second process that trains comparison models, of one thread as the first: models this small are all overhead in two.
 
-    python -m pfm.audit.comparisons.beside < what `train_beside` writes
+    python -m pfm.audit.comparisons.beside < what `Beside` writes
 
-The second process gets everything through its standard input and leaves models in the folder where they are kept. What
-it could not train, since it may not know a preset that was registered at run time, the first one trains when asked.
+It gets everything through its standard input and leaves models in the folder where they are kept, one after the other,
+while the first process trains others, or attacks what is there. Whoever trains a model holds its folder, so that nobody
+trains it twice. What the second process could not train, since it may not know a preset that was registered at run time,
+the first one trains when asked.
 """
 
 import contextlib
@@ -11,7 +13,8 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 
 import torch
 
@@ -19,40 +22,45 @@ from pfm.audit.comparisons.trained import Comparisons, Job
 from pfm.registry import load_plugins
 
 
-def train_beside(comparisons: Comparisons, jobs: Sequence[Job]) -> None:
-    """Train what is not kept yet, every other one in a second process."""
-    missing = [job for job in jobs if not comparisons.is_kept(job)]
-    if len(missing) < 2:
-        return
-    comparisons.say(f"training {len(missing)} models in two processes")
-    with _second(comparisons, missing[1::2]):
-        for job in missing[::2]:
-            comparisons.make(job)
+class Beside:
+    """The second process.
 
+    Args:
+        jobs: in the order in which they will be asked for.
+    """
 
-@contextlib.contextmanager
-def _second(comparisons: Comparisons, jobs: Sequence[Job]) -> Iterator[None]:
-    """A second process trains while the block runs; it is waited for at the end, and stopped where the block fails."""
-    made_of = (comparisons.checkpoint, comparisons.data, comparisons.positions, comparisons.folder, comparisons.device)
-    command = [sys.executable, "-m", "pfm.audit.comparisons.beside"]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet) as process:
-        sender = threading.Thread(target=_send, args=(process, (made_of, list(jobs))))
-        sender.start()  # beside, since the process takes seconds until it reads
-        try:
-            yield
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            sender.join()
+    def __init__(self, comparisons: Comparisons, jobs: Sequence[Job]) -> None:
+        self._comparisons = comparisons
+        quiet = subprocess.DEVNULL
+        command = [sys.executable, "-m", "pfm.audit.comparisons.beside"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+        c = comparisons
+        made_of = (c.checkpoint, c.data, c.positions, c.folder, c.device)
+        self._sender = threading.Thread(target=_send, args=(self._process, (made_of, list(jobs))))
+        self._sender.start()  # beside, since the process takes seconds until it reads
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._process.poll() is None
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        """Return when these are kept: train what nobody is at, and wait for what the other process is at."""
+        for job in jobs:
+            self._comparisons.make_if_free(job)
+        while self.is_at_work and not all(map(self._comparisons.is_kept, jobs)):
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop it; models that it has finished stay."""
+        self._process.terminate()
+        self._process.wait()
+        self._sender.join()
 
 
 def _send(process: subprocess.Popen[bytes], asked: tuple[object, list[Job]]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended before it had read everything
-        process.stdin.write(pickle.dumps(asked))
-        process.stdin.close()
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # broken: it ended before it had read everything
+        pipe.write(pickle.dumps(asked))
 
 
 def main() -> None:
@@ -62,7 +70,7 @@ def main() -> None:
     (checkpoint, data, positions, folder, device), jobs = pickle.load(sys.stdin.buffer)  # from who started this one
     comparisons = Comparisons(checkpoint, data, positions, folder, device, lambda _: None)
     for job in jobs:
-        comparisons.make(job)
+        comparisons.make_if_free(job)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 - shadow: the same recipe on half of the samples, for the membership attacks.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -18,10 +19,10 @@ import torch
 from pfm.audit.comparisons.data import split_checksum, without_classes
 from pfm.audit.comparisons.tuning import tune
 from pfm.data.splits import ClassificationData
-from pfm.errors import ConfigError
+from pfm.errors import ConfigError, FolderInUseError
 from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
-from pfm.holding import running, writing
+from pfm.holding import run_in, running, writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfm.seeds import make_generator
 from pfm.storage import make_folder, sha256_bytes, write_json
@@ -100,6 +101,7 @@ class Comparisons:
         self.device = device
         self.say = say
         self.recipe = recipe_of(checkpoint)
+        self._places: dict[Job, Path] = {}
 
     def retrained(self, number: int = 0) -> Trained:
         """The oracle: the recipe without the classes; the first with the full model's own seed, others beside it."""
@@ -132,17 +134,23 @@ class Comparisons:
 
     def is_kept(self, job: Job) -> bool:
         """Whether an oracle or a shadow was trained before."""
-        what, number = job
-        if what == RETRAINED:
-            data, seed = self._oracle(number)
-        else:
-            data, _, seed = self._half(number)
-        return (self._place(self._key(data, self._recipe(seed))) / NOTE).exists()
+        return (self._place_of(job) / NOTE).exists()
 
-    def make(self, job: Job) -> None:
-        """Train an oracle or a shadow unless it is there."""
+    def make_if_free(self, job: Job) -> None:
+        """Train an oracle or a shadow unless it is there, or another process is at it."""
+        if run_in(self._place_of(job)) is not None:
+            return
         what, number = job
-        _ = self.retrained(number) if what == RETRAINED else self.shadow(number)
+        with contextlib.suppress(FolderInUseError):  # it began at the same moment
+            _ = self.retrained(number) if what == RETRAINED else self.shadow(number)
+
+    def _place_of(self, job: Job) -> Path:
+        """Its folder; worked out once, since it hangs on the samples."""
+        if job not in self._places:
+            what, number = job
+            data, seed = self._oracle(number) if what == RETRAINED else self._half(number)[::2]
+            self._places[job] = self._place(self._key(data, self._recipe(seed)))
+        return self._places[job]
 
     def _oracle(self, number: int) -> tuple[ClassificationData, int]:
         """Data and seed."""
@@ -185,12 +193,14 @@ class Comparisons:
     def _kept(self, name: str, key: dict[str, object], make: Callable[[Path], Checkpoint]) -> Trained:
         folder = self._place(key)
         path, note = folder / "model.pt", folder / NOTE
-        if path.exists() and note.exists():
+        if note.exists():
             self.say(f"{name}: taken from {folder}")
-            return Trained(load_checkpoint(path), json.loads(note.read_text())["seconds"])
+            return _read(folder)
         self.say(f"{name}: training …")
         make_folder(folder)
         with running(folder, self.checkpoint.classes):
+            if note.exists():  # by another process, a moment ago
+                return _read(folder)
             started = time.monotonic()
             made = make(folder)
             seconds = time.monotonic() - started
@@ -198,6 +208,10 @@ class Comparisons:
                 save_checkpoint(path, made)
             write_json(note, {"name": name, "seconds": round(seconds, 3), "key": key})
         return Trained(made, seconds)
+
+
+def _read(folder: Path) -> Trained:
+    return Trained(load_checkpoint(folder / "model.pt"), json.loads((folder / NOTE).read_text())["seconds"])
 
 
 def _checksum(checkpoint: Checkpoint) -> int:

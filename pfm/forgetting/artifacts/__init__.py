@@ -9,6 +9,7 @@ from pfm.forgetting.artifacts.kind import (
     Holding,
     HoldingKind,
     Look,
+    Request,
     Rewritten,
     Verdict,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Holding",
     "HoldingKind",
     "Look",
+    "Request",
     "Rewritten",
     "Verdict",
 ]

@@ -35,7 +35,13 @@ class CheckpointKind(HoldingKind):
             checkpoint = load_checkpoint(path)
         except PfmError as error:  # torch wrote it, and it may hold anything
             raise unreadable(path, "torch wrote it, and it is not a checkpoint of pfm or is damaged") from error
+        from pfm.forgetting.erase import prompts_are_centred
+        from pfm.model.readouts import READOUTS
+
+        readout = READOUTS.get(checkpoint.model.readout)
         return Holding(
+            prompts_centred=prompts_are_centred(checkpoint) if readout.sees_prompts else None,
+            sum_claims=readout.sees_prompts and not readout.class_rows,
             classes=checkpoint.classes,
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
@@ -45,18 +51,25 @@ class CheckpointKind(HoldingKind):
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
 
-    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
-        """With a digest of each prompt, which the erasure of another class leaves as it is."""
-        from pfm.forgetting.content import checkpoint_content
+    def left(
+        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
+    ) -> list[dict[str, Any]]:
+        """With a digest of each prompt, as the erasure leaves it."""
+        from pfm.forgetting.content import prompts_of
+        from pfm.forgetting.erase import without
+        from pfm.model.checkpoint import load_checkpoint
 
-        return [
-            {"id": c.number, "name": c.name, "prompt": c.prompt}
-            for c in checkpoint_content(path).classes
-            if (c.number, c.name) not in gone
-        ]
+        checkpoint = load_checkpoint(path)
+        pairs = zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True)
+        numbers = [number for number, name in pairs if (number, name) in gone]
+        if centre_prompts:
+            checkpoint, numbers = without(checkpoint, numbers, centre_prompts=True), []
+        return [entry for entry in prompts_of(checkpoint) if entry["id"] not in numbers]
 
-    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
-        from pfm.forgetting.erase import erase
+    def rewrite(
+        self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
+    ) -> Rewritten | None:
+        from pfm.forgetting.erase import without
         from pfm.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
@@ -64,7 +77,7 @@ class CheckpointKind(HoldingKind):
             return None
         numbers = {number for number, _ in classes}
         there = [number for number in checkpoint.classes.ids if number in numbers]
-        smaller = erase(checkpoint, there) if there else checkpoint
+        smaller = without(checkpoint, there, centre_prompts=centre_prompts)
         content, searched = content_of(checkpoint, smaller, head, path.name)
         return Rewritten(content=content, facts={"searched": searched.to_dict(), **exact_facts(smaller)})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pfm.classes import ClassList
 from pfm.data.cache import ABOUT, ROWS, CacheEntry, erase_classes, read_entry
-from pfm.forgetting.artifacts.kind import FolderKind, Holding, unreadable
+from pfm.forgetting.artifacts.kind import FolderKind, Holding, Request, unreadable
 
 
 class DecodedKind(FolderKind):
@@ -32,9 +32,8 @@ class DecodedKind(FolderKind):
     def finish(self, folder: Path) -> bool:
         return False  # rows are overwritten before the entry says so: the same erasure does it again
 
-    def erase(
-        self, folder: Path, names: Sequence[str], *, reason: str, requested_by: str, looked: Mapping[str, Any]
-    ) -> None:
+    def erase(self, folder: Path, names: Sequence[str], request: Request, looked: Mapping[str, Any]) -> None:
+        del request, looked
         erase_classes(self._read(folder), names)
 
     def _read(self, folder: Path) -> CacheEntry:

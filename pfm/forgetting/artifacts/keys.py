@@ -24,12 +24,17 @@ class KeysKind(HoldingKind):
     def open(self, path: Path) -> Holding:
         return Holding(classes=ClassList.from_names(list(self._read(path))), still="")
 
-    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    def left(
+        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
+    ) -> list[dict[str, Any]]:
+        del centre_prompts
         names = {name for _, name in gone}
         return [{"name": name} for name in self._read(path) if name not in names]
 
-    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
-        del head
+    def rewrite(
+        self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
+    ) -> Rewritten | None:
+        del head, centre_prompts
         keys, names = self._read(path), {name for _, name in classes}
         if not names & set(keys):
             return None

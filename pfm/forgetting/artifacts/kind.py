@@ -4,6 +4,7 @@ A kind recognises a file by what is in it and never by its name. Nothing in a fi
 """
 
 import enum
+import secrets
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,9 @@ class Holding:
         still: what of an erased class is in it even so, as a sentence; "" for nothing.
         follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
         elsewhere: files, wherever they are, that hold something of the same classes.
+        prompts_centred: whether its prompts sum to zero, as an erasure may leave them; None of what has none, or is
+            no artifact to be erased from again.
+        sum_claims: its classes own nothing but prompts: minus the sum of those left may stand for one that went.
     """
 
     classes: ClassList
@@ -74,6 +78,29 @@ class Holding:
     still: str = SHARED
     follows: str = ""
     elsewhere: tuple[Path, ...] = ()
+    prompts_centred: bool | None = None
+    sum_claims: bool = False
+
+    @property
+    def sum_is_left(self) -> bool:
+        """Whether the sum of its prompts says something; see `pfm.forgetting.centring.SUM_LEFT`."""
+        return self.sum_claims and self.prompts_centred is False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an erasure beside the classes.
+
+    Attributes:
+        reason, requested_by: free text for the record.
+        centre_prompts: move the prompts that are left to mean zero; see `pfm.forgetting.centring`.
+        id: the same in every ledger that the erasure writes.
+    """
+
+    reason: str = ""
+    requested_by: str = ""
+    centre_prompts: bool = False
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,23 +157,29 @@ class HoldingKind(ArtifactKind):
             CheckpointError: it is damaged, or of another model or tool: it cannot be looked into.
         """
 
-    def left(self, path: Path, gone: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    def left(
+        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
+    ) -> list[dict[str, Any]]:
         """What a file is to hold once some classes went, for the line that announces it: number and name of each.
 
         Raises:
             CheckpointError: as `open`.
         """
+        del centre_prompts
         there = self.open(path).classes
         pairs = zip(there.ids, there.names, strict=True)
         return [{"id": number, "name": name} for number, name in pairs if (number, name) not in gone]
 
     @abstractmethod
-    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
+    def rewrite(
+        self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
+    ) -> Rewritten | None:
         """A file without classes, to be written by the caller; None where that was done for this `head` already.
 
         Args:
             classes: number and name.
             head: hash of the ledger line that announced it.
+            centre_prompts: move the prompts that are left to mean zero, where it has any.
         """
 
 
@@ -178,12 +211,11 @@ class FolderKind(ABC):
         """Complete an erasure that was begun, if there is one; whether there was. The caller holds the lock."""
 
     @abstractmethod
-    def erase(
-        self, folder: Path, names: Sequence[str], *, reason: str, requested_by: str, looked: Mapping[str, Any]
-    ) -> None:
+    def erase(self, folder: Path, names: Sequence[str], request: Request, looked: Mapping[str, Any]) -> None:
         """Take classes out of it for good. The caller holds the lock.
 
         Args:
+            names: none where its prompts are to be centred and no class is left to go.
             looked: what was seen of other files, for the record.
         """
 

@@ -20,8 +20,10 @@ class RunKind(HoldingKind):
     def open(self, path: Path) -> Holding:
         return Holding(classes=run_in(path.parent) or ClassList((), ()))
 
-    def rewrite(self, path: Path, classes: Sequence[tuple[int, str]], head: str) -> Rewritten | None:
-        del path, classes, head
+    def rewrite(
+        self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
+    ) -> Rewritten | None:
+        del path, classes, head, centre_prompts
         return Rewritten(content=None)
 
 

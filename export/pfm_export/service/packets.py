@@ -1,0 +1,39 @@
+"""What is written in one go of the event loop is sent at once: head and body of an answer as one packet.
+
+A client is woken once for it, and the thread lets go of the interpreter once.
+"""
+
+import asyncio
+from typing import cast
+
+
+def joined(transport: asyncio.Transport) -> asyncio.Transport:
+    """The same transport, with its writes gathered."""
+    return cast("asyncio.Transport", _Joined(transport))
+
+
+class _Joined:
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """As of transports."""
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """As of transports: what was written goes out first."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._parts:
+            whole = b"".join(self._parts)
+            self._parts.clear()
+            self._transport.write(whole)
