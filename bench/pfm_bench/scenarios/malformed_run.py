@@ -61,9 +61,11 @@ class Costs:
 
     def to_dict(self) -> Json:
         """By kind: how many, and the costliest."""
+        grouped: dict[str, list[Cost]] = {}
+        for cost in self.each:
+            grouped.setdefault(cost.request.kind, []).append(cost)
         kinds: dict[str, Json] = {}
-        for kind in dict.fromkeys(cost.request.kind for cost in self.each):
-            of_it = [cost for cost in self.each if cost.request.kind == kind]
+        for kind, of_it in grouped.items():
             slowest = sorted(of_it, key=lambda cost: -cost.cpu_ms)[:SHOWN]
             statuses = sorted({cost.status for cost in of_it})
             kinds[kind] = {
