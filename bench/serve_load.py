@@ -80,13 +80,14 @@ class Setting:
     share: float
     clients: int
     workers: tuple[int, ...]
+    options: tuple[str, ...]
     expected: SessionAnswers
 
     def served(self, name: str, *, workers: int = 1) -> AbstractContextManager[OwnServer]:
         """A server of a new copy of the bundle."""
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
         shutil.copytree(self.bundle, folder)
-        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file)]
+        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file), *self.options]
         return own_server([folder], *options, log=folder.with_name("log"))
 
     def load(self, server: OwnServer, **plan: Any) -> Load:
@@ -368,6 +369,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
     parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
+    parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
@@ -382,7 +384,8 @@ def main() -> None:
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
             requests=given.requests, share=given.share, clients=given.clients,
-            workers=tuple(map(int, given.workers.split(","))), expected=SessionAnswers(bundle),
+            workers=tuple(map(int, given.workers.split(","))), options=tuple(given.options.split()),
+            expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:
             if name in document["sections"]:
@@ -392,6 +395,7 @@ def main() -> None:
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
             options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}"
+            options += f" --options {given.options!r}" if given.options else ""
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
             document |= {"host": host_facts(), "shape": given.shape, "tenants": TENANTS}
