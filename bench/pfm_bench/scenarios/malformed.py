@@ -9,7 +9,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,14 @@ from PIL import Image
 
 COUNT = 500
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-ENTRY: dict[str, Any] = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
-GOOD: dict[str, Any] = {
+ENTRY: Mapping[str, Any] = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
+GOOD: Mapping[str, Any] = {
     "id": "1",
     "inputs": [{**ENTRY, "data": INPUTS.reshape(-1).round(3).tolist()}],
     "outputs": [{"name": "labels", "parameters": {"binary_data": False}}],
     "parameters": {"active": ["class1", "class2"], "timeout": 1_000_000},
 }
-CHANGE: dict[str, Any] = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
+CHANGE: Mapping[str, Any] = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 10**30, 1e308, "", "x", "[", "\u0000", "../../etc/passwd", "é" * 500, [], {}, [[]],
     [None], {"a": []}, ["class1"] * 2000, [1, "a"], "9" * 5000,
