@@ -9,23 +9,24 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
+Document: TypeAlias = "dict[str, Any]"  # of a request
 COUNT = 500
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-ENTRY: Mapping[str, Any] = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
-GOOD: Mapping[str, Any] = {
+ENTRY: Document = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
+GOOD: Document = {
     "id": "1",
     "inputs": [{**ENTRY, "data": INPUTS.reshape(-1).round(3).tolist()}],
     "outputs": [{"name": "labels", "parameters": {"binary_data": False}}],
     "parameters": {"active": ["class1", "class2"], "timeout": 1_000_000},
 }
-CHANGE: Mapping[str, Any] = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
+CHANGE: Document = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 10**30, 1e308, "", "x", "[", "\u0000", "../../etc/passwd", "é" * 500, [], {}, [[]],
     [None], {"a": []}, ["class1"] * 2000, [1, "a"], "9" * 5000,

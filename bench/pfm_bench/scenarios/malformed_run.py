@@ -61,9 +61,11 @@ class Costs:
 
     def to_dict(self) -> Json:
         """By kind: how many, and the costliest."""
+        grouped: dict[str, list[Cost]] = {}
+        for cost in self.each:
+            grouped.setdefault(cost.request.fault, []).append(cost)
         faults: dict[str, Json] = {}
-        for fault in dict.fromkeys(cost.request.fault for cost in self.each):
-            of_it = [cost for cost in self.each if cost.request.fault == fault]
+        for fault, of_it in grouped.items():
             slowest = sorted(of_it, key=lambda cost: -cost.cpu_ms)[:SHOWN]
             statuses = sorted({cost.status for cost in of_it})
             faults[fault] = {
