@@ -4,7 +4,7 @@ A recipe is chosen on other classes and on other samples than those it is shown 
 the training samples that is held out for that.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -32,6 +32,8 @@ class Setting:
         choosing, shown: classes that a recipe is chosen on, and that its table is of.
         per_class, tested: training samples of each class, and samples that are measured on, drawn once; 0: all.
         source: which path it needs; "" for none.
+        fields: options of the data.
+        more: options of a variant here: what its recipe says, where `options` say something else.
     """
 
     options: str
@@ -42,6 +44,7 @@ class Setting:
     tested: int = 0
     source: str = ""
     fields: tuple[str, ...] = ()
+    more: dict[str, str] = field(default_factory=dict)
 
 
 NAMES = "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT"
@@ -51,6 +54,7 @@ SETTINGS = {
         "--cache_trunk host",
         lengths={"cls": "--epochs 8", "prompt": "--epochs 8"},
         choosing=("BreastMRI", "HeadCT"), shown=("AbdomenCT", "Hand"), per_class=150, tested=100, source="mednist",
+        more={"cls, recommended": "--lr 1e-2"},
     ),
     "mednist": Setting(
         options=f"--class_names {NAMES} --model_name scratch:vit_mini --weight_decay 0.01 --warmup 0.3 --batch_size 32",
@@ -87,6 +91,7 @@ VARIANTS = {
     "prompt, none": f"{PROMPT} --wrong_target none",
     "prompt, none, weight 0.3": f"{PROMPT} --wrong_target none --absent_weight 0.3",
     "prompt, others": f"{PROMPT} --wrong_target others",
+    "prompt, prompts only, others": f"{PROMPT} --tune prompts --lr 1e-2 --wrong_target others",
     "prompt, others, T 0.5": f"{PROMPT} --wrong_target others --target_temperature 0.5",
     "cls, recommended": "--readout cls --recipe recommended",
     "prompt, recommended": f"{PROMPT} --recipe recommended",
@@ -98,7 +103,9 @@ def options_of(data: str, variant: str) -> str:
     """Of `pfm train`, but for data, backbone, seed and folder."""
     setting, own = SETTINGS[data], VARIANTS[variant]
     readout = variant.partition(",")[0]
-    return " ".join([setting.options, setting.lengths[readout], SHARED, own])
+    return " ".join(
+        [setting.options, setting.lengths[readout], SHARED, own, *filter(None, [setting.more.get(variant)])]
+    )
 
 
 def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder: str) -> RunConfig:

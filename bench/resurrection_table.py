@@ -30,6 +30,7 @@ from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons, recipe_of
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
+from pfm.audit.pooling import pool
 from pfm.audit.resurrection import Attacker
 from pfm.audit.subject import Loaded, as_subject
 from pfm.cli import pfm
@@ -145,7 +146,23 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
         above = [sum(run["resurrection"][n]["gap_low"] > 0 for run in chosen) for n in range(len(ATTACK.sizes))]
         cells.append(", ".join(map(str, above)) + f" of {len(chosen)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append("")
+    for name in rows:
+        gaps = (pooled_area(runs, name, number) for number in range(len(ATTACK.sizes)))
+        lines.append(f"{name}: AUROC gaps pooled over classes and seeds {', '.join(gaps)}")
     return "\n".join(lines)
+
+
+def pooled_area(runs: dict[str, dict[str, Any]], variant: str, number: int) -> str:
+    """The AUROC gap from one number of samples, in points, and its interval."""
+    by_class: dict[str, list[float]] = {}
+    for name, run in runs.items():
+        if name.rpartition(" seed ")[0] == variant:
+            attack = run["resurrection"][number]
+            sides = attack["forgotten"]["auroc"], attack["retrained"][0]["auroc"]
+            by_class.setdefault(name.rpartition(" class ")[2], []).append(sides[0] - sides[1])
+    found = pool(list(by_class.values()), make_generator("pooled", number))
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def spread(values: list[float]) -> float:

@@ -11,10 +11,10 @@ from pfm.commands.options import was_given
 from pfm.errors import ConfigError
 from pfm.training.recipes import Value, load_recipe
 
-BEFORE = ("recipe", "readout", "tune", "model_name")  # which table holds depends on these
+BEFORE = ("recipe", "readout", "model_name")  # which table holds depends on these
 
 
-def with_recipe(configs: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(configs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configs of the running command, by section, with what its recipe says; what the user gave wins.
 
     Raises:
