@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from pfm.backbones.config import BackboneConfig
+from pfm.backbones.raw import raw_model
 from pfm.data.config import DataConfig
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, Split
@@ -103,6 +105,9 @@ def options_of(data: str, variant: str) -> str:
     """Of `pfm train`, but for data, backbone, seed and folder."""
     setting, own = SETTINGS[data], VARIANTS[variant]
     readout = variant.partition(",")[0]
+    if readout not in setting.lengths:  # it is solved: no option of training step by step
+        features = "" if data == "lora" else " --features raw"
+        return (f"--class_names {NAMES} " if NAMES in setting.options else "") + f"{own}{features} --cpu"
     return " ".join(
         [setting.options, setting.lengths[readout], SHARED, own, *filter(None, [setting.more.get(variant)])]
     )
@@ -112,9 +117,15 @@ def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder
     """The run of one model."""
     setting = SETTINGS[data]
     named = ["--dataset", places[setting.source], *setting.fields] if setting.source else []
+    options = options_of(data, variant).split()
+    if "--dataset" not in [*named, *options]:
+        named = ["--dataset", data]
     if data == "lora":
         named += ["--model_name", places["backbone"]]
-    return run_config([*named, *options_of(data, variant).split(), "--seed", str(seed), "--save_dir", folder])
+    config = run_config([*named, *options, "--seed", str(seed), "--save_dir", folder])
+    if config.model.features != "raw":
+        return config
+    return replace(config, backbone=BackboneConfig(model_name=raw_model(config.data.kind)))
 
 
 def data_for(config: DataConfig, storage: object, setting: Setting, *, is_choosing: bool) -> ClassificationData:

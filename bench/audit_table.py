@@ -103,10 +103,14 @@ class Bench:
         part = f"{self.data}{'_choosing' if self.is_choosing else ''}"
         name = variant.replace(", ", "_").replace(" ", "-")
         folder = self.work / part / f"{name}_{seed}"
-        if not list(folder.glob("*.pt")):
+
+        def whole() -> list[Path]:
+            return [path for path in folder.glob("*.pt") if not path.stem.endswith("_resume")]  # of a run that stopped
+
+        if not whole():
             config = config_of(self.data, variant, seed, self.places, str(folder))
             train(config, CPU, lambda _: None, data=self.samples)
-        (path,) = folder.glob("*.pt")
+        (path,) = whole()
         return load_checkpoint(path)
 
 
