@@ -43,7 +43,7 @@ from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
 MOST = 20  # oracles that --full trains
-COUNTS = (3, 5, 10)  # oracles that are left in the pool
+COUNTS = (3, 5, 8, 10)  # oracles that are left in the pool
 SUBSETS = 12  # of each number, for each model in the judged one's place
 GAPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # planted, in tolerances
 EPSILONS = (0.05, 0.075, 0.1)

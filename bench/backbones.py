@@ -1,16 +1,18 @@
 """Latency of bundles of published shapes beside torch, and beside the library's own model and its export.
 
     python bench/backbones.py --out bench/pfm_bench/results/backbones.json
+    python bench/backbones.py --threads 2 --out bench/pfm_bench/results/backbones_two_threads.json
     python bench/backbones.py --out bench/pfm_bench/results/backbones.json --show
 
-The first command writes, for ViT-B/16, DINOv2-B/14 and SigLIP 2-B/16 at 224 pixels and WavLM-base on a clip, with
+The first commands write, for ViT-B/16, DINOv2-B/14 and SigLIP 2-B/16 at 224 pixels and WavLM-base on a clip, with
 random weights, the milliseconds of one input through:
 
 - the bundle in ONNX Runtime and the model in torch, both with all prompts present;
 - the library's own model in torch and, by torch's exporter, in ONNX Runtime, which know no prompts.
 
 It checks before that the model without prompts gives the library's numbers. A shape is written when it is measured; the
-same command goes on with those that are not there yet. The second command prints the table of what is there.
+same command goes on with those that are not there yet. About seven minutes for all, on quiet cores. The last command
+prints the table of what is there.
 """
 
 import argparse
@@ -44,6 +46,7 @@ SHAPES = {
     "scratch:wavlm_base": "WavLM-base",
 }
 CLASSES = 10
+PREPARING = 60  # seconds for a shape's model, bundle and exports, on quiet cores
 REFERENCE = "bundle"
 Call = Callable[[], object]
 
@@ -205,9 +208,11 @@ def main() -> None:
     if document.get("command", command) != command:
         raise SystemExit(f"{options.out} is of other settings ({document['command']}); give those, or another --out")
     shapes: list[dict[str, Any]] = document.get("shapes", [])
-    for shape in options.shapes:
-        if any(found["shape"] == shape for found in shapes):
-            continue
+    left = [shape for shape in options.shapes if all(found["shape"] != shape for found in shapes)]
+    print(
+        f"{len(left)} shapes: about {len(left) * (PREPARING + options.budget) / 60:.0f} min on quiet cores", flush=True
+    )
+    for shape in left:
         shapes.append({**measure_shape(shape, options), "host": host_facts()})
         write_json(options.out, {"command": command, "settings": settings, "shapes": shapes})
         print(table({"shapes": shapes[-1:]}), flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from answers import choose_task
-from pfm.evaluation.pictures import draw_forgetting
+from pfm.evaluation.pictures import Curve, draw_curves, draw_forgetting
 from pfm.storage import Json
 from pfm_bench.demo.answers import ServedAnswers
 from pfm_bench.demo.answers_picture import draw_answers
@@ -93,11 +93,28 @@ def redraw_answers(data: str, source: Path | None, path: Path) -> None:
     draw_answers(ServedAnswers.from_dict(load(f"answers_{data}")["answers"]), task, task.load().test.inputs, path)
 
 
+def redraw_power(path: Path) -> None:
+    """What the rule says of models with a planted gap, of `audit_calibration.json`."""
+    found = load("audit_calibration")["summary"]["uniform"]["by_oracles"]
+    panels = {
+        title: {
+            f"{count} retrained models": Curve(
+                [float(times) for times in entry["gaps"]], [one[verdict] for one in entry["gaps"].values()]
+            )
+            for count, entry in found.items()
+        }
+        for title, verdict in (("pass", "pass"), ("fail", "fail"))
+    }
+    data = draw_curves(panels, xlabel="planted gap, in tolerances", ylabel="share of audits", ticks=True)
+    path.write_bytes(data)
+
+
 def pictures(arguments: argparse.Namespace) -> dict[str, Callable[[Path], None]]:
     """What draws each file."""
     found: dict[str, Callable[[Path], None]] = {
         "answers.png": lambda path: redraw_answers("digits", None, path),
         "forgetting.png": redraw_forgetting,
+        "audit_power.png": redraw_power,
         "latency.png": lambda path: draw(serving_report("latency"), path),
         "bench_serve.png": lambda path: draw(serving_report("bench_serve_vit_base"), path),
         "bench_serve_prompts.png": lambda path: draw_prompts(serving_report("bench_serve_vit_base"), path),

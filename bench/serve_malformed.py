@@ -25,7 +25,7 @@ def main() -> None:
         found = send_all(requests(), Path(folder))
     for cost in sorted(found.each, key=lambda cost: -cost.cpu_ms)[:20]:
         print(
-            f"{cost.cpu_ms:7.1f} ms {cost.status:3} {cost.peak_mib:6.1f} MiB {cost.request.kind}: {cost.request.name}"
+            f"{cost.cpu_ms:7.1f} ms {cost.status:3} {cost.peak_mib:6.1f} MiB {cost.request.fault}: {cost.request.name}"
         )
     command = f"python bench/serve_malformed.py --out {given.out}"
     write_json(given.out, {"format": FORMAT, "command": command, "host": host_facts(), **found.to_dict()})

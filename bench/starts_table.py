@@ -22,7 +22,7 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,37 +223,53 @@ def today(data: str, readout: str) -> list[dict[str, float]]:
     return found
 
 
-def show(runs: dict[str, Any]) -> Iterator[str]:
-    """The lines of a table: means over runs and erased classes, in per cent."""
-    for data in (*CLASSES, "lora_mednist"):
-        for readout in ("cls", "prompt"):
-            for start in ("seed", "secret", "common"):
-                chosen = [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start]
-                if not chosen:
-                    continue
+def show(runs: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of two tables, in per cent, means over runs: accuracies, and what was derived of the erased class."""
+    cells = [
+        (data, readout, start, chosen)
+        for data in (*CLASSES, "lora_mednist")
+        for readout in ("cls", "prompt")
+        for start in ("seed", "secret", "common")
+        if (chosen := [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start])
+    ]
+    for data, readout, start, chosen in cells:
+        trained = (today(data, readout) if start == "seed" else []) or chosen
+        banks = [100 * entry["full_bank"] for entry in trained]
+        columns = [
+            f"{data}, `{readout}`", f"`{start}`", str(len(trained)),
+            f"{sum(banks) / len(banks):.1f}" + (f" ({min(banks):.1f}–{max(banks):.1f})" if banks[1:] else ""),
+            mean(entry["retain_k1"] for entry in trained), mean(entry["forget_k1"] for entry in trained),
+        ]  # fmt: skip
+        yield f"| {' | '.join(columns)} |"
+    for data, readout, start, chosen in cells:
+        attacks = [entry for run in chosen for entry in run["derivable"] if "centred" in entry]
+        if not attacks:
+            continue
+        answers = [entry["centred"]["answers"] for entry in attacks]
+        columns = [
+            f"{data}, `{readout}`", f"`{start}`", str(len(attacks)),
+            mean(entry["full"]["selective"] for entry in attacks),
+            *derived(attacks), *derived([entry["centred"] for entry in attacks]),
+            mean(answer["changed"] for answer in answers),
+            f"{mean(answer['before'] for answer in answers)} → {mean(answer['after'] for answer in answers)}",
+            mean(way["selective"] for entry in attacks for way in entry["retrained"]),
+            mean(max(way["selective"] for way in entry["learned"].values()) for entry in attacks),
+        ]  # fmt: skip
+        yield f"| {' | '.join(columns)} |"
 
-                def mean(values: list[float]) -> str:
-                    return f"{100 * sum(values) / len(values):.1f}" if values else "–"
 
-                attacks = [entry for entry in chosen for entry in entry["derivable"]]
-                trained = (today(data, readout) if start == "seed" else []) or chosen
-                banks = [100 * entry["full_bank"] for entry in trained]
-                of_both = [entry for entry in attacks if entry.get("retrained")]
-                columns = [
-                    f"{data}, `{readout}`", f"`{start}`", str(len(trained)),
-                    f"{sum(banks) / len(banks):.1f}" + (f" ({min(banks):.1f}–{max(banks):.1f})" if banks[1:] else ""),
-                    mean([entry["retain_k1"] for entry in trained]),
-                    mean([entry["forget_k1"] for entry in trained]),
-                    str(len(attacks)),
-                    mean([entry["full"]["forget"] for entry in attacks]),
-                    mean([entry["formulas"][0]["forget"] for entry in attacks]),
-                    mean([entry["formulas"][0]["selective"] for entry in attacks]),
-                    mean([entry["random"]["selective"] for entry in attacks]),
-                    mean([entry["random"]["high"] for entry in attacks]),
-                    mean([way["selective"] for entry in of_both for way in entry["retrained"]]),
-                    mean([max(way["selective"] for way in entry["learned"].values()) for entry in attacks]),
-                ]  # fmt: skip
-                yield f"| {' | '.join(columns)} |"
+def derived(attacks: list[dict[str, Any]]) -> Iterator[str]:
+    """The largest key, S of the best formula, of as many random prompts, and in how many models a formula tells."""
+    yield f"{max(entry['key']['cosine'] for entry in attacks):.2f}"
+    yield mean(entry["formulas"][0]["selective"] for entry in attacks)
+    yield f"{mean(entry['random']['low'] for entry in attacks)}–{mean(entry['random']['high'] for entry in attacks)}"
+    yield f"{sum(not entry['ideas'][0]['as_good'] for entry in attacks)} of {len(attacks)}"
+
+
+def mean(values: Iterable[float]) -> str:
+    """In per cent; a dash of none."""
+    found = list(values)
+    return f"{100 * sum(found) / len(found):.1f}" if found else "–"
 
 
 def lacking(run: Mapping[str, Any], steps: list[str]) -> list[str]:

@@ -124,7 +124,7 @@ def reason(error: BaseException, repository: Repository) -> str:
 
     chain = list(_chain(error))
     asked = f"{constants.ENDPOINT} " + ("(as HF_ENDPOINT says) " if os.environ.get("HF_ENDPOINT") else "")
-    data = "data set" if repository.kind == "dataset" else "model"
+    data = {"dataset": "data set"}.get(repository.kind, repository.kind)
 
     def one(*kinds: type[BaseException]) -> BaseException | None:
         return next((found for found in chain if isinstance(found, kinds)), None)

@@ -54,6 +54,7 @@ OWNERS = {
         "pfm.evaluation.pictures",
         "pfm_export.serving.images",
         "pfm_bench.scenarios.malformed",
+        "pfm_bench.scenarios.end_to_end",
     ),
     "accelerate": ("pfm.training",),
     "matplotlib": ("pfm.evaluation.pictures",),

@@ -49,6 +49,11 @@ class Outcome:
     kind: str
     is_kept: bool = True
 
+    @property
+    def is_run(self) -> bool:
+        """It is a training run that is going on, which stops by itself."""
+        return self.kind == "run"
+
 
 def erase_everywhere(
     paths: Sequence[Path],

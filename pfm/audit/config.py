@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pfm.audit.rule import Tolerance
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
@@ -46,7 +48,7 @@ class AuditConfig:
     relearn_seeds: int = 3
     relearn_lr: float = 3e-3
     processes: int = 1
-    epsilon: float = 0.05
+    epsilon: float = Tolerance.AREA
     seed: int = 0
 
 

@@ -14,7 +14,7 @@ from pfm.seeds import make_generator
 
 MADE_UP = 8  # inputs that a prompt is learned on
 LR = 0.05  # of Adam, for prompts that are learned on them, and for the inputs
-MOST_LEARNED = 10  # prompts that are
+MOST_LEARNED = 5  # prompts that are
 
 
 def learn_without_data(loaded: Loaded, tested: Tested, config: AuditConfig) -> dict[str, Recovery]:

@@ -38,16 +38,20 @@ WANTED = 0.80  # of the models that it is right about, how many the rule is to s
 
 
 class Tolerance:
-    """How far from the oracles' mean each kind of measure may be; all but the first are as good as never asked for."""
+    """How far from the oracles' mean each kind of measure may be: about three times what retrained models differ by.
 
-    AREA = 0.05  # AUROC of the class's score under attack; balanced accuracy of a probe
+    Chosen on one class of digits (`bench/audit_calibration.py`), so that four of five retrained models pass the level;
+    never by the model that is judged.
+    """
+
+    AREA = 0.075  # AUROC of the class's score under attack; balanced accuracy of a probe
+    MEMBERSHIP = 0.25  # area of a membership attack within a class, which has few test samples
     MEMBERSHIP_RETAINED = 0.05  # the same of the retained classes, of which there are many
-    MEMBERSHIP = 0.15  # area of a membership attack within a class, which has few test samples
     ACCURACY = 0.10  # share of samples answered so or so
-    ENTROPY = 0.20  # H(p) / ln C, which differs much between seeds
+    ENTROPY = 0.40  # H(p) / ln C, which differs much between seeds
     UNKNOWN = 0.20  # share answered `unknown`
     DIVERGENCE = 0.10  # nats, of at most ln 2
-    COSINE = 0.20
+    COSINE = 0.30
     RETAINED = 0.10  # accuracy on the few classes next to it
     KNOWN = 0.20  # accuracy above chance from which a class counts as learned
 
@@ -280,7 +284,8 @@ def prospects(oracles: int, tolerance: float = Tolerance.AREA, most: int = 0) ->
     if oracles < 2:
         return "one retrained model has no spread: every comparison with it will be inconclusive; give --oracles 3"
     spread = USUAL_SPREAD
-    alone, together = (100 * far(spread, oracles, num_measures=count) for count in (1, MEASURES))
+    alone = 100 * far(spread, oracles)
+    beyond = [100 * max(tolerance, far(spread, oracles, num_measures=count)) for count in (1, MEASURES)]
     others = [f"±{100 * far(spread, count):.1f} with {count}" for count in (5, 10) if count > oracles]
     within = f"±{alone:.1f} points of their mean" + (f" ({', '.join(others)})" if others else "")
     room = 100 * (tolerance - near(spread, oracles))
@@ -290,7 +295,8 @@ def prospects(oracles: int, tolerance: float = Tolerance.AREA, most: int = 0) ->
         passes = f"it passes within ±{room:.1f}, which {fair:.0%} of retrained models are"
     return (
         f"{oracles} retrained models: if they differ by {100 * spread:.0f} points among themselves, one more of them "
-        f"falls within {within}. One measure alone fails beyond that, one of {MEASURES} beyond ±{together:.1f}; "
+        f"falls within {within}. One measure alone fails beyond ±{beyond[0]:.1f}, one of {MEASURES} beyond "
+        f"±{beyond[1]:.1f}; "
         f"{passes}."
         + (" This finds faults and seldom passes everything." if others else "")
         + (f" More are trained where these differ by more, {most} at most." if most > oracles else "")

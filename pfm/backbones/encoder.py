@@ -274,9 +274,7 @@ class Embeddings(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Model input (B, …) -> (B, T, D)."""
         patches = self.patch_embeddings(inputs)
-        count = inputs.shape[
-            0
-        ]  # with `len`, which is a number, an export would trace twice: once for this size in vain
+        count = inputs.shape[0]  # `len` is a number: an export would trace for this size alone in vain, and then again
         special = [self.get_parameter(name).expand(count, -1, -1) for name in self.special]
         tokens = self.dropout(self._placed(special, patches))
         return tokens if self.norm is None else self.norm(tokens)

@@ -14,7 +14,7 @@ from pfm.training.recipes import Value, load_recipe
 BEFORE = ("recipe", "readout", "model_name")  # which table holds depends on these
 
 
-def with_recipe(configs: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(configs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configs of the running command, by section, with what its recipe says; what the user gave wins.
 
     Raises:

@@ -1,5 +1,6 @@
 """What a decoding process does with a sound file; torch is imported when the first one is computed with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,15 @@ import numpy as np
 from pfm.data.frames import num_frames
 from pfm.data.waves import UNREADABLE, Recording, explain_sound, length_bound, read_sound
 from pfm.data.workers import Outcome
+
+
+def _bound(source: Any, max_seconds: float, count: Callable[[float], int]) -> Outcome:
+    """How much there is in a clip at the most, (1,) int64, where `count` says how much there is in so many seconds."""
+    try:
+        seconds = min(length_bound(source), max_seconds)
+    except UNREADABLE as error:
+        return Outcome(None, explain_sound(error))
+    return Outcome(np.array([count(seconds) + 2]))  # roundings of a resampling
 
 
 @dataclass(frozen=True)
@@ -23,11 +33,7 @@ class SoundLook:
     max_seconds: float
 
     def __call__(self, source: Any) -> Outcome:
-        try:
-            seconds = min(length_bound(source), self.max_seconds)
-        except UNREADABLE as error:
-            return Outcome(None, explain_sound(error))
-        return Outcome(np.array([num_frames(round(seconds * self.rate), self.rate) + 2]))  # roundings of a resampling
+        return _bound(source, self.max_seconds, lambda seconds: num_frames(round(seconds * self.rate), self.rate))
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,7 @@ class WaveLook:
     max_seconds: float
 
     def __call__(self, source: Any) -> Outcome:
-        try:
-            seconds = min(length_bound(source), self.max_seconds)
-        except UNREADABLE as error:
-            return Outcome(None, explain_sound(error))
-        return Outcome(np.array([round(seconds * self.rate) + 2]))  # roundings of a resampling
+        return _bound(source, self.max_seconds, lambda seconds: round(seconds * self.rate))
 
 
 @dataclass(frozen=True)

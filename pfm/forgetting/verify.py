@@ -4,6 +4,9 @@ An artifact is bound to the certificate by its bytes, or, where another class wa
 the ledger beside it that leads from the bytes signed to those that are there. The lines of that chain are not signed,
 so the prompts of the classes that are left and everything that belongs to no class have to be, value for value, what
 was signed. Copies and moves change none of this, and neither does a suspension.
+
+A later erasure that centred the prompts (`pfm.forgetting.centring`) made others of them. What they are now, its own
+certificate says, where it is given too; without it they cannot be told from any that sum to zero.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,16 +36,23 @@ class Check:
     is_unknown: bool = False
 
 
-def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path], Content]) -> list[Check]:
+def verify(
+    certificate: Certificate,
+    paths: Sequence[Path],
+    look: Callable[[Path], Content],
+    later: Sequence[Certificate] = (),
+) -> list[Check]:
     """Check artifacts, and the ledgers beside them, against a certificate whose signature holds.
 
     Args:
+        later: certificates of later erasures, by the same key, which vouch for prompts that those centred.
         look: opens an artifact; raises `PfmError` for what cannot be opened.
 
     Returns:
         the checks of each artifact, in the order given: itself, its ledger, what was not looked into.
     """
     checks: list[Check] = []
+    vouched = [entry for other in later for entry in other.artifacts]
     for path in paths:
         try:
             content = look(path)
@@ -56,7 +66,7 @@ def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path
             checks.append(Check(name=str(path), problem=problem))
             continue
         # a file may have been renamed, and two of one name may be in different folders: the one that fits best
-        attempts = [(entry.file != path.resolve().name, _check(path, content, entry)) for entry in entries]
+        attempts = [(entry.file != path.resolve().name, _check(path, content, entry, vouched)) for entry in entries]
         checks += min(attempts, key=lambda pair: (sum(bool(check.problem) for check in pair[1]), pair[0]))[1]
         checks += [
             Check(
@@ -69,13 +79,13 @@ def verify(certificate: Certificate, paths: Sequence[Path], look: Callable[[Path
     return checks
 
 
-def _check(path: Path, content: Content, entry: Entry) -> list[Check]:
+def _check(path: Path, content: Content, entry: Entry, vouched: Sequence[Entry]) -> list[Check]:
     found = [*_held(content, entry), *content.problems]
     if found:
         return [Check(name=str(path), problem=problem) for problem in found]
     beside = _read_beside(path)
-    problem, remark = _bound(content, entry, beside)
-    return [Check(name=str(path), problem=problem, remark=remark), *_check_ledger(path, entry, beside)]
+    bound = _bound(path, content, entry, beside, vouched)
+    return [bound, *_check_ledger(path, entry, beside)]
 
 
 def _held(content: Content, entry: Entry) -> list[str]:
@@ -90,19 +100,32 @@ def _held(content: Content, entry: Entry) -> list[str]:
     return found
 
 
-def _bound(content: Content, entry: Entry, beside: "Beside") -> tuple[str, str]:
-    """What separates an artifact from the certificate, "" for nothing; and a remark."""
+def _bound(path: Path, content: Content, entry: Entry, beside: "Beside", vouched: Sequence[Entry]) -> Check:
+    """What separates an artifact from the certificate.
+
+    Args:
+        vouched: entries of other certificates by the same key.
+    """
     is_same = content.sha256 == entry.sha256  # of a bundle, the bank is; its other files are compared on their own
     way = beside.way(entry.sha256, content.sha256)
     if not is_same and not way:
         missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
-        return f"the file was changed since the certificate was made{missing}", ""
-    moved = any(change.centres_prompts for change in way)
-    changed = _changed(content, entry, are_prompts_moved=moved) or _changed_exact(content, entry)
+        return Check(name=str(path), problem=f"the file was changed since the certificate was made{missing}")
+    moves = [number for number, change in enumerate(way) if change.centres_prompts]
+    changed = _changed(content, entry, are_prompts_moved=bool(moves)) or _changed_exact(content, entry)
+    if not changed and moves:
+        since = {change.after for change in way[moves[-1] :]}
+        known = [other for other in vouched if other.content is not None and other.sha256 in since]
+        if not known:
+            remark = (
+                "its prompts were centred by a later erasure, so that this certificate cannot tell whose they are; "
+                "give the certificate of that erasure too, with --later"
+            )
+            return Check(name=str(path), remark=f"{beside.told(entry)}; {remark}", is_unknown=True)
+        changed = next(filter(None, (_changed(content, other, are_prompts_moved=False) for other in known)), "")
     if changed:
-        return f"{changed} since the certificate was made", ""
-    remark = "; its prompts were centred with that, and are not compared" if moved else ""
-    return "", "" if is_same else beside.told(entry) + remark
+        return Check(name=str(path), problem=f"{changed} since the certificate was made")
+    return Check(name=str(path), remark="" if is_same else beside.told(entry))
 
 
 def _changed(content: Content, entry: Entry, *, are_prompts_moved: bool) -> str:

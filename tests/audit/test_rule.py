@@ -95,19 +95,27 @@ def test_at_the_recommended_number_retrained_models_pass_and_planted_gaps_fail()
         assert fair.passed >= 0.78  # of 80, less what 4,000 other draws may differ by
         assert fair.failed <= 0.10
         assert rule.power(2 * Tolerance.AREA, spread, count, seed=1).failed >= 0.78
-    assert rule.recommended_oracles(0.02) == 5
+    assert rule.recommended_oracles(0.02, 0.05) == 5
     assert rule.recommended_oracles(0.06, most=12) is None
 
 
+def test_a_level_of_many_measures_takes_more_oracles_than_one_measure() -> None:
+    one, level = rule.recommended_oracles(0.025), rule.recommended_oracles(0.025, num_measures=16)
+    assert one is not None
+    assert level is not None
+    assert one < level <= 10
+    assert rule.recommended_oracles(0.05, num_measures=16, most=12) is None
+
+
 def test_the_power_curve_falls_from_pass_to_fail() -> None:
-    shares = rule.power_curve([0.0, 0.025, 0.05, 0.10, 0.15], 0.02, 5, draws=1500)
+    shares = rule.power_curve([0.0, 0.025, 0.05, 0.10, 0.15], 0.02, 5, tolerance=0.05, draws=1500)
     assert [s.passed for s in shares] == sorted((s.passed for s in shares), reverse=True)
     assert [s.failed for s in shares] == sorted(s.failed for s in shares)
     assert shares[-1].passed == 0
     assert all(sum(s) == pytest.approx(1) for s in shares)
-    quick = rule.power(0.10, 0.02, 3)
+    quick = rule.power(0.10, 0.02, 3, tolerance=0.05)
     assert quick.failed > 0.75  # three find faults
-    assert rule.power(0.0, 0.02, 3).passed < 0.65  # and seldom pass
+    assert rule.power(0.0, 0.02, 3, tolerance=0.05).passed < 0.65  # and seldom pass
 
 
 def test_a_retrained_model_rarely_fails_any_of_a_levels_measures() -> None:
@@ -139,6 +147,7 @@ def test_what_is_said_before_an_audit_starts() -> None:
     assert "(±4.7 with 5, ±3.8 with 10)" in said
     assert "seldom passes" in said
     assert "seldom" not in rule.prospects(10)
+    assert "20 at most" in rule.prospects(10, most=20)
     assert "has no spread" in rule.prospects(1)
 
 

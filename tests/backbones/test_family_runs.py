@@ -5,15 +5,21 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
+from making.audits import SMALL
 from making.family_runs import FAMILIES, SEVERAL, call, killed, losses, make_backbone, options, write_data
 from making.launching import ROOT, launch
+from making.sounds import tone
 from making.speech import SPEECH
 from pfm.model.checkpoint import load_checkpoint
+from pfm_export.commands import audit as audit_command
+from pfm_export.serving.session import PromptSession
 
 STEM = "data_seed_42"
+SOUND = (tone(700.0, 0.2), 8000)
+EXACT_ELSEWHERE = ("siglip_vision_model", "dinov2_with_registers", "wavlm", "hubert")  # with the exact readout
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +123,49 @@ def test_what_saves_time_and_memory_changes_no_number_of_a_run(
     assert half_model.config.final_norm is half_model.backbone.spec.family.final_norm
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=30)
 @pytest.mark.parametrize("name", list(SPEECH))
 def test_the_audit_command_judges_a_model_of_samples(
-    name: str, data: dict[bool, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, data: dict[bool, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(audit_command, "QUICK", SMALL)
     backbone = make_backbone(name, tmp_path / "backbone")
     call(*options(name, backbone, data, tmp_path / "run", "--prompt_start", "secret"))
-    torch.manual_seed(0)
-    capsys.readouterr()
     call("audit", "--ckpt", tmp_path / "run" / f"{STEM}_2.pt", "--classes", "high", "--quick", "--oracles", 1,
-         "--out", tmp_path / "audit", "--cpu")  # fmt: skip
-    print(capsys.readouterr().out)
-    verdict = json.loads((tmp_path / "audit" / "audit.json").read_text())["verdict"]
-    assert {"suspend", "erase", "scrub"} <= set(verdict["levels"])
+         "--require", "suspend", "--out", tmp_path / "audit", "--cpu")  # fmt: skip
+    report = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert {"suspend", "erase", "scrub"} <= set(report["verdict"]["levels"])
+    assert "<html" in (tmp_path / "audit" / "audit.html").read_text()
+
+
+@pytest.mark.slow(seconds=12)
+@pytest.mark.parametrize("name", ["dinov2-swiglu", "siglip-mean", "timm"])
+def test_a_variant_trains_forgets_is_exported_and_served(name: str, data: dict[bool, str], tmp_path: Path) -> None:
+    """`test_families.py` and `test_speech.py` tell it of each family; these are others of them."""
+    backbone = make_backbone(name, tmp_path / "backbone")
+    call(*options(name, backbone, data, tmp_path / "run", "--prompt_layer", 1))
+    checkpoint, bundle = tmp_path / "run" / f"{STEM}_2.pt", tmp_path / "bundle"
+    call("export", "onnx", "--ckpt", checkpoint, "--out", bundle, "--split")  # which checks parity with the model
+    images = list(np.load(data[False])["test_images"])
+    assert "2" in PromptSession(bundle, device="cpu").predict_images(images).classes
+    call("forget", "--classes", "2", "--in_place", checkpoint, bundle)
+    assert "2" not in PromptSession(bundle, device="cpu").predict_images(images).classes
+    assert load_checkpoint(checkpoint).build_model().num_classes == 3
+
+
+@pytest.mark.slow(seconds=8)
+@pytest.mark.parametrize("name", sorted({*FAMILIES} - {*EXACT_ELSEWHERE}))
+def test_frozen_features_of_a_family_are_solved_served_and_forgotten(
+    name: str, data: dict[bool, str], tmp_path: Path
+) -> None:
+    backbone, is_sound = make_backbone(name, tmp_path / "backbone"), name in SPEECH
+    call("train", "--dataset", data[is_sound], "--model_name", backbone, "--readout", "ridge", "--width", 64,
+         "--save_dir", tmp_path / "run", "--cpu")  # fmt: skip
+    (checkpoint,) = (tmp_path / "run").glob("*.pt")
+    call("export", "onnx", "--ckpt", checkpoint, "--out", tmp_path / "bundle")
+    gone = load_checkpoint(checkpoint).classes.names[2]
+    call("forget", "--classes", gone, "--in_place", checkpoint, tmp_path / "bundle")
+    session = PromptSession(tmp_path / "bundle", device="cpu")
+    found = session.predict_sounds(SOUND) if is_sound else session.predict_images(np.zeros((1, 16, 16, 3), np.uint8))
+    assert len(found.classes) == 3
+    assert gone not in found.classes

@@ -8,7 +8,7 @@ import pytest
 from pfm.cli import pfm, run
 from pfm.errors import ConfigError
 from pfm_bench.measuring.rounds import Samples
-from pfm_bench.scenarios.end_to_end import Case, describe
+from pfm_bench.scenarios.end_to_end import Case, fastest, ms_a_file
 from pfm_bench.scenarios.end_to_end_plan import EndToEndPlan
 
 
@@ -19,9 +19,9 @@ def test_a_stream_counts_by_the_file_and_the_fastest_way_of_each_kind_is_named()
         "stream ahead, fast": Case(what="stream ahead", bundle="fast", files=4),
     }
     times = dict(zip(cases, ([3.0, 5.0, 4.0], [16.0] * 3, [12.0] * 3), strict=True))
-    found = describe(Samples(times, warmup_rounds=1, pause_ms=0.0), cases)
-    assert [entry["ms_a_file"] for entry in found["cases"]] == [4.0, 4.0, 3.0]
-    assert found["fastest"] == {"file": "file, fast", "stream": "stream ahead, fast"}
+    samples = Samples(times, warmup_rounds=1, pause_ms=0.0)
+    assert [ms_a_file(samples, key, case) for key, case in cases.items()] == [4.0, 4.0, 3.0]
+    assert fastest(samples, cases) == {"file": "file, fast", "stream": "stream ahead, fast"}
 
 
 def test_the_size_of_a_photo_is_two_numbers() -> None:

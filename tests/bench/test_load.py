@@ -1,52 +1,213 @@
 """`pfm bench load` against a server: what it counts, and that it sees what is wrong."""
 
+import asyncio
 import json
 import shutil
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from making.served import export_form, listening
 from pfm.cli import pfm, run
-from pfm_bench.scenarios.load import Answer, Phase, is_same
+from pfm.errors import ConfigError
+from pfm_bench.scenarios.load import Load, Phase
+from pfm_bench.scenarios.load_checks import Answer, Asked, Change, Judge, Question, Verdicts, read_answer
+from pfm_bench.scenarios.load_client import Connections, Reply, run_precisely
 from pfm_bench.scenarios.load_plan import LoadPlan
+
+CLASSES = ("a", "b", "c")
+SHARES = {"a": 0.5, "b": 0.25, "c": 0.25}
 
 
 @pytest.mark.slow
-def test_a_server_under_load_while_a_class_is_erased(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = Path(shutil.copytree(export_form("requests", tmp_path / "exported"), tmp_path / "model"))
+def test_a_server_under_load_while_classes_come_and_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = export_form("requests", tmp_path / "exported")
+    folder = Path(shutil.copytree(copy, tmp_path / "model"))
     with listening(folder) as (_, address):
         code = run(
             pfm,
             [
                 "bench", "load", "--address", f"http://{address}", "--model", "model", "--sets", "3", "--clients", "4",
-                "--loads", "0.5,0.8", "--seconds", "0.5", "--erase", "blue", "--out", str(tmp_path / "out"),
+                "--loads", "0.5,0.8", "--seconds", "0.5", "--erase", "blue", "--suspensions", "2",
+                "--bundle", str(copy), "--out", str(tmp_path / "out"),
             ],
         )  # fmt: skip
         assert code == 0, capsys.readouterr().err
     document = json.loads((tmp_path / "out" / "load.json").read_text())
     assert [phase["name"] for phase in document["phases"]] == ["alone", "4 clients", "load 50%", "load 80%"]
     for phase in document["phases"]:
-        assert phase["wrong"] == 0
-        assert set(phase["statuses"]) == {"200"}
+        assert phase["wrong"] == phase["numbers_not_known"] == 0, phase["wrong_examples"]
+        assert phase["worst_difference"] <= 1e-5
+        assert phase["statuses"].get("400", 0) == phase["rightly_refused"]
+        assert set(phase["statuses"]) <= {"200", "400"}
         assert phase["p50_ms"] <= phase["p99_ms"]
+    assert document["phases"][0]["worst_difference"] == 0  # alone: bit for bit
     assert "blue" in (folder / "ledger.jsonl").read_text()
 
 
-def test_answers_are_compared_with_those_alone() -> None:
-    alone = Answer(200, "a", {"a": 0.7, "b": 0.3})
-    assert is_same(Answer(200, "a", {"a": 0.700001, "b": 0.299999}), alone)
-    assert not is_same(Answer(200, "a", {"a": 0.6, "b": 0.4}), alone)
-    assert is_same(Answer(200, "b", {"b": 1.0}), alone)  # a was erased since
-    assert not is_same(Answer(200, "b", {"a": 0.4, "b": 0.5}), Answer(200, "a", {"a": 0.4, "b": 0.3, "c": 0.3}))
+# --- what is right ----------------------------------------------------------------------------------
+
+
+def question(active: Sequence[str] | None = None, without: Sequence[str] = (), tenant: int = 0) -> Question:
+    return Question(
+        request=b"", tenant=tenant, inputs=np.zeros((1, 2), np.float32), classes=CLASSES,
+        active=None if active is None else tuple(active), without=tuple(without),
+    )  # fmt: skip
+
+
+def expected(_: Question, classes: Sequence[str]) -> Answer:
+    return Answer(classes[0], {name: SHARES[name] for name in classes})
+
+
+def reply(classes: Sequence[str], label: str = "", off: float = 0.0) -> Reply:
+    """As the server writes it."""
+    texts = [
+        b"".join(struct.pack("<I", len(name)) + name.encode() for name in names)
+        for names in ([label or classes[0]], classes)
+    ]
+    shares = np.array([SHARES[name] + off for name in classes], "<f4").tobytes()
+    parts = {"labels": texts[0], "classes": texts[1], "probabilities": shares}
+    outputs = [
+        {"name": name, "parameters": {"binary_data_size": len(part)}} for name, part in parts.items()
+    ]  # fmt: skip
+    text = json.dumps({"outputs": outputs}).encode()
+    return Reply(200, text + b"".join(parts.values()), len(text))
+
+
+def verdict(asked: Question, got: Reply, sent: float, ended: float, *changes: Change) -> str:
+    found = Judge(changes, expected).of([Asked(asked, got, sent, sent, ended)])
+    (name,) = [name for name in ("right", "wrong", "refused") if getattr(found, name)] or ["nothing"]
+    return name
+
+
+def test_answers_have_the_numbers_of_the_session_for_their_classes() -> None:
+    assert verdict(question(), reply(CLASSES), 0, 1) == "right"
+    assert verdict(question(), reply(CLASSES, off=1e-6), 0, 1) == "right"
+    assert verdict(question(), reply(CLASSES, off=1e-4), 0, 1) == "wrong"
+    assert verdict(question(), reply(CLASSES, label="b"), 0, 1) == "wrong"
+    assert verdict(question(["a", "c"]), reply("ac"), 0, 1) == "right"
+    assert verdict(question(["a", "c"]), reply("abc"), 0, 1) == "wrong"
+    assert verdict(question(without=["b"]), reply("ac"), 0, 1) == "right"
+    assert verdict(question(without=["b"]), reply("abc"), 0, 1) == "wrong"
+    assert verdict(question(), reply("ac"), 0, 1) == "wrong"  # nobody took b away
+    found = Judge([], lambda *_: None).of([Asked(question(), reply(CLASSES), 0, 0, 1)])
+    assert (found.right, found.unjudged) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "ended", "with_it", "without_it"),
+    [(0, 1, "right", "wrong"), (0, 5.5, "right", "right"), (5.2, 5.5, "right", "right"), (7, 8, "wrong", "right")],
+)
+def test_what_was_erased_before_a_request_was_sent_is_not_in_its_answer(
+    sent: float, ended: float, with_it: str, without_it: str
+) -> None:
+    gone = Change(name="b", tenant=None, is_there=False, asked=5, answered=6)
+    assert verdict(question(), reply("abc"), sent, ended, gone) == with_it
+    assert verdict(question(), reply("ac"), sent, ended, gone) == without_it
+    refused = "nothing" if without_it == "wrong" else "refused"
+    assert verdict(question(["a", "b"]), Reply(400), sent, ended, gone) == refused
+    assert verdict(question(without=["b"]), Reply(400), sent, ended, gone) == refused
+    assert verdict(question(["a", "b"]), reply("ab"), sent, ended, gone) == with_it
+    assert verdict(question(["a", "c"]), Reply(400), sent, ended, gone) == "nothing"
+
+
+def test_a_suspension_holds_for_its_tenant_until_it_is_restored() -> None:
+    gone = Change(name="b", tenant=1, is_there=False, asked=5, answered=6)
+    back = Change(name="b", tenant=1, is_there=True, asked=10, answered=11)
+    for tenant, sent, ended, classes, found in (
+        (1, 7, 8, "ac", "right"), (1, 7, 8, "abc", "wrong"), (0, 7, 8, "abc", "right"), (0, 7, 8, "ac", "wrong"),
+        (1, 7, 10.5, "abc", "right"), (1, 12, 13, "abc", "right"), (1, 12, 13, "ac", "wrong"),
+    ):  # fmt: skip
+        assert verdict(question(tenant=tenant), reply(classes), sent, ended, gone, back) == found
+
+
+def test_a_request_of_which_no_class_is_left_may_be_refused() -> None:
+    gone = Change(name="a", tenant=None, is_there=False, asked=1, answered=2)
+    assert verdict(question(without=["b", "c"]), Reply(400), 3, 4, gone) == "refused"
+    assert verdict(question(without=["b", "c"]), Reply(400), 0, 0.5, gone) == "nothing"
+
+
+def test_an_answer_is_read_as_the_server_writes_it() -> None:
+    assert read_answer(reply("ac", label="unknown")) == Answer("unknown", {"a": 0.5, "c": 0.25})
+
+
+# --- the client -------------------------------------------------------------------------------------
+
+
+def with_server(answer: Callable[[bytes], bytes], talk: Callable[[Connections], object]) -> None:
+    """Have a client talk with a server that answers so; b"" ends the connection."""
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while head := await reader.readline():
+                while await reader.readline() not in (b"\r\n", b""):
+                    pass
+                for part in filter(None, answer(head).partition(b"|")[::2]):  # a part at a time
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+                if not answer(head):
+                    break
+            writer.close()
+            await writer.wait_closed()
+            ended.release()
+
+        ended = asyncio.Semaphore(0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            connections = Connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            await talk(connections)  # type: ignore[misc]  # a coroutine
+            await connections.close()
+            for _ in range(3):  # connections, of which the server closes its ends too
+                await ended.acquire()
+
+    run_precisely(main())
+
+
+def test_the_client_reads_answers_that_come_in_parts_and_says_where_a_connection_broke() -> None:
+    def answer(head: bytes) -> bytes:  # three requests at a time, so three connections
+        if b"/broken" in head:
+            return b""
+        return b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 2\r\ncontent-length: 5\r\n|\r\nhello"
+
+    async def talk(connections: Connections) -> None:
+        asked = [connections.request("GET", path) for path in ("/", "/broken", "/")]
+        replies = await asyncio.gather(*(connections.ask(each) for each in asked))
+        assert [each.status for each in replies] == [200, 0, 200]
+        assert (replies[0].body, replies[0].json_length) == (b"hello", 2)
+        again = await connections.ask(asked[0])  # on a connection that was kept
+        assert again.port in (replies[0].port, replies[2].port)
+
+    with_server(answer, talk)
+
+
+def test_an_address_is_that_of_a_server() -> None:
+    for address in ("localhost:8000", "https://localhost", "http://"):
+        with pytest.raises(ConfigError, match="--address"):
+            Connections(address)
+
+
+def test_a_server_that_is_not_there_or_has_no_such_model_is_said_in_one_line() -> None:
+    async def nobody() -> None:
+        await Load(LoadPlan(address="http://127.0.0.1:9"), "model", [], print).prepare()
+
+    with pytest.raises(ConfigError, match=r"does not serve model \(no answer\)"):
+        run_precisely(nobody())
+
+
+# --- what is said -----------------------------------------------------------------------------------
 
 
 def test_a_phase_says_how_many_were_answered_and_what_became_of_the_others() -> None:
-    phase = Phase("load 80%", 100.0, seconds=2.0, latencies_ms=[1.0, 2.0, 3.0])
-    phase.statuses.update({200: 3, 429: 2, 0: 1})
+    phase = Phase(name="load 80%", asked_per_second=100.0, seconds=2.0, latencies_ms=[1.0, 2.0, 3.0])
+    phase.statuses.update({200: 3, 429: 2, 0: 1, 400: 4})
+    phase.verdicts = Verdicts(right=3, refused=4)
     assert "1.5 of 100.0 requests/s  p50 2.0 ms" in phase.describe()
-    assert phase.describe().endswith("wrong 0  2 x 429, 1 x broken")
-    assert phase.to_dict()["statuses"] == {"0": 1, "200": 3, "429": 2}
+    assert phase.describe().endswith("wrong 0  2 x 429, 1 x broken, 4 rightly refused")
+    assert phase.to_dict()["statuses"] == {"0": 1, "200": 3, "400": 4, "429": 2}
 
 
 def test_shares_of_the_capacity_are_numbers() -> None:

@@ -210,10 +210,14 @@ def test_a_readout_that_was_trained_has_no_exact_answers(tmp_path: Path) -> None
 
 def test_products_of_an_exact_bundle_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, dict[str, str]]] = []
+    left_out: list[list[str] | None] = []
 
     class Loaded:
-        def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+        def __init__(
+            self, *_: object, providers: list[tuple[str, dict[str, str]]], disabled_optimizers: list[str] | None
+        ) -> None:
             given.append(dict(providers))
+            left_out.append(disabled_optimizers)
 
         def get_providers(self) -> list[str]:
             return list(given[-1])
@@ -231,5 +235,7 @@ def test_products_of_an_exact_bundle_are_not_rounded_on_a_gpu(monkeypatch: pytes
     runtime.load_graph(bundle(exact="a state"), device="cuda")
     runtime.load_graph(bundle(exact=None), device="cuda")
     assert [providers[runtime.CUDA] for providers in given] == [{"use_tf32": "0"}, {}]
+    runtime.load_graph(bundle(exact=None), device="cpu")
+    assert left_out == [None, None, runtime.SLOW_ON_CPU]  # of the rewrites, those that a CPU is better without
     with pytest.raises(DeviceError, match="TensorRT rounds"):
         runtime.load_graph(bundle(exact="a state"), device="tensorrt")

@@ -33,9 +33,10 @@ FORMS: dict[str, tuple[Callable[[], Checkpoint], dict[str, Any]]] = {
     "requests-cls": (lambda: image_checkpoint("cls"), {"per_request_prompts": True}),
     "all": (deep_prompt_checkpoint, {"split": True, "uint8_input": True, "per_request_prompts": True}),
     "features": (lambda: sound_checkpoint("prompt"), {}),
+    "int8": (lambda: image_checkpoint("cls"), {"per_request_prompts": True, "precision": "int8"}),
     "waveform": (lambda: sound_checkpoint("cls"), {"with_frontend": True}),
 }
-SLOW_FORMS = ("requests-cls", "all", "features", "waveform")
+SLOW_FORMS = ("requests-cls", "all", "features", "int8", "waveform")
 PARAMS = [pytest.param(n, marks=pytest.mark.slow if n in SLOW_FORMS else ()) for n in FORMS]
 
 

@@ -57,6 +57,34 @@ def test_a_graph_of_one_set_takes_one_set_at_a_time_oldest_first() -> None:
     assert answerer.passes == [[RED, RED], [GREEN, GREEN]]
 
 
+def test_requests_whose_answers_would_move_with_their_neighbours_are_never_together() -> None:
+    answerer = Recorder()
+    engine = Engine(answerer, mixes_sets=True, shares_passes=False, max_batch=4, max_queue=8)
+    for count in (1, 2, 1):
+        engine.submit([rows(count)], count, RED, timeout=1)
+    while engine.step():
+        pass
+    assert [len(sets) for sets in answerer.passes] == [1, 2, 1]
+
+
+def test_the_answers_of_a_pass_are_handed_over_by_one_call_for_each_place_where_they_are_waited_for() -> None:
+    calls: list[str] = []
+
+    def here(give: Callable[[], None]) -> None:
+        calls.append("here")
+        give()
+
+    def closed(_: Callable[[], None]) -> None:
+        calls.append("closed")
+        raise RuntimeError("the loop is closed")
+
+    engine = engine_of(Recorder())
+    futures = [engine.submit([rows()], 1, RED, timeout=1, post=post) for post in (here, closed, here, here)]
+    engine.step()
+    assert calls == ["here", "closed"]
+    assert all(future.result(0).labels == ["red"] for future in futures)
+
+
 def test_a_pass_has_no_more_rows_than_it_may_and_inputs_of_one_shape() -> None:
     answerer = Recorder()
     engine = engine_of(answerer)
@@ -190,8 +218,10 @@ def bundle(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Path
 
 def test_in_company_the_numbers_are_those_of_the_session(bundle: Path) -> None:
     session = PromptSession(bundle, device="cpu")
-    mixes = session.stated.signatures.mixes_sets
-    engine = Engine(session, mixes_sets=mixes, max_batch=8, max_queue=8)
+    stated = session.stated
+    engine = Engine(
+        session, mixes_sets=stated.signatures.mixes_sets, shares_passes=stated.is_row_by_row, max_batch=8, max_queue=8
+    )
     inputs = session.input.random(4, np.random.default_rng(0))
     sets = [ActiveSet(), ActiveSet(("red", "blue")), ActiveSet(without=("green",)), ActiveSet(("grey",))]
 

@@ -224,10 +224,13 @@ def test_what_a_worker_is_told_arrives_as_it_was_meant(tmp_path: Path) -> None:
 
 def test_workers_share_the_cores_and_one_alone_takes_what_the_session_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert shares(ServeConfig(), 0) == (0, ())
     assert [shares(ServeConfig(workers=3), number) for number in range(3)] == [(2, (0, 1)), (2, (2, 3)), (2, (4, 5))]
     assert shares(ServeConfig(workers=8), 7) == (1, ())
     assert shares(ServeConfig(workers=3, threads=5), 1) == (5, ())
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # the process was given seven of them
+    assert shares(ServeConfig(), 0) == (7, ())
 
 
 def test_only_this_machine_is_listened_to_unless_told_otherwise() -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,7 +22,7 @@ from pfm.data.decoding import ImageDecoding
 from pfm.data.images import ImagePreprocess
 from pfm.errors import ConfigError
 from pfm.model.checkpoint import Checkpoint
-from pfm.storage import Json
+from pfm.storage import Json, JsonValue
 from pfm_bench.measuring.rounds import Samples, measure
 from pfm_bench.measuring.served import own_server
 from pfm_bench.scenarios.end_to_end_plan import EndToEndPlan
@@ -81,20 +82,19 @@ def run(plan: EndToEndPlan, folder: Path, tell: Callable[[str], None]) -> Json:
                 calls[str(case)] = (case, call)
         samples = measure(
             {key: call for key, (_, call) in calls.items()}, rounds=plan.rounds, budget_s=plan.seconds,
-            pause_ms=PAUSE_MS, seed=plan.seed,
+            pause_ms=PAUSE_MS, warmup_rounds=1, seed=plan.seed,
         )  # fmt: skip
     cases = {key: case for key, (case, _) in calls.items()}
-    found = describe(samples, cases)
-    for entry in found["cases"]:
-        tell(f"{entry['case']:32} {entry['ms_a_file']:8.1f} ms a file")
     size = photos[0].stat().st_size
-    return {"settings": asdict(plan), "photo_bytes": size, "rounds": samples.rounds, **found}
+    for key, case in cases.items():
+        tell(f"{key:32} {ms_a_file(samples, key, case):8.1f} ms a file")
+    return {"settings": asdict(plan), "photo_bytes": size, "rounds": samples.rounds, **describe(samples, cases)}
 
 
 def write_bundles(checkpoint: Checkpoint, precision: str, folder: Path) -> dict[str, Path]:
     """The four, by name."""
-    preprocess = checkpoint.preprocess
-    if not isinstance(preprocess, ImagePreprocess):
+    preprocess = cast("ImagePreprocess", checkpoint.preprocess)
+    if len(checkpoint.spec.input_shape) != 3:
         raise ConfigError("pfm bench end_to_end takes a model of images")
     found: dict[str, Path] = {}
     for name, decoding in {
@@ -169,22 +169,29 @@ def http_calls(
         connection.close()
 
 
-def describe(samples: Samples[str], cases: Mapping[str, Case]) -> Json:
-    """Times of each case, and which way was fastest for a file, a stream and over HTTP."""
-    entries: list[Json] = []
-    for key, case in cases.items():
-        times = samples.latency_ms[key]
-        entries.append({
-            "case": key, **asdict(case), "ms_a_file": round(float(np.median(times)) / case.files, 3),
+def ms_a_file(samples: Samples[str], key: str, case: Case) -> float:
+    """The median of a call over its files."""
+    return round(float(np.median(samples.latency_ms[key])) / case.files, 3)
+
+
+def fastest(samples: Samples[str], cases: Mapping[str, Case]) -> dict[str, str]:
+    """Of one file, a stream and HTTP: which way takes the least time a file."""
+    found: dict[str, str] = {}
+    for what in ("file", "stream", "http"):
+        ways = [key for key, case in cases.items() if case.what.startswith(what)]
+        if ways:
+            found[what] = min(ways, key=lambda key: ms_a_file(samples, key, cases[key]))
+    return found
+
+
+def describe(samples: Samples[str], cases: Mapping[str, Case]) -> dict[str, JsonValue]:
+    """Times of each case, and which way was the fastest."""
+    entries: list[JsonValue] = [
+        {
+            "case": key, **asdict(case), "ms_a_file": ms_a_file(samples, key, case),
             **{f"call_{name}": round(value, 3) for name, value in samples.percentiles(key).to_dict().items()},
-            "latencies_ms": [round(value, 3) for value in times],
-        })  # fmt: skip
-    fastest = {
-        what: min((entry for entry in entries if str(entry["what"]).startswith(what)), key=_ms)["case"]
-        for what in ("file", "stream", "http") if any(str(entry["what"]).startswith(what) for entry in entries)
-    }  # fmt: skip
-    return {"cases": entries, "fastest": fastest}
-
-
-def _ms(entry: Mapping[str, object]) -> float:
-    return float(str(entry["ms_a_file"]))
+            "latencies_ms": [round(value, 3) for value in samples.latency_ms[key]],
+        }
+        for key, case in cases.items()
+    ]  # fmt: skip
+    return {"cases": entries, "fastest": dict(fastest(samples, cases))}

@@ -233,7 +233,7 @@ class Load:
             while place < len(due) and due[place] <= time.perf_counter():
                 question, when, sent = self.questions[chosen[place]], due[place], time.perf_counter()
                 phase.late_ms.append(1000 * (sent - when))
-                self.connections.send(question.request, functools.partial(done, question, when, sent))
+                self.connections.send(question.request, functools.partial(done, question, when, sent), is_spread=True)
                 place += 1
             if place < len(due):
                 loop.call_at(due[place] - ahead, arrive)
@@ -259,18 +259,22 @@ class Load:
         self._say(phase.describe())
         return phase
 
-    def _question(self, about: Json, tenant: int, number: int) -> Question:
-        """The first of a tenant names no class, so that an erasure is followed; then some, or all but some."""
+    def _question(self, about: dict, tenant: int, number: int) -> Question:
+        """The first of a tenant names no class, so that an erasure is followed; then some, or all but some.
+
+        Of the classes that are to be erased one question in all names one, which is refused from then on.
+        """
         (entry,) = about["inputs"]
         classes: tuple[str, ...] = tuple(about["classes"])
         shape = [1, *(OPEN_SIZE if size < 0 else size for size in entry["shape"][1:])]
         dtype = TYPES[entry["datatype"]]
         drawn = self._random.integers(0, 256, shape) if dtype is np.uint8 else self._random.standard_normal(shape)
         inputs = drawn.astype(dtype)
-        most = len(classes) if number % 2 else len(classes) - 1
+        names = [name for name in classes if name not in self.plan.erased or (tenant, number) == (0, 1)]
+        most = len(names) if number % 2 else len(names) - 1
         count = int(self._random.integers(1, max(1, most) + 1)) if number else 0
-        places = sorted(self._random.permutation(len(classes))[:count].tolist())
-        named = tuple(classes[place] for place in places)
+        places = sorted(self._random.permutation(len(names))[:count].tolist())
+        named = tuple(names[place] for place in places)
         tensor = {**entry, "shape": shape, "parameters": {"binary_data_size": inputs.nbytes}}
         what = {} if not named else {"active" if number % 2 else "without": list(named)}
         text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, **what}}).encode()

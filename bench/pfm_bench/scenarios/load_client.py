@@ -7,6 +7,7 @@ loop waits with `select`, which wakes to the microsecond; the usual `epoll` is u
 import asyncio
 import re
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -65,9 +66,9 @@ class Connections:
         if place.scheme != "http" or place.hostname is None:
             raise ConfigError(f"--address {address!r} is not like http://localhost:8000")
         self._host, self._port = place.hostname, place.port or 80
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()
         self._opening: set[asyncio.Task[None]] = set()
-        self._waiting: list[tuple[bytes, Done]] = []
+        self._waiting: deque[tuple[bytes, Done]] = deque()
         self._open = 0
 
     @property
@@ -81,10 +82,15 @@ class Connections:
         lines += [f"Authorization: Bearer {token}"] if token else []
         return "\r\n".join([*lines, "", ""]).encode() + body
 
-    def send(self, request: bytes, done: Done) -> None:
-        """Send a request now, on a connection that waits or on a new one; `done` is called with what came back."""
+    def send(self, request: bytes, done: Done, *, is_spread: bool = False) -> None:
+        """Send a request now, on a connection that waits or on a new one; `done` is called with what came back.
+
+        Args:
+            is_spread: take the connection that has waited longest, as if each request were another client's, and
+                not the last that was used.
+        """
         if self._idle:
-            self._idle.pop().ask(request, done)
+            (self._idle.popleft() if is_spread else self._idle.pop()).ask(request, done)
             return
         self._waiting.append((request, done))
         if self._open < MOST_OPEN:
@@ -115,7 +121,7 @@ class Connections:
     def free(self, connection: "_Connection") -> None:
         """A connection has nothing to do."""
         if self._waiting:
-            connection.ask(*self._waiting.pop(0))
+            connection.ask(*self._waiting.popleft())
         else:
             self._idle.append(connection)
 
@@ -133,7 +139,7 @@ class Connections:
         except OSError:
             self._open -= 1
             if self._waiting:
-                self._waiting.pop(0)[1](Reply(0))
+                self._waiting.popleft()[1](Reply(0))
             return
         self.free(connection)
 

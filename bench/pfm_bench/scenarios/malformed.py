@@ -11,21 +11,22 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
+Document: TypeAlias = "dict[str, Any]"  # of a request
 COUNT = 500
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-ENTRY: dict[str, Any] = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
-GOOD: dict[str, Any] = {
+ENTRY: Document = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 8, 8]}
+GOOD: Document = {
     "id": "1",
     "inputs": [{**ENTRY, "data": INPUTS.reshape(-1).round(3).tolist()}],
     "outputs": [{"name": "labels", "parameters": {"binary_data": False}}],
     "parameters": {"active": ["class1", "class2"], "timeout": 1_000_000},
 }
-CHANGE: dict[str, Any] = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
+CHANGE: Document = {"classes": ["nobody"], "request_id": "r", "reason": "x", "profile": "none"}
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 10**30, 1e308, "", "x", "[", "\u0000", "../../etc/passwd", "é" * 500, [], {}, [[]],
     [None], {"a": []}, ["class1"] * 2000, [1, "a"], "9" * 5000,
@@ -39,26 +40,28 @@ class Malformed:
     """A request.
 
     Attributes:
-        kind: of what is wrong with it, in a word.
+        fault: what is wrong with it, in a word or two.
         name: of this one.
         content: bytes for the connection.
     """
 
-    kind: str
+    fault: str
     name: str
     content: bytes
 
 
 def requests() -> list[Malformed]:
     """All of them, in order."""
-    kinds = {
+    faults = {
         "head": heads(), "first line": lines(), "size": large(), "document": documents(), "binary tensor": binaries(),
         "image file": images(), "sound file": sounds(), "query": queries(),
     }  # fmt: skip
-    found = [Malformed(kind=kind, name=name, content=content) for kind, made in kinds.items() for name, content in made]
+    found = [
+        Malformed(fault=fault, name=name, content=content) for fault, made in faults.items() for name, content in made
+    ]
     random = np.random.default_rng(1)
     while len(found) < COUNT:
-        found.append(Malformed(kind="changed bytes", name=str(len(found)), content=changed(random)))
+        found.append(Malformed(fault="changed bytes", name=str(len(found)), content=changed(random)))
     return found[:COUNT]
 
 

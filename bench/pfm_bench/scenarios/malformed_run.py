@@ -61,12 +61,14 @@ class Costs:
 
     def to_dict(self) -> Json:
         """By kind: how many, and the costliest."""
-        kinds: dict[str, Json] = {}
-        for kind in dict.fromkeys(cost.request.kind for cost in self.each):
-            of_it = [cost for cost in self.each if cost.request.kind == kind]
+        grouped: dict[str, list[Cost]] = {}
+        for cost in self.each:
+            grouped.setdefault(cost.request.fault, []).append(cost)
+        faults: dict[str, Json] = {}
+        for fault, of_it in grouped.items():
             slowest = sorted(of_it, key=lambda cost: -cost.cpu_ms)[:SHOWN]
             statuses = sorted({cost.status for cost in of_it})
-            kinds[kind] = {
+            faults[fault] = {
                 "count": len(of_it),
                 "statuses": {str(status): sum(cost.status == status for cost in of_it) for status in statuses},
                 "most_mib": round(max(cost.peak_mib for cost in of_it), 1),
@@ -81,7 +83,7 @@ class Costs:
             "slowest_wall_ms": round(max(cost.wall_ms for cost in self.each if cost.status != WAITED), 1),
             "most_mib": round(max(cost.peak_mib for cost in self.each), 1),
             "is_unharmed": self.is_unharmed,
-            "kinds": kinds,
+            "kinds": faults,
         }
 
 

@@ -174,7 +174,7 @@ def _erase_in_place(
         centre_prompts=options.centre_prompts,
     )  # fmt: skip
     for outcome in outcomes:
-        what = "stops soon" if outcome.kind == "run" and outcome.what not in (BEFORE, NEVER) else outcome.what
+        what = "stops soon" if outcome.is_run and outcome.what not in (BEFORE, NEVER) else outcome.what
         click.echo(f"{what:<17}  {outcome.path}")
     for note in notes:
         click.echo(f"changed: {note}")
@@ -183,7 +183,7 @@ def _erase_in_place(
     own = dict.fromkeys(held.kind.record for held in affected) or [""]
     places = " and ".join(f"{name} in that folder" if name else "ledger.jsonl beside each artifact" for name in own)
     click.echo(f"this cannot be undone; the record is {places}")
-    if any(outcome.kind == "run" for outcome in outcomes):
+    if any(outcome.is_run for outcome in outcomes):
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")

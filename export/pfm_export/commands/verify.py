@@ -48,8 +48,14 @@ class AskedFor:
     help="The key it has to be signed with, 64 hexadecimal digits, as its owner published it.  "
     "[default: none; nothing is shown then]",
 )
+@click.option(
+    "--later",
+    multiple=True,
+    type=PATH,
+    help="Certificate of a later erasure, by the same key, that says what the prompts are since they were centred.",
+)
 @with_options(asked=AskedFor)
-def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, asked: AskedFor) -> None:
+def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tuple[Path, ...], asked: AskedFor) -> None:
     """Check a certificate, open each artifact, and look for the classes that were erased.
 
     An artifact is a checkpoint file or the folder of a bundle. A bundle needs no torch. The ledger beside an
@@ -57,7 +63,8 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, asked: Aske
     --sample, with the key of its entry, says whether it speaks of them, and looks for them in the artifacts.
 
     Exit code 0: everything given holds. 2: something is broken, and which link. 3: nothing is broken, and yet
-    nothing is shown: no --public_key was named, or a file of a bundle could not be looked into.
+    nothing is shown: no --public_key was named, a file of a bundle could not be looked into, or a later
+    erasure centred the prompts, and its certificate was not given with --later.
     """
     from pfm.forgetting import verify as verifying
     from pfm.forgetting.certificate import read_certificate
@@ -71,7 +78,8 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, asked: Aske
     click.echo(f"signed  {cert}: {signed.time}, with the key {signed.public_key}")
     if signed.version == 1:
         click.echo("        a certificate of the first version: it names files by their bytes alone")
-    checks = verifying.verify(signed, artifacts, open_content)
+    vouching = [read_certificate(path, signed.public_key) for path in later]
+    checks = verifying.verify(signed, artifacts, open_content, vouching)
     checks += [*_about(signed, asked), *_sought(artifacts, asked)]
     checks = [check for check in checks if not (check.is_unknown and Path(check.name).resolve() == cert.resolve())]
     for check in checks:

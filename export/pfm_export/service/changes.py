@@ -69,14 +69,7 @@ class Changes:
         Raises:
             RefusedError: a class that is not there for the tenant, or none would be left.
         """
-        profile = asked.profile or DEFAULT_PROFILE
-
-        def act() -> Json:
-            model.session.suspend(asked.classes, profile=profile)
-            self._metrics.changed(model.name, asked.action, len(asked.classes))
-            return {**_head(asked), "profile": profile, "active": list(self._view(model, tenant, asked).classes)}
-
-        return self._once(model, tenant, asked, act)
+        return self._in_profile(model, tenant, asked, model.session.suspend)
 
     def restore(self, model: Model, tenant: Tenant, asked: Asked) -> Json:
         """Undo `suspend`.
@@ -84,10 +77,13 @@ class Changes:
         Raises:
             RefusedError: there is no such class or profile.
         """
+        return self._in_profile(model, tenant, asked, model.session.restore)
+
+    def _in_profile(self, model: Model, tenant: Tenant, asked: Asked, change: Callable[..., None]) -> Json:
         profile = asked.profile or DEFAULT_PROFILE
 
         def act() -> Json:
-            model.session.restore(asked.classes, profile=profile)
+            change(asked.classes, profile=profile)
             self._metrics.changed(model.name, asked.action, len(asked.classes))
             return {**_head(asked), "profile": profile, "active": list(self._view(model, tenant, asked).classes)}
 

@@ -5,10 +5,14 @@ A head, once begun, has to be there in `HEAD_SECONDS`; an answer has to be read 
 idle; and a body in millions of tiny chunks, each of which takes as long to read as a large one, is not taken.
 """
 
+# pyright: reportUnknownMemberType=false
+# uvicorn leaves the type of its application open
+
 import asyncio
 from typing import Any, cast
 
 import h11
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pfm_export.service.packets import joined
@@ -71,7 +75,7 @@ class Connection(H11Protocol):
         self._exchange = exchange
         self.cycle = cast("Any", exchange)
         about = {"server": self.server, "client": self.client, "scheme": self.scheme, "state": self.app_state.copy()}
-        task = self.loop.create_task(exchange.run(self.app, scope_of(request, about)))
+        task = self.loop.create_task(exchange.run(cast("ASGIApp", self.app), scope_of(request, about)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 

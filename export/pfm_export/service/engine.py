@@ -55,7 +55,7 @@ class Engine:
 
     Args:
         answerer: the session.
-        mixes_sets: whether one pass serves several active sets, see `Queue`.
+        mixes_sets, shares_passes: what may share a pass, see `Queue`.
         max_batch: rows of one pass.
         max_queue: rows that may wait.
         watcher: is told of queue and passes.
@@ -67,6 +67,7 @@ class Engine:
         answerer: Answerer,
         *,
         mixes_sets: bool,
+        shares_passes: bool = True,
         max_batch: int,
         max_queue: int,
         watcher: Watcher | None = None,
@@ -74,7 +75,7 @@ class Engine:
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
-        self._queue = Queue(most_rows=max_queue, mixes_sets=mixes_sets)
+        self._queue = Queue(most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes)
         self._watcher = watcher
         self._clock = clock
         self._seconds_a_row = FIRST_GUESS

@@ -68,9 +68,9 @@ class Order:
     def of_line(cls, line: str) -> "Order":
         """The reverse."""
         values: dict[str, Any] = json.loads(line)
-        given: dict[str, Any] = values["config"]
         config: dict[str, Any] = {
-            name: Path(value) if name in _PATHS and value is not None else value for name, value in given.items()
+            name: Path(value) if name in _PATHS and value is not None else value
+            for name, value in values["config"].items()
         }
         return cls(
             bundles=tuple(Named(entry["name"], Path(entry["folder"])) for entry in values["bundles"]),

@@ -49,10 +49,12 @@ class Queue:
     Args:
         most_rows: that may wait.
         mixes_sets: whether one pass serves several active sets at less than the cost of several passes.
+        shares_passes: whether requests may share a pass at all.
     """
 
-    def __init__(self, *, most_rows: int, mixes_sets: bool) -> None:
+    def __init__(self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True) -> None:
         self._most_rows = most_rows
+        self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
         self.rows = 0
@@ -94,7 +96,7 @@ class Queue:
 
     def _share(self, first: Job, other: Job) -> bool:
         """Whether two jobs can share a pass: inputs of one shape, and one set where sets do not mix."""
-        if len(first.batches) != 1 or len(other.batches) != 1:
+        if not self._shares_passes or len(first.batches) != 1 or len(other.batches) != 1:
             return False
         one, two = first.batches[0].inputs, other.batches[0].inputs
         is_alike = one.shape[1:] == two.shape[1:] and one.dtype == two.dtype

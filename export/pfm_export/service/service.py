@@ -57,6 +57,7 @@ class Service:
             engine = Engine(
                 session,
                 mixes_sets=session.stated.signatures.mixes_sets,
+                shares_passes=session.stated.is_row_by_row,
                 max_batch=config.max_batch,
                 max_queue=config.max_queue,
                 watcher=metrics.watcher(bundle.name),

@@ -218,8 +218,10 @@ def shares(config: ServeConfig, number: int) -> tuple[int, tuple[int, ...]]:
     Args:
         number: of the worker, from 0.
     """
-    if config.workers == 1 or config.threads is not None:
-        return config.threads or 0, ()
+    if config.threads is not None:
+        return config.threads, ()
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if config.workers == 1:  # ONNX Runtime would count the machine's cores, also those that are not for this process
+        return (0 if len(there) == os.cpu_count() else len(there)), ()
     share = len(there) // config.workers
     return max(1, share), tuple(there[number * share : (number + 1) * share])

@@ -4,6 +4,7 @@ It ends when it is told to, or when standard input closes: then the process that
 """
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
+from pfm_export.serving.switching import INTERVAL
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
 MOST_TAPS = 10**6  # of a resampling kernel; usual rates need less than a third
@@ -40,6 +42,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what was loaded is not looked through again while requests wait
         print(READY, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,6 +74,7 @@ def run(order: Order) -> None:
     """Serve until a signal ends it."""
     if order.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, order.cores)
+    sys.setswitchinterval(INTERVAL)  # while a pass or a change computes in Python, requests go on being read
     limit_pixels(order.config.max_pixels)
     refuse_bombs()
     limit_resampling(MOST_TAPS)

@@ -108,6 +108,14 @@ class Manifest:
         fields.mapping(document["preprocess"])
         return stated
 
+    @property
+    def is_row_by_row(self) -> bool:
+        """Whether an answer is the same whatever else is in its batch, up to rounding.
+
+        Dynamic int8 scales the activations of a whole batch by their largest: an answer moves with its neighbours.
+        """
+        return self.precision != "int8"
+
     def input_kind(self) -> InputKind:
         """What the graphs take for what is classified.
 

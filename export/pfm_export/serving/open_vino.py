@@ -22,7 +22,13 @@ from pfm_export.serving.inspection import check_graph
 from pfm_export.serving.runtime import HostTensor, Tensor
 from pfm_export.serving.signature import Signature
 
-_TYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i32": np.int32, "i64": np.int64}
+_TYPES: Mapping[str, type[np.generic]] = {
+    "f32": np.float32,
+    "f16": np.float16,
+    "u8": np.uint8,
+    "i32": np.int32,
+    "i64": np.int64,
+}
 
 
 def require_openvino() -> None:
@@ -36,7 +42,7 @@ def require_openvino() -> None:
 
 def compile_graph(
     content: bytes, *, hint: str, threads: int, shapes: Mapping[str, Sequence[int]] | None = None
-) -> tuple[Any, dict[str, type[np.generic]]]:
+) -> tuple[Any, Mapping[str, type[np.generic]]]:
     """A graph compiled for the CPU, and the types of its inputs by their names.
 
     Args:

@@ -182,11 +182,7 @@ class PromptSession:
             batches: gone through again where a class was erased or suspended meanwhile.
             count: of the items; each has a row at least.
         """
-        bundle, positions, scores = self._scores(lambda: batches, [chosen] * count)
-        return answers_of(
-            bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated),
-            bundle.is_exact_for(positions[0], chosen.exact),
-        )  # fmt: skip
+        return self._predict(lambda: batches, count, chosen)
 
     def predict_items(
         self,
@@ -205,11 +201,7 @@ class PromptSession:
         chosen, listed = ActiveSet.of(active, without, profile, exact=exact), self._runner.input.as_items(items)
         if len(listed) == 0:
             raise DataError(f"no {self._runner.input.items.removesuffix('s')} was given")
-        bundle, positions, scores = self._scores(lambda: self._runner.input.batches(listed), [chosen] * len(listed))
-        return answers_of(
-            bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated),
-            bundle.is_exact_for(positions[0], chosen.exact),
-        )  # fmt: skip
+        return self._predict(lambda: self._runner.input.batches(listed), len(listed), chosen)
 
     def predict_images(
         self,
@@ -360,6 +352,14 @@ class PromptSession:
     def restore(self, classes: ClassKeys, *, profile: str = "default") -> None:
         """Undo `suspend`."""
         self._bundle.restore(classes, profile=profile)
+
+    def _predict(self, read: Callable[[], Iterable[Batch]], count: int, chosen: ActiveSet) -> Prediction:
+        """All items with one active set."""
+        bundle, positions, scores = self._scores(read, [chosen] * count)
+        return answers_of(
+            bundle.classes, positions[0], np.stack(scores), Unknown.of(bundle.stated),
+            bundle.is_exact_for(positions[0], chosen.exact),
+        )  # fmt: skip
 
     def _scores(
         self, read: Callable[[], Iterable[Batch]], sets: Sequence[ActiveSet]

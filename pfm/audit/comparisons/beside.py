@@ -1,11 +1,11 @@
-"""A second process that trains comparison models, of one thread as the first: models this small are all overhead in two.
+"""A second process that trains comparison models, of one thread each: models this small are all overhead in two.
 
     python -m pfm.audit.comparisons.beside < what `Beside` writes
 
 It gets everything through its standard input and leaves models in the folder where they are kept, one after the other,
 while the first process trains others, or attacks what is there. Whoever trains a model holds its folder, so that nobody
-trains it twice. What the second process could not train, since it may not know a preset that was registered at run time,
-the first one trains when asked.
+trains it twice. What the second process could not train, since it may not know a preset that was registered at run
+time, the first one trains when asked.
 """
 
 import contextlib

@@ -63,6 +63,16 @@ class FrontEnd(Generic[Kind]):
         return [(inputs.numpy(), weight) for inputs, weight in self.preprocess.windows(stored)]
 
 
+def clips(what: str, lengths: torch.Tensor, rate: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of clips for parity (B, n), noise or "tones" that stop and begin, and which of them are there (B, n)."""
+    longest = int(lengths.max())
+    waves = 0.1 * torch.randn(len(lengths), longest, generator=generator)
+    if what == "tones":
+        seconds = torch.arange(longest) / rate
+        waves = 0.3 * (2 * torch.pi * 440 * seconds).sin() * (seconds * 8).sin().clamp_min(0) + 1e-3 * waves
+    return waves, torch.arange(longest) < lengths.unsqueeze(1)
+
+
 def replace_input(proto: onnx.ModelProto, name: str, new: list[onnx.ValueInfoProto]) -> None:
     """From now on the graph takes `new` in place of the input `name`, which nodes in front have to compute."""
     inputs = list(proto.graph.input)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfm.data.wave_augmentation import SILENCE
 from pfm.data.wave_windows import VARIANCE_FLOOR
-from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, put_nodes_in_front, take_waveform
+from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, clips, put_nodes_in_front, take_waveform
 from pfm_export.serving.kinds.samples import RawSampleInput, SampleInput
 
 LONGEST = 2  # seconds of a clip that parity is measured on
@@ -34,11 +34,7 @@ class SampleEnd(FrontEnd[Kind]):
             length = max(longest // (1 if what == "noise" else 2), settings.min_samples)
             lengths = torch.randint(settings.min_samples, length + 1, (batch_size,), generator=generator)
             lengths[0] = length
-            waves = 0.1 * torch.randn(batch_size, length, generator=generator)
-            if what == "tones":
-                seconds = torch.arange(length) / settings.rate
-                waves = 0.3 * (2 * torch.pi * 440 * seconds).sin() * (seconds * 8).sin().clamp_min(0) + 1e-3 * waves
-            is_there = torch.arange(length) < lengths.unsqueeze(1)
+            waves, is_there = clips(what, lengths, settings.rate, generator)
             stored = torch.where(is_there, torch.where(waves == 0, SILENCE, waves), 0.0)
             wanted = self.preprocess(stored)[:, :length]
             found.append(ParityInput(what, self.taken(stored, is_there, wanted), wanted))

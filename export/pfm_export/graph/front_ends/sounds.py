@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from pfm.data.frames import PREEMPHASIS, SMALLEST_ENERGY
 from pfm.data.mel import MelSettings, log_mel, mel_banks
-from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, put_nodes_in_front, take_waveform
+from pfm_export.graph.front_ends.base import FrontEnd, ParityInput, clips, put_nodes_in_front, take_waveform
 from pfm_export.serving.kinds.waveform import WaveformInput
 
 
@@ -95,11 +95,7 @@ class SoundFrontEnd(FrontEnd[WaveformInput]):
         ):
             lengths = torch.randint(features.frame, longest + 1, (batch_size,), generator=generator)
             lengths[0] = longest
-            waves = 0.1 * torch.randn(batch_size, longest, generator=generator)
-            if what == "tones":
-                seconds = torch.arange(longest) / features.rate
-                waves = 0.3 * (2 * torch.pi * 440 * seconds).sin() * (seconds * 8).sin().clamp_min(0) + 1e-3 * waves
-            is_there = torch.arange(longest) < lengths.unsqueeze(1)
+            waves, is_there = clips(what, lengths, features.rate, generator)
             taken = torch.where(is_there, waves, torch.nan)
             wanted = self.preprocess(log_mel(torch.where(is_there, waves, 0.0), lengths, storage))
             found.append(ParityInput(what, taken.numpy(), wanted))
