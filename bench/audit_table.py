@@ -49,7 +49,7 @@ from pfm_bench.reports.packed import pack, runs_of
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2, 3)
-ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100)
+ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100, attack_until=1.0)
 OWN, REST = 100, 200  # test samples of the class and of others, that attacks are measured on
 
 
@@ -198,8 +198,9 @@ def document_of(bench: Bench, runs: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(SETTINGS), required=True)
-    for name in ("mednist", "fsdd", "backbone"):
-        parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--mednist", default="", help="PATH/mednist_64.npz")
+    parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
+    parser.add_argument("--backbone", default="", help="a small pretrained one, for --data lora")
     parser.add_argument("--variants", default="", help="separated by semicolons; default: all")
     parser.add_argument("--classes", default="", help="names, separated by commas")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))

@@ -19,10 +19,11 @@ def test_the_pooled_gap_is_the_mean_over_classes_and_as_wide_as_models_differ() 
     steady = gap_of([case([0.9, 0.9], [0.8, 0.8]), case([0.7, 0.7], [0.8, 0.8])], "auroc_1")
     assert (steady.mean, steady.low, steady.high) == pytest.approx((0.0, -10.0, 10.0), abs=1e-9)
     assert str(gap_of([case([0.9], [0.8])], "auroc_1")) == "+10.0 (+10.0 to +10.0)"
-    noisy = gap_of([case([0.9, 0.7], [0.9, 0.7])], "auroc_1")
+    noisy = gap_of([case([0.9, 0.7], [0.7, 0.9])], "auroc_1")
     assert noisy.mean == pytest.approx(0.0, abs=1e-9)
     assert -20.1 < noisy.low < -5
     assert 5 < noisy.high < 20.1
+    assert str(gap_of([case([0.9, 0.7], [0.9, 0.7])], "auroc_1")) == "+0.0 (+0.0 to +0.0)"  # model by model the same
 
 
 @pytest.mark.parametrize("data", SETTINGS)
