@@ -11,6 +11,7 @@ import torch
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.raw import raw_model
 from pfm.data.config import DataConfig
+from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, Split
 from pfm.seeds import make_generator
@@ -128,9 +129,9 @@ def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder
     return replace(config, backbone=BackboneConfig(model_name=raw_model(config.data.kind)))
 
 
-def data_for(config: DataConfig, storage: object, setting: Setting, *, is_choosing: bool) -> ClassificationData:
+def data_for(config: DataConfig, storage: Storage, setting: Setting, *, is_choosing: bool) -> ClassificationData:
     """What is trained and measured on."""
-    data = load_data(config, storage)  # type: ignore[arg-type]
+    data = load_data(config, storage)
     if setting.per_class:
         data = replace(data, train=_first(data.train, setting.per_class))
     if is_choosing and data.val is None:

@@ -35,7 +35,7 @@ from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
 from pfm.audit.resurrection import Attacker
-from pfm.audit.subject import Loaded, as_subject
+from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.backbones.spec import describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.forgetting.erase import erase
@@ -73,7 +73,7 @@ class KeptTrunks:
                     kept.kept[key] = kept.compute(model, inputs)
             return kept.kept[key]
 
-        PromptedClassifier.trunk = trunk
+        setattr(PromptedClassifier, "trunk", trunk)  # noqa: B010  # a method of another signature
 
 
 @dataclass(frozen=True)
@@ -153,16 +153,18 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
     return {"forgotten": forgotten, "retrained": retrained, "cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def inside(subject: Any, groups: Groups) -> tuple[dict[str, float], torch.Tensor]:
+def inside(subject: Subject, groups: Groups) -> tuple[dict[str, float], torch.Tensor]:
     """What answers alone tell, and the log probabilities for the class's test samples."""
     log_p = subject.log_probabilities(groups.forget_test)
     retained = subject.log_probabilities(groups.retain_test).argmax(dim=1)
-    scores = [thresholds.negative_entropy(part) for part in (subject.log_probabilities(groups.forget_train), log_p)]
+    members, strangers = (
+        thresholds.negative_entropy(part) for part in (subject.log_probabilities(groups.forget_train), log_p)
+    )
     return {
         "retain": share(retained == groups.retain_test.labels),
         "entropy": float(figures.normalised_entropy(log_p).mean()),
         "unknown": share(log_p.argmax(dim=1) == log_p.shape[1] - 1),
-        "membership": thresholds.attack(*scores, make_generator("bootstrap"))["auc"],
+        "membership": thresholds.attack(members, strangers, make_generator("bootstrap"))["auc"],
     }, log_p
 
 
