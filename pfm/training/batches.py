@@ -131,7 +131,7 @@ class Batch:
         share: which examples, and what was drawn for them.
         count: examples of all processes, G.
         num_parts: how many parts there will be, the same on every process.
-        torch_seed: of whatever torch itself may draw in this step, such as an attention's dropout.
+        torch_seed: of whatever torch itself may draw in this step, such as a plugin's own dropout.
         waited_s: seconds that the step waited for stored inputs, so far.
     """
 

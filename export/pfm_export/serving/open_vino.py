@@ -55,7 +55,7 @@ def compile_graph(
     """
     import openvino
 
-    settings: dict[str, Any] = {
+    settings: Mapping[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
     }  # fmt: skip
