@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from pfm.backbones.config import BackboneConfig
+from pfm.backbones.raw import raw_model
 from pfm.data.config import DataConfig
+from pfm.data.inputs import Storage
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData, Split
 from pfm.seeds import make_generator
@@ -103,6 +106,9 @@ def options_of(data: str, variant: str) -> str:
     """Of `pfm train`, but for data, backbone, seed and folder."""
     setting, own = SETTINGS[data], VARIANTS[variant]
     readout = variant.partition(",")[0]
+    if readout not in setting.lengths:  # it is solved: no option of training step by step
+        features = "" if data == "lora" else " --features raw"
+        return (f"--class_names {NAMES} " if NAMES in setting.options else "") + f"{own}{features} --cpu"
     return " ".join(
         [setting.options, setting.lengths[readout], SHARED, own, *filter(None, [setting.more.get(variant)])]
     )
@@ -112,14 +118,20 @@ def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder
     """The run of one model."""
     setting = SETTINGS[data]
     named = ["--dataset", places[setting.source], *setting.fields] if setting.source else []
+    options = options_of(data, variant).split()
+    if "--dataset" not in [*named, *options]:
+        named = ["--dataset", data]
     if data == "lora":
         named += ["--model_name", places["backbone"]]
-    return run_config([*named, *options_of(data, variant).split(), "--seed", str(seed), "--save_dir", folder])
+    config = run_config([*named, *options, "--seed", str(seed), "--save_dir", folder])
+    if config.model.features != "raw":
+        return config
+    return replace(config, backbone=BackboneConfig(model_name=raw_model(config.data.kind)))
 
 
-def data_for(config: DataConfig, storage: object, setting: Setting, *, is_choosing: bool) -> ClassificationData:
+def data_for(config: DataConfig, storage: Storage, setting: Setting, *, is_choosing: bool) -> ClassificationData:
     """What is trained and measured on."""
-    data = load_data(config, storage)  # type: ignore[arg-type]
+    data = load_data(config, storage)
     if setting.per_class:
         data = replace(data, train=_first(data.train, setting.per_class))
     if is_choosing and data.val is None:

@@ -35,7 +35,7 @@ from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
 from pfm.audit.resurrection import Attacker
-from pfm.audit.subject import Loaded, as_subject
+from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.backbones.spec import describe_backbone
 from pfm.data.splits import ClassificationData
 from pfm.forgetting.erase import erase
@@ -49,7 +49,7 @@ from pfm_bench.reports.packed import pack, runs_of
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2, 3)
-ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100)
+ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100, attack_until=1.0)
 OWN, REST = 100, 200  # test samples of the class and of others, that attacks are measured on
 
 
@@ -73,7 +73,7 @@ class KeptTrunks:
                     kept.kept[key] = kept.compute(model, inputs)
             return kept.kept[key]
 
-        PromptedClassifier.trunk = trunk
+        setattr(PromptedClassifier, "trunk", trunk)  # noqa: B010  # a method of another signature
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,14 @@ class Bench:
         part = f"{self.data}{'_choosing' if self.is_choosing else ''}"
         name = variant.replace(", ", "_").replace(" ", "-")
         folder = self.work / part / f"{name}_{seed}"
-        if not list(folder.glob("*.pt")):
+
+        def whole() -> list[Path]:
+            return [path for path in folder.glob("*.pt") if not path.stem.endswith("_resume")]  # of a run that stopped
+
+        if not whole():
             config = config_of(self.data, variant, seed, self.places, str(folder))
             train(config, CPU, lambda _: None, data=self.samples)
-        (path,) = folder.glob("*.pt")
+        (path,) = whole()
         return load_checkpoint(path)
 
 
@@ -149,16 +153,18 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
     return {"forgotten": forgotten, "retrained": retrained, "cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def inside(subject: Any, groups: Groups) -> tuple[dict[str, float], torch.Tensor]:
+def inside(subject: Subject, groups: Groups) -> tuple[dict[str, float], torch.Tensor]:
     """What answers alone tell, and the log probabilities for the class's test samples."""
     log_p = subject.log_probabilities(groups.forget_test)
     retained = subject.log_probabilities(groups.retain_test).argmax(dim=1)
-    scores = [thresholds.negative_entropy(part) for part in (subject.log_probabilities(groups.forget_train), log_p)]
+    members, strangers = (
+        thresholds.negative_entropy(part) for part in (subject.log_probabilities(groups.forget_train), log_p)
+    )
     return {
         "retain": share(retained == groups.retain_test.labels),
         "entropy": float(figures.normalised_entropy(log_p).mean()),
         "unknown": share(log_p.argmax(dim=1) == log_p.shape[1] - 1),
-        "membership": thresholds.attack(*scores, make_generator("bootstrap"))["auc"],
+        "membership": thresholds.attack(members, strangers, make_generator("bootstrap"))["auc"],
     }, log_p
 
 
@@ -194,8 +200,9 @@ def document_of(bench: Bench, runs: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(SETTINGS), required=True)
-    for name in ("mednist", "fsdd", "backbone"):
-        parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--mednist", default="", help="PATH/mednist_64.npz")
+    parser.add_argument("--fsdd", default="", help="folder of the Free Spoken Digit Dataset, with train/ and test/")
+    parser.add_argument("--backbone", default="", help="a small pretrained one, for --data lora")
     parser.add_argument("--variants", default="", help="separated by semicolons; default: all")
     parser.add_argument("--classes", default="", help="names, separated by commas")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))

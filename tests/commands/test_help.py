@@ -116,7 +116,7 @@ def test_the_help_of_train_has_sections_and_first_what_most_people_need() -> Non
     end = lines.index(f"{Section.DATA}:")
     first = [line.split()[0] for line in lines[lines.index(f"{FIRST}:") : end] if line.startswith("  --")]
     assert first == ["--dataset", "--model_name", "--readout", "--epochs", "--batch_size", "--lr", "--seed",
-                     "--save_dir", "--resume", "--config"]  # fmt: skip
+                     "--save_dir", "--resume", "--recipe", "--config"]  # fmt: skip
 
 
 def test_every_option_of_train_is_in_one_section() -> None:

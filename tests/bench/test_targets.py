@@ -1,0 +1,43 @@
+"""The tables of targets beside models that never saw the class: pooled gaps, and what is trained."""
+
+import pytest
+import torch
+
+from audit_figures import gap_of
+from audit_settings import SETTINGS, VARIANTS, config_of, few
+from pfm.data.splits import Split
+
+
+def case(forgotten: list[float], retrained: list[float]) -> dict[str, list[dict[str, float]]]:
+    return {
+        "forgotten": [{"auroc_1": value} for value in forgotten],
+        "retrained": [{"auroc_1": value} for value in retrained],
+    }
+
+
+def test_the_pooled_gap_is_the_mean_over_classes_and_as_wide_as_models_differ() -> None:
+    steady = gap_of([case([0.9, 0.9], [0.8, 0.8]), case([0.7, 0.7], [0.8, 0.8])], "auroc_1")
+    assert (steady.mean, steady.low, steady.high) == pytest.approx((0.0, -10.0, 10.0), abs=1e-9)
+    assert str(gap_of([case([0.9], [0.8])], "auroc_1")) == "+10.0 (+10.0 to +10.0)"
+    noisy = gap_of([case([0.9, 0.7], [0.7, 0.9])], "auroc_1")
+    assert noisy.mean == pytest.approx(0.0, abs=1e-9)
+    assert -20.1 < noisy.low < -5
+    assert 5 < noisy.high < 20.1
+    assert str(gap_of([case([0.9, 0.7], [0.9, 0.7])], "auroc_1")) == "+0.0 (+0.0 to +0.0)"  # model by model the same
+
+
+@pytest.mark.parametrize("data", SETTINGS)
+def test_every_variant_is_a_run_that_pfm_train_would_take(data: str) -> None:
+    places = {"mednist": "mednist.npz", "fsdd": "audiofolder:fsdd", "backbone": "vit"}
+    configs = {variant: config_of(data, variant, 2, places, "run") for variant in VARIANTS}
+    assert all(config.train.seed == 2 for config in configs.values())
+    recommended = configs["cls, recommended"]
+    assert recommended.start.prompt_start == "secret"
+    assert recommended.model.tune == ("prompts" if data == "lora" else "auto")
+
+
+def test_few_samples_are_the_same_ones_each_time() -> None:
+    split = Split(torch.arange(20.0)[:, None], torch.arange(20) % 4)
+    chosen = few(split, position=1, own=2, rest=3)
+    assert sorted((chosen.labels == 1).tolist()) == [False, False, False, True, True]
+    assert torch.equal(chosen.inputs, few(split, position=1, own=2, rest=3).inputs)
