@@ -148,7 +148,10 @@ class Comparisons:
         """Its folder; worked out once, since it hangs on the samples."""
         if job not in self._places:
             what, number = job
-            data, seed = self._oracle(number) if what == RETRAINED else self._half(number)[::2]
+            if what == RETRAINED:
+                data, seed = self._oracle(number)
+            else:
+                data, _, seed = self._half(number)
             self._places[job] = self._place(self._key(data, self._recipe(seed)))
         return self._places[job]
 
