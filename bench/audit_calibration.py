@@ -43,7 +43,7 @@ from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
 MOST = 20  # oracles that --full trains
-COUNTS = (3, 5, 8, 10)  # oracles that are left in the pool
+COUNTS = (3, 5, 8, 9, 10)  # oracles that are left in the pool
 SUBSETS = 12  # of each number, for each model in the judged one's place
 GAPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # planted, in tolerances
 EPSILONS = (0.05, 0.075, 0.1)
@@ -197,34 +197,47 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
             name: {
                 "tolerance": one.tolerance,
                 "spread": math.sqrt(statistics.fmean(other[name].spread ** 2 for other in every)),
-                "sampling": statistics.fmean(other[name].among(1, range(2, 2 + 10)).sampling for other in every),
+                "sampling": statistics.fmean(
+                    other[name].among(1, range(2, 1 + pool_of(other))).sampling for other in every
+                ),
             }
             for name, one in every[0].items()
         }
-        pool = min(len(next(iter(one.values())).oracles) for one in every)
         widest = max(entry["spread"] for name, entry in spreads.items() if name.startswith(PLANTED))
+        largest = max(map(pool_of, every))
+        fit = {
+            count: {name: run for (name, run), one in zip(chosen.items(), every, strict=True) if pool_of(one) > count}
+            for count in COUNTS if count < largest
+        }  # fmt: skip
+        most = max(fit)
         found[recipe] = {
-            "classes": len(chosen),
             "spreads": spreads,
             "recommended": {
                 str(epsilon): recommended_oracles(widest, epsilon, MOST, len(spreads)) for epsilon in EPSILONS
             },
             "by_oracles": {
-                str(count): calibrate(list(chosen.values()), count, Tolerance.AREA) for count in COUNTS if count < pool
+                str(count): {"classes": len(runs), **calibrate(list(runs.values()), count, Tolerance.AREA)}
+                for count, runs in fit.items()
             },
             "by_class": {
-                name: calibrate([run], COUNTS[-1], Tolerance.AREA)["levels"] for name, run in chosen.items()
-                if pool > COUNTS[-1]
+                name: {str(count): calibrate([run], count, Tolerance.AREA)["levels"] for count in fit
+                       if name in fit[count]}
+                for name, run in chosen.items()
             },
             "by_epsilon": {
                 str(epsilon): {
-                    kind: entry for kind, entry in calibrate(list(chosen.values()), count, epsilon).items()
-                    if kind != "measures"
+                    "oracles": most,
+                    **{kind: entry for kind, entry in calibrate(list(fit[most].values()), most, epsilon).items()
+                       if kind != "measures"},
                 }
-                for epsilon in EPSILONS for count in [min(COUNTS[-1], pool - 1)]
+                for epsilon in EPSILONS
             },
         }  # fmt: skip
     return found
+
+
+def pool_of(found: dict[str, Comparison]) -> int:
+    return len(next(iter(found.values())).oracles)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -233,7 +246,7 @@ def table(found: dict[str, Any]) -> str:
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for recipe, entry in found.items():
         rows = [(Tolerance.AREA, count, one) for count, one in entry["by_oracles"].items()]
-        rows += [(epsilon, COUNTS[-1], one) for epsilon, one in entry["by_epsilon"].items()]
+        rows += [(epsilon, one["oracles"], one) for epsilon, one in entry["by_epsilon"].items()]
         for epsilon, count, one in rows:
             level = one["levels"]
             cells = [level["retrained"][PASS], level["retrained"][FAIL], one["gaps"]["2.0"][FAIL],

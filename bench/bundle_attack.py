@@ -242,11 +242,11 @@ def main() -> None:
     if arguments.show:
         print("\n".join(show(runs)))
         return
-    firsts = [
-        run for run in list_runs() if run.recipe.seed == 42 and run.number <= 1 and run.name.startswith(arguments.only)
-    ]
+    firsts = [run for run in list_runs() if run.recipe.seed == 42 and run.number <= 1]
     names = [f"{run.name}_{form}" for run in firsts for form in FORMS]
     for run in firsts:
+        if not run.name.startswith(arguments.only):
+            continue
         for path in sorted((arguments.models / run.name).glob("*.pt")):
             checkpoint = load_checkpoint(path)
             for form_name, form in FORMS.items():

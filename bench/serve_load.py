@@ -1,8 +1,8 @@
 """A server with eight tenants under load, from nothing: a bundle of random weights, tokens, `pfm serve`, load.
 
     python bench/serve_load.py --shape scratch:vit_mini --out bench/pfm_bench/results/serve_load_vit_mini.json
-    python bench/serve_load.py --shape scratch:vit_base_patch16_224 --clients 16 --only http_overhead,batching,load \
-        --out bench/pfm_bench/results/serve_load_vit_base.json
+    python bench/serve_load.py --shape scratch:vit_base_patch16_224 --clients 16 --workers 1 \
+        --only http_overhead,batching,load --out bench/pfm_bench/results/serve_load_vit_base.json
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
@@ -79,13 +79,15 @@ class Setting:
     requests: int
     share: float
     clients: int
+    workers: tuple[int, ...]
+    options: tuple[str, ...]
     expected: SessionAnswers
 
     def served(self, name: str, *, workers: int = 1) -> AbstractContextManager[OwnServer]:
         """A server of a new copy of the bundle."""
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
         shutil.copytree(self.bundle, folder)
-        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file)]
+        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file), *self.options]
         return own_server([folder], *options, log=folder.with_name("log"))
 
     def load(self, server: OwnServer, **plan: Any) -> Load:
@@ -94,7 +96,7 @@ class Setting:
         return Load(found, "model", self.tokens, lambda line: print(f"  {line}", flush=True), self.expected)
 
 
-def prepare(shape: str, work: Path) -> tuple[Path, Path, list[str]]:
+def prepare(shape: str, work: Path, temporary: Path) -> tuple[Path, Path, list[str]]:
     """A bundle whose tenants see different classes, the file of their tokens, and the tokens."""
     bundle = work / f"{shape.replace(':', '_').replace('/', '_')}"
     if not bundle.exists():
@@ -111,7 +113,7 @@ def prepare(shape: str, work: Path) -> tuple[Path, Path, list[str]]:
         {"sha256": hashlib.sha256(token.encode()).hexdigest(), "profile": f"tenant-{number}", "rights": rights}
         for number, token in enumerate(tokens)
     ]
-    path = work / "tokens.json"
+    path = temporary / "tokens.json"
     path.write_text(json.dumps({"tokens": entries}))
     return bundle, path, tokens
 
@@ -132,7 +134,10 @@ def http_overhead(setting: Setting) -> Json:
         place = urlsplit(server.address)
         assert place.hostname is not None
         connection = http.client.HTTPConnection(place.hostname, place.port)
+        until = time.perf_counter() + setting.seconds / 3
         for block in range(-1, BLOCKS):
+            if time.perf_counter() > until:
+                break
             time.sleep(PAUSE)
             for _ in range(BLOCK):
                 begun = time.perf_counter()
@@ -148,7 +153,7 @@ def http_overhead(setting: Setting) -> Json:
                 direct += [1000 * (time.perf_counter() - begun)] * (block >= 0)
         connection.close()
     overhead = percentiles(over_http).p50_ms - percentiles(direct).p50_ms
-    print(f"  over HTTP {overhead:.2f} ms more than the session's {percentiles(direct).p50_ms:.2f}")
+    print(f"  over HTTP {overhead:.2f} ms more than the session's {percentiles(direct).p50_ms:.2f}", flush=True)
     return {
         "http": {**percentiles(over_http).to_dict(), "latencies_ms": [round(value, 3) for value in over_http]},
         "session": {**percentiles(direct).to_dict(), "latencies_ms": [round(value, 3) for value in direct]},
@@ -160,7 +165,7 @@ def batching(setting: Setting) -> Json:
     """One after another, then many at once, in turn; with one worker of all cores, and with one for each."""
     seconds = setting.seconds / 12
     found: dict[str, Json] = {}
-    for workers in (1, os.cpu_count() or 1):
+    for workers in setting.workers:
         with setting.served("batching", workers=workers) as server:
             rounds = run_precisely(_rounds(setting.load(server), server, seconds, setting.clients))
         times = sorted(entry["times"] for entry in rounds)
@@ -239,7 +244,7 @@ def one_pass(setting: Setting) -> float:
     inputs = session.input.random(FULL, np.random.default_rng(0))
     sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(FULL)]
     times = []
-    for _ in range(7):
+    for _ in range(3):
         begun = time.perf_counter()
         session.predict_each(inputs, sets)
         times.append(1000 * (time.perf_counter() - begun))
@@ -363,6 +368,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
+    parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
+    parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
@@ -373,10 +380,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        bundle, tokens_file, tokens = prepare(given.shape, work)
+        bundle, tokens_file, tokens = prepare(given.shape, work, Path(temporary))
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
-            requests=given.requests, share=given.share, clients=given.clients, expected=SessionAnswers(bundle),
+            requests=given.requests, share=given.share, clients=given.clients,
+            workers=tuple(map(int, given.workers.split(","))), options=tuple(given.options.split()),
+            expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:
             if name in document["sections"]:
@@ -386,6 +395,7 @@ def main() -> None:
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
             options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}"
+            options += f" --options {given.options!r}" if given.options else ""
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
             document |= {"host": host_facts(), "shape": given.shape, "tenants": TENANTS}

@@ -34,7 +34,8 @@ class PromptsChange(AnswersChange):
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.share} are answered otherwise than before the prompts were centred{self.rates}"
+        easily = "" if self.rates else "; samples change less often, which --on_test_data measures"
+        return f"{self.share} are answered otherwise than before the prompts were centred{self.rates}{easily}"
 
 
 def infer_best_change(full: Checkpoint, erased: Checkpoint, asked: Asked = RANDOM) -> InferBestChange | None:

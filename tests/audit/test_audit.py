@@ -1,5 +1,6 @@
 """The audit from end to end on a small model: its verdict passes, and fails where it has to."""
 
+import contextlib
 import dataclasses
 import html
 import json
@@ -186,6 +187,13 @@ def test_models_that_a_second_process_trains_are_those_that_one_process_trains(t
     second.close()
     assert all(both.is_kept(job) for job in jobs)
     assert same_values(alone.retrained(1).checkpoint, both.retrained(1).checkpoint)
+    said: list[str] = []
+    request = AuditRequest(full=full, data=load_data(trained.recipe_of(full).data, full.preprocess.storage), keys=[2])
+    config = dataclasses.replace(SMALL, oracles=2, shadows=2, processes=2)
+    with contextlib.closing(Models(request, config, tmp_path / "models", CPU, said.append)) as models:
+        assert same_values(models.oracles[1].checkpoint, both.retrained(1).checkpoint)
+        assert len(models.shadows) == 2  # by whoever had time
+    assert said[0] == "training 4 models in two processes"
 
 
 @pytest.mark.slow

@@ -208,6 +208,23 @@ def test_a_pass_that_does_not_end_in_time_does_not_hold_up_the_end() -> None:
     assert running.result(60).labels == ["red"]
 
 
+def test_two_passes_run_at_a_time_where_they_may() -> None:
+    class Meeting(Recorder):
+        """Ends a pass when another one has begun."""
+
+        both = threading.Barrier(2, timeout=60)
+
+        def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+            self.both.wait()
+            return super().predict_prepared(batches, count, chosen)
+
+    engine = engine_of(Meeting(), mixes_sets=False)
+    engine.start(2)
+    answers = [engine.submit([rows()], 1, chosen, timeout=60) for chosen in (RED, GREEN)]
+    assert [answer.result(60).labels for answer in answers] == [["red"], ["green"]]
+    engine.close(60)
+
+
 # --- with graphs ------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,10 @@ class ServeConfig:
         None, "Threads of one pass on the CPU.  [default: the cores, shared by the workers]",
         minimum=1, section=Section.DEVICE,
     )  # fmt: skip
+    passes: int = option(
+        1, "Passes of a model that run at a time in one worker, on the same threads.", minimum=1, maximum=64,
+        section=Section.DEVICE,
+    )  # fmt: skip
     spin: bool = option(
         False, "Let idle threads wait busily for work: faster on cores that nothing else needs.",
         is_flag=True, section=Section.DEVICE,

@@ -81,7 +81,7 @@ class Engine:
         self._seconds_a_row = FIRST_GUESS
         self._changed = threading.Condition()
         self._is_closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def submit(
         self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float, post: Post | None = None
@@ -124,18 +124,21 @@ class Engine:
             self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
         return True
 
-    def start(self) -> None:
-        """Answer in a thread from now on."""
-        self._thread = threading.Thread(target=self._run, name="passes", daemon=True)
-        self._thread.start()
+    def start(self, passes: int = 1) -> None:
+        """Answer from now on, in a thread for each of the passes that may run at a time."""
+        for _ in range(passes):
+            thread = threading.Thread(target=self._run, name="passes", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def close(self, seconds: float) -> None:
         """Take no more, and answer what waits; what is not answered in time is refused."""
         with self._changed:
             self._is_closing = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(seconds)
+            self._changed.notify_all()
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
         with self._changed:
             for job in self._queue.take_all():
                 job.answer.set_exception(closing())

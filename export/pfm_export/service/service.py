@@ -62,7 +62,7 @@ class Service:
                 max_queue=config.max_queue,
                 watcher=metrics.watcher(bundle.name),
             )
-            engine.start()
+            engine.start(config.passes)
             models[bundle.name] = Model(bundle.name, session, engine)
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
         writer = ThreadPoolExecutor(1, thread_name_prefix="changing")
