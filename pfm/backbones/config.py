@@ -24,7 +24,8 @@ class BackboneConfig:
         is_path=True,
     )
     revision: str = option(
-        "", "Branch, tag or commit of --model_name on the hub.  [default: what main is now]  A checkpoint says which."
+        "",
+        "Branch, tag or commit of --model_name on the hub; a checkpoint says which it was.  [default: what main is now]",
     )
     image_size: int | None = option(
         None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1

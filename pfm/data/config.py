@@ -39,7 +39,8 @@ class DataConfig:
     data_type: str = option(DEFAULT_KIND, "Kind of input; audiofolder:PATH is audio anyway.", choices=KINDS.names)
     data_dir: str | None = option(None, "Folder of MedMNIST's .npz files.  [default: ~/.medmnist]", is_path=True)
     data_revision: str = option(
-        "", "Branch, tag or commit of a data set of the hub.  [default: what main is now]  A checkpoint says which."
+        "",
+        "Branch, tag or commit of a data set of the hub; a checkpoint says which it was.  [default: what main is now]",
     )
     size: int = option(224, "Resolution of the MedMNIST files: 28, 64, 128 or 224.")
     class_names: str = option("", "Names of the classes, in order, separated by commas, where the data has none.")
