@@ -93,7 +93,7 @@ class Attacked:
     def answers(self, tokens: Floats, prompt: Floats, row: Floats) -> npt.NDArray[np.int64]:
         """Position of each answer among the classes left, the new class behind them; -1 for `unknown`."""
         names = {entry.name for entry in self.graph.get_inputs()}
-        feed = {self.graph.get_inputs()[0].name: tokens}
+        feed: dict[str, npt.NDArray[Any]] = {self.graph.get_inputs()[0].name: tokens}
         prompts = np.concatenate([*(self.bank[f"prompt.{i}"] for i in self.ids), prompt])  # (K·m + m, D)
         if INPUT_LENS in names:
             prompts = np.broadcast_to(prompts, (len(tokens), *prompts.shape))

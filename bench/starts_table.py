@@ -22,7 +22,7 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def with_centred(full: Checkpoint, data: ClassificationData, name: str) -> dict[
     return {**{key: found[key] for key in kept}, "answers": change.to_dict()}
 
 
-def retrained(full: Checkpoint, data: ClassificationData, name: str, folder: Path) -> list[dict[str, Any]]:
+def retrained(full: Checkpoint, data: ClassificationData, name: str, folder: Path) -> Sequence[Mapping[str, Any]]:
     """The best formula in a model that never saw the class, which is kept in a folder."""
     case = case_of(full, data, name)
     known = by_position(data, full)

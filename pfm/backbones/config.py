@@ -25,7 +25,7 @@ class BackboneConfig:
     )
     revision: str = option(
         "",
-        "Branch, tag or commit of --model_name on the hub; a checkpoint says which it was.  [default: what main is now]",
+        "Branch, tag or commit of --model_name on the hub; a checkpoint says which.  [default: what main is now]",
     )
     image_size: int | None = option(
         None, "Side in pixels of the model's input; positions are interpolated.  [default: the backbone's]", minimum=1
