@@ -24,6 +24,7 @@ from pfm_export.serving.kinds import Batch
 
 FIRST_GUESS = 0.02  # seconds a row, before one was measured
 MEMORY = 0.9  # share of what was measured before in the time of a row
+LONG_PASS = 0.25  # seconds of a pass to which no company is added: rows that take so long gain nothing by it
 
 
 class Answerer(Protocol):
@@ -56,7 +57,7 @@ class Engine:
     Args:
         answerer: the session.
         mixes_sets, shares_passes: what may share a pass, see `Queue`.
-        max_batch: rows of one pass.
+        max_batch: rows of one pass; fewer where a row takes long, see `LONG_PASS`.
         max_queue: rows that may wait.
         watcher: is told of queue and passes.
         clock: seconds that only grow.
@@ -112,7 +113,7 @@ class Engine:
     def step(self) -> bool:
         """One pass; False where nothing waited."""
         with self._changed:
-            jobs = self._queue.take(self._max_batch, self._clock())
+            jobs = self._queue.take(self._most_rows, self._clock())
             self._tell_queue()
         if not jobs:
             return False
@@ -123,6 +124,11 @@ class Engine:
         if self._watcher is not None:
             self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
         return True
+
+    @property
+    def _most_rows(self) -> int:
+        """Of the next pass, where it is of several requests."""
+        return min(self._max_batch, max(1, int(LONG_PASS / self._seconds_a_row)))
 
     def start(self, passes: int = 1) -> None:
         """Answer from now on, in a thread for each of the passes that may run at a time."""

@@ -63,6 +63,19 @@ class ActiveSet:
             found = kept[self] = self.positions_among(bundle.classes, bundle.suspended(self.profile))
         return found
 
+    def is_answered_alike(self, before: Bundle, now: Bundle) -> bool:
+        """Whether two states of a bundle answer it with the same numbers; False too where that is not known.
+
+        Raises:
+            ClassNameError: as `positions`.
+        """
+        if before is now:
+            return True
+        if before.exact is not None or before.bank_sha256 != now.bank_sha256:
+            return False
+        one, other = ([bundle.classes.ids[p] for p in self.positions(bundle)] for bundle in (before, now))
+        return one == other
+
     def positions_among(self, classes: ClassList, suspended: Iterable[int] = ()) -> tuple[int, ...]:
         """Positions in `classes`, ascending, of those that are not suspended; else as `positions`."""
         suspended = frozenset(suspended)

@@ -82,7 +82,6 @@ class Bundle:
         self.exact = None if known is None else solving.ExactState.of(known, self.classes.ids)
         self._solved = None if self.exact is None else solving.read_solved(folder, self.exact)
         self._by_set: dict[tuple[int, ...], Bundle] = {}
-        self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for: `ActiveSet.positions`
         self.positions_of: dict[object, tuple[int, ...]] = {}  # of sets that were asked for; see `ActiveSet.positions`
 
     @classmethod
@@ -212,7 +211,6 @@ class Bundle:
         other = copy.copy(self)
         other.classes = self.classes.without(positions)
         other._by_set = {}
-        other.positions_of = {}
         other.positions_of = {}
         if self.exact is not None:
             other.exact = self.exact.without(self.classes.ids[p] for p in positions)

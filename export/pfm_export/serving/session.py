@@ -290,14 +290,9 @@ class PromptSession:
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
 
     def erase(
-        self,
-        classes: ClassKeys,
-        *,
-        reason: str = "",
-        requested_by: str = "",
-        allow_unknown: bool = False,
+        self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False,
         centre_prompts: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Remove classes from the bundle's files and from this session, for good.
 
         Neither this session nor another thread's call answers with them from the first moment on, before a file was
@@ -364,22 +359,29 @@ class PromptSession:
     def _scores(
         self, read: Callable[[], Iterable[Batch]], sets: Sequence[ActiveSet]
     ) -> tuple[Bundle, list[tuple[int, ...]], list[Floats]]:
-        """The bundle that answered, and each item's positions and scores (K,), the average over its batch rows."""
+        """The bundle that answered, and each item's positions and scores (K,), the average over its batch rows.
+
+        Where something was erased, suspended or restored meanwhile, what that changes is answered once more.
+        """
+        scores: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
+        answered: Bundle | None = None
         while True:
             bundle = self._bundle
             found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
-            actives = [found[chosen] for chosen in sets]
-            totals = [np.zeros(len(active)) for active in actives]
+            anew = {chosen for chosen in found if answered is None or not chosen.is_answered_alike(answered, bundle)}
+            if not anew:
+                return bundle, [found[chosen] for chosen in sets], scores
+            totals = [np.zeros(len(found[chosen])) for chosen in sets]
             weights = np.zeros(len(sets))
-            for batch in read():
+            for batch in (batch.of_some([chosen in anew for chosen in sets]) for batch in read()):
                 owners: list[int] = batch.owners.tolist()
-                rows = self._answered(bundle, batch, [sets[owner] for owner in owners], found)
+                rows = self._answered(bundle, batch, [sets[owner] for owner in owners], found) if owners else []
                 for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
                     totals[owner] += weight * row
                     weights[owner] += weight
-            if self._bundle is bundle:  # or a class may have been erased or suspended meanwhile
-                pairs = zip(totals, weights, strict=True)
-                return bundle, actives, [(total / weight).astype(np.float32) for total, weight in pairs]
+            for item in (item for item, chosen in enumerate(sets) if chosen in anew):
+                scores[item] = (totals[item] / weights[item]).astype(np.float32)
+            answered = bundle
 
     def _answered(
         self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], found: Mapping[ActiveSet, tuple[int, ...]]

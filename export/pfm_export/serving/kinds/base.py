@@ -35,6 +35,17 @@ class Batch:
         """One row for each item."""
         return cls(inputs, np.array(places, np.int64), np.ones(len(places)))
 
+    def of_some(self, are_meant: Sequence[bool]) -> "Batch":
+        """The rows of some of the items; itself where that is all of them.
+
+        Args:
+            are_meant: one for each item.
+        """
+        if all(are_meant):
+            return self
+        rows = np.flatnonzero(np.asarray(are_meant)[self.owners])
+        return Batch(self.inputs[rows], self.owners[rows], self.weights[rows])
+
 
 class InputKind(abc.ABC):
     """One description of what a graph takes for what is classified; made with a manifest's `preprocess`.
