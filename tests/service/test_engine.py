@@ -95,6 +95,27 @@ def test_a_pass_has_no_more_rows_than_it_may_and_inputs_of_one_shape() -> None:
     assert [len(sets) for sets in answerer.passes] == [4, 2, 1, 1]
 
 
+def test_rows_that_take_long_take_no_company() -> None:
+    clock = Clock()
+
+    class Slow(Recorder):
+        def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+            clock.now += 60.0
+            return super().predict_prepared(batches, count, chosen)
+
+    answerer = Slow()
+    engine = engine_of(answerer, clock=clock)
+    for _ in range(3):
+        engine.submit([rows()], 1, RED, timeout=1000)
+        engine.step()
+    for _ in range(2):
+        engine.submit([rows()], 1, RED, timeout=1000)
+    engine.submit([rows(2)], 2, RED, timeout=1000)  # what one request asks for stays together
+    while engine.step():
+        pass
+    assert [len(sets) for sets in answerer.passes] == [1, 1, 1, 1, 1, 2]
+
+
 def test_a_sound_of_several_batches_has_a_pass_of_its_own() -> None:
     answerer = Recorder()
     engine = engine_of(answerer)

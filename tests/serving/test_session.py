@@ -123,7 +123,7 @@ def test_inputs_of_another_shape_are_refused(folder: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(DeviceError, match="use --device cpu"):
         PromptSession(folder, device="cuda")
-    with pytest.raises(DeviceError, match="choose auto, cpu, cuda or tensorrt"):
+    with pytest.raises(DeviceError, match="choose auto, cpu, cuda, tensorrt, openvino or openvino-bf16"):
         PromptSession(folder, device="tpu")
 
 
@@ -200,6 +200,35 @@ def test_a_suspended_class_is_out_of_its_profile_until_it_is_restored(folder: Pa
     session.restore(["red"], profile="ward-7")
     assert other.active(profile="ward-7") == ("red", "green", "grey")
     assert (folder / "bank.safetensors").read_bytes() == bank  # no byte of a class went
+
+
+def test_what_changes_during_a_pass_is_answered_once_more_only_where_it_matters(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other = (PromptSession(folder, device="cpu") for _ in range(2))
+    other.suspend(["grey"], profile="ward-7")
+    scores, passes = session._runner.scores, list[int]()
+
+    def disturbed(bundle: Bundle, inputs: np.ndarray, actives: list[tuple[int, ...]]) -> list[np.ndarray]:
+        found = scores(bundle, inputs, actives)
+        passes.append(len(inputs))
+        if len(passes) == 1:
+            other.suspend(["blue"], profile="ward-7")
+        if len(passes) == 2:
+            other.erase(["red"])
+        return found
+
+    monkeypatch.setattr(session._runner, "scores", disturbed)
+    sets = [ActiveSet(), ActiveSet(profile="ward-7"), ActiveSet(("green", "blue")), ActiveSet(profile="ward-7")]
+    answers = session.predict_each(INPUTS[:4], sets)
+    assert passes == [4, 2, 4]  # all, those of the profile, and all since an erasure moves the rows that are left
+    assert [answer.classes for answer in answers] == [
+        ("green", "blue", "grey"), ("green",), ("green", "blue"), ("green",)
+    ]  # fmt: skip
+    monkeypatch.undo()
+    for place, answer in enumerate(answers):
+        alone = session.predict_each(INPUTS[place : place + 1], [sets[place]])[0]
+        np.testing.assert_allclose(answer.probabilities, alone.probabilities, atol=1e-6)
 
 
 def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
