@@ -146,7 +146,7 @@ def test_a_class_that_is_leaving_is_not_answered_whatever_others_write(raw: Chec
         raise BundleError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bundle, "erase", erase_slowly)
+        patch.setattr(Bundle, "erase_and_look", erase_slowly)
         with pytest.raises(BundleError, match="full"):
             session.erase("blue")
     assert seen == [(("red", "green", "grey"), False)]
