@@ -66,11 +66,6 @@ class Idea:
         """Whether no round did as well."""
         return not self.as_good
 
-    @property
-    def excess(self) -> float:
-        """By how much the best candidate is above the best of all rounds, or of those that did as well, below."""
-        return self.selective - self.best_random
-
 
 def compare_with_chance(
     candidates: Candidates, selective: torch.Tensor, attack: Attack, *, rounds: int, generator: torch.Generator

@@ -16,7 +16,6 @@ from pfm_export.service.models import Model, find
 from pfm_export.service.orders import Named
 from pfm_export.service.refusals import too_busy, too_late
 from pfm_export.service.tenants import Door, OpenDoor, Right, Tenant, TokenDoor
-from pfm_export.serving.beside import beside
 from pfm_export.serving.session import PromptSession
 
 T = TypeVar("T")
@@ -63,7 +62,6 @@ class Service:
                 max_queue=config.max_queue,
                 watcher=metrics.watcher(bundle.name),
             )
-            beside(session.folder)  # what the first erasure looks with is loaded before requests wait for it
             engine.start(config.passes)
             models[bundle.name] = Model(bundle.name, session, engine)
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
