@@ -15,6 +15,7 @@ from pfm.storage import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FORGET, RETAIN, CHANCE = "#c0392b", "#2471a3", "#5f6a6b"
 QUIET = "#4a4f57"  # of what is said beside
@@ -92,7 +93,7 @@ def draw_curves(
     figure = new_figure(3.4 * columns + 1, 3.6 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    lines: dict[str, Any] = {}
+    lines: dict[str, Line2D] = {}
     colors = {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(labels)}
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         names = sorted({value for curve in curves.values() for value in curve.x}) if ticks else []

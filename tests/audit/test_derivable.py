@@ -172,7 +172,7 @@ def test_formulas_that_tell_nothing_are_found_to_tell_something_once_in_twenty_t
         wrong = 0
         for seed in range(100):
             attack = luck(1000 + seed)
-            wrong += any(idea.tells for idea in compared(candidates, attack(candidates), seed).ideas)
+            wrong += any(not idea["as_good"] for idea in compared(candidates, attack(candidates), seed).ideas)
         assert wrong <= 13, (ideas, variants)  # of 100, 5 expected: more than 13 in one of 2,000 trials
 
 
@@ -187,18 +187,18 @@ def test_a_formula_far_outside_is_found_however_many_others_there_are() -> None:
         candidates = made_up(ideas, 3)
         selective = luck(5)(candidates) / 2
         selective[1] = 1.01
-        found = {idea.idea: idea for idea in compared(candidates, selective).ideas}
-        assert found["idea 0"].tells
-        assert found["idea 0"].way == "idea 0, variant 1"
-        assert found["idea 0"].rounds == 20 * ideas - 1 or ideas == 1
-        assert [idea.idea for idea in found.values() if idea.tells] == ["idea 0"]
+        found = {idea["idea"]: idea for idea in compared(candidates, selective).ideas}
+        assert not found["idea 0"]["as_good"]
+        assert found["idea 0"]["way"] == "idea 0, variant 1"
+        assert found["idea 0"]["rounds"] == 20 * ideas - 1 or ideas == 1
+        assert [name for name, idea in found.items() if not idea["as_good"]] == ["idea 0"]
 
 
 def test_a_round_that_does_as_well_settles_an_idea_and_no_more_are_drawn() -> None:
     candidates = made_up(4, 3)
     found = compared(candidates, torch.full((12,), 0.2, dtype=torch.float64))
     assert found.rounds.shape == (20, 12)
-    assert all(idea.rounds == 20 and not idea.tells for idea in found.ideas)
+    assert all(idea["rounds"] == 20 and idea["as_good"] for idea in found.ideas)
     assert torch.equal(found.best, found.rounds.max(dim=1).values)
 
 

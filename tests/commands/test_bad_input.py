@@ -112,6 +112,19 @@ def test_data_that_are_not_there_are_named_before_the_backbone(
     assert str(tmp_path / "nowhere") in said
 
 
+@pytest.mark.parametrize("option", ["--table", "--resume", "--init_key"])
+def test_other_files_that_are_not_there_are_named_before_the_backbone_too(
+    refuse: Refuse, tmp_path: Path, option: str
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    given = folder if option == "--init_key" else tmp_path / "nowhere"  # keys are made where there are none
+    start = ("--prompt_start", "secret") if option == "--init_key" else ()
+    options = ("--dataset", f"imagefolder:{folder}", "--save_dir", tmp_path / "out", *start, option, given)
+    assert str(given) in refuse("train", *options)
+    assert str(given) in refuse("train", *options, "--plan")
+
+
 # --- options --------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,19 @@ def test_a_run_says_its_plan_first_and_with_plan_nothing_else(
     assert said.startswith(planned)
 
 
+def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_npz(tmp_path / "colours.npz", train=70, test=22, size=32)
+    exact = ("--readout", "ridge", "--features", "raw", "--width", "64", "--recipe", "recommended", "--plan")
+    assert run(pfm, ["train", "--dataset", str(data), "--save_dir", str(tmp_path / "run"), *exact]) == 0
+    planned = capsys.readouterr().out
+    for line in (
+        "recipe   recommended: chose nothing here",
+        "samples  70 train, 22 test",
+        "integers a sample, projected to 64",
+    ):
+        assert line in planned
+
+
 def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:
     # 170 s of steps; evaluations have 10 * 21 * 100 forward passes, all training 6 * 10 * 600: 7/12 of it
     text = PLAN.forecast(RATES, steps_left=170)

@@ -234,9 +234,8 @@ def summed_up(chance: ByChance, forget: float) -> Random:
 
 
 def of_ideas(chance: ByChance) -> list[IdeaBack]:
-    """In plain values; those that tell something first, and each group by what is brought back."""
-    ordered = sorted(chance.ideas, key=lambda idea: (not idea.tells, -idea.selective))
-    return [IdeaBack(**dataclasses.asdict(idea)) for idea in ordered]
+    """Those that tell something first, and each group by what is brought back."""
+    return sorted(chance.ideas, key=lambda idea: (idea["as_good"] > 0, -idea["selective"]))
 
 
 def _ways(candidates: Candidates, found: Recovery) -> list[Way]:
