@@ -82,6 +82,7 @@ class Fit:
     def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
         """Fit, evaluate and save."""
         assert found is None, "see check"
+        self.plan(setup)
         try:
             with RunLog(setup.files.log, is_main=setup.processes.is_main) as log:
                 return _fit(setup, log)

@@ -48,8 +48,9 @@ def test_a_run_says_its_plan_first_and_with_plan_nothing_else(
 
 def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_npz(tmp_path / "colours.npz", train=70, test=22, size=32)
-    exact = ("--readout", "ridge", "--features", "raw", "--width", "64", "--recipe", "recommended", "--plan")
-    assert run(pfm, ["train", "--dataset", str(data), "--save_dir", str(tmp_path / "run"), *exact]) == 0
+    exact = ["--readout", "ridge", "--features", "raw", "--width", "64", "--recipe", "recommended"]
+    arguments = ["train", "--dataset", str(data), "--save_dir", str(tmp_path / "run"), *exact]
+    assert run(pfm, [*arguments, "--plan"]) == 0
     planned = capsys.readouterr().out
     for line in (
         "recipe   recommended: chose nothing here",
@@ -57,6 +58,8 @@ def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.Ca
         "integers a sample, projected to 64",
     ):
         assert line in planned
+    assert run(pfm, arguments) == 0
+    assert capsys.readouterr().out.startswith(planned)
 
 
 def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:
