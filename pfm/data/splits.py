@@ -195,9 +195,23 @@ def split_off_test(split: Split, what: str, names: Sequence[str] = ()) -> tuple[
             np.arange(len(split)), test_size=TEST_SHARE, random_state=0, stratify=split.labels.numpy()
         )
     except ValueError as error:
-        raise DataError(f"{what} has no test split and is too small to hold one out: {error}") from error
+        raise DataError(
+            f"{what} has no test split and is too small to hold one out: {_too_few(split, names)}"
+        ) from error
     note = f"no test split in the source: {TEST_SHARE:.0%} of each class held out for the test"
     return split.subset(torch.from_numpy(np.sort(train))), split.subset(torch.from_numpy(np.sort(test))), note
+
+
+def _too_few(split: Split, names: Sequence[str]) -> str:
+    """Of what there are too few samples to hold some out, and what to do."""
+    numbers, counts = np.unique(split.labels.numpy(), return_counts=True)
+    alone = [names[number] if names else str(number) for number in numbers[counts < 2]]
+    what = (
+        f"class {alone[0]} has one sample"
+        if alone
+        else f"{TEST_SHARE:.0%} of {len(split)} samples are less than one of each class"
+    )
+    return f"{what}; give more, or a test split of your own"
 
 
 def hold_out_for_threshold(data: ClassificationData, abstain: float) -> ClassificationData:

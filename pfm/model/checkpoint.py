@@ -7,6 +7,7 @@ model. It is plain tensors, numbers and strings, and loads with `torch.load(weig
 
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -276,6 +277,10 @@ def checkpoint_file(path: Path | str) -> Path:
         CheckpointError: it is not there.
     """
     path = expanded(Path(path))
+    if path.is_dir():
+        inside = sorted((file for file in path.glob("*.pt") if file.is_file()), key=os.path.getmtime)
+        hint = f"; name the file, such as {inside[-1]}" if inside else ", and has no checkpoint in it (.pt)"
+        raise CheckpointError(f"{path} is a folder{hint}")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     return path

@@ -96,6 +96,8 @@ def read_table(path: Path) -> TextTable:
 
 
 def _decoded(content: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} is not a table; a CSV file is text")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding), ()

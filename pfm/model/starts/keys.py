@@ -62,7 +62,8 @@ def read_keys(path: Path) -> Keys:
         mode = path.stat().st_mode & 0o077
     except OSError as error:
         raise StorageError(f"cannot read the keys of prompt starts in {path}: {explain(error)}") from error
-    if os.name == "posix" and mode:
+    is_one = content.startswith(f"{HEADING}\n".encode())
+    if is_one and os.name == "posix" and mode:
         raise ConfigError(f"the keys in {path} may be read by others; take that away with chmod 600")
     keys: Keys = {}
     try:
