@@ -65,7 +65,7 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
         raise ConfigError(
             "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
         )
-    # the models that are compared start as this one did; where keys are secret, from keys of their own that nobody keeps
+    # the models that are compared start as this one did; of secret keys, from some of their own that nobody keeps
     start = {"prompt_start": checkpoint.prompt_start}
     return RunConfig.from_dict({**checkpoint.run, "start": start})
 
@@ -96,7 +96,7 @@ class Comparisons:
         say: Callable[[str], None],
     ) -> None:
         self.checkpoint = checkpoint
-        if STARTS.get(checkpoint.prompt_start).is_of_samples:  # whoever trains which model, in which process
+        if STARTS.get(checkpoint.prompt_start).samples:  # whoever trains which model, in which process
             data = dataclasses.replace(data, train=data.train.with_contents(), test=data.test.with_contents())
         self.data = data
         self.positions = list(positions)

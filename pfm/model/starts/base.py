@@ -39,14 +39,14 @@ class Start(ABC):
         prompt_lr: learning rate that prompts of this start need, as a multiple of the run's.
         takes_keys: whether each class starts from a key of its own.
         keeps_keys: whether a file may keep those keys.
-        is_of_samples: whether the keys can be made again from the seed and the classes' training samples.
+        samples: how many of a class's training samples its key is made from, with the seed; 0 where it is not.
         follows: what somebody who holds the file can draw again of an erased class, as a sentence.
     """
 
     prompt_lr: ClassVar[float] = 1.0
     takes_keys: ClassVar[bool] = False
     keeps_keys: ClassVar[bool] = False
-    is_of_samples: ClassVar[bool] = False
+    samples: ClassVar[int] = 0
     follows: ClassVar[str]
 
     @abstractmethod

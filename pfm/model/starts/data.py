@@ -18,7 +18,7 @@ _LABEL = b"pfm key of a start from data, 1"
 class FromData(KeyedStart):
     """Keys from what the class learns from, and from nothing of any other class."""
 
-    is_of_samples = True
+    samples = SAMPLES
     purpose = "start from data"
     follows = (
         f"each prompt of this model started from a key made of the seed and its class's first {SAMPLES} training "
@@ -29,7 +29,8 @@ class FromData(KeyedStart):
     def keys(self, source: KeySource) -> list[bytes]:
         """A class without samples, of which nothing is learned either, has a key that is no secret."""
         return [
-            key_of(source.seed, name, source.contents(position, SAMPLES)) for position, name in enumerate(source.names)
+            key_of(source.seed, name, source.contents(position, self.samples))
+            for position, name in enumerate(source.names)
         ]
 
 
