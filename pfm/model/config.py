@@ -89,7 +89,7 @@ class StartConfig:
 
     section: ClassVar = Section.MODEL
     prompt_start: str = option(
-        "seed",
+        "data",
         "Where prompts and classifier rows start: data, random numbers from --seed and each class's first 64 training "
         "samples, which whoever has those (everybody, of public data) can draw again; secret, from a key a class, "
         "which is not kept; common, one small vector for all; seed, from --seed alone (the paper's): anybody can.",

@@ -143,6 +143,5 @@ def _measure_class(models: Models, position: int, keys: Callable[[int], Sequence
 def _remade(found: Candidates) -> Candidates:
     """Of all formulas those that begin with the start, each with the row that it gives itself."""
     ways = [way.partition("; row: ") for way in found.names]
-    return found.chosen(
-        [n for n, (own, _, row) in enumerate(ways) if own.startswith(f"start from {HOW}") and row in ("", own)]
-    )
+    starts = [n for n, (own, _, _) in enumerate(ways) if own.startswith(f"start from {HOW}")]
+    return found.chosen([n for n in starts if ways[n][2] in ("", ways[n][0])])
