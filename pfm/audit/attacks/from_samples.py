@@ -7,8 +7,8 @@ the same way.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.attacks.derivable import Case, of_own, recover_all, tested_in
@@ -20,6 +20,7 @@ from pfm.audit.rule import Side
 from pfm.audit.sampled import Sampled, compare
 from pfm.audit.subject import Loaded
 from pfm.audit.verdict import Judgement, by_rule
+from pfm.data.splits import Split
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import BANK
 from pfm.model.starts import STARTS, KeySource
@@ -54,16 +55,9 @@ class FromSamples:
     about = "the file, its seed and the class's own training samples; draws the start again"
 
     def measure(self, models: Models) -> Measurement[list[Remade]]:
-        start = STARTS.get(models.full.prompt_start)
-        if not start.samples:
+        if not STARTS.get(models.full.prompt_start).samples:
             return Measurement([])
-        contents = functools.cache(models.data.train.first_contents)
-
-        @functools.cache
-        def keys(seed: int) -> Sequence[bytes]:
-            return start.keys(KeySource(names=models.full.classes.names, seed=seed, contents=contents))
-
-        found = [_measure_class(models, position, keys) for position in models.positions]
+        found = [_measure_class(models, position) for position in models.positions]
         return Measurement([entry for entry, _ in found], tuple(judgement for _, judgement in found))
 
     def show(self, figures: list[Remade]) -> str:
@@ -92,50 +86,81 @@ def _said(entry: Remade) -> str:
     )
 
 
-def _measure_class(models: Models, position: int, keys: Callable[[int], Sequence[bytes]]) -> tuple[Remade, Judgement]:
-    """Figures, and what is judged.
+def key_source(checkpoint: Checkpoint, train: Split) -> KeySource:
+    """What the keys of a model's start can be made of again.
 
     Args:
-        keys: of a seed, one a class of the full model.
+        train: labels are positions in the model's bank.
     """
-    full, forgotten = models.full, models.loaded["forgotten"]
+    contents = functools.cache(train.first_contents)
+    return KeySource(names=checkpoint.classes.names, seed=checkpoint.seed, contents=contents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeAgain:
+    """What the start made again gives in one model.
+
+    Attributes:
+        way, cosine: of the formula that comes closest to the class's own prompt.
+        back: the best by the area under the ROC curve.
+        area: that area.
+    """
+
+    way: str
+    cosine: float
+    back: Back
+    area: Sampled
+
+    def figures(self) -> dict[str, Any]:
+        """In plain values."""
+        return {"way": self.way, "cosine": self.cosine, **self.back}
+
+
+def make_again(case: Case, source: KeySource) -> MadeAgain:
+    """Draw the start of an erased class again, moved as those of the others did or not.
+
+    Args:
+        source: of the full model, or with another seed where another model is attacked.
+    """
+    full, forgotten = case.full, Loaded.of(case.forgotten, case.device)
+    survivors = Survivors.of(case.forgotten, full.classes.ids[case.position])
+    keys = STARTS.get(full.prompt_start).keys(source)
+    candidates = _remade(derive(survivors, {HOW: rows_of_keys(full, survivors.ids, source.seed, keys)}))
+    recovery = recover_all(forgotten.model, tested_in(case, forgotten), candidates)
+    best = int(recovery.auroc.argmax())
+    forget, retain = (float(hits[best].double().mean()) for hits in (recovery.forget, recovery.retain))
+    way, cosine = nearest(candidates, survivors, full.tensors[BANK][case.position])
+    one = dataclasses.replace(recovery, placed=recovery.placed[[best]], placed_rest=recovery.placed_rest[[best]])
+    back: Back = {"selective": float(recovery.selective[best]), "forget": forget, "retain": retain}
+    return MadeAgain(way=way.partition(";")[0], cosine=cosine, back=back, area=one.area)
+
+
+def _measure_class(models: Models, position: int) -> tuple[Remade, Judgement]:
+    full, train = models.full, models.data.train
+    source = key_source(full, train)
     case = Case(
         full=full, forgotten=models.forgotten, groups=models.groups, position=position, device=models.device,
         config=models.config,
     )  # fmt: skip
-    tested = tested_in(case, forgotten)
     number, name = full.classes.ids[position], full.classes.names[position]
-
-    def attack(checkpoint: Checkpoint, loaded: Loaded, seed: int) -> tuple[Candidates, Survivors, Back, Sampled]:
-        survivors = Survivors.of(checkpoint, number)
-        candidates = _remade(derive(survivors, {HOW: rows_of_keys(full, survivors.ids, seed, keys(seed))}))
-        recovery = recover_all(loaded.model, tested, candidates)
-        best = int(recovery.auroc.argmax())
-        hits = recovery.forget[best].double(), recovery.retain[best].double()
-        back: Back = {
-            "selective": float(recovery.selective[best]), "forget": float(hits[0].mean()),
-            "retain": float(hits[1].mean()),
-        }  # fmt: skip
-        one = dataclasses.replace(recovery, placed=recovery.placed[[best]], placed_rest=recovery.placed_rest[[best]])
-        return candidates, survivors, back, one.area
-
-    candidates, survivors, back, area = attack(models.forgotten, forgotten, full.seed)
-    oracles = [
-        attack(dataclasses.replace(c, erased=(*c.erased, (number, name))), loaded, c.seed)
-        for c, loaded in zip([one.checkpoint for one in models.oracles], models.loaded_oracles, strict=True)
-    ]
-    way, cosine = nearest(candidates, survivors, full.tensors[BANK][position])
+    mine = make_again(case, source)
+    theirs: list[MadeAgain] = []
+    for oracle in models.oracles:
+        checkpoint = oracle.checkpoint
+        less = dataclasses.replace(checkpoint, erased=(*checkpoint.erased, (number, name)))
+        own = dataclasses.replace(source, seed=checkpoint.seed)
+        theirs.append(make_again(dataclasses.replace(case, forgotten=less), own))
     entry: Remade = {
         "name": name,
         "start": full.prompt_start,
-        "samples": min(STARTS.get(full.prompt_start).samples, int((models.data.train.labels == position).sum())),
-        "way": way.partition(";")[0],
-        "cosine": cosine,
-        "full": of_own(models.loaded["full"].model, tested, case),
-        "forgotten": back,
-        "retrained": [theirs for _, _, theirs, _ in oracles],
+        "samples": min(STARTS.get(full.prompt_start).samples, int((train.labels == position).sum())),
+        "way": mine.way,
+        "cosine": mine.cosine,
+        "full": of_own(models.loaded["full"].model, tested_in(case, models.loaded["forgotten"]), case),
+        "forgotten": mine.back,
+        "retrained": [other.back for other in theirs],
     }
-    compared = compare(area, [theirs for *_, theirs in oracles], models.config.epsilon, side=Side.ABOVE)
+    compared = compare(mine.area, [other.area for other in theirs], models.config.epsilon, side=Side.ABOVE)
     what = f"{_said(entry)}; AUROC of the class brought back so is"
     return entry, by_rule("scrub", f"made again from its training samples: {name}", compared, what)
 
