@@ -8,9 +8,9 @@
 
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
 `common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
-(its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is not run
-again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs `lora_…`
-are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
+(its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is
+not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs
+`lora_…` are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
 
 `--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
 its prompts centred, and says what centring does to the answers. What has such figures already is left alone.
