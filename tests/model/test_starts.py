@@ -114,8 +114,9 @@ def test_an_erasure_records_what_follows_from_the_start(tmp_path: Path) -> None:
     assert follows("seed") in record["remains"]
     save_checkpoint(tmp_path / "run" / "model.pt", dataclasses.replace(image_checkpoint("prompt"), start="common"))
     make_bundle(tmp_path / "run" / "bundle")
-    erase_everywhere([tmp_path / "run"], ["blue"])
-    for folder, start in (("run", "common"), ("run/bundle", "seed")):
+    save_checkpoint(tmp_path / "other" / "model.pt", dataclasses.replace(image_checkpoint("prompt"), start="data"))
+    erase_everywhere([tmp_path / "run", tmp_path / "other"], ["blue"])
+    for folder, start in (("run", "common"), ("run/bundle", "seed"), ("other", "data")):
         assert follows(start) in ledger.read(tmp_path / folder / LEDGER)[-1]["remains"]
 
 

@@ -23,7 +23,7 @@ class FromData(KeyedStart):
     follows = (
         f"each prompt of this model started from a key made of the seed and its class's first {SAMPLES} training "
         "samples: whoever has exactly those samples, as anybody has of a public data set, can draw the start again, "
-        "which brings the class back; nobody else can"
+        "which brings the class back; nobody who lacks one of them can"
     )
 
     def keys(self, source: KeySource) -> list[bytes]:
