@@ -5,6 +5,7 @@
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --fsdd PATH/fsdd --only fsdd
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --mednist PATH/mednist_64.npz \
         --backbone PATH/vit_cifar32 --only lora
+    python bench/starts_table.py --out bench/pfm_bench/results/starts_data.json --start data
 
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
 `common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
@@ -300,6 +301,7 @@ def main() -> None:
     parser.add_argument("--attack", action="store_true", help="make the attacks by formula again")
     parser.add_argument("--retrain", type=Path, help="folder that keeps models retrained without the class")
     parser.add_argument("--only", default="", help="runs whose name begins so")
+    parser.add_argument("--start", default="", choices=("", *STARTS_SHOWN), help="runs from this start only")
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -317,6 +319,7 @@ def main() -> None:
         places["backbone"] = str(Path(arguments.backbone).resolve())
     steps = [step for step, is_asked in (("centred", arguments.attack), ("retrained", arguments.retrain)) if is_asked]
     chosen = [run for run in list_runs() if run.name.startswith(arguments.only) and run.needs <= {*places}]
+    chosen = [run for run in chosen if arguments.start in ("", run.start)]
     for run in chosen:
         is_known = run.name in runs
         if is_known != bool(steps) or (is_known and not lacking(runs[run.name], steps)):
