@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_settings import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED, START
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK, AuditConfig
@@ -65,7 +65,7 @@ NO_BRANCH = "--absent_weight 0"
 
 
 def options_of(recipe: str, epochs: int) -> list[str]:
-    return f"{DIGITS} {SHARED} --epochs {epochs} --lr 8e-3 {RECIPES.get(recipe, NO_BRANCH)} --seed 42".split()
+    return f"{DIGITS} {SHARED} {START} --epochs {epochs} --lr 8e-3 {RECIPES.get(recipe, NO_BRANCH)} --seed 42".split()
 
 
 def trained(recipe: str, epochs: int, work: Path) -> Checkpoint:

@@ -20,6 +20,7 @@ from pfm_bench.reports.run_options import run_config
 from recipes import SPEAKER
 
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
+START = "--prompt_start seed"  # the default when the figures were made; a recipe says its own
 PROMPT = "--readout prompt --final_norm"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --batch_size 128"
 HELD_OUT = 0.2
@@ -109,9 +110,10 @@ def options_of(data: str, variant: str) -> str:
     if readout not in setting.lengths:  # it is solved: no option of training step by step
         features = "" if data == "lora" else " --features raw"
         return (f"--class_names {NAMES} " if NAMES in setting.options else "") + f"{own}{features} --cpu"
-    return " ".join(
-        [setting.options, setting.lengths[readout], SHARED, own, *filter(None, [setting.more.get(variant)])]
-    )
+    start = "" if "--recipe" in own else START
+    return " ".join(filter(None, [
+        setting.options, setting.lengths[readout], SHARED, own, start, setting.more.get(variant)
+    ]))  # fmt: skip
 
 
 def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder: str) -> RunConfig:
