@@ -23,7 +23,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import Request
 from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
-from pfm.forgetting.search import SearchReport, search
+from pfm.forgetting.search import Row, SearchReport, search
 from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import locked, sha256_bytes, write_bytes
@@ -159,8 +159,10 @@ class Bundle:
         return self._bank.sha256
 
     def tensors_of(self, number: int) -> dict[str, Floats]:
-        """What the bank has of one class."""
         return self._bank.tensors_of(number)
+
+    def search_rows(self, ids: Iterable[int]) -> list[Row]:
+        return self._bank.search_rows(ids)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
@@ -362,7 +364,7 @@ class Bundle:
         Raises:
             TraceFoundError: something of them is there; nothing was changed.
         """
-        rows, kept = self._bank.search_rows(ids), self._bank.search_rows(i for i in self.classes.ids if i not in ids)
+        rows, kept = self.search_rows(ids), self.search_rows(i for i in self.classes.ids if i not in ids)
         report = search(bank, rows, kept=kept, file=BANK)
         for name in sorted({MANIFEST, *self.stated.files} - {BANK}):
             report = report.joined(search(read_file(self.folder / name), rows, kept=kept, file=name))
