@@ -17,6 +17,7 @@ from pfm_export.service.changing import ChangeRoutes
 from pfm_export.service.guard import Guard, broken, note_of, refused
 from pfm_export.service.inference import InferenceRoutes
 from pfm_export.service.journal import Journal
+from pfm_export.service.lane import Lane
 from pfm_export.service.metrics import CONTENT_TYPE
 from pfm_export.service.pages import Pages
 from pfm_export.service.predicting import PredictRoute
@@ -35,6 +36,7 @@ def build_app(service: Service, records: Path) -> Guard:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        guard.lane = Lane(service, guard)
         yield
         service.close()
 
@@ -58,7 +60,8 @@ def build_app(service: Service, records: Path) -> Guard:
     app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
     quick = Shortcut(app, inference.infer, _on_error)
-    return Guard(quick, config=service.config, metrics=service.metrics)
+    guard = Guard(quick, config=service.config, metrics=service.metrics)
+    return guard
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

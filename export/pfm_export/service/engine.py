@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from pfm_export.service.logs import log_error
-from pfm_export.service.queueing import Job, Post, Queue
+from pfm_export.service.queueing import Answer, Job, Post, Queue
 from pfm_export.service.refusals import closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
@@ -87,20 +87,29 @@ class Engine:
     def submit(
         self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float, post: Post | None = None
     ) -> "Future[Prediction]":
+        """Let a request wait for its pass; else as `submit_to`."""
+        answer: Future[Prediction] = Future()
+        self.submit_to(answer, batches, count, chosen, timeout=timeout, post=post or _call)
+        return answer
+
+    def submit_to(
+        self, answer: Answer, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float, post: Post
+    ) -> None:
         """Let a request wait for its pass.
 
         Args:
             count: of the items, each of which has a row.
             timeout: seconds after which it is not begun any more.
-            post: how the answer is handed over, see `Job`; by default the thread of the pass gives it.
+            post: how the answer is handed over, see `Job`.
 
         Raises:
             RefusedError: the queue is full, or the engine is closing.
         """
         now = self._clock()
         job = Job(
-            batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout, post=post or _call
-        )
+            batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout, post=post,
+            answer=answer,
+        )  # fmt: skip
         with self._changed:
             if self._is_closing:
                 raise closing()
@@ -108,7 +117,6 @@ class Engine:
                 raise too_busy(self._queue.rows * self._seconds_a_row)
             self._tell_queue()
             self._changed.notify()
-        return job.answer
 
     def step(self) -> bool:
         """One pass; False where nothing waited."""
@@ -212,6 +220,8 @@ def _together(answerer: Answerer, jobs: Sequence[Job]) -> list[Prediction]:
 
 def _joined(items: Sequence[Prediction]) -> Prediction:
     """Predictions of one item each, of one set."""
+    if len(items) == 1:
+        return items[0]
     return Prediction(
         [item.labels[0] for item in items],
         items[0].classes,

@@ -38,18 +38,19 @@ class Model:
         except PfmError:
             return False
 
-    def view(self, tenant: Tenant, asked: str | None = None) -> View:
+    def view(self, tenant: Tenant, asked: str | None = None, *, is_fresh: bool = True) -> View:
         """What there is for a tenant, as the bundle is now.
 
         Args:
             asked: the profile that a request names.
+            is_fresh: look at the files; else it is the bundle that was seen last.
 
         Raises:
             RefusedError: nothing.
         """
         profile = tenant.profile_for(asked)
         try:
-            bundle = self.session.bundle
+            bundle = self.session.bundle if is_fresh else self.session.seen
             owner, views = self._views
             if owner is not bundle:  # something was erased, suspended or restored
                 views = {}

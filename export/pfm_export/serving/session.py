@@ -112,6 +112,11 @@ class PromptSession:
         return self._bundle
 
     @property
+    def seen(self) -> Bundle:
+        """The bundle as it was when its files were last looked at."""
+        return self._opened
+
+    @property
     def classes(self) -> ClassList:
         """The classes that are there, suspended or not."""
         return self._bundle.classes
