@@ -131,6 +131,7 @@ class Guard:
                 "ms": round(1000 * seconds, 2), "active": note.active, "why": note.why,
             })  # fmt: skip
         log_all("request", lines)
+        self._metrics.catch_up()
 
     def hold(self, size: int) -> None:
         """So many bytes of bodies are in memory more, or less."""

@@ -14,9 +14,11 @@ from collections import deque
 from typing import Protocol
 
 from pfm.errors import PfmError
+from pfm_export.service.engine import Engine
 from pfm_export.service.guard import BODIES_AT_ONCE, HEADERS, Guard, Note, refused
 from pfm_export.service.outlines import Head, Outline, Outlines, read_head
 from pfm_export.service.plain import LONGEST_HEAD, Headers, line_of, read_plain
+from pfm_export.service.queueing import Job
 from pfm_export.service.refusals import RefusedError, too_late
 from pfm_export.service.service import Service
 from pfm_export.serving.answers import Prediction
@@ -93,6 +95,7 @@ class Lane:
         self._outlines = {
             name: Outlines(model, max_rows=service.config.max_batch) for name, model in service.models.items()
         }
+        self._gathered: dict[Engine, list[Job]] = {}
         self._waiting: deque[Asking] = deque()  # in the order in which they are too late
         self._timer: asyncio.TimerHandle | None = None
         self._done: list[tuple[Asking, int, float]] = []
@@ -122,18 +125,25 @@ class Lane:
         asking = Asking(self, wire, data, outline, Note(route=ROUTE, model=head.model, tag=tenant.tag, held=len(data)))
         self._guard.hold(len(data))
         batch = Batch(inputs, outline.rows.owners, outline.rows.weights)
-        try:
-            outlines.model.engine.submit_to(
-                asking, (batch,), len(inputs), outline.chosen, timeout=self._service.config.timeout,
-                post=self._loop.call_soon_threadsafe,
-            )  # fmt: skip
-        except RefusedError as error:
-            self._loop.call_soon(self._fail, asking, error)
-            return asking
+        engine = outlines.model.engine
+        job = engine.job(
+            asking, (batch,), len(inputs), outline.chosen, timeout=self._service.config.timeout,
+            post=self._loop.call_soon_threadsafe,
+        )  # fmt: skip
+        if not self._gathered:
+            self._loop.call_soon(self._submit)
+        self._gathered.setdefault(engine, []).append(job)
         self._waiting.append(asking)
         if self._timer is None:
             self._timer = self._loop.call_later(self._service.config.timeout, self._look)
         return asking
+
+    def _submit(self) -> None:
+        """What came at the same time waits together: a pass that was begun for the first would leave the others."""
+        gathered, self._gathered = self._gathered, {}
+        for engine, jobs in gathered.items():
+            for job, error in engine.submit_all(jobs):
+                job.answer.set_exception(error)
 
     def _head(self, data: bytes, end: int) -> Head | None:
         key = hashlib.sha256(data[:end]).digest()
