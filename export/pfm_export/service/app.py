@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from pfm import __version__
 from pfm.errors import DataError, PfmError
-from pfm_export.service.changes import Changes
+from pfm_export.service.changes import Changer, Changes
 from pfm_export.service.changing import ChangeRoutes
 from pfm_export.service.guard import Guard, broken, note_of, refused
 from pfm_export.service.inference import InferenceRoutes
@@ -27,12 +27,15 @@ from pfm_export.service.shortcut import Shortcut
 from pfm_export.service.tenants import Right
 
 
-def build_app(service: Service, records: Path) -> Guard:
+def build_app(service: Service, records: Path, changer: Changer | None = None) -> Guard:
     """Everything behind a port; `service` is closed when it ends.
 
     Args:
         records: folder of the signing key, the certificates, and what was answered to which request.
+        changer: of the bundles; by default a thread of this process.
     """
+    if changer is None:
+        changer = Changes(Journal(records), service.metrics.changed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -45,7 +48,7 @@ def build_app(service: Service, records: Path) -> Guard:
     inference.add_to(app)
     PredictRoute(service).add_to(app)
     Pages(service).add_to(app)
-    ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
+    ChangeRoutes(service, changer).add_to(app)
 
     async def metrics(request: Request) -> Response:
         """Counts and times, for Prometheus."""

@@ -4,6 +4,7 @@ It ends when it is told to, or when standard input closes: then the process that
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import math
@@ -21,6 +22,7 @@ from pfm.data.pixels import limit_pixels, refuse_bombs
 from pfm.data.waves import limit_resampling
 from pfm.errors import PfmError
 from pfm_export.service.app import build_app
+from pfm_export.service.clerk import Clerk
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.connection import Connection
 from pfm_export.service.guard import Guard
@@ -80,8 +82,10 @@ def run(order: Order) -> None:
     limit_resampling(MOST_TAPS)
     load_dicom()
     service = Service.open(order.bundles, order.config, threads=order.threads)
-    server = _Server(build_app(service, records_folder(order.bundles, order.config)), order.config)
-    with socket.socket(fileno=order.descriptor) as listening:
+    records = records_folder(order.bundles, order.config)
+    clerk = Clerk(order.bundles, records, service.metrics.changed)
+    server = _Server(build_app(service, records, clerk), order.config)
+    with contextlib.closing(clerk), socket.socket(fileno=order.descriptor) as listening:
         asyncio.run(server.serve([listening]))
 
 
