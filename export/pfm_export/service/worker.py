@@ -17,6 +17,7 @@ import threading
 import uvicorn
 from starlette.types import ASGIApp
 
+from pfm.data import packed_frames
 from pfm.data.dicom import load_dicom
 from pfm.data.pixels import limit_pixels, refuse_bombs
 from pfm.data.waves import limit_resampling
@@ -81,6 +82,7 @@ def run(order: Order) -> None:
     refuse_bombs()
     limit_resampling(MOST_TAPS)
     load_dicom()
+    packed_frames.limit()
     service = Service.open(order.bundles, order.config, threads=order.threads)
     records = records_folder(order.bundles, order.config)
     clerk = Clerk(order.bundles, records, service.metrics.changed)
