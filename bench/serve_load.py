@@ -6,8 +6,9 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`; the capacity is the highest rate at which requests may arrive at random so that none is refused and no queue
-grows, found by halving from what is answered where many always wait), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`).
+(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The
+capacity is the highest rate at which requests may arrive at random so that none is refused and no queue grows, found
+by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores;
 what the client computes for a request is in the file. A section that is in the file already is not measured again.

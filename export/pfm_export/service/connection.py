@@ -15,8 +15,8 @@ import h11
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pfm_export.service.packets import Joined
 from pfm_export.service.lane import Asking, Lane
+from pfm_export.service.packets import Joined
 from pfm_export.service.plain import Exchange, Headers, Plain, read_plain, scope_of
 from pfm_export.service.tensors import as_json
 

@@ -3,8 +3,8 @@
 What is taken here would be answered with the same bytes in the usual way; whatever is refused, or is not ordinary, goes
 that way, so that nothing is refused here but what the engine refuses. A test compares both.
 
-The bundle is the one that the session saw last. A pass looks at the files, and does not answer with a class that is gone
-meanwhile: then the request goes the usual way from its start, and is refused as if the class had never been there.
+The bundle is the one that the session saw last. A pass looks at the files, and does not answer with a class that is
+gone meanwhile: then the request goes the usual way from its start, and is refused as if the class had never been there.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pfm.errors import PfmError
 from pfm_export.service.engine import Engine
-from pfm_export.service.guard import BODIES_AT_ONCE, HEADERS, Guard, Note, refused
+from pfm_export.service.guard import HEADERS, Guard, Note, refused
 from pfm_export.service.outlines import Head, Outline, Outlines, read_head
 from pfm_export.service.plain import LONGEST_HEAD, Headers, line_of, read_plain
 from pfm_export.service.queueing import Job
@@ -85,7 +85,11 @@ class Asking:
 
 
 class Lane:
-    """Takes requests off connections; in the thread of the event loop alone."""
+    """Takes requests off connections; in the thread of the event loop alone.
+
+    Attributes:
+        answered: requests, so far.
+    """
 
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
@@ -98,6 +102,7 @@ class Lane:
         self._gathered: dict[Engine, list[Job]] = {}
         self._waiting: deque[Asking] = deque()  # in the order in which they are too late
         self._timer: asyncio.TimerHandle | None = None
+        self.answered = 0
         self._done: list[tuple[Asking, int, float]] = []
         self._defaults: tuple[Headers, bytes] = ([], b"")
 
@@ -160,6 +165,7 @@ class Lane:
     def answer(self, asking: Asking, prediction: Prediction) -> None:
         """Send an answer."""
         if not asking.response_complete:
+            self.answered += 1
             asking.note.active = len(prediction.classes)
             self._send(asking, 200, *asking.outline.written(asking.note.model, prediction))
 

@@ -1,8 +1,8 @@
 """What requests have in common with earlier ones, read once: their heads, and the JSON in front of binary tensors.
 
-Clients send the same head and the same JSON again and again, with other numbers behind them. What is kept belongs to one
-state of a bundle, and goes with it: a class that is erased is not among it any more. A head is kept by its hash, since
-there is a token in it.
+Clients send the same head and the same JSON again and again, with other numbers behind them. What is kept belongs to
+one state of a bundle, and goes with it: a class that is erased is not among it any more. A head is kept by its hash,
+since there is a token in it.
 
 Letters: B rows.
 """
@@ -96,7 +96,8 @@ class Outline:
 
     def _write(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
         written = write_infer(model, self.asked, answer)
-        head = f"content-length: {len(written.body)}\r\ncontent-type: {JSON if written.json_length is None else BINARY}\r\n"
+        kind = JSON if written.json_length is None else BINARY
+        head = f"content-length: {len(written.body)}\r\ncontent-type: {kind}\r\n"
         more = "" if written.json_length is None else f"{LENGTH.lower()}: {written.json_length}\r\n"
         return (head + more).encode(), written.body
 
@@ -159,5 +160,6 @@ class Outlines:
 
 def _without_numbers(asked: InferRequest) -> InferRequest:
     return InferRequest(
-        id=asked.id, inputs=asked.inputs[:0].copy(), selection=asked.selection, timeout=asked.timeout, outputs=asked.outputs
-    )
+        id=asked.id, inputs=asked.inputs[:0].copy(), selection=asked.selection, timeout=asked.timeout,
+        outputs=asked.outputs,
+    )  # fmt: skip

@@ -1,4 +1,5 @@
-"""A transport whose writes are gathered: what is written in one go of the event loop is sent at once: head and body of an answer as one packet.
+"""A transport whose writes are gathered: what is written in one go of the event loop is sent at once, such as the head
+and the body of an answer, as one packet.
 
 A client is woken once for it, and the thread lets go of the interpreter once.
 """
