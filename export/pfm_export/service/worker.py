@@ -30,6 +30,7 @@ from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
+from pfm_export.service.turns import ask_for_short_turns
 from pfm_export.serving.switching import INTERVAL
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
@@ -45,6 +46,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        ask_for_short_turns()
         gc.collect()
         gc.freeze()  # what was loaded is not looked through again while requests wait
         print(READY, flush=True)
