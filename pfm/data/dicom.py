@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pfm.data.limits import Counted
+from pfm.data.packed_frames import check_packed
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
 WINDOW, INVERTED, FRAMES = "pfm_window", "pfm_inverted", "pfm_frames"  # what is told of an image in its `info`
@@ -53,6 +54,7 @@ def open_dicom(source: Path | bytes) -> Image.Image:
         document = _document(source)
         frames = int(getattr(document, "NumberOfFrames", None) or 1)
         _check_size(document)
+        check_packed(document)
         image = _in_colour(document) if document.SamplesPerPixel > 1 or _is_palette(document) else _grey(document)
     except DicomError:
         raise
