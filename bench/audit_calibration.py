@@ -112,7 +112,12 @@ def run_no_branch(label: str, config: AuditConfig, epochs: int, work: Path) -> d
     data = load_data(recipe_of(full).data, full.preprocess.storage)
     few = dataclasses.replace(config, oracles=min(3, config.oracles))
     models = Models(AuditRequest(full=full, data=data, keys=[label]), few, work / "models", CPU, lambda _: None)
-    return {"levels": summarise(measured(models, ["utility", "shape"]), models.learned)["levels"]}
+    said = summarise(measured(models, ["utility", "shape"]), models.learned)
+    measures = [
+        {what: entry[what] for what in ("level", "measure", "verdict", "value", "limit", "reason")}
+        for entry in said["measures"]
+    ]
+    return {"levels": said["levels"], "measures": measures}
 
 
 # --- arithmetic -----------------------------------------------------------------------------------

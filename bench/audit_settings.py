@@ -38,6 +38,7 @@ class Setting:
         source: which path it needs; "" for none.
         fields: options of the data.
         more: options of a variant here: what its recipe says, where `options` say something else.
+        is_relearned: attackers fine-tune here as well.
     """
 
     options: str
@@ -49,6 +50,7 @@ class Setting:
     source: str = ""
     fields: tuple[str, ...] = ()
     more: dict[str, str] = field(default_factory=dict)
+    is_relearned: bool = False
 
 
 NAMES = "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT"
@@ -68,7 +70,7 @@ SETTINGS = {
     "digits": Setting(
         options=DIGITS,
         lengths={"cls": "--epochs 20 --lr 8e-3", "prompt": "--epochs 30 --lr 5e-3 --max_grad_norm 1"},
-        choosing=("0", "5", "7"), shown=("1", "3", "8"),
+        choosing=("0", "5", "7"), shown=("1", "3", "8", "0", "2", "4", "5", "6", "7", "9"), is_relearned=True,
     ),
     "fsdd": Setting(
         options="--model_name scratch:ast_mini --lr 3e-3 --weight_decay 0.05 --warmup 0.1 --batch_size 64",
