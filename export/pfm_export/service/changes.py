@@ -15,10 +15,10 @@ from pfm_export.service.journal import Asked, Journal
 from pfm_export.service.logs import log_error
 from pfm_export.service.metrics import Metrics
 from pfm_export.service.models import Model, unserved
-from pfm_export.service.refusals import RefusedError, unknown_class
+from pfm_export.service.refusals import RefusedError, bad_request, unknown_class
 from pfm_export.service.tenants import Tenant
 from pfm_export.service.views import View
-from pfm_export.serving.bundle import DEFAULT_PROFILE
+from pfm_export.serving.bundle import DEFAULT_PROFILE, Bundle
 from pfm_export.serving.content import bundle_content
 
 UNCERTIFIED = "the classes are erased, and their certificate is missing; ask again with the same request_id"
@@ -52,7 +52,10 @@ class Changes:
             there = [name for name in asked.classes if model.session.classes.knows(name)]
             if there:
                 # what else is in the folder is named in the record, and so in the certificate
-                model.session.erase(there, reason=asked.reason, requested_by=asked.requested_by, allow_unknown=True)
+                model.session.erase(
+                    there, reason=asked.reason, requested_by=asked.requested_by, allow_unknown=True,
+                    centre_prompts=asked.centre_prompts,
+                )  # fmt: skip
                 self._metrics.changed(model.name, asked.action, len(there))
             signed = self._certify(model, asked)
             return {**_head(asked), "erased": list(asked.classes), "is_whole": is_whole, "certificate": signed}
@@ -91,6 +94,8 @@ class Changes:
 
     def _once(self, model: Model, tenant: Tenant, asked: Asked, act: Callable[[], Json]) -> Json:
         def check() -> None:
+            if asked.centre_prompts and Bundle.open(model.session.folder).prompts_centred is None:
+                raise bad_request("this model has no prompts that could be centred")
             if tenant.is_bound and asked.action != "restore":
                 view = model.view(tenant)
                 view.require(asked.classes)
