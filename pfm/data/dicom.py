@@ -54,7 +54,7 @@ def open_dicom(source: Path | bytes) -> Image.Image:
         document = _document(source)
         frames = int(getattr(document, "NumberOfFrames", None) or 1)
         _check_size(document)
-        check_packed(document)
+        check_packed(document, _first_packed)
         image = _in_colour(document) if document.SamplesPerPixel > 1 or _is_palette(document) else _grey(document)
     except DicomError:
         raise
@@ -104,6 +104,12 @@ def _check_size(document: Any) -> None:
     most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow refuses an image
     if most and document.Rows * document.Columns > most:
         raise DicomError(f"it has {document.Columns} x {document.Rows} pixels, which is too large to be safe")
+
+
+def _first_packed(document: Any) -> bytes:
+    from pydicom.encaps import get_frame
+
+    return get_frame(document.PixelData, 0, number_of_frames=int(getattr(document, "NumberOfFrames", None) or 1))
 
 
 def _is_palette(document: Any) -> bool:

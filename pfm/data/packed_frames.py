@@ -6,8 +6,10 @@ few they were packed in.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
+RUN_LENGTHS = "1.2.840.10008.1.2.5"  # the transfer syntax
 MOST_RUNS = 1 << 20  # of a frame: 0.2 seconds
 LARGE_BYTES, MOST_EXPANSION = 32 << 20, 20  # unpacked; a larger frame may have so many times its packed size
 MOST_SCANS = 100  # of a JPEG
@@ -21,22 +23,22 @@ def limit() -> None:
     _is_limited[0] = True
 
 
-def check_packed(document: Any) -> None:
+def check_packed(document: Any, first_frame: Callable[[Any], bytes]) -> None:
     """Look at the frame that is going to be unpacked.
+
+    Args:
+        first_frame: of a document, as it is packed.
 
     Raises:
         ValueError: it takes too long.
     """
     if not _is_limited[0] or not document.file_meta.TransferSyntaxUID.is_encapsulated:
         return
-    from pydicom.encaps import get_frame
-    from pydicom.uid import RLELossless
-
-    frame = get_frame(document.PixelData, 0, number_of_frames=int(getattr(document, "NumberOfFrames", None) or 1))
+    frame = first_frame(document)
     unpacked = document.Rows * document.Columns * document.SamplesPerPixel * -(-document.BitsAllocated // 8)
     if unpacked > max(LARGE_BYTES, MOST_EXPANSION * len(frame)):
         raise ValueError(f"it is a DICOM file that unpacks to more than {MOST_EXPANSION} times its size")
-    if document.file_meta.TransferSyntaxUID == RLELossless:
+    if document.file_meta.TransferSyntaxUID == RUN_LENGTHS:
         _check_runs(frame, document.Rows * document.Columns)
     elif frame.count(SCAN) > MOST_SCANS:
         raise ValueError(f"it is a DICOM file with a JPEG of more than {MOST_SCANS} scans")

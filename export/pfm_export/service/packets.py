@@ -8,6 +8,12 @@ import asyncio
 
 
 class Joined:
+    """A transport whose writes of one turn of the loop leave together.
+
+    Args:
+        transport: that is written to.
+    """
+
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
