@@ -221,12 +221,13 @@ def _together(answerer: Answerer, jobs: Sequence[Job]) -> list[Prediction]:
         (job,) = jobs
         return [answerer.predict_prepared(job.batches, job.count, job.chosen)]
     parts = [job.batches[0] for job in jobs]
-    firsts = np.cumsum([0, *(job.count for job in jobs)])
-    merged = Batch(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.owners + first for part, first in zip(parts, firsts[:-1], strict=True)]),
-        np.concatenate([part.weights for part in parts]),
-    )
+    firsts = [0, *itertools.accumulate(job.count for job in jobs)]
+    inputs = np.concatenate([part.inputs for part in parts])
+    if all(part.is_plain for part in parts):
+        merged = Batch.of_items(range(firsts[-1]), inputs)
+    else:
+        owners = [part.owners + first for part, first in zip(parts, firsts[:-1], strict=True)]
+        merged = Batch(inputs, np.concatenate(owners), np.concatenate([part.weights for part in parts]))
     each = answerer.predict_each_prepared([merged], [job.chosen for job in jobs for _ in range(job.count)])
     return [_joined(each[first:last]) for first, last in itertools.pairwise(firsts)]
 

@@ -129,7 +129,7 @@ class Lane:
         outline, inputs = found
         asking = Asking(self, wire, data, outline, Note(route=ROUTE, model=head.model, tag=tenant.tag, held=len(data)))
         self._guard.hold(len(data))
-        batch = Batch(inputs, outline.rows.owners, outline.rows.weights)
+        batch = Batch(inputs, outline.rows.owners, outline.rows.weights, is_plain=True)
         engine = outlines.model.engine
         job = engine.job(
             asking, (batch,), len(inputs), outline.chosen, timeout=self._service.config.timeout,

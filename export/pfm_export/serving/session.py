@@ -3,7 +3,7 @@
 Letters: B batch, n items that are classified, K active classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,9 @@ class PromptSession(ServedBundle):
             sets: one for each item.
         """
         bundle, actives, scores = self._scores(lambda: batches, sets)
-        are_exact = [bundle.is_exact_for(active, chosen.exact) for chosen, active in zip(sets, actives, strict=True)]
+        are_exact: Sequence[bool | None] = [None] * len(sets)
+        if bundle.exact is not None:
+            are_exact = [bundle.is_exact_for(active, each.exact) for each, active in zip(sets, actives, strict=True)]
         return answers_of_each(bundle.classes, actives, scores, Unknown.of(bundle.stated), are_exact)
 
     def scores(
@@ -254,36 +256,52 @@ class PromptSession(ServedBundle):
         Where something was erased, suspended or restored meanwhile, what that changes is answered once more.
         """
         scores: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
+        actives: list[tuple[int, ...]] = []
         answered: Bundle | None = None
         while True:
             bundle = self._bundle
-            found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
-            anew = {chosen for chosen in found if answered is None or not chosen.is_answered_alike(answered, bundle)}
-            if not anew:
-                return bundle, [found[chosen] for chosen in sets], scores
-            totals = [np.zeros(len(found[chosen])) for chosen in sets]
-            weights = np.zeros(len(sets))
-            for batch in (batch.of_some([chosen in anew for chosen in sets]) for batch in read()):
-                owners: list[int] = batch.owners.tolist()
-                rows = self._answered(bundle, batch, [sets[owner] for owner in owners], found) if owners else []
-                for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
-                    totals[owner] += weight * row
-                    weights[owner] += weight
-            for item in (item for item, chosen in enumerate(sets) if chosen in anew):
-                scores[item] = (totals[item] / weights[item]).astype(np.float32)
+            if bundle is answered:
+                return bundle, actives, scores
+            actives = [chosen.positions(bundle) for chosen in sets]
+            anew = [answered is None or not chosen.is_answered_alike(answered, bundle) for chosen in sets]
+            if any(anew):
+                self._score(bundle, (batch.of_some(anew) for batch in read()), sets, actives, scores)
             answered = bundle
 
+    def _score(
+        self, bundle: Bundle, batches: Iterable[Batch], sets: Sequence[ActiveSet], actives: list[tuple[int, ...]],
+        scores: list[Floats],
+    ) -> None:  # fmt: skip
+        """Put each item's scores in its place; of items that have no row in the batches they stay."""
+        totals: dict[int, Any] = {}
+        weights: dict[int, float] = {}
+        for batch in batches:
+            if batch.is_plain and len(batch.inputs) == len(sets):
+                scores[:] = self._answered(bundle, batch, sets, actives)
+                continue
+            owners: list[int] = batch.owners.tolist()
+            rows = (
+                self._answered(bundle, batch, [sets[owner] for owner in owners], [actives[owner] for owner in owners])
+                if owners
+                else []
+            )
+            for owner, weight, row in zip(owners, batch.weights.tolist(), rows, strict=True):
+                totals[owner] = totals.get(owner, 0.0) + weight * row.astype(np.float64)
+                weights[owner] = weights.get(owner, 0.0) + weight
+        for item, total in totals.items():
+            scores[item] = (total / weights[item]).astype(np.float32)
+
     def _answered(
-        self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], found: Mapping[ActiveSet, tuple[int, ...]]
+        self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], actives: Sequence[tuple[int, ...]]
     ) -> list[Floats]:
         """Scores (K,) of each row of a batch, of its own set."""
         if not any(chosen.exact for chosen in sets):
-            return self._runner.scores(bundle, batch.inputs, [found[chosen] for chosen in sets])
+            return self._runner.scores(bundle, batch.inputs, actives)
         rows: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
-        for chosen in dict.fromkeys(sets):
+        for chosen, active in dict(zip(sets, actives, strict=True)).items():
             places = [place for place, other in enumerate(sets) if other == chosen]
-            served = bundle.solved_for(found[chosen]) if chosen.exact else bundle
-            scores = self._runner.scores(served, batch.inputs[places], [found[chosen]] * len(places))
+            served = bundle.solved_for(active) if chosen.exact else bundle
+            scores = self._runner.scores(served, batch.inputs[places], [active] * len(places))
             for place, row in zip(places, scores, strict=True):
                 rows[place] = row
         return rows
