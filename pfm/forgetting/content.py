@@ -212,7 +212,7 @@ def _part(name: str, tensor: "torch.Tensor") -> Part:
 
 
 def _written_out(path: Path) -> list[str]:
-    """Whether a checkpoint's plain fields, of which nobody signs anything, could hold a prompt as numbers or letters."""
+    """Whether a checkpoint's plain fields, which nobody signs, could hold a prompt as numbers or letters."""
     from pfm.model.opening import MEMORY, TENSORS, open_torch_file
 
     fields = open_torch_file(path).items()
