@@ -6,7 +6,9 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`).
+(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The
+capacity is the highest rate at which requests may arrive at random so that none is refused and no queue grows, found
+by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores;
 what the client computes for a request is in the file. A section that is in the file already is not measured again.
@@ -202,9 +204,10 @@ def load(setting: Setting) -> Json:
         load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
         await load.prepare()
         alone = await load.alone(setting.seconds / 12)
-        capacity = await load.closed(setting.clients, setting.seconds / 6)
+        closed = await load.closed(setting.clients, setting.seconds / 12)
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12)
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
-        loaded = await load.open(setting.share, capacity.per_second, setting.seconds, changes=True)
+        loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
         computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
         await load.connections.close()
@@ -220,7 +223,9 @@ def load(setting: Setting) -> Json:
             }
             for change in load.changes
         ]  # fmt: skip
-        return [alone, capacity, loaded], {"mean_pass": means, "changes": changed}, computed
+        found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
+        tried = [{**short(phase), "is_carried": phase.is_carried} for phase in trials]
+        return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
 
     with setting.served("load") as server:
         phases, more, computed = run_precisely(measure(server))

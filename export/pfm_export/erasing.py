@@ -41,19 +41,14 @@ class Outcome:
 
     Attributes:
         what: "erased", "was erased before", or "never had it".
-        kind: of artifact.
         is_kept: it is a file or bundle that a certificate can speak of.
+        is_run: it is a training run that is going on, which stops by itself.
     """
 
     path: Path
     what: str
-    kind: str
-    is_kept: bool = True
-
-    @property
-    def is_run(self) -> bool:
-        """It is a training run that is going on, which stops by itself."""
-        return self.kind == "run"
+    is_kept: bool
+    is_run: bool
 
 
 def erase_everywhere(
@@ -150,7 +145,8 @@ def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
 
 
 def _outcome(held: Held, what: str) -> Outcome:
-    return Outcome(held.path, what, held.kind.name, held.kind.is_kept)
+    is_run = isinstance(held.kind, HoldingKind) and held.kind.stops_by_itself
+    return Outcome(held.path, what, held.kind.is_kept, is_run)
 
 
 def _completed(outcome: Outcome, completed: set[Path]) -> Outcome:

@@ -20,6 +20,7 @@ from pfm.forgetting.ledger import PROMPTS_CENTRED, Record, digest, number, text
 if TYPE_CHECKING:
     import torch
 
+    from pfm.forgetting.artifacts.kind import Left
     from pfm.model.checkpoint import Checkpoint
 
 WRITTEN_OUT = "beside its tensors it has numbers or bytes written out that could be a prompt"
@@ -183,7 +184,7 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
     )
 
 
-def prompts_of(checkpoint: "Checkpoint") -> list[Record]:
+def prompts_of(checkpoint: "Checkpoint") -> "list[Left]":
     """Number, name and digest of the prompt of each class."""
     from pfm.model.classifier import BANK
 

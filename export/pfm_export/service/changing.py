@@ -1,22 +1,19 @@
 """Routes that change a bundle: `POST /v1/models/{model}/erase`, `/suspend` and `/restore`."""
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from pfm.storage import Json
-from pfm_export.service.changes import Changes
+from pfm_export.service.changes import Changer
 from pfm_export.service.guard import JSON, note_of, require_json, require_query
 from pfm_export.service.journal import Asked
-from pfm_export.service.models import Model
 from pfm_export.service.refusals import bad_request
 from pfm_export.service.schemas import CHANGE
 from pfm_export.service.service import Service
-from pfm_export.service.tenants import Right, Tenant
+from pfm_export.service.tenants import Right
 from pfm_export.service.tensors import as_json, parse_document
 from pfm_export.serving import fields
 
@@ -48,9 +45,9 @@ class Change:
 class ChangeRoutes:
     """`/v1/models/…`."""
 
-    def __init__(self, service: Service, changes: Changes) -> None:
+    def __init__(self, service: Service, changer: Changer) -> None:
         self._service = service
-        self._changes = changes
+        self._changer = changer
 
     def add_to(self, app: FastAPI) -> None:
         """Register them."""
@@ -66,22 +63,21 @@ class ChangeRoutes:
         `centre_prompts` the prompts that are left are moved to mean zero, so that their sum says nothing of what went;
         some answers about other classes change.
         """
-        return await self._change(model, request, Right.ERASE, self._changes.erase)
+        return await self._change(model, request, Right.ERASE)
 
     async def suspend(self, model: str, request: Request) -> Response:
         """The classes are left out of the answers for a profile; no byte of them is removed."""
-        return await self._change(model, request, Right.SUSPEND, self._changes.suspend)
+        return await self._change(model, request, Right.SUSPEND)
 
     async def restore(self, model: str, request: Request) -> Response:
         """The classes are answered again for a profile."""
-        return await self._change(model, request, Right.RESTORE, self._changes.restore)
+        return await self._change(model, request, Right.RESTORE)
 
     async def _change(
         self,
         name: str,
         request: Request,
         right: Right,
-        act: Callable[[Model, Tenant, Asked], Json],
     ) -> Response:
         note_of(request).route = right.value
         tenant = self._service.admit(request, right)
@@ -97,7 +93,7 @@ class ChangeRoutes:
             profile=profile, reason=change.reason, requested_by=change.requested_by,
             centre_prompts=change.centre_prompts,
         )  # fmt: skip
-        answer = await self._service.change(partial(act, model, tenant, asked))
+        answer = await self._service.change(partial(self._changer.carry_out, model, tenant, asked))
         return Response(as_json(answer), media_type=JSON)
 
 

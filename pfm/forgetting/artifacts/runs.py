@@ -13,6 +13,7 @@ class RunKind(HoldingKind):
 
     name = "run"
     is_kept = False
+    stops_by_itself = True
 
     def recognises(self, look: Look) -> bool:
         return look.path.name == RUN and look.size <= HEAD and look.head[:1] in (b"", b"{")
