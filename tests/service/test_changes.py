@@ -13,7 +13,7 @@ from making import exact
 from making.served import Local, opened
 from pfm.errors import StorageError
 from pfm.forgetting.certificate import read_certificate
-from pfm.forgetting.ledger import LEDGER
+from pfm.forgetting.ledger import LEDGER, canonical
 from pfm_export.graph.export import export_bundle
 from pfm_export.service import changes
 from pfm_export.service.tenants import OpenDoor
@@ -124,7 +124,7 @@ def test_an_erasure_centres_the_prompts_where_that_is_asked_for(local: Local, fo
     signed = local("POST", ERASE, json=asked).json()["certificate"]
     assert Bundle.open(folder).prompts_centred
     path = tmp_path / "certificate.json"
-    path.write_text(json.dumps(signed))
+    path.write_bytes(canonical(signed) + b"\n")
     content = read_certificate(path, signed["public_key"]).artifacts[0].content
     assert content is not None
     assert content.prompts_centred
