@@ -4,15 +4,21 @@
 
 import gc
 import os
+import sys
+from pathlib import Path
 
 gc.disable()  # for as long as modules are loaded, of which nothing is garbage: a seventh of that time
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each; models this small are all overhead
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if sys.dont_write_bytecode:  # each of a hundred processes would compile torch and the others anew; nor beside the sources
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,16 +38,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=seconds, reverse=True)
 
 
+thaws: list[None] = []  # `gc.get_freeze_count` would tell as well, but walks through a million objects each time
+
+
 def pytest_collection_finish() -> None:
     """From here on there is garbage; what was loaded is not looked at again."""
+    unfreeze = gc.unfreeze
+
+    def thaw() -> None:
+        thaws.append(None)
+        unfreeze()
+
+    gc.unfreeze = thaw
     gc.freeze()
     gc.enable()
 
 
 def pytest_runtest_teardown() -> None:
     """A test that measures lets the collector look at all that was loaded again: from then on half a second a time."""
-    if gc.get_freeze_count() == 0:
+    if thaws:
         gc.freeze()
+        thaws.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

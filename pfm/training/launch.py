@@ -51,7 +51,7 @@ def start_accelerator(
         mixed_precision=config.mixed_precision,
         log_with=list(trackers) or None,
         project_dir=project_dir,
-        fsdp_plugin=_fsdp_plugin(),
+        fsdp_plugin=_fsdp_plugin(device),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
@@ -103,12 +103,17 @@ def _asked_for(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true")
 
 
-def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+def _fsdp_plugin(device: torch.device) -> FullyShardedDataParallelPlugin | None:
     """What the launch config says of FSDP2, None where it does not ask for it."""
     if not _asked_for("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION") != "2":
         raise ConfigError("the launch config asks for FSDP1; pfm runs under FSDP2: fsdp_version: 2")
+    if device.type == "cpu":  # where Accelerate would pass over it without a word
+        raise ConfigError(
+            "the launch config shares the model out among GPUs (FSDP2), and this run is on the CPU; there every "
+            "process holds the whole model: accelerate_configs/cpu_2.yaml"
+        )
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     # weights travel in float32 and autocast computes in bf16, as under DDP; Accelerate's own policy would hand the

@@ -98,7 +98,8 @@ def _train(
         files.sweep()
     found = find_state(config.train.resume, files, tell)
     procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
-    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None), found)
+    draws = found is None and "prompt_start" not in procedure.unused()
+    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=draws), found)
 
 
 class Steps:

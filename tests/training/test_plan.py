@@ -79,6 +79,17 @@ def test_what_is_wrong_with_the_data_is_said_before_the_run() -> None:
     assert "--image_size" in note
 
 
+def test_who_else_has_the_data_can_make_a_prompt_again_and_that_is_said(
+    tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = train_arguments(write_npz(tmp_path / "colours.npz"), tmp_path / "run", "--plan")
+    shared = train_arguments("digits", tmp_path / "run", "--plan")
+    for arguments, is_said in ((own, False), (shared, True), ([*shared, "--prompt_start", "secret"], False)):
+        assert run(pfm, arguments) == 0
+        said = capsys.readouterr().out
+        assert ("note: prompts start from the samples of digits: whoever has that data set" in said) == is_said
+
+
 def test_photographs_that_are_decoded_small_are_judged_by_their_own_size(
     tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -393,6 +393,7 @@ def test_what_does_not_go_with_a_sharded_model_is_refused(settings: dict[str, An
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"zero2_8\.yaml"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, r"on the CPU.*cpu_2\.yaml"),
     ],
 )
 def test_launch_configs_the_trainer_does_not_do_are_refused(

@@ -23,6 +23,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import Request
 from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
+from pfm.forgetting.search import Row
 from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import locked, sha256_bytes, write_bytes
@@ -152,6 +153,10 @@ class Bundle:
     def tensors_of(self, number: int) -> dict[str, Floats]:
         """What the bank has of one class."""
         return self._bank.tensors_of(number)
+
+    def search_rows(self, ids: Iterable[int]) -> list[Row]:
+        """Rows of classes, to look for elsewhere."""
+        return self._bank.search_rows(ids)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
@@ -321,7 +326,7 @@ class Bundle:
         # prompts that were centred before are again: the one that goes would be minus the sum of the others
         centre = self.prompts_centred is not None and (request.centre_prompts or self.prompts_centred)
         bank = self._bank.without(ids, solved=solved, centre_prompts=centre)
-        rows, kept = self._bank.search_rows(ids), self._bank.search_rows(i for i in self.classes.ids if i not in ids)
+        rows, kept = self.search_rows(ids), self.search_rows(i for i in self.classes.ids if i not in ids)
         searched = search_files(self.folder, bank, rows, kept=kept, names=self.stated.files)
         changed = [solving.SOLVED_ANEW] if solved else [*CENTRED] if self.stated.signatures.takes_rows else []
         claims = [SUM_LEFT] if self.shape.has_prompts_alone and not centre else []

@@ -7,7 +7,7 @@ import enum
 import secrets
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NotRequired, TypedDict
 
 from pfm.classes import ClassList
 from pfm.errors import CheckpointError, StorageError
+from pfm.forgetting.search import Row
 from pfm.storage import explain
 
 HEAD = 4096  # bytes that most kinds can be told by
@@ -116,6 +117,19 @@ class Left(TypedDict):
     prompt: NotRequired[str]
 
 
+@dataclass(frozen=True)
+class RowsOf:
+    """What of an artifact other files can be searched for.
+
+    Attributes:
+        gone: rows of the classes that are to go.
+        kept: of those that stay; a row that is the same as one of them cannot be told.
+    """
+
+    gone: Sequence[Row] = ()
+    kept: Sequence[Row] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
     """A file without some classes.
@@ -182,6 +196,15 @@ class HoldingKind(ArtifactKind):
         pairs = zip(there.ids, there.names, strict=True)
         return [Left(name=name, id=number) for number, name in pairs if (number, name) not in gone]
 
+    def rows(self, path: Path, numbers: Collection[int]) -> RowsOf:
+        """Rows of classes, by number, that are about to go; none of what has no rows.
+
+        Raises:
+            CheckpointError: as `open`.
+        """
+        del path, numbers
+        return RowsOf()
+
     @abstractmethod
     def rewrite(
         self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False
@@ -217,6 +240,11 @@ class FolderKind(ABC):
         Raises:
             PfmError: it is damaged.
         """
+
+    def rows(self, folder: Path, numbers: Collection[int]) -> RowsOf:
+        """As of a `HoldingKind`."""
+        del folder, numbers
+        return RowsOf()
 
     @abstractmethod
     def finish(self, folder: Path) -> bool:
