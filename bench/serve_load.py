@@ -82,6 +82,7 @@ class Setting:
     share: float
     clients: int
     workers: tuple[int, ...]
+    load_workers: int
     options: tuple[str, ...]
     expected: SessionAnswers
 
@@ -227,7 +228,7 @@ def load(setting: Setting) -> Json:
         tried = [{**short(phase), "is_carried": phase.is_carried} for phase in trials]
         return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
 
-    with setting.served("load") as server:
+    with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
     p50, p99 = percentiles(phases[0].latencies_ms).p50_ms, percentiles(phases[-1].latencies_ms).p99_ms
     statuses = phases[-1].statuses
@@ -235,7 +236,7 @@ def load(setting: Setting) -> Json:
     limit = 3 * p50 + full
     print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
     return {
-        "share": setting.share, "full_pass_ms": full, **more, "server_ms_per_request": computed,
+        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more, "server_ms_per_request": computed,
         "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit,
         "limit_with_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
         "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
@@ -374,6 +375,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
     parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
+    parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
     parser.add_argument("--only", default=",".join(SECTIONS))
@@ -389,7 +391,7 @@ def main() -> None:
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
             requests=given.requests, share=given.share, clients=given.clients,
-            workers=tuple(map(int, given.workers.split(","))), options=tuple(given.options.split()),
+            workers=tuple(map(int, given.workers.split(","))), load_workers=given.load_workers, options=tuple(given.options.split()),
             expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:
@@ -400,6 +402,7 @@ def main() -> None:
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
             options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}"
+            options += f" --load_workers {given.load_workers}" if given.load_workers > 1 else ""
             options += f" --options {given.options!r}" if given.options else ""
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
