@@ -22,6 +22,7 @@ its prompts centred, and says what centring does to the answers. What has such f
 import argparse
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,6 +273,27 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join(columns)} |"
 
 
+def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each start and readout, and both: of all models in how many a formula tells, and how likely by luck.
+
+    Models in which none does are expected to show one in twenty.
+    """
+    for start in ("secret", "common"):
+        for readout in ("cls", "prompt", ""):
+            attacks = [
+                entry
+                for name, run in runs.items()
+                for entry in run["derivable"]
+                if run["start"] == start and "centred" in entry and (not readout or f"_{readout}_seed" in name)
+            ]
+            parts = []
+            for found in (attacks, [entry["centred"] for entry in attacks]):
+                count = sum(not entry["ideas"][0]["as_good"] for entry in found)
+                chance = sum(math.comb(len(found), k) * 19 ** (len(found) - k) for k in range(count, len(found) + 1))
+                parts.append(f"{count} of {len(found)} (p = {chance / 20 ** len(found):.2f})")
+            yield f"`{start}`, {readout or 'both readouts'}: {parts[0]}, centred {parts[1]}"
+
+
 def derived(attacks: list[dict[str, Any]]) -> Iterator[str]:
     """The largest key, S of the best formula, of as many random prompts, and in how many models a formula tells."""
     yield f"{max(entry['key']['cosine'] for entry in attacks):.2f}"
@@ -308,7 +330,7 @@ def main() -> None:
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}  # trials among them, made by hand
     runs = known.get("runs", {})
     if arguments.show:
-        print("\n".join(show(runs)))
+        print("\n".join([*show(runs), "", *pooled(runs)]))
         return
     places = {}
     if arguments.mednist:

@@ -27,7 +27,9 @@ _CHUNK = 1 << 24
 _NUMBER = re.compile(rb"-?\d{1,20}\.\d{1,30}(?:[eE][-+]?\d{1,3})?")
 _DIFFERENCES = 16  # of a row, one after another, that are looked for in a text
 _LEAST_DIFFERENCES = 8
-_COARSE = 0.1  # of the row's spread: numbers that were rounded to more than this say nothing
+_COARSE = 0.1  # of the row's spread: differences of numbers that were rounded to more than this say nothing
+_EXACT = 1e-3  # of the row's spread: as far a number that is written in full may be from the row's
+_MOST_COARSE = 0.25  # of the differences, since a round number is written in few digits
 LARGEST_TEXT = 64 << 20  # bytes in which numbers are looked for
 
 
@@ -103,11 +105,13 @@ class Numbers:
         steps, slack = np.diff(values), unsure[1:] + unsure[:-1]
         for name, own in self._rows:
             places = np.arange(len(steps) - len(own) + 1)
-            coarsest = _COARSE * own.std()
+            coarsest, num_coarse = _COARSE * own.std(), np.zeros(len(places), dtype=int)
             for further, difference in enumerate(own):
                 at = places + further
-                room = slack[at] + 1e-6 * abs(difference)
-                places = places[(np.abs(steps[at] - difference) <= room) & (room <= coarsest)]
+                room = slack[at] + _EXACT * own.std()
+                num_coarse += room > coarsest
+                fits = (np.abs(steps[at] - difference) <= room) & (num_coarse <= _MOST_COARSE * len(own))
+                places, num_coarse = places[fits], num_coarse[fits]
                 if not len(places):
                     break
             if len(places):

@@ -22,7 +22,7 @@ from pfm_export.serving.manifest import write_manifest
 from pfm_export.serving.signature import MODEL
 
 
-@pytest.fixture(scope="module", params=["cls", "prompt"])
+@pytest.fixture(scope="module", params=["cls", pytest.param("prompt", marks=pytest.mark.slow)])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("check")
     checkpoint = image_checkpoint(request.param)

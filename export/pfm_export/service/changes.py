@@ -14,7 +14,7 @@ from pfm.forgetting.keys import load_key
 from pfm.storage import Json, sha256
 from pfm_export.service.journal import Asked, Journal
 from pfm_export.service.logs import log_error
-from pfm_export.service.refusals import RefusedError, unknown_class
+from pfm_export.service.refusals import RefusedError, bad_request, unknown_class
 from pfm_export.service.shown import Shown, unserved
 from pfm_export.service.tenants import Tenant
 from pfm_export.service.views import View
@@ -74,7 +74,10 @@ class Changes:
             there = [name for name in asked.classes if model.served.classes.knows(name)]
             if there:
                 # what else is in the folder is named in the record, and so in the certificate
-                model.served.erase(there, reason=asked.reason, requested_by=asked.requested_by, allow_unknown=True)
+                model.served.erase(
+                    there, reason=asked.reason, requested_by=asked.requested_by, allow_unknown=True,
+                    centre_prompts=asked.centre_prompts,
+                )  # fmt: skip
                 self._count(model.name, asked.action, len(there))
             signed = self._certify(model, asked)
             return {**_head(asked), "erased": list(asked.classes), "is_whole": is_whole, "certificate": signed}
@@ -113,6 +116,8 @@ class Changes:
 
     def _once(self, model: Shown, tenant: Tenant, asked: Asked, act: Callable[[], Json]) -> Json:
         def check() -> None:
+            if asked.centre_prompts and model.served.bundle.prompts_centred is None:
+                raise bad_request("this model has no prompts that could be centred")
             if tenant.is_bound and asked.action != "restore":
                 view = model.view(tenant)
                 view.require(asked.classes)
