@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_settings import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED, START
 from pfm.cli import pfm
 from pfm.cli import run as run_command
 from pfm.storage import write_json
@@ -23,7 +23,7 @@ from pfm_bench.reports.header import host_facts
 
 SEEDS = (42,)
 SHARES = (0.05,)
-RECIPE = f"{DIGITS} {SHARED} --epochs 60 --lr 8e-3"
+RECIPE = f"{DIGITS} {SHARED} {START} --epochs 60 --lr 8e-3"
 
 
 def measure(share: float, seed: int, folder: Path) -> dict[str, float | None]:

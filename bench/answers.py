@@ -6,10 +6,12 @@
 
 Each trains the demo's two models, one after the other on one thread, and erases a class from the served bundles: the
 digit 3, the images of hands, the speaker theo. It writes `answers_digits.json` and the like to `--out`; then
-`python bench/redraw.py` draws the pictures. The digits and the speakers are told as `pfm demo` tells them.
+`python bench/redraw.py` draws the pictures. The digits and the speakers are told as `pfm demo` tells them, but that
+prompts start from the seed, as they did when the files were made.
 """
 
 import argparse
+import dataclasses
 import os
 import tempfile
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: models this small are all overhead
 
 from pfm.data.config import DataConfig
+from pfm.model.config import StartConfig
 from pfm.storage import write_json
 from pfm_bench.demo.answers import collect_answers
 from pfm_bench.demo.digits import digits_task
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="where the data is; digits come with the package")
     parser.add_argument("--out", type=Path, default=Path("bench/pfm_bench/results"), help="folder of the JSON file")
     arguments = parser.parse_args()
-    task = choose_task(arguments.data, arguments.path)
+    task = dataclasses.replace(choose_task(arguments.data, arguments.path), start=StartConfig(prompt_start="seed"))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         results = {name: tell_story(task, name, Path(temporary) / name, SEED) for name in READOUTS}

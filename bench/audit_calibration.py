@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_settings import DIGITS, SHARED
+from audit_settings import DIGITS, SHARED, START
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK, AuditConfig
@@ -65,7 +65,7 @@ NO_BRANCH = "--absent_weight 0"
 
 
 def options_of(recipe: str, epochs: int) -> list[str]:
-    return f"{DIGITS} {SHARED} --epochs {epochs} --lr 8e-3 {RECIPES.get(recipe, NO_BRANCH)} --seed 42".split()
+    return f"{DIGITS} {SHARED} {START} --epochs {epochs} --lr 8e-3 {RECIPES.get(recipe, NO_BRANCH)} --seed 42".split()
 
 
 def trained(recipe: str, epochs: int, work: Path) -> Checkpoint:
@@ -112,7 +112,12 @@ def run_no_branch(label: str, config: AuditConfig, epochs: int, work: Path) -> d
     data = load_data(recipe_of(full).data, full.preprocess.storage)
     few = dataclasses.replace(config, oracles=min(3, config.oracles))
     models = Models(AuditRequest(full=full, data=data, keys=[label]), few, work / "models", CPU, lambda _: None)
-    return {"levels": summarise(measured(models, ["utility", "shape"]), models.learned)["levels"]}
+    said = summarise(measured(models, ["utility", "shape"]), models.learned)
+    measures = [
+        {what: entry[what] for what in ("level", "measure", "verdict", "value", "limit", "reason")}
+        for entry in said["measures"]
+    ]
+    return {"levels": said["levels"], "measures": measures}
 
 
 # --- arithmetic -----------------------------------------------------------------------------------

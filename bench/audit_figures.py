@@ -14,9 +14,15 @@ from pfm.seeds import make_generator
 
 Rows = Sequence[Mapping[str, Any]]
 HEADS = (
-    "model", "cases", "all classes", "retained", "class, prompt out", "H/ln C, and of retrained", "JS, among retrained",
-    "membership", "AUROC gap, n = 1", "n = 10",
+    "", "models", "all", "retained, of retrained", "class, prompt out", "H/ln C, of retrained", "JS, among retrained",
+    "membership, of retrained",
 )  # fmt: skip
+GAPS = {
+    "auroc_1": "gap, n = 1",
+    "auroc_10": "n = 10",
+    "relearned_adapters": "relearned, adapters",
+    "relearned_all": "all weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,7 @@ class Gap:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})".replace("-", "−")
 
 
 def gap_of(cases: Sequence[Mapping[str, Any]], key: str) -> Gap:
@@ -72,16 +78,23 @@ def by_variant(runs: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 def tables(runs: Mapping[str, Any]) -> str:
     """One row a variant, as Markdown; then the gaps of each class."""
-    lines = [f"| {' | '.join(HEADS)} |", "|---|" + "---:|" * (len(HEADS) - 1)]
-    for variant, cases in by_variant(runs).items():
-        lines.append(f"| {' | '.join(_cells(variant, cases))} |")
+    found = by_variant(runs)
+    shown = [key for key in GAPS if any(_has(cases, key) for cases in found.values())]
+    heads = [*HEADS, *(GAPS[key] for key in shown)]
+    lines = [f"| {' | '.join(heads)} |".replace("|  |", "| |"), "|---|" + "---:|" * (len(heads) - 1)]
+    for variant, cases in found.items():
+        gaps = [str(gap_of(cases, key)) if _has(cases, key) else "" for key in shown]
+        lines.append(f"| {' | '.join([*_cells(variant, cases), *gaps])} |".replace("|  |", "| |"))
     lines.append("")
     for name, case in runs.items():
-        gaps = [
-            100 * (mean_of(case["forgotten"], key) - mean_of(case["retrained"], key)) for key in ("auroc_1", "auroc_10")
-        ]
-        lines.append(f"{name}: {gaps[0]:+.1f} {gaps[1]:+.1f}")
+        gaps = [100 * (mean_of(case["forgotten"], key) - mean_of(case["retrained"], key))
+                for key in shown if _has([case], key)]  # fmt: skip
+        lines.append(f"{name}: {' '.join(f'{gap:+.1f}' for gap in gaps)}")
     return "\n".join(lines)
+
+
+def _has(cases: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return all(key in row for case in cases for row in case["forgotten"])
 
 
 def _cells(variant: str, cases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,15 +104,17 @@ def _cells(variant: str, cases: Sequence[Mapping[str, Any]]) -> list[str]:
     def percent(side: str, key: str) -> str:
         return f"{100 * mean(side, key):.1f}"
 
+    def pair(key: str) -> str:
+        return f"{mean('forgotten', key):.2f}, {mean('retrained', key):.2f}"
+
+    readout, comma, target = variant.partition(", ")
     return [
-        variant,
+        f"`{readout}`{comma}{target}",
         str(sum(len(case["forgotten"]) for case in cases)),
         percent("forgotten", "full"),
         f"{percent('forgotten', 'retain')}, {percent('retrained', 'retain')}",
         percent("forgotten", "prompt_out"),
-        f"{mean('forgotten', 'entropy'):.2f}, {mean('retrained', 'entropy'):.2f}",
-        f"{mean('forgotten', 'js'):.3f}, {mean('retrained', 'js'):.3f}",
-        f"{mean('forgotten', 'membership'):.3f}, {mean('retrained', 'membership'):.3f}",
-        str(gap_of(cases, "auroc_1")),
-        str(gap_of(cases, "auroc_10")),
+        pair("entropy"),
+        pair("js"),
+        pair("membership"),
     ]

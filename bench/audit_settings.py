@@ -20,6 +20,7 @@ from pfm_bench.reports.run_options import run_config
 from recipes import SPEAKER
 
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
+START = "--prompt_start seed"  # the default when the figures were made; a recipe says its own
 PROMPT = "--readout prompt --final_norm"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --batch_size 128"
 HELD_OUT = 0.2
@@ -37,6 +38,7 @@ class Setting:
         source: which path it needs; "" for none.
         fields: options of the data.
         more: options of a variant here: what its recipe says, where `options` say something else.
+        is_relearned: attackers fine-tune here as well.
     """
 
     options: str
@@ -48,6 +50,7 @@ class Setting:
     source: str = ""
     fields: tuple[str, ...] = ()
     more: dict[str, str] = field(default_factory=dict)
+    is_relearned: bool = False
 
 
 NAMES = "AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT"
@@ -67,7 +70,7 @@ SETTINGS = {
     "digits": Setting(
         options=DIGITS,
         lengths={"cls": "--epochs 20 --lr 8e-3", "prompt": "--epochs 30 --lr 5e-3 --max_grad_norm 1"},
-        choosing=("0", "5", "7"), shown=("1", "3", "8"),
+        choosing=("0", "5", "7"), shown=("1", "3", "8", "0", "2", "4", "5", "6", "7", "9"), is_relearned=True,
     ),
     "fsdd": Setting(
         options="--model_name scratch:ast_mini --lr 3e-3 --weight_decay 0.05 --warmup 0.1 --batch_size 64",
@@ -109,9 +112,10 @@ def options_of(data: str, variant: str) -> str:
     if readout not in setting.lengths:  # it is solved: no option of training step by step
         features = "" if data == "lora" else " --features raw"
         return (f"--class_names {NAMES} " if NAMES in setting.options else "") + f"{own}{features} --cpu"
-    return " ".join(
-        [setting.options, setting.lengths[readout], SHARED, own, *filter(None, [setting.more.get(variant)])]
-    )
+    start = "" if "--recipe" in own else START
+    return " ".join(filter(None, [
+        setting.options, setting.lengths[readout], SHARED, own, start, setting.more.get(variant)
+    ]))  # fmt: skip
 
 
 def config_of(data: str, variant: str, seed: int, places: dict[str, str], folder: str) -> RunConfig:

@@ -30,14 +30,15 @@ import torch
 from audit_figures import tables
 from audit_settings import SETTINGS, VARIANTS, config_of, data_for, few, options_of
 from pfm.audit import figures, thresholds
-from pfm.audit.comparisons.data import by_position
+from pfm.audit.comparisons.data import by_position, renumber
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
-from pfm.audit.resurrection import Attacker
+from pfm.audit.relearning import SCOPES, Lesson, mean_area, relearn
+from pfm.audit.resurrection import Attacker, choose_samples
 from pfm.audit.subject import Loaded, Subject, as_subject
 from pfm.backbones.spec import describe_backbone
-from pfm.data.splits import ClassificationData
+from pfm.data.splits import ClassificationData, Split
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import PromptedClassifier
@@ -49,7 +50,8 @@ from pfm_bench.reports.packed import pack, runs_of
 
 CPU = torch.device("cpu")
 SEEDS = (42, 2, 3)
-ATTACK = dataclasses.replace(QUICK, attack_seeds=5, attack_steps=100, attack_until=1.0)
+ATTACK = dataclasses.replace(QUICK, attack_seeds=5, relearn_steps=(2, 5, 10))
+
 OWN, REST = 100, 200  # test samples of the class and of others, that attacks are measured on
 
 
@@ -124,11 +126,12 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
         position = full.classes.position(label)
         groups = Groups.of(data, [position])
         comparisons = Comparisons(full, data, [position], bench.work / "models", CPU, lambda _: None)
-        attacker = Attacker(
-            dataclasses.replace(data, test=few(data.test, position, OWN, REST)), [position], ATTACK, CPU
-        )
-        whole, oracle = Loaded.of(full, CPU), Loaded.of(comparisons.retrained().checkpoint, CPU)
-        erased = Loaded.of(erase(full, [label]), CPU)
+        fewer = dataclasses.replace(data, test=few(data.test, position, OWN, REST))
+        attacker = Attacker(fewer, [position], ATTACK, CPU)
+        fresh = comparisons.retrained().checkpoint
+        whole, oracle = Loaded.of(full, CPU), Loaded.of(fresh, CPU)
+        smaller = erase(full, [label])
+        erased = Loaded.of(smaller, CPU)
         ids = full.classes.ids
         own_answers = as_subject("full", whole, ids).log_probabilities(data.test).argmax(dim=1)
         out = as_subject("out", whole, ids, without=[ids[position]])
@@ -145,6 +148,10 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
         theirs, oracle_p = inside(as_subject("retrained", oracle, ids), groups)
         retrained.append({"seed": seed, **theirs, **attacked(attacker, oracle)})
         answers.append((log_p, oracle_p))
+        if SETTINGS[bench.data].is_relearned and whole.model.readout.sees_prompts:
+            lesson = lesson_of(fewer, position, full, seed)
+            for rows, checkpoint in ((forgotten, smaller), (retrained, fresh)):
+                rows[-1] |= relearned(checkpoint, lesson, seed)
     for number, row in enumerate(forgotten):
         row["js"] = mean_js(answers[number][0], [p for _, p in answers])
     for number, row in enumerate(retrained):  # what they differ by among themselves
@@ -173,6 +180,33 @@ def attacked(attacker: Attacker, target: Loaded) -> dict[str, float]:
     return {
         f"auroc_{size}": float(attacker.attack(target, size=size, tokens=1).auroc.mean()) for size in attacker.sizes
     }
+
+
+def lesson_of(data: ClassificationData, position: int, full: Checkpoint, seed: int) -> Lesson:
+    """Ten samples of the class and ten of the others, other ones for each seed."""
+    groups, new = Groups.of(data, [position]), renumber(len(full.classes), [position])
+
+    def drawn(split: Split, name: str) -> Split:
+        return split.subset(choose_samples(torch.arange(len(split)), ATTACK.relearn_size, 1, name, seed)[0])
+
+    own, rest = drawn(groups.forget_train, "relearned"), drawn(groups.retain_train, "kept")
+    added = torch.full((len(own),), len(full.classes) - 1)
+    return Lesson(
+        inputs=full.preprocess(torch.cat([own.inputs, rest.inputs])),
+        labels=torch.cat([added, new[rest.labels]]),
+        forget=full.preprocess(groups.forget_test.inputs),
+        retain=full.preprocess(groups.retain_test.inputs),
+        retain_labels=new[groups.retain_test.labels],
+    )
+
+
+def relearned(checkpoint: Checkpoint, lesson: Lesson, seed: int) -> dict[str, float]:
+    """AUROC of the class that is added and fine-tuned, the mean over some numbers of steps, as `pfm audit` has it."""
+    found = {}
+    for scope in SCOPES:
+        steps = relearn(checkpoint, lesson, scope=scope, steps=ATTACK.relearn_steps, lr=ATTACK.relearn_lr, seed=seed)
+        found[f"relearned_{scope.partition(' ')[0]}"] = mean_area(steps).value
+    return found
 
 
 def share(hits: torch.Tensor) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 import pfm.storage
+import pfm_export.serving.bundle
 from pfm.backbones.config import BackboneConfig
 from pfm.classes import ClassList
 from pfm.data.config import AugmentConfig, DataConfig
@@ -109,7 +110,7 @@ def phases(found: dict[str, float]) -> Iterator[None]:
     """Add up how long the parts of erasures take."""
     timed = {
         "solve": (solving.ExactState, "solve"),
-        "search": (Bundle, "_search"),
+        "search": (pfm_export.serving.bundle, "search_files"),
         "write": (pfm.storage, "replacing"),
     }
     before = {name: getattr(owner, attribute) for name, (owner, attribute) in timed.items()}

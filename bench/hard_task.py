@@ -25,7 +25,8 @@ NOISE = 80  # standard deviation, in grey levels of 256
 NUM_TRAIN = 1300
 RECIPE = (
     "--model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --optimizer adamw --schedule cosine "
-    "--eval_every 0 --save_every 0 --cpu --batch_size 128 --epochs 30 --lr 5e-3 --max_grad_norm 1"
+    "--eval_every 0 --save_every 0 --cpu --batch_size 128 --epochs 30 --lr 5e-3 --max_grad_norm 1 "
+    "--prompt_start seed"
 )
 PROMPT = "--readout prompt --final_norm --wrong_target"
 VARIANTS = {

@@ -41,7 +41,8 @@ READOUTS = ("cls", "prompt")
 SHOWN = "PATH/mednist_64.npz"
 RECIPE = (
     "--class_names AbdomenCT,BreastMRI,CXR,ChestCT,Hand,HeadCT --model_name scratch:vit_mini --epochs 5 "
-    "--optimizer adamw --weight_decay 0.01 --schedule cosine --warmup 0.3 --eval_every 0 --save_every 0 --cpu"
+    "--optimizer adamw --weight_decay 0.01 --schedule cosine --warmup 0.3 --eval_every 0 --save_every 0 --cpu "
+    "--prompt_start seed"
 )
 PROMPT = "--readout prompt --wrong_target none --final_norm"
 MEASURES = ("accuracy", "forget_k1", "retain_k1")

@@ -5,6 +5,8 @@
 
 write the commands of each run, its evaluation and its speed.
 
+Prompts start from the seed, as in the paper and as was the default when the files were made.
+
 Two runs go side by side, on one thread each; a run of two processes has the machine for itself.
 `--only PART` picks the runs whose name has PART in it; their results replace those of the same name in the file.
 """
@@ -28,6 +30,7 @@ from pfm_bench.reports.header import host_facts
 ROOT = Path(__file__).parent.parent
 PROMPT = "--readout prompt --wrong_target none --final_norm"
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
+START = "--prompt_start"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1"
 DIGITS_LENGTH = {"cls": "--epochs 60 --lr 8e-3", "prompt": "--epochs 90 --lr 5e-3 --max_grad_norm 1"}
 MEDNIST = (
@@ -65,7 +68,7 @@ class Recipe:
         shapes = {"digits": f"{DIGITS} {DIGITS_LENGTH[self.readout]}", "mednist": MEDNIST}
         parts = [shapes.get(self.data, f"{FSDD} {FSDD_LENGTH[self.readout]}"), SHARED]
         parts += [PROMPT] if self.readout == "prompt" else []
-        parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed}"]
+        parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed} {START} seed"]
         parts += [f"--prompt_layer {self.layer}"] if self.layer else []
         data = ["--dataset", places[self.source]] if self.source else []
         data += SPEAKER if self.data == "fsdd_speaker" else []

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 
 import torch
 
-from audit_settings import SHARED
+from audit_settings import SHARED, START
 from glyph_backbone import pretrain
 from pfm.audit import figures, thresholds
 from pfm.audit.attacks.exposure import exposure
@@ -67,7 +67,7 @@ ONE_SEED = tuple(name for name in VARIANTS if not name.startswith("scratch"))
 
 def options_of(variant: str, model_name: str) -> list[str]:
     backbone = "" if SCRATCH in VARIANTS[variant] else f"--model_name {model_name}"
-    return f"{backbone} {COMMON} {SHARED} {VARIANTS[variant]}".split()
+    return f"{backbone} {COMMON} {SHARED} {START} {VARIANTS[variant]}".split()
 
 
 def run_case(variant: str, seed: int, label: str, work: Path) -> dict[str, Any]:

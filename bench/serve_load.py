@@ -6,7 +6,9 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`).
+(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The
+capacity is the highest rate at which requests may arrive at random so that none is refused and no queue grows, found
+by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores;
 what the client computes for a request is in the file. A section that is in the file already is not measured again.
@@ -80,6 +82,7 @@ class Setting:
     share: float
     clients: int
     workers: tuple[int, ...]
+    load_workers: int
     options: tuple[str, ...]
     expected: SessionAnswers
 
@@ -202,9 +205,10 @@ def load(setting: Setting) -> Json:
         load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
         await load.prepare()
         alone = await load.alone(setting.seconds / 12)
-        capacity = await load.closed(setting.clients, setting.seconds / 6)
+        closed = await load.closed(setting.clients, setting.seconds / 12)
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12)
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
-        loaded = await load.open(setting.share, capacity.per_second, setting.seconds, changes=True)
+        loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
         computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
         await load.connections.close()
@@ -220,9 +224,11 @@ def load(setting: Setting) -> Json:
             }
             for change in load.changes
         ]  # fmt: skip
-        return [alone, capacity, loaded], {"mean_pass": means, "changes": changed}, computed
+        found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
+        tried = [{**short(phase), "is_carried": phase.is_carried} for phase in trials]
+        return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
 
-    with setting.served("load") as server:
+    with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
     p50, p99 = percentiles(phases[0].latencies_ms).p50_ms, percentiles(phases[-1].latencies_ms).p99_ms
     statuses = phases[-1].statuses
@@ -230,7 +236,7 @@ def load(setting: Setting) -> Json:
     limit = 3 * p50 + full
     print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
     return {
-        "share": setting.share, "full_pass_ms": full, **more, "server_ms_per_request": computed,
+        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more, "server_ms_per_request": computed,
         "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit,
         "limit_with_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
         "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
@@ -369,6 +375,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
     parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
+    parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
     parser.add_argument("--only", default=",".join(SECTIONS))
@@ -384,7 +391,7 @@ def main() -> None:
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
             requests=given.requests, share=given.share, clients=given.clients,
-            workers=tuple(map(int, given.workers.split(","))), options=tuple(given.options.split()),
+            workers=tuple(map(int, given.workers.split(","))), load_workers=given.load_workers, options=tuple(given.options.split()),
             expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:
@@ -395,6 +402,7 @@ def main() -> None:
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
             options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}"
+            options += f" --load_workers {given.load_workers}" if given.load_workers > 1 else ""
             options += f" --options {given.options!r}" if given.options else ""
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}

@@ -5,12 +5,13 @@
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --fsdd PATH/fsdd --only fsdd
     python bench/starts_table.py --out bench/pfm_bench/results/starts.json --mednist PATH/mednist_64.npz \
         --backbone PATH/vit_cifar32 --only lora
+    python bench/starts_table.py --out bench/pfm_bench/results/starts_data.json --start data
 
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
-`common` runs with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42 (its
-accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is not run
-again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs `lora_…`
-are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
+`common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
+(its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is
+not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs
+`lora_…` are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
 
 `--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
 its prompts centred, and says what centring does to the answers. What has such figures already is left alone.
@@ -21,6 +22,7 @@ its prompts centred, and says what centring does to the answers. What has such f
 import argparse
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +32,11 @@ from typing import Any
 import torch
 
 from pfm.audit.attacks.derivable import Case, measure_class, measure_formulas
+from pfm.audit.attacks.from_samples import key_source, make_again
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
-from pfm.audit.derivable import SeedStarts
+from pfm.audit.derivable import SeedStarts, rows_of_keys
 from pfm.audit.groups import Groups
 from pfm.commands.train import train as train_command
 from pfm.data.config import DataConfig
@@ -48,14 +51,16 @@ from pfm.forgetting.erase import erase
 from pfm.forgetting.infer_best import prompts_change
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import BANK
+from pfm.model.starts import STARTS
 from pfm.storage import write_compact_json
 from pfm.training.launch import processes_of, start_accelerator
 from pfm_bench.reports.header import host_facts
-from recipes import Recipe
+from recipes import START, Recipe
 
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
+STARTS_SHOWN = ("common", "secret", "data", "seed")
 CONFIG = dataclasses.replace(QUICK, random_rounds=20, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
@@ -79,7 +84,8 @@ class Run:
 
     def options(self, places: dict[str, str]) -> list[str]:
         """Of `pfm train`, the data at its place."""
-        options = [*self.recipe.options(places), "--prompt_start", self.start]
+        options = self.recipe.options(places)
+        options[options.index(START) + 1] = self.start
         if self.is_lora:
             options[options.index("--model_name") + 1] = places["backbone"]
             options += ["--prompt_layer", "4", "--cache_trunk", "host"]
@@ -102,13 +108,13 @@ def list_runs() -> Iterator[Run]:
         (number, start, Run(Recipe(data, readout, seed), start, number * (start == "secret")))
         for data in CLASSES
         for readout in ("cls", "prompt")
-        for start in ("common", "secret", "seed")
+        for start in STARTS_SHOWN
         for number, seed in enumerate((42,) * 3 if start == "secret" else SEEDS[: 1 if start == "seed" else 3], start=1)
     ]
     for number in (1, 2, 3):
         yield from (run for at, _, run in runs if at == number)
     for readout in ("cls", "prompt"):
-        for start in ("common", "secret", "seed"):
+        for start in STARTS_SHOWN:
             yield Run(Recipe("mednist", readout), start, int(start == "secret"), is_lora=True)
 
 
@@ -146,23 +152,32 @@ def measure(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
         "retain_k1": one_less["retain_mean"],
         "forget_k1": one_less["forget_mean"],
         "unknown": None if found.unknown is None else dataclasses.asdict(found.unknown),
-        "cosine_to_start": cosine_to_start(checkpoint),
+        "cosine_to_start": cosine_to_start(checkpoint, data),
         "derivable": [attack(checkpoint, data, name) for name in CLASSES[run.recipe.data]],
     }
 
 
-def cosine_to_start(checkpoint: Checkpoint) -> float | None:
+def cosine_to_start(checkpoint: Checkpoint, data: ClassificationData) -> float | None:
     """Of the trained prompts, their mean; None where nobody can draw the start again."""
-    if checkpoint.prompt_start == "secret":
+    start, ids = STARTS.get(checkpoint.prompt_start), checkpoint.classes.ids
+    if start.samples:
+        keys = start.keys(key_source(checkpoint, by_position(data, checkpoint).train))
+        rows = rows_of_keys(checkpoint, ids, checkpoint.seed, keys)[BANK]
+    elif start.takes_keys:
         return None
-    rows = SeedStarts(checkpoint, checkpoint.classes.ids).rows(checkpoint.seed, checkpoint.prompt_start)[BANK]
+    else:
+        rows = SeedStarts(checkpoint, ids).rows(checkpoint.seed, checkpoint.prompt_start)[BANK]
     trained = checkpoint.tensors[BANK]
     return float(torch.cosine_similarity(trained.flatten(1), rows.flatten(1), dim=1).mean())
 
 
 def attack(full: Checkpoint, data: ClassificationData, name: str) -> dict[str, Any]:
     """What comes back of a class once it is erased; of the formulas, the three best."""
-    return {**short(measure_class(case_of(full, data, name))), "centred": with_centred(full, data, name)}
+    case = case_of(full, data, name)
+    found = {**short(measure_class(case)), "centred": with_centred(full, data, name)}
+    if STARTS.get(full.prompt_start).samples:
+        found["made_again"] = make_again(case, key_source(full, by_position(data, full).train)).figures()
+    return found
 
 
 def attack_again(full: Checkpoint, data: ClassificationData, name: str, before: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +244,7 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
         (data, readout, start, chosen)
         for data in (*CLASSES, "lora_mednist")
         for readout in ("cls", "prompt")
-        for start in ("seed", "secret", "common")
+        for start in reversed(STARTS_SHOWN)
         if (chosen := [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start])
     ]
     for data, readout, start, chosen in cells:
@@ -256,6 +271,27 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
             mean(max(way["selective"] for way in entry["learned"].values()) for entry in attacks),
         ]  # fmt: skip
         yield f"| {' | '.join(columns)} |"
+
+
+def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each start and readout, and both: of all models in how many a formula tells, and how likely by luck.
+
+    Models in which none does are expected to show one in twenty.
+    """
+    for start in ("secret", "common"):
+        for readout in ("cls", "prompt", ""):
+            attacks = [
+                entry
+                for name, run in runs.items()
+                for entry in run["derivable"]
+                if run["start"] == start and "centred" in entry and (not readout or f"_{readout}_seed" in name)
+            ]
+            parts = []
+            for found in (attacks, [entry["centred"] for entry in attacks]):
+                count = sum(not entry["ideas"][0]["as_good"] for entry in found)
+                chance = sum(math.comb(len(found), k) * 19 ** (len(found) - k) for k in range(count, len(found) + 1))
+                parts.append(f"{count} of {len(found)} (p = {chance / 20 ** len(found):.2f})")
+            yield f"`{start}`, {readout or 'both readouts'}: {parts[0]}, centred {parts[1]}"
 
 
 def derived(attacks: list[dict[str, Any]]) -> Iterator[str]:
@@ -287,13 +323,14 @@ def main() -> None:
     parser.add_argument("--attack", action="store_true", help="make the attacks by formula again")
     parser.add_argument("--retrain", type=Path, help="folder that keeps models retrained without the class")
     parser.add_argument("--only", default="", help="runs whose name begins so")
+    parser.add_argument("--start", default="", choices=("", *STARTS_SHOWN), help="runs from this start only")
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}  # trials among them, made by hand
     runs = known.get("runs", {})
     if arguments.show:
-        print("\n".join(show(runs)))
+        print("\n".join([*show(runs), "", *pooled(runs)]))
         return
     places = {}
     if arguments.mednist:
@@ -304,6 +341,7 @@ def main() -> None:
         places["backbone"] = str(Path(arguments.backbone).resolve())
     steps = [step for step, is_asked in (("centred", arguments.attack), ("retrained", arguments.retrain)) if is_asked]
     chosen = [run for run in list_runs() if run.name.startswith(arguments.only) and run.needs <= {*places}]
+    chosen = [run for run in chosen if arguments.start in ("", run.start)]
     for run in chosen:
         is_known = run.name in runs
         if is_known != bool(steps) or (is_known and not lacking(runs[run.name], steps)):

@@ -118,8 +118,13 @@ def _mute() -> None:
 
 def _fail(message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # standard error may be full as well; the code says enough
-        print(f"pfm: {' '.join(message.split())}", file=sys.stderr)
+        print(f"pfm: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey in place of showing it written out: names may be anybody's."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _use_utf8() -> None:

@@ -125,7 +125,7 @@ def erased_from(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record: dict[str, Any] = json.loads(line)
+            record: Any = json.loads(line)
             if record["action"] not in ("erase", "erase-begin"):
                 continue
             entries = record.get("files", [record])

@@ -314,6 +314,42 @@ def test_the_readmes_figures_are_those_of_their_files() -> None:
     assert len(rows) == len(list(figures()))
 
 
+# what a sentence states, and where the code has it
+COUNTS = (
+    ("training.md", r"within (\w+) seconds, the cache serves", "pfm.hub:_CONNECT_S"),
+    ("training.md", r"or over (\d+) of them drawn", "pfm.evaluation.config:EvalConfig.max_subsets"),
+    ("training.md", r"in (\d+) bins", "pfm.evaluation.measures:BINS"),
+    ("training.md", r"a probability of (\d+) % or more", "pfm.evaluation.removal:SURE"),
+    ("audit.md", r"models\*, (\w+) of them", "pfm.audit.config:QUICK.oracles"),
+    ("audit.md", r"`--full` trains (\w+), and up", "pfm.audit.config:FULL.oracles"),
+    ("audit.md", r"and up to (\w+) where these differ", "pfm.audit.config:FULL.most_oracles"),
+    ("audit.md", r"(\d+) points above chance", "pfm.audit.rule:Tolerance.KNOWN"),
+    ("audit.md", r"tolerance is ([\d.]+) for areas", "pfm.audit.rule:Tolerance.AREA"),
+    ("audit.md", r"membership of the class ([\d.]+),", "pfm.audit.rule:Tolerance.MEMBERSHIP"),
+    ("audit.md", r"of the retained ([\d.]+),", "pfm.audit.rule:Tolerance.MEMBERSHIP_RETAINED"),
+    ("audit.md", r"entropy ([\d.]+),", "pfm.audit.rule:Tolerance.ENTROPY"),
+    ("audit.md", r"cosine ([\d.]+), share", "pfm.audit.rule:Tolerance.COSINE"),
+    ("audit.md", r"share `unknown`\s+([\d.]+),", "pfm.audit.rule:Tolerance.UNKNOWN"),
+    ("audit.md", r"divergence and accuracy of neighbours ([\d.]+)\. ", "pfm.audit.rule:Tolerance.DIVERGENCE"),
+    ("audit.md", r"accuracy of neighbours ([\d.]+)\. ", "pfm.audit.rule:Tolerance.RETAINED"),
+    ("audit.md", r"a cosine of ([\d.]+), beyond", "pfm.audit.attacks.derivable:KEY"),
+    ("audit.md", r"of each formula, (\d+) times and more", "pfm.audit.config:QUICK.random_rounds"),
+    ("serving.md", r"above `--max_pixels` \(([\d,]+),", "pfm.data.limits:MOST_PIXELS"),
+    ("serving.md", r"`--max_expansion` \((\d+)\)", "pfm.data.limits:MOST_EXPANSION"),
+)
+WORDS = {"three": 3, "five": 5, "ten": 10, "twenty": 20}
+
+
+@pytest.mark.parametrize(("page", "sentence", "place"), COUNTS, ids=[place for _, _, place in COUNTS])
+def test_a_number_in_a_sentence_is_that_of_the_code(page: str, sentence: str, place: str) -> None:
+    module, _, names = place.partition(":")
+    value = functools.reduce(getattr, names.split("."), importlib.import_module(module))
+    (stated,) = re.findall(sentence, text_of(ROOT / "docs" / page))
+    number = WORDS.get(stated) or float(stated.replace(",", ""))
+    is_share = re.search(r"% or more|points", sentence) is not None
+    assert number == pytest.approx(100 * value if is_share else value)
+
+
 # --- what is still missing ----------------------------------------------------------------------
 
 

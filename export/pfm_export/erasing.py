@@ -29,6 +29,7 @@ from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import explain, locked, try_lock
 from pfm_export.serving.artifacts import look_at
 from pfm_export.survey import Held, Survey, given_paths, opened
+from pfm_export.traces import traces
 
 ERASED, BEFORE, NEVER, CENTRED = "erased", "was erased before", "never had it", "was erased before, and is centred now"
 _ATTEMPTS = 20  # to lock a tree that others write into
@@ -40,19 +41,14 @@ class Outcome:
 
     Attributes:
         what: "erased", "was erased before", or "never had it".
-        kind: of artifact.
         is_kept: it is a file or bundle that a certificate can speak of.
+        is_run: it is a training run that is going on, which stops by itself.
     """
 
     path: Path
     what: str
-    kind: str
-    is_kept: bool = True
-
-    @property
-    def is_run(self) -> bool:
-        """It is a training run that is going on, which stops by itself."""
-        return self.kind == "run"
+    is_kept: bool
+    is_run: bool
 
 
 def erase_everywhere(
@@ -131,6 +127,7 @@ def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
     _check_shared(found.walk)
     _check_names(found, wanted, asked)
     _check_elsewhere(found, asked)
+    _check_traces(found, wanted, asked)
     by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
     for held, classes in wanted:
         if isinstance(held.kind, HoldingKind):
@@ -148,7 +145,8 @@ def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
 
 
 def _outcome(held: Held, what: str) -> Outcome:
-    return Outcome(held.path, what, held.kind.name, held.kind.is_kept)
+    is_run = isinstance(held.kind, HoldingKind) and held.kind.stops_by_itself
+    return Outcome(held.path, what, held.kind.is_kept, is_run)
 
 
 def _completed(outcome: Outcome, completed: set[Path]) -> Outcome:
@@ -272,6 +270,21 @@ def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: 
         raise StorageError(
             f"{found.linked[0]} has another name on its disk (a hard link) outside of what you named, which would go "
             "on holding the class; name that too, or delete it; --allow_unknown erases here all the same"
+        )
+
+
+def _check_traces(found: Survey, wanted: Sequence[tuple[Held, tuple[tuple[int, str], ...]]], request: _Asked) -> None:
+    """Refuse to erase a class of which a file that would stay as it is holds a row.
+
+    Raises:
+        StorageError: which file, and what to do.
+    """
+    found.traces = traces(found, wanted)
+    if found.traces and not request.allow_unknown:
+        first, more = found.traces[0], len(found.traces) - 1
+        raise StorageError(
+            f"{first.path}{f' and {more} more' * bool(more)} would go on holding the class: {first.how}; delete it or "
+            "move it away, and try again; --allow_unknown erases from the rest all the same"
         )
 
 

@@ -4,6 +4,7 @@ Bundles and ledgers are read without torch.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -64,7 +65,7 @@ def _refuse_json(path: Path) -> None:
         found = None
     is_certificate = isinstance(found, dict) and cast("Json", found).get("format") == certificate.FORMAT
     if is_certificate:
-        raise CheckpointError(f"{path} is a certificate; pfm verify {path} reads it")
+        raise CheckpointError(f"{path} is a certificate; pfm verify {shlex.quote(str(path))} reads it")
     raise CheckpointError(f"{path} is not a checkpoint, bundle, ledger or folder")
 
 

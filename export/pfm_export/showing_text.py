@@ -29,7 +29,7 @@ def _below(top: str, path: str) -> str:
 
 
 def _in_short(entry: Any) -> str:
-    if entry["kind"] == "ledger":
+    if "lines" in entry:
         return f"{len(entry['lines'])} lines"
     if "classes" not in entry:
         return entry["problem"]

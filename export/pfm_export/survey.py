@@ -41,12 +41,14 @@ class Survey:
     Attributes:
         others: what holds no classes, or was not looked into.
         linked: files with further names on their disk that the walk did not find: those go on holding everything.
+        traces: files that stay as they are, and hold a row of what was erased.
     """
 
     walk: Walk
     held: list[Held] = field(default_factory=list[Held])
     others: list[Seen] = field(default_factory=list[Seen])
     linked: list[Path] = field(default_factory=list[Path])
+    traces: list[Seen] = field(default_factory=list[Seen])
 
     @property
     def clean(self) -> list[Seen]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from pfm.audit.derivable import Candidates, draw_random
+from pfm.audit.derived import IdeaBack
 
 LUCK = 20  # rounds for each idea: one in so many may be as good as a formula that tells nothing
 
@@ -33,38 +34,12 @@ class ByChance:
     """
 
     rounds: torch.Tensor
-    ideas: tuple["Idea", ...]
+    ideas: tuple[IdeaBack, ...]
 
     @property
     def best(self) -> torch.Tensor:
         """(R,) the best of each round."""
         return self.rounds.max(dim=1).values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Idea:
-    """One idea beside random prompts.
-
-    Attributes:
-        way: its best candidate, and how far that brings the class back.
-        num_ways: its variants.
-        rounds: that were drawn for it.
-        as_good: of these, how many did as well as its best candidate.
-        best_random: of all of them.
-    """
-
-    idea: str
-    way: str
-    selective: float
-    num_ways: int
-    rounds: int
-    as_good: int
-    best_random: float
-
-    @property
-    def tells(self) -> bool:
-        """Whether no round did as well."""
-        return not self.as_good
 
 
 def compare_with_chance(
@@ -93,13 +68,13 @@ def _compare(
     attack: Attack,
     most: int,
     generator: torch.Generator,
-) -> Idea:
+) -> IdeaBack:
     """One idea: further rounds are drawn until one of them does as well, or there are enough."""
     own = float(selective.max())
     best = drawn.max(dim=1).values.tolist()
     while max(best) < own and len(best) < most:
         best.append(float(attack(draw_random(variants, generator)).max()))
-    return Idea(
+    return IdeaBack(
         idea=idea,
         way=variants.names[int(selective.argmax())],
         selective=own,

@@ -132,6 +132,24 @@ class SeedStarts:
         return {name: model.get_parameter(name).detach() for name in model.class_row_names}
 
 
+def rows_of_keys(full: Checkpoint, ids: Sequence[int], seed: int, keys: Sequence[bytes]) -> Rows:
+    """(C, …) of each parameter at the start of a model of keys; zeros for a class without one.
+
+    Args:
+        ids: of the classes, ascending.
+        keys: of the classes of `full`, in the order of its bank.
+    """
+    start, found = STARTS.get(full.prompt_start), {}
+    for name in class_rows_of(full.tensors):
+        shape = tuple(full.tensors[name].shape[1:])
+        found[name] = torch.zeros(len(ids), *shape)
+        for number, key in zip(full.classes.ids, keys, strict=True):
+            row = start.row(name, shape, seed, key)
+            if number in ids and row is not None:
+                found[name][ids.index(number)] = torch.from_numpy(row)
+    return found
+
+
 def find_seed(survivors: Survivors, starts: SeedStarts, seeds: Sequence[int]) -> tuple[int, float]:
     """The seed whose prompts are most like those that are left, and how much: their mean cosine, -1 to 1."""
     left = survivors.rows[BANK].flatten(1)

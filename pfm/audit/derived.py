@@ -36,7 +36,15 @@ class Random(TypedDict):
 
 
 class IdeaBack(TypedDict):
-    """One idea of a formula beside random prompts; see `pfm.audit.by_chance.Idea`."""
+    """One idea of a formula beside random prompts; it tells something where `as_good` is 0. See `pfm.audit.by_chance`.
+
+    Keys:
+        way: its best candidate, and how far that brings the class back (`selective`).
+        num_ways: its variants.
+        rounds: that were drawn for it.
+        as_good: of these, how many did as well as its best candidate.
+        best_random: of all of them.
+    """
 
     idea: str
     way: str

@@ -63,9 +63,10 @@ class Vit(Family):
     def resize(self, config: HfConfig, size: int, model_name: str) -> HfConfig:
         patch = config["patch_size"]
         if size % patch and size != config["image_size"]:  # SigLIP's 384 in patches of 14 leaves a rim out
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            near = f"{below} and {above} are" if below else f"{above} is"
             raise BackboneError(
-                f"--image_size {size} is not a multiple of the patch size {patch} of {model_name}; "
-                f"{max(1, size // patch) * patch} and {(size // patch + 1) * patch} are"
+                f"--image_size {size} is not a multiple of the patch size {patch} of {model_name}; {near}"
             )
         return {**config, "image_size": size}
 

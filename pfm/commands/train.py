@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pfm.backbones.config import BackboneConfig
+from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.commands.config_file import config_option
 from pfm.commands.options import CONTEXT_SETTINGS, all_but, only, was_given, with_options
 from pfm.commands.recipe import with_recipe
@@ -73,11 +73,25 @@ def train(plan: bool, **configs: Any) -> None:
         raise ConfigError("--features raw needs no backbone; leave --model_name out")
     config = RunConfig(**with_recipe(configs))
     refuse_unused(config.model.readout)
+    refuse_adapters(config)
     device = resolve_device(config.device, gpu_was_asked_for=was_given("gpu_id"))
     if plan:
         plan_only(config, device, say=click.echo)
     else:
         run_training(config, device, say=click.echo)
+
+
+def refuse_adapters(config: RunConfig) -> None:
+    """Refuse options of adapters where there are none.
+
+    Raises:
+        ConfigError: which.
+    """
+    tune = config.model.resolve_tune(is_pretrained=not config.backbone.model_name.startswith(SCRATCH))
+    given = [f"--{field.name}" for field in dataclasses.fields(LoraSettings) if was_given(field.name)]
+    if given and tune != "lora":
+        why = f"--tune {tune} has no adapters" if was_given("tune") else f"{config.backbone.model_name} trains whole"
+        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or give --tune lora")
 
 
 def refuse_unused(readout: str) -> None:

@@ -81,7 +81,7 @@ def read_entry(folder: Path) -> CacheEntry | None:
     """The entry in a folder; None where it is not one."""
     try:
         about: Any = json.loads((folder / ABOUT).read_bytes())
-        if about["kind"] != KIND or about["format"] != FORMAT or not (folder / ROWS).is_file():
+        if (about["kind"], about["format"]) != (KIND, FORMAT) or not (folder / ROWS).is_file():
             return None
         return CacheEntry(
             folder=folder,

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pfm.data.limits import Counted
+from pfm.data.packed_frames import check_packed
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
 WINDOW, INVERTED, FRAMES = "pfm_window", "pfm_inverted", "pfm_frames"  # what is told of an image in its `info`
@@ -53,6 +54,7 @@ def open_dicom(source: Path | bytes) -> Image.Image:
         document = _document(source)
         frames = int(getattr(document, "NumberOfFrames", None) or 1)
         _check_size(document)
+        check_packed(document, _first_packed)
         image = _in_colour(document) if document.SamplesPerPixel > 1 or _is_palette(document) else _grey(document)
     except DicomError:
         raise
@@ -102,6 +104,12 @@ def _check_size(document: Any) -> None:
     most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow refuses an image
     if most and document.Rows * document.Columns > most:
         raise DicomError(f"it has {document.Columns} x {document.Rows} pixels, which is too large to be safe")
+
+
+def _first_packed(document: Any) -> bytes:
+    from pydicom.encaps import get_frame
+
+    return get_frame(document.PixelData, 0, number_of_frames=int(getattr(document, "NumberOfFrames", None) or 1))
 
 
 def _is_palette(document: Any) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from pfm.data.again import DecodedAgain
 from pfm.data.cache import ROWS, Cache, CacheEntry, write_about
+from pfm.data.contents import FromFiles
 from pfm.data.place import choose_place
 from pfm.data.reading import SKIPPED, FilesToRead, Intake, Remarks, Stacked
 from pfm.data.rows import Rows
@@ -126,7 +127,7 @@ def take_in(files: Mapping[str, FilesToRead], look: Job, plan: Plan, words: Word
             source = DecodedAgain(files[split], part.kept, rowed.job, part.shape, rowed.dtype, workers=intake.workers)
         else:
             source = stores.get(split) or Store.open(part.address, part.shape, rowed.dtype, part.where, part.stride)
-        found[split] = Stacked(Rows(source), part.kept, part.notes)
+        found[split] = Stacked(Rows(FromFiles(source, files[split], part.kept)), part.kept, part.notes)
     return found
 
 

@@ -1,5 +1,6 @@
 """From a PIL image to uint8 pixels, by rules that are stored with a model; knows no torch."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def explain_unreadable(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known kind"
     if isinstance(error, DecompressionBombError | DecompressionBombWarning):
-        return f"{error} (--max_pixels)"
+        count = next(iter(re.findall(r"\d+ pixels", str(error))), "more pixels")
+        return f"it has {count}; at most {pixel_limit()} are decoded (--max_pixels)"
     return str(error)
 
 

@@ -64,6 +64,10 @@ class Rows(torch.Tensor):
         """All rows, as an ordinary tensor."""
         return self.source.rows(self.places)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """For another process an ordinary tensor, since a source is open in this one only."""
+        return self.whole().__reduce_ex__(protocol)
+
     def numpy(self, **options: Any) -> np.ndarray:
         return self.whole().numpy(**options)
 

@@ -6,12 +6,14 @@ Whatever the source, the result is the same; `pfm.data.loading` finds the source
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from pfm.classes import ClassList, split_names
 from pfm.data.config import DataConfig
+from pfm.data.contents import content_of
 from pfm.data.inputs import Storage
 from pfm.data.reading import Intake
 from pfm.data.rows import join_rows, subset_rows
@@ -32,12 +34,14 @@ class Split:
             nothing is known of it.
         names: of each sample, where it came from, relative to the data set: a file, or a row of one. The same name
             whenever the same data is read; None where the source has none.
+        contents: SHA-256 of each sample as its source has it; None where `content` is to look.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     groups: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
+    contents: tuple[bytes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +50,8 @@ class Split:
         """The samples at these places (n,) int64."""
         places = index.tolist()
         groups, names = _picked(self.groups, places), _picked(self.names, places)
-        return Split(subset_rows(self.inputs, index), self.labels[index], groups, names)
+        contents = _picked(self.contents, places)
+        return Split(subset_rows(self.inputs, index), self.labels[index], groups, names, contents)
 
     def relabelled(self, new: torch.Tensor) -> "Split":
         """With the new label (C,) of each old one; samples whose label becomes -1 are left out."""
@@ -61,10 +66,39 @@ class Split:
             torch.cat([self.labels, other.labels]),
             None if self.groups is None or other.groups is None else self.groups + other.groups,
             None if self.names is None or other.names is None else self.names + other.names,
+            None if self.contents is None or other.contents is None else self.contents + other.contents,
         )
 
+    def content(self, place: int) -> bytes:
+        """SHA-256 of a sample as its source has it.
 
-def _picked(values: tuple[str, ...] | None, places: list[int]) -> tuple[str, ...] | None:
+        Raises:
+            DataError: its file cannot be read any more.
+        """
+        return content_of(self.inputs, place) if self.contents is None else self.contents[place]
+
+    def first_contents(self, label: int, count: int) -> list[bytes]:
+        """SHA-256 of the first samples of a class, at most so many; no other file is read.
+
+        Raises:
+            DataError: a file cannot be read any more.
+        """
+        places = (self.labels == label).nonzero()[:count, 0].tolist()
+        return [self.content(place) for place in places]
+
+    def with_contents(self) -> "Split":
+        """The same with every sample looked at, so that whatever is done with the inputs changes no digest.
+
+        Raises:
+            DataError: a file cannot be read any more.
+        """
+        return replace(self, contents=tuple(self.content(place) for place in range(len(self))))
+
+
+Value = TypeVar("Value")
+
+
+def _picked(values: tuple[Value, ...] | None, places: list[int]) -> tuple[Value, ...] | None:
     return None if values is None else tuple(values[place] for place in places)
 
 
@@ -195,9 +229,23 @@ def split_off_test(split: Split, what: str, names: Sequence[str] = ()) -> tuple[
             np.arange(len(split)), test_size=TEST_SHARE, random_state=0, stratify=split.labels.numpy()
         )
     except ValueError as error:
-        raise DataError(f"{what} has no test split and is too small to hold one out: {error}") from error
+        raise DataError(
+            f"{what} has no test split and is too small to hold one out: {_too_few(split, names)}"
+        ) from error
     note = f"no test split in the source: {TEST_SHARE:.0%} of each class held out for the test"
     return split.subset(torch.from_numpy(np.sort(train))), split.subset(torch.from_numpy(np.sort(test))), note
+
+
+def _too_few(split: Split, names: Sequence[str]) -> str:
+    """Of what there are too few samples to hold some out, and what to do."""
+    numbers, counts = np.unique(split.labels.numpy(), return_counts=True)
+    alone = [names[number] if names else str(number) for number in numbers[counts < 2]]
+    what = (
+        f"class {alone[0]} has one sample"
+        if alone
+        else f"{TEST_SHARE:.0%} of {len(split)} samples are less than one of each class"
+    )
+    return f"{what}; give more, or a test split of your own"
 
 
 def hold_out_for_threshold(data: ClassificationData, abstain: float) -> ClassificationData:

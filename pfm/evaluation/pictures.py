@@ -4,8 +4,10 @@ A picture brings its own white ground with some room around it, since a reader's
 still be read at half its size.
 """
 
+import functools
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from pfm.storage import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FORGET, RETAIN, CHANCE = "#c0392b", "#2471a3", "#5f6a6b"
 QUIET = "#4a4f57"  # of what is said beside
@@ -23,6 +26,12 @@ PALETTE = ("#2471a3", "#d35400", "#1e8449", "#8e44ad", "#b7950b", "#5f6a6b", "#1
 DOTS_PER_INCH, ROOM_IN = 160, 0.2
 LINE, MARKER = 2.2, 7  # points
 COLORS = 256  # of a file
+# fonts that have the letters of many scripts, on one system or another
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans", "Noto Sans Devanagari", "Noto Sans Thai", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans", "PingFang SC", "Arial Unicode MS",
+    "Unifont",
+)  # fmt: skip
 LIMITS = (-4, 106)  # of an axis in percent, so that a marker at its end is whole
 
 
@@ -39,14 +48,27 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 def as_png(figure: "Figure") -> bytes:
     """Opaque, nothing cut off, with room around it; in few colours, which makes the file half as large."""
+    import matplotlib
     from PIL import Image
 
     drawn, reduced = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", bbox_inches="tight", pad_inches=ROOM_IN)
+    usual = matplotlib.rcParams["font.sans-serif"]
+    with matplotlib.rc_context({"font.sans-serif": [*usual, *_further_fonts()]}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box; no font here has it
+        figure.savefig(drawn, format="png", bbox_inches="tight", pad_inches=ROOM_IN)
     with Image.open(drawn) as picture:
         few = picture.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         few.save(reduced, format="png", optimize=True)
     return reduced.getvalue()
+
+
+@functools.cache
+def _further_fonts() -> tuple[str, ...]:
+    """Fonts of the system for the letters of names that matplotlib's own has not."""
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return tuple(name for name in OTHER_SCRIPTS if name in there)
 
 
 def use_plain_log_scale(axis: Any) -> None:
@@ -92,7 +114,7 @@ def draw_curves(
     figure = new_figure(3.4 * columns + 1, 3.6 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    lines: dict[str, Any] = {}
+    lines: dict[str, Line2D] = {}
     colors = {label: PALETTE[number % len(PALETTE)] for number, label in enumerate(labels)}
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         names = sorted({value for curve in curves.values() for value in curve.x}) if ticks else []

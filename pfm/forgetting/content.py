@@ -7,19 +7,23 @@ and a move change none of it.
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pfm.errors import CheckpointError
+from pfm.forgetting.artifacts.text import may_hold_numbers
 from pfm.forgetting.ledger import PROMPTS_CENTRED, Record, digest, number, text
 
 if TYPE_CHECKING:
     import torch
 
+    from pfm.forgetting.artifacts.kind import Left
     from pfm.model.checkpoint import Checkpoint
 
+WRITTEN_OUT = "beside its tensors it has numbers or bytes written out that could be a prompt"
 NOTHING = hashlib.sha256().hexdigest()  # the digest of no tensor at all
 Part = tuple[str, str, tuple[int, ...], bytes]  # of a tensor: name, type, shape, values
 
@@ -172,6 +176,7 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
         problems=(
             *_misfits(checkpoint, of_classes),
             *hidden(path),
+            *_written_out(path),
             *(misfits_of_solution(checkpoint) if solves else ()),
         ),
         exact=str(checkpoint.exact["digest"]) if checkpoint.exact.get("is_solved") else "",
@@ -179,7 +184,7 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
     )
 
 
-def prompts_of(checkpoint: "Checkpoint") -> list[Record]:
+def prompts_of(checkpoint: "Checkpoint") -> "list[Left]":
     """Number, name and digest of the prompt of each class."""
     from pfm.model.classifier import BANK
 
@@ -205,6 +210,15 @@ def _part(name: str, tensor: "torch.Tensor") -> Part:
 
     values = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return name, str(tensor.dtype), tuple(tensor.shape), values
+
+
+def _written_out(path: Path) -> list[str]:
+    """Whether a checkpoint's plain fields, which nobody signs, could hold a prompt as numbers or letters."""
+    from pfm.model.opening import MEMORY, TENSORS, open_torch_file
+
+    fields = open_torch_file(path).items()
+    plain = {name: value for name, value in fields if name not in (*TENSORS, MEMORY, "exact")}
+    return [WRITTEN_OUT] if may_hold_numbers(json.dumps(plain, default=str)) else []
 
 
 def _misfits(checkpoint: "Checkpoint", of_classes: Iterable[str]) -> list[str]:

@@ -1,18 +1,21 @@
 """Search bytes for the rows of a class: a step of every erasure, not an assertion about it.
 
 A row is looked for as it is and in each form that a converter would give it: float64, float32, float16 and bfloat16
-(rounded, and cut off), and int8 with a scale of its own or that of its tensor, as dynamic quantisation stores it. In
-float32 its values are also looked for at any constant distance, which is how a row lies in a transposed matrix.
+(rounded, and cut off), and int8 with a scale of its own or that of its tensor, as dynamic quantisation stores it; in
+float32 also as base64 or hexadecimal digits, at any constant distance, which is how a row lies in a transposed matrix,
+and as numbers of a text or a pickle.
 Checkpoints are zip archives whose members are stored as they are; a member that was deflated is inflated and searched
 too. What was searched for, and what could not be, is a value that records and certificates quote.
 
 Letters: D values of a row.
 """
 
+import base64
 import io
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfm.errors import TraceFoundError
+from pfm.forgetting.scan import Numbers, Scanner
 
 Floats = npt.NDArray[np.floating]
 
@@ -29,6 +33,7 @@ LEAST_DISTINCT = 4
 # of a row in float32 that is looked for at a distance, places of its first two values
 _MOST_PLACES = 64
 _CHUNK = 1 << 24  # bytes looked at together, a multiple of 4
+_TEXT = 1 << 20  # bytes of what is written here in which numbers of a text are looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +113,12 @@ class SearchReport:
         )
 
 
+AS = " as "  # between a row's name and its form
+_PICKLED = 64  # values of a list that are looked for
 FORMS = (
     "float64", "float32", "float16", "bfloat16", "bfloat16 cut off", "int8 by its own scale",
-    "int8 by its tensor's scale", "float32 at a constant distance",
+    "int8 by its tensor's scale", "float32 in base64", "float32 in hexadecimal digits", "numbers of a pickle",
+    "written numbers", "float32 at a constant distance",
 )  # fmt: skip
 
 
@@ -126,24 +134,19 @@ def search(content: bytes, rows: Iterable[Row], *, kept: Iterable[Row] = (), fil
     Raises:
         TraceFoundError: one of them is there.
     """
-    wanted = {row.name: row for row in rows}
-    allowed = {row.values.tobytes() for row in kept}
-    passed_over = {name: row.unfit for name, row in wanted.items() if row.unfit}
-    for name, row in wanted.items():
-        if not row.unfit and row.values.tobytes() in allowed:
-            passed_over[name] = "the same as a row of a class that is left"
-    fit = [row for name, row in wanted.items() if name not in passed_over]
+    fit, passed_over = told_apart(rows, kept)
+    sought = Sought(fit)
     inflated = 0
     for place, part in _parts(content):
         inflated += bool(place)
-        for row in fit:
-            form = _found(part, row)
-            if form:
-                where = " in ".join(filter(None, (place, file))) or "the bytes"
-                raise TraceFoundError(
-                    f"{row.name} of an erased class was found as {form} in {where}; nothing was written. "
-                    "This file holds the class in a second place: report it, and do not rely on an erasure of it"
-                )
+        found = sought.find(part)
+        if found:
+            where = " in ".join(filter(None, (place, file))) or "the bytes"
+            row, _, form = found.partition(AS)
+            raise TraceFoundError(
+                f"{row} of an erased class was found as {form} in {where}; nothing was written. "
+                "This file holds the class in a second place: report it, and do not rely on an erasure of it"
+            )
     return SearchReport(
         files=(file,) if file else (),
         size_bytes=len(content),
@@ -152,6 +155,44 @@ def search(content: bytes, rows: Iterable[Row], *, kept: Iterable[Row] = (), fil
         forms=FORMS,
         passed_over=passed_over,
     )
+
+
+def told_apart(rows: Iterable[Row], kept: Iterable[Row]) -> tuple[list[Row], dict[str, str]]:
+    """Those rows that can be searched for, and by name why the others cannot be.
+
+    Args:
+        kept: of classes that may be there.
+    """
+    wanted = {row.name: row for row in rows}
+    allowed = {row.values.tobytes() for row in kept}
+    passed_over = {name: row.unfit for name, row in wanted.items() if row.unfit}
+    for name, row in wanted.items():
+        if not row.unfit and row.values.tobytes() in allowed:
+            passed_over[name] = "the same as a row of a class that is left"
+    return [row for name, row in wanted.items() if name not in passed_over], passed_over
+
+
+class Sought:
+    """Rows that are looked for in bytes that are about to be written.
+
+    Args:
+        rows: that can be told from chance.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self.scanner = Scanner({raw: f"{row.name}{AS}{form}" for row in rows for form, raw in patterns(row)})
+        self.numbers = Numbers((row.name, row.values) for row in rows)
+
+    def find(self, content: bytes) -> str:
+        """The first row that is there and the form it is in, joined by `AS`; "" where there is none."""
+        found = self.scanner.find(content)
+        if found:
+            return found
+        if len(content) <= _TEXT and (name := self.numbers.find(content)):
+            return f"{name}{AS}written numbers"
+        spread = (row.name for row in self._rows if _is_spread(content, row.values.astype("<f4")))
+        return next((f"{name}{AS}{FORMS[-1]}" for name in spread), "")
 
 
 def patterns(row: Row) -> Iterator[tuple[str, bytes]]:
@@ -170,20 +211,25 @@ def patterns(row: Row) -> Iterator[tuple[str, bytes]]:
         raw = values.tobytes()
         if len(raw) >= LEAST_BYTES and np.unique(values).size >= LEAST_DISTINCT:
             yield name, raw
+    yield from _as_letters(forms["float32"].tobytes())
+    # a list of floats, of which pickle writes a thousand at most behind one another
+    yield "numbers of a pickle", b"".join(b"G" + struct.pack(">d", value) for value in row.values[:_PICKLED].tolist())
+
+
+def _as_letters(raw: bytes) -> Iterator[tuple[str, bytes]]:
+    """Bytes in base64, wherever they begin in what was written so, and in hexadecimal digits."""
+    for before in range(3):
+        letters = base64.b64encode(bytes(before) + raw)
+        whole = (before + len(raw)) // 3 * 4  # the last letters depend on what comes behind
+        yield "float32 in base64", letters[4 * bool(before) : whole]
+    for digits in (raw.hex(), raw.hex().upper()):
+        yield "float32 in hexadecimal digits", digits.encode()
 
 
 def quantised(values: Floats, largest: float) -> npt.NDArray[np.int8]:
     """As ONNX Runtime's symmetric int8 stores it: `largest` becomes 127."""
     scale = np.float32(largest) / np.float32(127)
     return np.clip(np.rint(values.astype(np.float32) / scale), -127, 127).astype(np.int8)
-
-
-def _found(content: bytes, row: Row) -> str:
-    """The form in which a row is there; "" where it is not."""
-    for form, raw in patterns(row):
-        if raw in content:
-            return form
-    return FORMS[-1] if _is_spread(content, row.values.astype("<f4")) else ""
 
 
 def _is_spread(content: bytes, values: npt.NDArray[np.float32]) -> bool:

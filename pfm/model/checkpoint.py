@@ -7,6 +7,7 @@ model. It is plain tensors, numbers and strings, and loads with `torch.load(weig
 
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -269,6 +270,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def checkpoint_file(path: Path | str) -> Path:
+    """Where a checkpoint is.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    path = expanded(Path(path))
+    if path.is_dir():
+        inside = sorted((file for file in path.glob("*.pt") if file.is_file()), key=os.path.getmtime)
+        hint = f"; name the file, such as {inside[-1]}" if inside else ", and has no checkpoint in it (.pt)"
+        raise CheckpointError(f"{path} is a folder{hint}")
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}")
+    return path
+
+
 def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours, or one of the paper's tool.
 
@@ -279,9 +296,7 @@ def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Check
     Raises:
         CheckpointError: missing, unreadable, or not a checkpoint.
     """
-    path = expanded(Path(path))
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}")
+    path = checkpoint_file(path)
     content = open_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _read_own(path, content, model_name)

@@ -89,9 +89,10 @@ class StartConfig:
 
     section: ClassVar = Section.MODEL
     prompt_start: str = option(
-        "seed",
-        "Where prompts and classifier rows start: common, one small vector for all; secret, random numbers from a key "
-        "a class, which is not kept; seed, random numbers from --seed (the paper's), which anybody can draw again.",
+        "data",
+        "Where prompts and classifier rows start: data, random numbers from --seed and each class's first 64 training "
+        "samples, which whoever has those (everybody, of public data) can draw again; secret, from a key a class, "
+        "which is not kept; common, one small vector for all; seed, from --seed alone (the paper's): anybody can.",
         choices=STARTS.names,
     )
     init_key: str = option(
@@ -109,9 +110,9 @@ class StartConfig:
         expand_paths(self)
         if self.init_key:  # so that whoever erases a class finds it
             object.__setattr__(self, "init_key", str(Path(self.init_key).absolute()))
-        if self.init_key and not STARTS.get(self.prompt_start).takes_keys:
+        if self.init_key and not STARTS.get(self.prompt_start).keeps_keys:
             raise ConfigError(
-                f"--init_key is for starts from keys, and --prompt_start {self.prompt_start} takes none; "
+                f"--init_key is for starts from keys that are kept, and --prompt_start {self.prompt_start} takes none; "
                 "give --prompt_start secret, or leave --init_key out"
             )
 

@@ -114,7 +114,7 @@ def hidden(path: Path) -> list[str]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what would unpack to more than it is.
+    """Refuse what would unpack to more than it is, and what has other bytes than were written.
 
     Raises:
         ValueError, BadZipFile: it would, or is not an archive.
@@ -124,6 +124,8 @@ def _check_archive(path: Path) -> None:
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("it claims more than it has")
+        if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+            raise ValueError("some of its bytes are others than were written")
 
 
 def _check_tensor(path: Path, tensor: torch.Tensor) -> None:

@@ -69,7 +69,7 @@ class RecipeConfig:
 
     def describe(self) -> str:
         """For people."""
-        return f"{self.recipe}: {self.chose or 'nothing'}" if self.recipe != PAPER else PAPER
+        return f"{self.recipe}: {self.chose or 'chose nothing here'}" if self.recipe != PAPER else PAPER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from pfm.storage import write_json
 from pfm.training.config import ObjectiveConfig, OptimConfig, RunConfig
 from pfm.training.launch import leave
 from pfm.training.procedures import TrainResult
+from pfm.training.saving import next_commands
 from pfm.training.setup import Setup
 
 SHOWN = ("full_bank", "all_wrong", "none", "infer_best")  # modes in the line that ends a fit
@@ -62,7 +63,7 @@ class Fit:
         return (*_OF_STEPS, *(field.name for part in parts for field in dataclasses.fields(part)))
 
     def plan(self, setup: Setup) -> None:
-        """Say what is kept, and how large it is."""
+        """Say what is fitted and what is kept."""
         recipe = recipe_of(setup.model, {})
         count, classes = len(setup.data.train), len(setup.data.classes)
         sizes = {
@@ -71,14 +72,17 @@ class Fit:
             "none": 0,
         }
         keeps = setup.config.model.memory
+        splits = ", ".join(f"{len(split):,} {name}" for name, split in setup.data.splits())
         setup.tell(
-            f"a fit in one pass: {count:,} samples, {recipe.size:,} integers each, projected to {recipe.width:,}; "
-            f"--memory {keeps} keeps {sizes[keeps] / 2**20:,.1f} MiB"
+            f"plan\n  recipe   {setup.config.recipe.describe()}\n  samples  {splits}\n"
+            f"  fit      one pass: {recipe.size:,} integers a sample, projected to {recipe.width:,}\n"
+            f"  memory   {keeps}: {sizes[keeps] / 2**20:,.1f} MiB are kept to forget with"
         )
 
     def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:
         """Fit, evaluate and save."""
         assert found is None, "see check"
+        self.plan(setup)
         try:
             with RunLog(setup.files.log, is_main=setup.processes.is_main) as log:
                 return _fit(setup, log)
@@ -227,7 +231,7 @@ def _described(
         lines.append("  " + "  ".join(f"{name} {100 * modes[name]:.1f}" for name in SHOWN))
     lines.append(f"digest {memory.digest}")
     lines += remarks(memory)
-    lines.append(f"saved {path}\nnext: pfm eval --ckpt {path}   pfm export onnx --ckpt {path} --out bundle")
+    lines += [f"saved {path}", next_commands(path)]
     return "\n".join(lines)
 
 

@@ -111,8 +111,8 @@ def _fsdp_plugin(device: torch.device) -> FullyShardedDataParallelPlugin | None:
         raise ConfigError("the launch config asks for FSDP1; pfm runs under FSDP2: fsdp_version: 2")
     if device.type == "cpu":  # where Accelerate would pass over it without a word
         raise ConfigError(
-            "the launch config shares the model out among GPUs (FSDP2), and this run is on the CPU; there every process "
-            "holds the whole model: accelerate_configs/cpu_2.yaml"
+            "the launch config shares the model out among GPUs (FSDP2), and this run is on the CPU; there every "
+            "process holds the whole model: accelerate_configs/cpu_2.yaml"
         )
     from torch.distributed.fsdp import MixedPrecisionPolicy
 

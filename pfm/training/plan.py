@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pfm.evaluation.modes import DRAWN, mode_sets
+from pfm.model.starts import STARTS
 from pfm.training.position import is_due
 from pfm.training.setup import Setup
 from pfm.training.throughput import Rates
@@ -34,6 +35,8 @@ class Plan:
         evaluations: how many there are, each of `evaluated_sets` active sets.
         weight_bytes: of the model; `moving_bytes` of gradients and moments of what trains.
         activation_bytes: what a batch keeps for its backward pass, about.
+        shared_samples: name of the data set where prompts start from its samples and others can have it too; "" of
+            files of the user's own, and of other starts.
     """
 
     splits: dict[str, int]
@@ -52,6 +55,7 @@ class Plan:
     weight_bytes: int
     moving_bytes: int
     activation_bytes: int
+    shared_samples: str = ""
 
     @property
     def steps(self) -> int:
@@ -98,6 +102,11 @@ class Plan:
                 f"images of {_by(sides)} are shrunk to {_by(model)}, {100 * share:.2g} % of their pixels; if what "
                 "tells the classes apart is small, give a larger --image_size or another --model_name"
             )
+        if self.shared_samples:
+            found.append(
+                f"prompts start from the samples of {self.shared_samples}: whoever has that data set can make the "
+                "prompt of an erased class again; give --prompt_start secret if nobody is to"
+            )
         return found
 
     def forecast(self, rates: Rates, *, steps_left: int) -> str | None:
@@ -120,6 +129,7 @@ def make_plan(setup: Setup) -> Plan:
     tokens, prompts = spec.num_special + spec.num_patches, model.num_classes * model.config.prompt_tokens
     steps = -(-len(setup.labels) // setup.global_batch)
     stored, storage = tuple(setup.data.train.inputs.shape[1:]), setup.data.storage
+    is_shared = STARTS.get(setup.config.start.prompt_start).samples and setup.config.data.place is None
     return Plan(
         splits={name: len(split) for name, split in setup.data.splits()},
         file_shape=stored if storage is None else storage.file_shape(stored),
@@ -140,6 +150,7 @@ def make_plan(setup: Setup) -> Plan:
         weight_bytes=sum(sizes),
         moving_bytes=3 * sum(tensor.nbytes for tensor in trained),
         activation_bytes=_activation_bytes(setup, tokens + prompts // 2),
+        shared_samples=setup.data.name if is_shared else "",
     )  # fmt: skip
 
 

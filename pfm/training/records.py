@@ -10,6 +10,7 @@ from pfm.runlog import RunLog
 from pfm.storage import write_json
 from pfm.training.learner import Learner
 from pfm.training.position import Position
+from pfm.training.saving import next_commands
 from pfm.training.setup import Setup
 from pfm.training.throughput import Meter, Rates
 
@@ -110,9 +111,7 @@ class Records:
             with setup.files.writing():
                 write_json(setup.files.summary, summary)
         path = setup.files.epoch(self.at.epoch)
-        setup.tell(
-            f"saved {path} ({seconds:.0f} s)\nnext: pfm eval --ckpt {path}   pfm export onnx --ckpt {path} --out bundle"
-        )
+        setup.tell(f"saved {path} ({seconds:.0f} s)\n{next_commands(path)}")
 
     def _track(self, values: dict[str, float]) -> None:
         if values and self.setup.accelerator.trackers:

@@ -16,8 +16,9 @@ from pfm.errors import StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.holding import running
-from pfm.model.checkpoint import Checkpoint
+from pfm.model.checkpoint import Checkpoint, checkpoint_file
 from pfm.model.readouts import READOUTS
+from pfm.model.starts.keys import read_keys
 from pfm.runlog import RunLog, progress
 from pfm.storage import make_folder, write_json
 from pfm.training.batches import Examples, Loader
@@ -33,7 +34,7 @@ from pfm.training.plan import FORECAST_STEPS, Plan, make_plan
 from pfm.training.position import is_due
 from pfm.training.procedures import PROCEDURES, TrainResult
 from pfm.training.records import Records
-from pfm.training.saving import RunFiles, find_state
+from pfm.training.saving import NEWEST, RunFiles, find_state
 from pfm.training.setup import Setup, load_run_data, set_up
 from pfm.training.step import training_step
 
@@ -70,8 +71,7 @@ def train(
 
     hint_at_launcher(tell)
     PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
-    if data is None:
-        check_there(config.data)
+    _check_named(config, data)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     _say_what_is_replaced(config, data, tell)
@@ -98,7 +98,8 @@ def _train(
         files.sweep()
     found = find_state(config.train.resume, files, tell)
     procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
-    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=found is None), found)
+    draws = found is None and "prompt_start" not in procedure.unused()
+    return procedure.run(set_up(config, accelerator, spec, data, files, tell, draws_starts=draws), found)
 
 
 class Steps:
@@ -133,6 +134,20 @@ class Steps:
 STEPS = Steps()
 
 
+def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
+    """Refuse files that the user named and that cannot be used, before a backbone is looked for, which may be far away.
+
+    Raises:
+        PfmError: which.
+    """
+    if data is None:
+        check_there(config.data)
+    if config.train.resume not in ("", NEWEST):
+        checkpoint_file(config.train.resume)
+    if config.start.init_key and Path(config.start.init_key).exists():  # it is made where there is none
+        read_keys(Path(config.start.init_key))
+
+
 def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:
     """For the data's size, where that decides."""
     return spec.fitted(tuple(data.train.inputs.shape[1:])) if spec.is_fitted else spec
@@ -154,15 +169,15 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
         PfmError: as `train`, of what it checks before it starts.
     """
     accelerator = start_accelerator(device, config.device)
-    check_there(config.data)
+    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
+    procedure.check(config)
+    _check_named(config, None)
     spec = describe_backbone(config.backbone)
     config.augment.check_kind(spec.storage)
     data = load_run_data(config, spec, accelerator, None)
     spec = _fitted(spec, data)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
-    procedure = PROCEDURES.get(READOUTS.get(config.model.readout).procedure)
-    procedure.check(config)
     return procedure.plan(set_up(config, accelerator, spec, data, files, say, draws_starts=False))
 
 

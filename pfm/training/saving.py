@@ -6,6 +6,7 @@ needed to go on is the trained tensors, the optimizer's moments and a position; 
 
 import contextlib
 import re
+import shlex
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ from pfm.holding import writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.starts import UNSTATED
 from pfm.storage import try_lock
+
+NEWEST = "auto"  # of `--resume`: the newest state in the folder
+
+
+def next_commands(checkpoint: Path) -> str:
+    """What to type once a run is through, with the path as a shell takes it."""
+    path = shlex.quote(str(checkpoint))
+    return f"next: pfm eval --ckpt {path}   pfm export onnx --ckpt {path} --out bundle"
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def find_state(resume: str, files: RunFiles, say: Callable[[str], None]) -> tupl
     """
     if not resume:
         return None
-    found = files.newest(say) if resume == "auto" else (Path(resume), load_checkpoint(Path(resume)))
+    found = files.newest(say) if resume == NEWEST else (Path(resume), load_checkpoint(Path(resume)))
     if found is None:
         say(f"nothing to resume in {files.folder}: starting anew")
         return None

@@ -16,15 +16,14 @@ from pfm.classes import check_unknown
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.reading import Intake
-from pfm.data.splits import ClassificationData, hold_out_for_threshold
+from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.device import Processes
 from pfm.errors import ConfigError, PfmError
 from pfm.evaluation.samples import label_positions
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings
 from pfm.model.readouts import READOUTS
-from pfm.model.starts import STARTS
-from pfm.model.starts.keys import fresh_keys, keys_from
+from pfm.model.starts import STARTS, KeySource
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import host_of, processes_of
@@ -114,14 +113,14 @@ def set_up(
 
     Args:
         draws_starts: put the classes' rows at their start, and make the file of keys where one is asked for; not for a
-            run that goes on from a file, nor for a plan.
+            run that goes on from a file, nor for a plan or a readout that is solved.
 
     Raises:
         PfmError: see `pfm.errors`.
     """
     model, lora, frozen = _build_model(spec, data, config)
     if draws_starts:
-        start_rows(model, config, accelerator)
+        start_rows(model, config, accelerator, data.train)
     _check_metric(config.train.best_metric, model)
     if model.target.wants_nested(model.readout) and model.num_classes < FEWEST_NESTED:
         raise ConfigError(
@@ -168,13 +167,16 @@ def _build_model(
     return model, lora, frozen
 
 
-def start_rows(model: PromptedClassifier, config: RunConfig, accelerator: Accelerator) -> None:
+def start_rows(model: PromptedClassifier, config: RunConfig, accelerator: Accelerator, train: Split) -> None:
     """Put the rows of every class at their start, in place.
 
     Where they come from keys, the main process draws and the others receive: no key leaves it.
 
+    Args:
+        train: labels are positions in the model's bank.
+
     Raises:
-        ConfigError, StorageError: the file of keys cannot be used; on every process.
+        ConfigError, DataError, StorageError: a file of keys or of a sample cannot be used; on every process.
     """
     start = STARTS.get(config.start.prompt_start)
     if not start.takes_keys:
@@ -183,8 +185,13 @@ def start_rows(model: PromptedClassifier, config: RunConfig, accelerator: Accele
     problem: list[PfmError | None] = [None]
     if accelerator.is_main_process:
         try:
-            names, file = model.classes.names, config.start.init_key
-            start.apply(model, config.train.seed, keys_from(Path(file), names) if file else fresh_keys(names))
+            source = KeySource(
+                names=model.classes.names,
+                seed=config.train.seed,
+                contents=train.first_contents,
+                file=Path(config.start.init_key) if config.start.init_key else None,
+            )
+            start.apply(model, config.train.seed, start.keys(source))
         except PfmError as error:
             problem = [error]
     broadcast_object_list(problem)

@@ -37,7 +37,8 @@ def test_a_server_under_load_while_classes_come_and_go(tmp_path: Path, capsys: p
         )  # fmt: skip
         assert code == 0, capsys.readouterr().err
     document = json.loads((tmp_path / "out" / "load.json").read_text())
-    assert [phase["name"] for phase in document["phases"]] == ["alone", "4 clients", "load 50%", "load 80%"]
+    trials = [f"trial {number + 1}" for number in range(5)]
+    assert [phase["name"] for phase in document["phases"]] == ["alone", "4 clients", *trials, "load 50%", "load 80%"]
     for phase in document["phases"]:
         assert phase["wrong"] == phase["numbers_not_known"] == 0, phase["wrong_examples"]
         assert phase["worst_difference"] <= 1e-5
@@ -208,6 +209,17 @@ def test_a_phase_says_how_many_were_answered_and_what_became_of_the_others() -> 
     assert "1.5 of 100.0 requests/s  p50 2.0 ms" in phase.describe()
     assert phase.describe().endswith("wrong 0  2 x 429, 1 x broken, 4 rightly refused")
     assert phase.to_dict()["statuses"] == {"0": 1, "200": 3, "400": 4, "429": 2}
+
+
+def test_a_rate_is_carried_where_all_is_answered_soon_after_it_came() -> None:
+    def phase(seconds: float, **statuses: int) -> Phase:
+        found = Phase(name="x", seconds=seconds, arriving_seconds=10.0, verdicts=Verdicts(refused=1))
+        found.statuses.update({int(name[1:]): count for name, count in statuses.items()})
+        return found
+
+    assert phase(10.09, s200=99, s400=1).is_carried
+    assert not phase(10.2, s200=99, s400=1).is_carried
+    assert not phase(10.0, s200=98, s400=1, s429=1).is_carried
 
 
 def test_shares_of_the_capacity_are_numbers() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audit_figures import gap_of
+from audit_figures import gap_of, tables
 from audit_settings import SETTINGS, VARIANTS, config_of, few
 from pfm.data.splits import Split
 
@@ -24,6 +24,22 @@ def test_the_pooled_gap_is_the_mean_over_classes_and_as_wide_as_models_differ() 
     assert -20.1 < noisy.low < -5
     assert 5 < noisy.high < 20.1
     assert str(gap_of([case([0.9, 0.7], [0.9, 0.7])], "auroc_1")) == "+0.0 (+0.0 to +0.0)"  # model by model the same
+
+
+def test_the_table_has_a_row_a_variant_and_gaps_of_what_every_case_was_asked_for() -> None:
+    row = {"full": 0.9, "retain": 0.9, "prompt_out": 0.1, "entropy": 0.5, "js": 0.1, "membership": 0.5, "auroc_1": 0.8}
+    more = {**row, "relearned_all": 0.7}
+    lines = tables({
+        "cls, uniform; 1": {"forgotten": [more], "retrained": [{**more, "relearned_all": 0.75}]},
+        "ridge; 1": {"forgotten": [row], "retrained": [row]},
+    }).splitlines()  # fmt: skip
+    assert lines[0].startswith("| | models |")
+    assert lines[0].endswith("| gap, n = 1 | all weights |")
+    assert {line.count("|") for line in lines[:4]} == {11}
+    assert lines[2].startswith("| `cls`, uniform | 1 | 90.0 |")
+    assert lines[2].endswith("| −5.0 (−5.0 to −5.0) |")
+    assert lines[3].endswith("| +0.0 (+0.0 to +0.0) | |")
+    assert lines[5:] == ["cls, uniform; 1: +0.0 -5.0", "ridge; 1: +0.0"]
 
 
 @pytest.mark.parametrize("data", SETTINGS)

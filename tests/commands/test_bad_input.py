@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def truncated(path: Path) -> Path:
     return path
 
 
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
 def one_class(folder: Path) -> str:
     (folder / "apple").mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "apple" / "a.png")
@@ -88,11 +94,12 @@ def one_class(folder: Path) -> str:
         (lambda folder: write_npz(folder / "a.npz", train_labels=np.full((64, 1), -1)), "run from -1 to -1"),
         (lambda folder: write_npz(folder / "a.npz", train_labels=np.ones((64, 1))), "float64 values; whole numbers"),
         (lambda folder: f"imagefolder:{folder / 'nowhere'}", "no folder"),
+        (lambda folder: written(folder / "a.pt", b"junk"), "a.pt is not a data set; a file has to be an .npz"),
         (lambda folder: one_class(folder / "fruit"), "fruit has 1 class (apple)"),
     ],
     ids=[
         "unknown", "multi-label", "missing", "truncated", "no-test-split", "label-too-high", "label-negative",
-        "label-float", "no-folder", "one-class",
+        "label-float", "no-folder", "other-file", "one-class",
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_used_is_refused(
@@ -112,6 +119,19 @@ def test_data_that_are_not_there_are_named_before_the_backbone(
     assert str(tmp_path / "nowhere") in said
 
 
+@pytest.mark.parametrize("option", ["--table", "--resume", "--init_key"])
+def test_other_files_that_are_not_there_are_named_before_the_backbone_too(
+    refuse: Refuse, tmp_path: Path, option: str
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    given = folder if option == "--init_key" else tmp_path / "nowhere"  # keys are made where there are none
+    start = ("--prompt_start", "secret") if option == "--init_key" else ()
+    options = ("--dataset", f"imagefolder:{folder}", "--save_dir", tmp_path / "out", *start, option, given)
+    assert str(given) in refuse("train", *options)
+    assert str(given) in refuse("train", *options, "--plan")
+
+
 # --- options --------------------------------------------------------------------------------------
 
 
@@ -127,6 +147,9 @@ def test_data_that_are_not_there_are_named_before_the_backbone(
         ("--prompt_layer 99", "--prompt_layer 99 is too deep: the backbone has blocks 0 to 1"),
         ("--model_name scratch:huge", "no preset 'scratch:huge'; choose one of scratch:vit_digits"),
         ("--image_size 10", "--image_size 10 is not a multiple of the patch size 4 of scratch:tiny; 8 and 12 are"),
+        ("--image_size 1", "patch size 4 of scratch:tiny; 4 is"),
+        ("--lora_r 8", "--lora_r: scratch:tiny trains whole; leave it out, or give --tune lora"),
+        ("--tune prompts --lora_alpha 8", "--lora_alpha: --tune prompts has no adapters"),
         ("--image_size 0", "--image_size"),
         ("--gpu_id 3", "--gpu_id and --cpu exclude each other"),
         ("--gpu_id -1", "--gpu_id"),
@@ -233,7 +256,7 @@ def test_a_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str], argu
     ("write", "message"),
     [
         (None, "no checkpoint"),
-        (lambda path: path.mkdir(), "no checkpoint"),
+        (lambda path: path.mkdir(), "is a folder, and has no checkpoint in it"),
         (lambda path: path.touch(), "is not a checkpoint, or is damaged"),
         (lambda path: path.write_text("a text\nof two lines"), "is not a checkpoint, or is damaged"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is not a checkpoint, or is damaged"),
@@ -282,6 +305,24 @@ def test_a_truncated_checkpoint_is_refused(refuse: Refuse, ckpt: Path) -> None:
         ckpt.write_bytes(whole[:length])
         assert "is not a checkpoint, or is damaged" in refuse("forget", "--ckpt", ckpt, "--classes", "0")
     assert files(ckpt.parent) == [ckpt]
+
+
+def test_a_checkpoint_with_a_byte_that_was_not_written_is_refused(refuse: Refuse, ckpt: Path) -> None:
+    whole = ckpt.read_bytes()
+    with zipfile.ZipFile(ckpt) as archive:
+        tensor = max(archive.infolist(), key=lambda entry: entry.file_size)
+        middle = tensor.header_offset + len(tensor.FileHeader()) + tensor.file_size // 2
+    ckpt.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert "is not a checkpoint, or is damaged" in refuse("forget", "--ckpt", ckpt, "--classes", "0")
+    assert "is not a checkpoint, or is damaged" in refuse("show", ckpt)
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_refused_with_the_newest_in_it(refuse: Refuse, ckpt: Path) -> None:
+    assert f"{ckpt.parent} is a folder; name the file, such as {ckpt}" in refuse("eval", "--ckpt", ckpt.parent)
+
+
+def test_what_a_terminal_would_obey_is_written_out(refuse: Refuse, tmp_path: Path) -> None:
+    assert "no checkpoint a\\x1b[31mb" in refuse("eval", "--ckpt", "a\x1b[31mb")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,12 @@ from pfm.errors import PfmError
 
 HOSTILE = hostile_files()
 MOST_MEMORY = 1 << 30  # bytes above what is taken once everything is imported
+
+
+def test_there_are_as_many_as_the_page_says() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"more than (\d+) hostile", page)
+    assert int(stated) < len(HOSTILE) < int(stated) + 100
 
 
 def refusals(hostile: Hostile, folder: Path) -> list[tuple[int, str]]:

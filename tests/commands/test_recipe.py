@@ -33,7 +33,7 @@ def test_the_papers_recipe_leaves_every_default(planned: Planned) -> None:
     config = planned()
     assert config == planned("--recipe", PAPER)
     assert config.recipe.describe() == PAPER
-    assert (config.model.wrong_target, config.start.prompt_start) == ("uniform", "seed")
+    assert (config.model.wrong_target, config.start.prompt_start) == ("uniform", "data")
 
 
 @pytest.mark.parametrize("readout", ["cls", "prompt"])

@@ -468,7 +468,9 @@ def test_an_image_folder_with_a_validation_split_only_is_tested_on_it(tmp_path: 
 @pytest.mark.usefixtures("cache")
 def test_an_image_folder_too_small_to_hold_out_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "fruit", 4)
-    assert "fruit has no test split and is too small to hold one out" in refusal(f"imagefolder:{tmp_path / 'fruit'}")
+    assert "fruit has no test split and is too small to hold one out: class apple has one sample" in refusal(
+        f"imagefolder:{tmp_path / 'fruit'}"
+    )
 
 
 @pytest.mark.usefixtures("cache")

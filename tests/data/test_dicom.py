@@ -1,6 +1,7 @@
 """DICOM: rescaled levels, windows, both directions of grey, colours, patients; and what is said of one not read."""
 
 import io
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pfm.data import packed_frames
 from pfm.data.config import DataConfig
 from pfm.data.decoding import ImageDecoding, decode_image, sources_range
 from pfm.data.images import ImageStorage
@@ -144,3 +146,63 @@ def test_a_patients_images_stay_in_one_split(tmp_path: Path) -> None:
     assert data.test.groups is not None
     assert not set(data.train.groups) & set(data.test.groups)
     assert set(data.train.groups) | set(data.test.groups) == {f"patient {number}" for number in range(10)}
+
+
+def packed(pixels: np.ndarray, frame: bytes | None = None, syntax: str = "1.2.840.10008.1.2.5") -> bytes:
+    """The same file, packed by run lengths; or with any frame."""
+    pydicom: Any = pytest.importorskip("pydicom")
+    document = pydicom.dcmread(io.BytesIO(dicom(pixels)))
+    if frame is None:
+        document.compress(pydicom.uid.RLELossless)
+    else:
+        document.file_meta.TransferSyntaxUID = syntax
+        document.PixelData = pydicom.encaps.encapsulate([frame])
+        document["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    document.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def segments(*parts: bytes) -> bytes:
+    """A frame of run lengths."""
+    places = [64 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    return struct.pack("<16L", len(parts), *places, *[0] * (15 - len(parts))) + b"".join(parts)
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server reads files."""
+    monkeypatch.setattr(packed_frames, "_is_limited", [True])
+
+
+HOSTILE = {
+    "runs": (segments(b"\x00\x07" * 600_000, b"\x00\x07" * 600_000), "packed by more than 1048576 run lengths"),
+    "runs of nothing": (segments(b"\x80" * 2_000_000, b"\x00\x07"), "packed by more than 1048576 run lengths"),
+    "more than the image": (segments(b"\x81\x07" * 100_000, b"\x00\x07"), "run lengths of more than its image"),
+    "a flat image": (segments(b"\x81\x00" * 196_000, b"\x81\x00" * 196_000), "unpacks to more than 20 times"),
+    "no segments": (b"\x01", "it is a DICOM file that cannot be read: "),
+    "segments behind the end": (struct.pack("<16L", 2, *[1 << 31] * 15), "it is a DICOM file that cannot be read: "),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_frame_that_takes_long_to_unpack_is_refused_where_strangers_send_it(name: str, limited: None) -> None:
+    frame, message = HOSTILE[name]
+    size = {"runs": 1200, "a flat image": 5000}.get(name, 4)
+    with pytest.raises(ValueError, match=message):
+        decode_image(packed(np.zeros((size, size), np.uint16), frame), PLAIN)
+
+
+def test_a_jpeg_of_many_scans_is_refused_in_a_dicom_file_too(limited: None) -> None:
+    content = packed(np.zeros((4, 4), np.uint8), b"\xff\xd8" + b"\xff\xda" * 200, "1.2.840.10008.1.2.4.50")
+    with pytest.raises(ValueError, match="JPEG of more than 100 scans"):
+        decode_image(content, PLAIN)
+
+
+def test_frames_packed_by_run_lengths_are_read_with_and_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    found = [decode_image(packed(colours), PLAIN)]
+    monkeypatch.setattr(packed_frames, "_is_limited", [True])
+    found += [decode_image(packed(colours), PLAIN)]
+    assert all(np.array_equal(pixels, colours) for pixels in found)
+    assert decode_image(packed(LEVELS), PLAIN).shape == decode_image(dicom(LEVELS), PLAIN).shape

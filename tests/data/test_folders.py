@@ -259,6 +259,13 @@ def test_labels_of_a_table_stay_text_in_any_encoding(tmp_path: Path, kind: str, 
     assert {sample.label for sample in find(tmp_path / "data", kind, table=table, label_column="Maß")[0]} == {"größe"}
 
 
+def test_what_is_not_text_is_not_a_table(tmp_path: Path) -> None:
+    touch(tmp_path / "data", map(str, range(6)), "png")
+    (tmp_path / "model.pt").write_bytes(b"PK\3\4\0\0a,b\n1\n")
+    with pytest.raises(DataError, match=r"model\.pt is not a table"):
+        find(tmp_path / "data", "image", table=str(tmp_path / "model.pt"))
+
+
 def test_a_table_in_an_older_encoding_is_read_and_noted(tmp_path: Path) -> None:
     touch(tmp_path, ("1.png", "2.png"))
     (tmp_path / "labels.csv").write_bytes("file,label\n1.png,groß\n2.png,klein\n".encode("cp1252"))

@@ -8,6 +8,7 @@ from PIL import Image
 from pfm.evaluation.pictures import (
     Curve,
     _within,
+    as_png,
     draw_bars,
     draw_curves,
     draw_forgetting,
@@ -43,6 +44,12 @@ def test_every_kind_of_picture_has_a_ground_of_its_own_and_room_around_it(tmp_pa
     for png in pictures:
         assert len(png) < 150 * 1024
         check_ground(opened(png))
+
+
+def test_a_name_that_no_font_here_can_write_is_drawn_without_a_word() -> None:
+    figure = new_figure(2, 1)
+    figure.text(0.1, 0.5, "\N{CJK UNIFIED IDEOGRAPH-9CE5} \N{CUNEIFORM SIGN A}")
+    assert as_png(figure)  # a warning would be an error
 
 
 def test_error_bars_end_where_shares_do() -> None:

@@ -1,6 +1,9 @@
 """The search before writing finds a row in every form it claims, says what it did, and is not an assertion."""
 
+import base64
 import io
+import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -41,13 +44,43 @@ MADE: dict[str, Callable[[], bytes]] = {
     "bfloat16 cut off": lambda: VALUES.view(np.uint16)[1::2].tobytes(),
     "int8 by its own scale": lambda: int8(float(np.abs(VALUES).max())),
     "int8 by its tensor's scale": lambda: int8(5.0),
+    "float32 in base64": lambda: base64.b64encode(b"ab" + VALUES.tobytes() + b"c"),
+    "float32 in hexadecimal digits": lambda: VALUES.tobytes().hex().encode(),
+    "numbers of a pickle": lambda: pickle.dumps({"a": VALUES.tolist()}),
+    "written numbers": lambda: json.dumps({f"w{i}": round(float(value), 3) for i, value in enumerate(VALUES)}).encode(),
     "float32 at a constant distance": lambda: np.stack([VALUES, VALUES + 1, VALUES * 2], axis=1).tobytes(),
 }
 
 
 def test_each_form_is_tried() -> None:
     assert set(MADE) == set(FORMS)
-    assert [name for name, _ in patterns(ROW)] == list(FORMS[:-1])
+    assert list(dict.fromkeys(name for name, _ in patterns(ROW))) == list(FORMS[:-2])
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_a_row_in_base64_is_found_wherever_it_begins_in_what_was_written_so(shift: int) -> None:
+    with pytest.raises(TraceFoundError, match="base64"):
+        search(base64.b64encode(bytes(shift) + VALUES.tobytes() + b"behind"), [ROW])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"- weight {value:.2f}" for value in VALUES),
+        ",".join(f"{value - VALUES.min():.5f}" for value in VALUES),  # moved, and so without signs
+        " ".join(f"{value:.4e}" for value in VALUES),
+    ],
+)
+def test_numbers_of_a_text_are_found_under_any_names_rounded_and_moved(text: str) -> None:
+    with pytest.raises(TraceFoundError, match="written numbers"):
+        search(text.encode(), [OTHER, ROW])
+    search(text.encode(), [OTHER])
+
+
+def test_numbers_that_say_nothing_are_not_taken_for_a_row() -> None:
+    small = Row(name="small", values=VALUES * np.float32(1e-3))
+    for text in ("0.0 " * 100, "0.1 0.2 " * 100, " ".join(f"{value:.1f}" for value in small.values)):
+        search(text.encode(), [small, ROW])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -17,6 +17,7 @@ from pfm.cli import pfm, run
 from pfm.errors import BundleError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import describe_artifact, read_certificate, write_certificate
+from pfm.forgetting.content import WRITTEN_OUT
 from pfm.forgetting.keys import load_key, public_hex
 from pfm.forgetting.ledger import LEDGER, canonical
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
@@ -152,6 +153,19 @@ def test_a_tensor_that_nothing_names_is_noticed(folder: Path, verify: Verify) ->
     content = open_content(path)
     assert any("bytes of tensors" in problem for problem in content.problems)
     assert verify(folder / "cert.json", path) == 2
+
+
+@pytest.mark.parametrize("as_letters", [False, True])
+def test_a_prompt_that_is_written_out_in_a_plain_field_is_noticed(folder: Path, *, as_letters: bool) -> None:
+    row = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    note = row.numpy().tobytes().hex() if as_letters else row.flatten().tolist()
+    path = folder / "run" / "model.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "run": {**content["run"], "note": note}}, path)
+    assert open_content(path).problems == (WRITTEN_OUT,)
+    bundle = folder / "bundle"
+    write_manifest(bundle, {**Bundle.open(bundle).manifest, "note": note})
+    assert open_content(bundle).problems == (f"{MANIFEST}: {WRITTEN_OUT}",)
 
 
 def test_a_bank_that_was_put_back_is_neither_verified_nor_served(tmp_path: Path, verify: Verify) -> None:

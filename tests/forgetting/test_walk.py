@@ -149,7 +149,7 @@ def test_a_class_that_only_some_artifacts_have_goes_from_those(checkpoint: Path,
     assert {outcome.what for outcome in outcomes} == {ERASED}
     assert load_checkpoint(file).classes.names == ("red", "green")
     _, outcomes = erase_everywhere([bundle.parent], "grey")
-    assert {outcome.kind: outcome.what for outcome in outcomes} == {"bundle": NEVER, "checkpoint": BEFORE}
+    assert {outcome.path: outcome.what for outcome in outcomes} == {bundle: NEVER, file: BEFORE}
 
 
 # --- what is clean, and what is not looked into -------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files that somebody made to run code, to take all memory, or to make a reader fall over; two hundred and more.
+"""Files that somebody made to run code, to take all memory, or to make a reader fall over; three hundred and more.
 
 Each is written when it is asked for, and comes with the command lines that read it: one of them has to refuse it in
 one line. `serve` stands for opening a session on a bundle.

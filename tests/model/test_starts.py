@@ -2,24 +2,34 @@
 
 import dataclasses
 import hashlib
+import pickle
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from making.bundles import make_bundle
 from making.checkpoints import image_checkpoint
 from making.models import tiny_model
-from pfm.errors import ConfigError
+from pfm.data.config import DataConfig, FeedConfig
+from pfm.data.images import ImageStorage
+from pfm.data.loading import load_data
+from pfm.data.reading import Intake
+from pfm.data.splits import Split
+from pfm.errors import ConfigError, DataError
 from pfm.forgetting import ledger
 from pfm.forgetting.files import erase_file
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import BANK
 from pfm.model.config import StartConfig
-from pfm.model.starts import STARTS, follows
+from pfm.model.starts import STARTS, KeySource, follows
+from pfm.model.starts.data import DATA, key_of
 from pfm.model.starts.keys import fresh_keys, keys_from, read_keys
 from pfm.model.starts.numbers import normal
 from pfm_export.erasing import erase_everywhere
@@ -83,7 +93,8 @@ def test_the_seeds_start_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(("start", "said"), [("", "follow from its seed"), ("seed", "follow from its seed"),
-                                             ("common", "one common vector"), ("secret", "secret key")])  # fmt: skip
+                                             ("common", "one common vector"), ("secret", "secret key"),
+                                             ("data", "has exactly those samples")])  # fmt: skip
 def test_each_start_says_what_follows_from_it(start: str, said: str) -> None:
     assert said in follows(start)
 
@@ -103,9 +114,95 @@ def test_an_erasure_records_what_follows_from_the_start(tmp_path: Path) -> None:
     assert follows("seed") in record["remains"]
     save_checkpoint(tmp_path / "run" / "model.pt", dataclasses.replace(image_checkpoint("prompt"), start="common"))
     make_bundle(tmp_path / "run" / "bundle")
-    erase_everywhere([tmp_path / "run"], ["blue"])
-    for folder, start in (("run", "common"), ("run/bundle", "seed")):
+    save_checkpoint(tmp_path / "other" / "model.pt", dataclasses.replace(image_checkpoint("prompt"), start="data"))
+    erase_everywhere([tmp_path / "run", tmp_path / "other"], ["blue"])
+    for folder, start in (("run", "common"), ("run/bundle", "seed"), ("other", "data")):
         assert follows(start) in ledger.read(tmp_path / folder / LEDGER)[-1]["remains"]
+
+
+# --- keys from data --------------------------------------------------------------------------------
+
+
+def split_of(*images: np.ndarray, labels: list[int]) -> Split:
+    return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels))
+
+
+def keys_of(split: Split, names: Sequence[str] = NAMES[:2], seed: int = 1) -> list[bytes]:
+    return DATA.keys(KeySource(names=names, seed=seed, contents=split.first_contents))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (200, 1, 2, 2), dtype=np.uint8)
+LABELS = [number % 2 for number in range(200)]
+
+
+def test_a_key_follows_from_the_seed_the_name_and_each_of_the_first_samples() -> None:
+    split = split_of(*IMAGES, labels=LABELS)
+    red, green = keys_of(split)
+    assert keys_of(split) == [red, green]
+    assert {len(red), len(green)} == {32}
+    assert not {red, green} & {*keys_of(split, seed=2), *keys_of(split, ("a", "b"))}
+    for place in (0, 2, 126):  # the first, the second and the 64th of red
+        other = IMAGES.copy()
+        other[place, 0, 0, 0] ^= 1
+        assert keys_of(split_of(*other, labels=LABELS))[0] != red
+        assert keys_of(split_of(*other, labels=LABELS))[1] == green
+    other = IMAGES.copy()
+    other[128] ^= 255  # the 65th
+    assert keys_of(split_of(*other, labels=LABELS))[0] == red
+    assert keys_of(split_of(*IMAGES[2:], labels=LABELS[2:]))[0] != red  # one sample less
+
+
+def test_a_key_does_not_hang_on_the_other_classes() -> None:
+    split = split_of(*IMAGES, labels=LABELS)
+    red, green = keys_of(split)
+    alone = split.relabelled(torch.tensor([-1, 0]))
+    assert keys_of(alone, ["green"]) == [green]
+    ordered = split.subset(torch.tensor(sorted(range(200), key=lambda place: (-LABELS[place], place))))
+    assert keys_of(ordered) == [red, green]
+    swapped = split.relabelled(torch.tensor([1, 0]))
+    assert keys_of(swapped, ["green", "red"]) == [green, red]
+
+
+def test_a_class_of_few_samples_has_all_of_them_in_its_key() -> None:
+    keys = [key for count in (6, 4) for key in keys_of(split_of(*IMAGES[:count], labels=LABELS[:count]))]
+    assert len({*keys, *keys_of(split_of(IMAGES[0], labels=[9]))}) == 6  # of a class without samples too
+
+
+def test_a_file_counts_by_its_bytes_and_no_more_files_are_read_than_needed(tmp_path: Path) -> None:
+    for place in range(140):
+        file = tmp_path / "set" / "train" / NAMES[place % 2] / f"{place:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[place, 0]).save(file)
+        if place < 8:
+            (tmp_path / "set" / "test" / NAMES[place % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(IMAGES[place, 0]).save(tmp_path / "set" / "test" / NAMES[place % 2] / file.name)
+
+    def loaded(**options: Any) -> Split:
+        feed = FeedConfig(data_workers=0, **options)
+        config = DataConfig(dataset=f"imagefolder:{tmp_path / 'set'}")
+        data = load_data(config, ImageStorage(4), intake=Intake(feed=feed))
+        assert data.classes.names == ("green", "red")
+        return data.train
+
+    names = ("green", "red")
+    known = loaded()
+    keys = keys_of(known, names)
+    of_bytes = [
+        hashlib.sha256(path.read_bytes()).digest() for path in sorted((tmp_path / "set/train/red").iterdir())[:64]
+    ]
+    assert keys[1] == key_of(1, "red", of_bytes)
+    for options in ({"data_on": "decode"}, {"data_on": "disk"}, {"cache": str(tmp_path / "cache")}):
+        assert keys_of(loaded(**options), names) == keys
+    held = loaded().with_contents()
+    again = pickle.loads(pickle.dumps(held))  # as another process of an audit gets it
+    assert type(again.inputs) is torch.Tensor
+    assert keys_of(again, names) == keys
+    for path in sorted((tmp_path / "set/train/red").iterdir())[64:]:
+        path.unlink()
+    assert keys_of(known, names) == keys
+    (tmp_path / "set/train/red/000.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read .*000\.png"):
+        keys_of(known, names)
 
 
 # --- keys ------------------------------------------------------------------------------------------
@@ -150,6 +247,7 @@ def test_fresh_keys_are_of_256_bits_and_never_the_same() -> None:
 
 
 def test_a_file_of_keys_goes_with_secret_starts_only() -> None:
-    with pytest.raises(ConfigError, match="--prompt_start common takes none"):
-        StartConfig(prompt_start="common", init_key="keys")
+    for start in ("common", "data", "seed"):
+        with pytest.raises(ConfigError, match=f"--prompt_start {start} takes none"):
+            StartConfig(prompt_start=start, init_key="keys")
     assert Path(StartConfig(prompt_start="secret", init_key="keys").init_key).is_absolute()

@@ -13,7 +13,7 @@ from making import exact
 from making.served import Local, opened
 from pfm.errors import StorageError
 from pfm.forgetting.certificate import read_certificate
-from pfm.forgetting.ledger import LEDGER
+from pfm.forgetting.ledger import LEDGER, canonical
 from pfm_export.graph.export import export_bundle
 from pfm_export.service import changes
 from pfm_export.service.tenants import OpenDoor
@@ -107,11 +107,28 @@ def test_what_cannot_be_erased_leaves_everything_as_it_was(local: Local, folder:
     assert status(local, ERASE, json=every) == 400
     assert status(local, ERASE, json=every) == 400  # nor is it begun
     assert status(local, ERASE, json={"classes": ["blu"]}) == 400
-    for body in ({}, {"classes": []}, {"classes": "blue"}, {"classes": [2]}, {"classes": ["blue"], "reasn": "x"}):
+    for body in (
+        {}, {"classes": []}, {"classes": "blue"}, {"classes": [2]}, {"classes": ["blue"], "reasn": "x"},
+        {"classes": ["blue"], "centre_prompts": "yes"}, {"classes": ["blue"], "centre_prompts": 1},
+    ):  # fmt: skip
         assert status(local, ERASE, json=body) == 400
+    assert status(local, SUSPEND, json={"classes": ["blue"], "centre_prompts": True}) == 400
     assert status(local, ERASE, json={"classes": ["blue"], "reason": "x" * 2000}) == 400
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
     assert classes(local) == NAMES
+
+
+def test_an_erasure_centres_the_prompts_where_that_is_asked_for(local: Local, folder: Path, tmp_path: Path) -> None:
+    assert not Bundle.open(folder).prompts_centred
+    asked = {"classes": ["blue"], "request_id": "r1", "centre_prompts": True}
+    signed = local("POST", ERASE, json=asked).json()["certificate"]
+    assert Bundle.open(folder).prompts_centred
+    path = tmp_path / "certificate.json"
+    path.write_bytes(canonical(signed) + b"\n")
+    content = read_certificate(path, signed["public_key"]).artifacts[0].content
+    assert content is not None
+    assert content.prompts_centred
+    assert local("POST", ERASE, json={**asked, "centre_prompts": False}).status_code == 409  # another request
 
 
 def test_a_page_of_another_site_cannot_change_anything(local: Local) -> None:

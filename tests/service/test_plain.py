@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from pfm_export.service.connection import Connection
-from pfm_export.service.packets import joined
+from pfm_export.service.packets import Joined
 from pfm_export.service.plain import Headers, read_plain
 
 HEAD = b"POST /v2/models/m/infer?a=%20b HTTP/1.1\r\nHost: localhost:8000\r\n"
@@ -220,7 +220,7 @@ def test_an_answer_that_is_not_well_formed_is_a_bug_and_ends_the_connection(head
 def test_what_is_written_in_one_go_is_sent_at_once_and_before_the_end() -> None:
     async def run() -> Wire:
         wire = Wire()
-        transport = joined(wire)
+        transport = Joined(wire)
         transport.write(b"a")
         transport.write(b"b")
         assert wire.writes == []

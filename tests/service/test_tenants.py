@@ -168,15 +168,15 @@ def test_a_token_that_is_taken_out_is_refused_from_then_on_and_everybody_while_t
     tokens: Path,
 ) -> None:
     door = TokenDoor(tokens)
-    assert door.admit(f"Bearer {WARD}").profile == "ward"
+    assert door.find(door.key(f"Bearer {WARD}")).profile == "ward"
     write_tokens(tokens, entry(ADMIN, "default", "predict"))
     with pytest.raises(RefusedError) as caught:
-        door.admit(f"Bearer {WARD}")
+        door.find(door.key(f"Bearer {WARD}"))
     assert caught.value.status == 401
-    assert door.admit(f"bearer {ADMIN}").profile == "default"
+    assert door.find(door.key(f"bearer {ADMIN}")).profile == "default"
     tokens.write_text("{")
     with pytest.raises(RefusedError) as caught:
-        door.admit(f"Bearer {ADMIN}")
+        door.find(door.key(f"Bearer {ADMIN}"))
     assert caught.value.status == 503
 
 

@@ -74,6 +74,11 @@ def write(folder: Path, shape: Callable[[int], tuple[int, int]]) -> list[Path]:
     return paths
 
 
+def test_there_are_as_many_kinds_of_file_as_the_page_says() -> None:
+    page = (EXAMPLE.parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"for {len(list(images(4, 4)))} kinds of file" in page
+
+
 def served(name: str, paths: list[Path], preprocess: Json) -> list[np.ndarray]:
     """What a session gives its graph, as the model takes it."""
     kind = INPUT_KINDS.get(name)(preprocess)

@@ -46,6 +46,22 @@ def test_a_run_says_its_plan_first_and_with_plan_nothing_else(
     assert said.startswith(planned)
 
 
+def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_npz(tmp_path / "colours.npz", train=70, test=22, size=32)
+    exact = ["--readout", "ridge", "--features", "raw", "--width", "64", "--recipe", "recommended"]
+    arguments = ["train", "--dataset", str(data), "--save_dir", str(tmp_path / "run"), *exact]
+    assert run(pfm, [*arguments, "--plan"]) == 0
+    planned = capsys.readouterr().out
+    for line in (
+        "recipe   recommended: chose nothing here",
+        "samples  70 train, 22 test",
+        "integers a sample, projected to 64",
+    ):
+        assert line in planned
+    assert run(pfm, arguments) == 0
+    assert capsys.readouterr().out.startswith(planned)
+
+
 def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:
     # 170 s of steps; evaluations have 10 * 21 * 100 forward passes, all training 6 * 10 * 600: 7/12 of it
     text = PLAN.forecast(RATES, steps_left=170)
@@ -61,6 +77,17 @@ def test_what_is_wrong_with_the_data_is_said_before_the_run() -> None:
     (note,) = shrunk.notes()
     assert "images of 2000 x 1500 are shrunk to 32 x 32, 0.034 % of their pixels" in note
     assert "--image_size" in note
+
+
+def test_who_else_has_the_data_can_make_a_prompt_again_and_that_is_said(
+    tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = train_arguments(write_npz(tmp_path / "colours.npz"), tmp_path / "run", "--plan")
+    shared = train_arguments("digits", tmp_path / "run", "--plan")
+    for arguments, is_said in ((own, False), (shared, True), ([*shared, "--prompt_start", "secret"], False)):
+        assert run(pfm, arguments) == 0
+        said = capsys.readouterr().out
+        assert ("note: prompts start from the samples of digits: whoever has that data set" in said) == is_said
 
 
 def test_photographs_that_are_decoded_small_are_judged_by_their_own_size(

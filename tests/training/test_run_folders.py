@@ -1,6 +1,7 @@
 """Where a run's data is, whose files stand in its folder, and what a rerun replaces."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pfm.errors import ConfigError
 from pfm.evaluation.earlier import check_same_data
 from pfm.model.checkpoint import load_checkpoint
 from pfm.training.earlier import replaced
-from pfm.training.saving import RunFiles, _was_moved
+from pfm.training.saving import RunFiles, _was_moved, next_commands
 from pfm_export.serving.bundle import Bundle
 
 
@@ -142,3 +143,8 @@ def test_a_bundle_survives_a_change_of_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "elsewhere")
     name = bundle.classes.names[0]
     assert name not in bundle.erase([name]).classes.names
+
+
+def test_the_commands_that_are_to_be_typed_next_take_a_path_with_blanks() -> None:
+    line = next_commands(Path("run 1/my photos_seed_42_1.pt"))
+    assert shlex.split(line)[:5] == ["next:", "pfm", "eval", "--ckpt", "run 1/my photos_seed_42_1.pt"]

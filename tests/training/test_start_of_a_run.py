@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from making.commands import Refuse, train_arguments
-from making.images import write_npz
+from making.images import coloured_images, write_npz
 from making.launching import launch
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.comparisons.untrained import untrained
+from pfm.audit.retraining import retrain
 from pfm.cli import pfm, run
+from pfm.data.config import DataConfig
+from pfm.data.loading import load_data
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import BANK
 
@@ -86,9 +89,32 @@ def test_the_same_seed_and_keys_give_the_same_bytes(data: Path, tmp_path: Path) 
     assert not same(first, other)
 
 
+def test_the_same_data_and_seed_give_the_same_bytes_and_another_sample_other_ones(data: Path, tmp_path: Path) -> None:
+    options = ("--prompt_start", "data")
+    first = trained(data, tmp_path / "a", *options)
+    again = trained(data, tmp_path / "b", *options)
+    assert same(first, again)
+    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in first.tensors.items())
+    assert (first.start, first.init_key) == ("data", "")
+    images, _ = coloured_images(32, seed=len("train"))
+    images[2, 0, 0, 0] ^= 1
+    other = write_npz(tmp_path / "other.npz", train=32, test=8, train_images=images)
+    before, after = (trained(file, tmp_path / file.stem, *options, *BUT_START).tensors[BANK] for file in (data, other))
+    assert [bool(torch.equal(*pair)) for pair in zip(before, after, strict=True)] == [True, True, False, True]
+
+
+def test_retraining_without_a_class_starts_the_others_as_before(data: Path, tmp_path: Path) -> None:
+    full = trained(data, tmp_path / "a", "--prompt_start", "data", *BUT_START)
+    loaded = load_data(DataConfig(dataset=str(data)), full.preprocess.storage)
+    retained, _ = retrain(full, loaded, ["2"], torch.device("cpu"), say=lambda _: None)
+    assert torch.equal(retained.tensors[BANK], full.tensors[BANK][[0, 1, 3]])
+
+
 @pytest.mark.slow
-def test_two_processes_start_from_the_keys_as_one_does(data: Path, tmp_path: Path) -> None:
-    options = (*BUT_START, "--prompt_start", "secret", "--init_key", str(tmp_path / "keys"))
+@pytest.mark.parametrize("start", ["secret", "data"])
+def test_two_processes_start_from_the_keys_as_one_does(data: Path, tmp_path: Path, start: str) -> None:
+    keeps = ("--init_key", str(tmp_path / "keys")) if start == "secret" else ()
+    options = (*BUT_START, "--prompt_start", start, *keeps)
     config = ["--config_file", "accelerate_configs/cpu_2.yaml", "pfm/train.py"]
     arguments = train_arguments(data, tmp_path / "two")[1:]
     arguments[arguments.index("scratch:tiny")] = "scratch:vit_digits"

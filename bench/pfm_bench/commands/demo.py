@@ -35,7 +35,7 @@ def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, la
     With --data_type audio the same on a folder of sounds that you have.
 
     Trains two small models from scratch (the paper's readout and ours) and solves a third, exact one; forgets a
-    class, exports to     ONNX, serves with and without the class, erases it for good and measures latency.
+    class, exports to ONNX, serves with and without the class, erases it for good and measures latency.
     """
     from pfm_bench.demo.tasks import choose_task
 

@@ -19,7 +19,8 @@ from pfm_bench.scenarios.load_plan import LoadPlan
 def bench_load(model: str, tokens: tuple[str, ...], plan: LoadPlan, out: Path) -> None:
     """Latency of a running server against its load, errors and wrong answers.
 
-    One request after another, then --clients at a time (the capacity), then arrivals at random at shares of that.
+    One request after another, then --clients at a time, then arrivals at random: first at the rates that find the
+    highest one which is carried (the capacity), then at shares of that.
     """
     from pfm_bench.reports.header import FORMAT, host_facts
     from pfm_bench.scenarios.load import Load

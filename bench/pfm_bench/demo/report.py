@@ -1,5 +1,6 @@
 """What the demo found: the summary, the pictures, a report for people."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +82,18 @@ class Summary:
     def next_steps(self) -> str:
         """Commands to go on with."""
         made = self.results["prompt"]
+        gone, checkpoint, bundle = (
+            shlex.quote(str(value)) for value in (self.task.forgotten, made.checkpoint, made.bundle)
+        )
         return f"""Next, with your own data:
   pfm train --dataset imagefolder:PATH     (or a MedMNIST name, an .npz, a Hugging Face data set)
   pfm eval --ckpt CHECKPOINT
   pfm forget --ckpt CHECKPOINT --classes NAME
   pfm export onnx --ckpt CHECKPOINT --out bundle
 Or with what was made here:
-  pfm eval --ckpt {made.checkpoint} --suspend {self.task.forgotten}
-  pfm forget --classes {self.task.forgotten} --in_place {made.bundle}
-  pfm bench --bundle {made.bundle}"""
+  pfm eval --ckpt {checkpoint} --suspend {gone}
+  pfm forget --classes {gone} --in_place {bundle}
+  pfm bench --bundle {bundle}"""
 
     def report(self, latency: str) -> str:
         """`report.md`.

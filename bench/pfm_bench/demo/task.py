@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig
 from pfm.evaluation.config import EvalConfig
-from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.config import LoraSettings, ModelConfig, StartConfig
 from pfm.training.config import RunConfig, TrainConfig
 from pfm_export.serving.session import Prediction, PromptSession
 
@@ -48,6 +48,7 @@ class Task(ABC):
         forgotten: the class that goes.
         axis_room: inches to the left of and under a shown input, for what is written on its axes.
         recipes: by readout; one that is not there is solved and has none.
+        start: where prompts start.
     """
 
     axis_room: ClassVar[tuple[float, float]] = (0.0, 0.0)
@@ -56,6 +57,7 @@ class Task(ABC):
     model_name: str
     forgotten: str
     recipes: dict[str, TrainConfig]
+    start: StartConfig = field(default_factory=StartConfig)
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ def demo_recipe(task: Task, readout: str, folder: Path, seed: int) -> RunConfig:
         backbone=BackboneConfig(model_name=model_name),
         model=model,
         lora=LoraSettings(),
+        start=task.start,
         train=dataclasses.replace(task.recipes.get(readout, SOLVED), seed=seed, save_dir=str(folder)),
         augment=AugmentConfig(),
         evaluation=EvalConfig(eval_batch_size=360),

@@ -7,6 +7,7 @@ goes unseen. Answers are kept, and judged when a phase is over.
 
 import asyncio
 import functools
+import gc
 import json
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ from pfm_bench.scenarios.load_plan import LoadPlan
 OPEN_SIZE = 224  # of an axis that the model leaves open
 MOST_SAMPLES = 2000  # latencies of a phase that are kept
 TYPES = {"FP32": np.float32, "UINT8": np.uint8}
+CARRIED = 0.99  # share of what arrives that is answered in the time in which it arrives
+TRIALS, LEAST, FEWEST = 5, 0.4, 100  # rates that are tried; the lowest share of the highest rate; requests of a trial
 ALONE, MOST_ALONE = 30, 5.0  # requests one after another, at least; seconds of them, at most
 
 
@@ -35,7 +38,8 @@ class Phase:
 
     Attributes:
         asked_per_second: of the open loop; None where the next one waits for the last.
-        seconds: that it took.
+        seconds: that it took, to the last answer.
+        arriving_seconds: of the open loop, to the last request.
         client_ms: what the client computed for each request.
         late_ms: how late it sent them, beside what the server made it wait.
     """
@@ -43,6 +47,7 @@ class Phase:
     name: str
     asked_per_second: float | None = None
     seconds: float = 0.0
+    arriving_seconds: float | None = None
     client_ms: float = 0.0
     late_ms: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
@@ -54,6 +59,13 @@ class Phase:
         """Requests that were answered."""
         return self.statuses[200] / self.seconds
 
+    @property
+    def is_carried(self) -> bool:
+        """Whether the server kept up: every request answered, the last one no later than 1 % after it came."""
+        assert self.arriving_seconds is not None
+        is_whole = sum(self.statuses.values()) == self.statuses[200] + self.verdicts.refused
+        return is_whole and self.seconds * CARRIED <= self.arriving_seconds
+
     def to_dict(self) -> Json:
         step = max(1, -(-len(self.latencies_ms) // MOST_SAMPLES))
         late = {"late_p99_ms": percentiles(self.late_ms).p99_ms} if self.late_ms else {}
@@ -62,6 +74,7 @@ class Phase:
             "asked_per_second": self.asked_per_second,
             "answered_per_second": self.per_second,
             "seconds": self.seconds,
+            "arriving_seconds": self.arriving_seconds,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items()) if count},
             "right": self.verdicts.right,
             "wrong": self.verdicts.wrong,
@@ -136,10 +149,11 @@ class Load:
             await self.prepare()
             alone = await self.alone(min(MOST_ALONE, plan.seconds / 4))
             closed = await self.closed(plan.clients, plan.seconds)
-            phases = [alone, closed]
+            capacity, trials = await self.find_capacity(closed.per_second, plan.seconds)
+            phases = [alone, closed, *trials]
             for place, share in enumerate(plan.shares):
                 is_last = place == len(plan.shares) - 1
-                phases.append(await self.open(share, closed.per_second, plan.seconds, changes=is_last))
+                phases.append(await self.open(share, capacity, plan.seconds, changes=is_last))
             return phases
         finally:
             await self.connections.close()
@@ -168,7 +182,7 @@ class Load:
     async def alone(self, seconds: float) -> Phase:
         """One request after another, for some seconds."""
         phase, asked = Phase(name="alone"), list[Asked]()
-        begun, computed, number = time.perf_counter(), time.process_time(), 0
+        begun, computed, number = *self._begin(), 0
         while number < ALONE or time.perf_counter() < begun + seconds:
             question, sent = self.questions[number % len(self.questions)], time.perf_counter()
             reply = await self.connections.ask(question.request)
@@ -184,7 +198,7 @@ class Load:
         """
         phase, asked = Phase(name=f"{clients} clients"), list[Asked]()
         await self.connections.open(clients)
-        begun, computed = time.perf_counter(), time.process_time()
+        begun, computed = self._begin()
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         left, running = (requests or 1 << 60), clients
 
@@ -210,6 +224,24 @@ class Load:
         await ended
         return self._ended(phase, asked, begun, computed)
 
+    async def find_capacity(self, highest: float, seconds: float) -> tuple[float, list[Phase]]:
+        """The most requests a second that are carried when they arrive at random, by halving, and what was tried.
+
+        Args:
+            highest: what is answered where a given number of requests always waits; arrivals at random make smaller
+                batches, and longer queues.
+            seconds: of each trial.
+        """
+        lower, upper, trials = LEAST * highest, highest, list[Phase]()
+        seconds = max(seconds, FEWEST / highest)
+        while len(trials) < TRIALS:
+            rate = (lower + upper) / 2
+            trials.append(phase := await self.open(1.0, rate, seconds))
+            phase.name = f"trial {len(trials)}"
+            lower, upper = (rate, upper) if phase.is_carried else (lower, rate)
+        self._say(f"capacity: {lower:.1f} requests/s that arrive at random")
+        return lower, trials
+
     async def open(self, share: float, capacity: float, seconds: float, *, changes: bool = False) -> Phase:
         """Requests arrive at random.
 
@@ -223,8 +255,9 @@ class Load:
         chosen = self._random.integers(len(self.questions), size=len(gaps)).tolist()
         await self.connections.open(self.plan.clients)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        begun, computed = time.perf_counter(), time.process_time()
+        begun, computed = self._begin()
         due: list[float] = (begun + np.cumsum(gaps)).tolist()
+        phase.arriving_seconds = due[-1] - begun
         ahead = time.perf_counter() - loop.time()  # of the loop's clock
         place = 0
 
@@ -249,8 +282,15 @@ class Load:
         await ended.wait()
         return self._ended(phase, asked, begun, computed)
 
+    def _begin(self) -> tuple[float, float]:
+        """Times on the clock and on the CPU; what is kept of requests is not looked through while others are timed."""
+        gc.collect()
+        gc.disable()
+        return time.perf_counter(), time.process_time()
+
     def _ended(self, phase: Phase, asked: Sequence[Asked], begun: float, computed: float) -> Phase:
         self.asked = asked
+        gc.enable()
         phase.seconds = time.perf_counter() - begun
         phase.client_ms = 1000 * (time.process_time() - computed) / max(1, len(asked))
         phase.statuses.update(each.reply.status for each in asked)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pfm.errors import ConfigError
+from pfm_export.service.turns import ask_for_short_turns
 
 T = TypeVar("T")
 MOST_OPEN = 400  # connections; `select` takes about a thousand files
@@ -42,7 +43,8 @@ Done = Callable[[Reply], object]
 
 
 def run_precisely(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, with timers that are exact to the microsecond."""
+    """As `asyncio.run`, with timers that are exact to the microsecond, and short waits for a core."""
+    ask_for_short_turns()
 
     def loop() -> asyncio.AbstractEventLoop:
         return asyncio.SelectorEventLoop(selectors.SelectSelector())

@@ -13,8 +13,8 @@ class LoadPlan:
 
     address: str = option("http://localhost:8000", "Of the server, as `pfm serve` prints it.")
     sets: int = option(8, "Different active sets of each tenant; the first is of all its classes.", minimum=1)
-    clients: int = option(32, "Requests at a time, to find the capacity.", minimum=1)
-    loads: str = option("0.5,0.8,0.95", "Shares of the capacity at which requests arrive at random.")
+    clients: int = option(32, "Requests at a time that always wait: the most that is answered.", minimum=1)
+    loads: str = option("0.5,0.8,0.95", "Shares of the capacity that is carried, at which requests arrive at random.")
     seconds: float = option(20.0, "Of each load.", minimum=0.1)
     erase: str = option("", "Classes to be erased, for good, during the last load.  [default: none]")
     suspensions: int = option(

@@ -187,6 +187,8 @@ def _erase_in_place(
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
+    for line in listed(found.traces, most=None):
+        click.echo(f"still there: {line}; it was left as it is")
     for line in listed(found.closed, most=None):
         click.echo(f"not looked into: {line}")
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
@@ -201,6 +203,8 @@ def _erase_in_place(
     for follows in dict.fromkeys(held.holding.follows for held in affected if held.holding.follows):
         click.echo(f"how the prompts started: {follows}")
     record.certify([outcome.path for outcome in outcomes if outcome.what != NEVER and outcome.is_kept], names)
+    if found.traces:
+        raise NotLookedIntoError(f"done, but {found.traces[0].path} holds the class and was left as it is; delete it")
     unknown = [*(seen.path for seen in found.closed), *found.linked]
     if unknown and not options.allow_unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""

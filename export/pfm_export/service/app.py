@@ -12,11 +12,12 @@ from starlette.responses import Response
 
 from pfm import __version__
 from pfm.errors import DataError, PfmError
-from pfm_export.service.changes import Changes
+from pfm_export.service.changes import Changer, Changes
 from pfm_export.service.changing import ChangeRoutes
 from pfm_export.service.guard import Guard, broken, note_of, refused
 from pfm_export.service.inference import InferenceRoutes
 from pfm_export.service.journal import Journal
+from pfm_export.service.lane import Lane
 from pfm_export.service.metrics import CONTENT_TYPE
 from pfm_export.service.pages import Pages
 from pfm_export.service.predicting import PredictRoute
@@ -26,15 +27,19 @@ from pfm_export.service.shortcut import Shortcut
 from pfm_export.service.tenants import Right
 
 
-def build_app(service: Service, records: Path) -> Guard:
+def build_app(service: Service, records: Path, changer: Changer | None = None) -> Guard:
     """Everything behind a port; `service` is closed when it ends.
 
     Args:
         records: folder of the signing key, the certificates, and what was answered to which request.
+        changer: of the bundles; by default a thread of this process.
     """
+    if changer is None:
+        changer = Changes(Journal(records), service.metrics.changed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        guard.lane = Lane(service, guard)
         yield
         service.close()
 
@@ -43,7 +48,7 @@ def build_app(service: Service, records: Path) -> Guard:
     inference.add_to(app)
     PredictRoute(service).add_to(app)
     Pages(service).add_to(app)
-    ChangeRoutes(service, Changes(Journal(records), service.metrics)).add_to(app)
+    ChangeRoutes(service, changer).add_to(app)
 
     async def metrics(request: Request) -> Response:
         """Counts and times, for Prometheus."""
@@ -58,7 +63,8 @@ def build_app(service: Service, records: Path) -> Guard:
     app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
     quick = Shortcut(app, inference.infer, _on_error)
-    return Guard(quick, config=service.config, metrics=service.metrics)
+    guard = Guard(quick, config=service.config, metrics=service.metrics)
+    return guard
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

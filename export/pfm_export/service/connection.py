@@ -15,8 +15,9 @@ import h11
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pfm_export.service.packets import joined
-from pfm_export.service.plain import Exchange, Plain, read_plain, scope_of
+from pfm_export.service.lane import Asking, Lane
+from pfm_export.service.packets import Joined
+from pfm_export.service.plain import Exchange, Headers, Plain, read_plain, scope_of
 from pfm_export.service.tensors import as_json
 
 HEAD_SECONDS = 10
@@ -34,16 +35,21 @@ class Connection(H11Protocol):
         self.conn = _Reader(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._exchange: Exchange | None = None  # that runs
+        self._idle_timer: asyncio.TimerHandle | None = None  # of the lane's requests; looked at when it rings
+        self._used = 0.0
+        self._exchange: Exchange | Asking | None = None  # that runs
         self._held = b""  # came meanwhile
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(joined(transport))
+        self._joined = Joined(transport)
+        super().connection_made(cast("asyncio.Transport", self._joined))
+        self._lane = cast("Lane | None", getattr(self.app, "lane", None))  # the application is a guard
         self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timer = _cancelled(self._head_timer)
         self._write_timer = _cancelled(self._write_timer)
+        self._idle_timer = _cancelled(self._idle_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,9 +57,15 @@ class Connection(H11Protocol):
             self._held += data
             self.flow.pause_reading()
             return
-        if self._is_between_requests and (request := read_plain(data)) is not None:
-            self._answer(request)
-            return
+        if self._is_between_requests:
+            if self._lane is not None and (asking := self._lane.take(data, self)) is not None:
+                self._unset_keepalive_if_required()
+                self.cycle = cast("Any", asking)
+                self._exchange = asking
+                return
+            if (request := read_plain(data)) is not None:
+                self._answer(request)
+                return
         super().data_received(data)
         is_in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if not is_in_head:
@@ -79,12 +91,53 @@ class Connection(H11Protocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    @property
+    def default_headers(self) -> Headers:
+        """Of every answer."""
+        return self.server_state.default_headers
+
+    def send_answer(self, message: bytes, *, is_last: bool) -> None:
+        """Of the lane."""
+        self._exchange = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._joined.write_whole(message)
+        if is_last:
+            self.transport.close()
+            return
+        self._used = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
+        self._take_held()
+
+    def answer_usually(self, data: bytes) -> None:
+        """What the lane has let go of."""
+        self._exchange = None
+        if not self.transport.is_closing() and (request := read_plain(data)) is not None:
+            self._answer(request)
+
+    def _end_idle(self) -> None:
+        """Where nothing has come since an answer; a timer for each request would cost more than this one."""
+        self._idle_timer = None
+        left = self._used + self.timeout_keep_alive - self.loop.time()
+        if self.timeout_keep_alive_task is not None:  # which will look
+            return
+        if left <= 0 and self._exchange is None and self._is_between_requests:
+            self.timeout_keep_alive_handler()
+        else:
+            self._idle_timer = self.loop.call_later(left if left > 0 else self.timeout_keep_alive, self._end_idle)
+
     def _on_answered(self) -> None:
         self._exchange = None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        self._used = self.loop.time()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._take_held()
+
+    def _take_held(self) -> None:
         if self._held:
             data, self._held = self._held, b""
             self.flow.resume_reading()

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from pfm_export.service.logs import log_error
-from pfm_export.service.queueing import Job, Post, Queue
-from pfm_export.service.refusals import closing, too_busy
+from pfm_export.service.queueing import Answer, Job, Post, Queue
+from pfm_export.service.refusals import RefusedError, closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
@@ -90,25 +90,46 @@ class Engine:
         """Let a request wait for its pass.
 
         Args:
-            count: of the items, each of which has a row.
-            timeout: seconds after which it is not begun any more.
-            post: how the answer is handed over, see `Job`; by default the thread of the pass gives it.
+            timeout, post: as of `job`; without `post` the thread of the pass gives the answer.
 
         Raises:
             RefusedError: the queue is full, or the engine is closing.
         """
+        answer: Future[Prediction] = Future()
+        job = self.job(answer, batches, count, chosen, timeout=timeout, post=post or _call)
+        for _, error in self.submit_all([job]):
+            raise error
+        return answer
+
+    def job(
+        self, answer: Answer, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float, post: Post
+    ) -> Job:
+        """A request as `submit_all` takes it.
+
+        Args:
+            answer: what becomes of it.
+            count: of the items, each of which has a row.
+            timeout: seconds after which it is not begun any more.
+            post: how the answer is handed over, see `Job`.
+        """
         now = self._clock()
-        job = Job(
-            batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout, post=post or _call
-        )
+        return Job(
+            batches=tuple(batches), count=count, chosen=chosen, arrived=now, deadline=now + timeout, post=post,
+            answer=answer,
+        )  # fmt: skip
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[tuple[Job, RefusedError]]:
+        """Let requests wait for their pass, which takes them together; those that are refused, and why."""
+        left: list[tuple[Job, RefusedError]] = []
         with self._changed:
-            if self._is_closing:
-                raise closing()
-            if not self._queue.put(job):
-                raise too_busy(self._queue.rows * self._seconds_a_row)
+            for job in jobs:
+                if self._is_closing:
+                    left.append((job, closing()))
+                elif not self._queue.put(job):
+                    left.append((job, too_busy(self._queue.rows * self._seconds_a_row)))
             self._tell_queue()
             self._changed.notify()
-        return job.answer
+        return left
 
     def step(self) -> bool:
         """One pass; False where nothing waited."""
@@ -200,18 +221,21 @@ def _together(answerer: Answerer, jobs: Sequence[Job]) -> list[Prediction]:
         (job,) = jobs
         return [answerer.predict_prepared(job.batches, job.count, job.chosen)]
     parts = [job.batches[0] for job in jobs]
-    firsts = np.cumsum([0, *(job.count for job in jobs)])
-    merged = Batch(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.owners + first for part, first in zip(parts, firsts[:-1], strict=True)]),
-        np.concatenate([part.weights for part in parts]),
-    )
+    firsts = [0, *itertools.accumulate(job.count for job in jobs)]
+    inputs = np.concatenate([part.inputs for part in parts])
+    if all(part.is_plain for part in parts):
+        merged = Batch.of_items(range(firsts[-1]), inputs)
+    else:
+        owners = [part.owners + first for part, first in zip(parts, firsts[:-1], strict=True)]
+        merged = Batch(inputs, np.concatenate(owners), np.concatenate([part.weights for part in parts]))
     each = answerer.predict_each_prepared([merged], [job.chosen for job in jobs for _ in range(job.count)])
     return [_joined(each[first:last]) for first, last in itertools.pairwise(firsts)]
 
 
 def _joined(items: Sequence[Prediction]) -> Prediction:
     """Predictions of one item each, of one set."""
+    if len(items) == 1:
+        return items[0]
     return Prediction(
         [item.labels[0] for item in items],
         items[0].classes,

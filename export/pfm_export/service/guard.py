@@ -16,9 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pfm.storage import Json
 from pfm_export.service.config import LOCALHOST, ServeConfig
-from pfm_export.service.logs import log, log_error
+from pfm_export.service.logs import log_all, log_error
 from pfm_export.service.metrics import Metrics
+from pfm_export.service.plain import Headers
 from pfm_export.service.refusals import RefusedError, bad_request, too_busy, too_large
 from pfm_export.service.tensors import as_json
 
@@ -76,6 +78,7 @@ class Guard:
         self._is_local = config.is_local
         self._held = 0
         self.is_closing = False
+        self.lane: object = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,7 +98,7 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope, note)
+            self.check(scope["headers"], note)
             await self._app(scope, self._bounded(scope, receive, note), watched)
         except RefusedError as error:
             note.is_read = False  # whether or not something follows on this connection, it is not looked at
@@ -109,28 +112,42 @@ class Guard:
             if not status:
                 await broken(note)(scope, receive, watched)
         finally:
-            self._held -= note.held
-            self._tell(note, status, time.monotonic() - begun)
+            self.hold(-note.held)
+            self.tell([(note, status, time.monotonic() - begun)])
 
-    def _tell(self, note: Note, status: int, seconds: float) -> None:
-        if note.why:
-            self._metrics.refused(note.why)
-        if note.route in QUIET:
-            return
-        self._metrics.answered(
-            model=note.model, route=note.route, status=status, seconds=seconds, active=note.active
-        )  # fmt: skip
-        log(
-            "request", request=note.id, route=note.route, model=note.model, tenant=note.tag, status=status,
-            ms=round(1000 * seconds, 2), active=note.active, why=note.why,
-        )  # fmt: skip
+    def tell(self, ended: Sequence[tuple[Note, int, float]]) -> None:
+        """Count and log requests that have ended: each with its status and its seconds."""
+        lines: list[Json] = []
+        for note, status, seconds in ended:
+            if note.why:
+                self._metrics.refused(note.why)
+            if note.route in QUIET:
+                continue
+            self._metrics.answered(
+                model=note.model, route=note.route, status=status, seconds=seconds, active=note.active
+            )  # fmt: skip
+            lines.append({
+                "request": note.id, "route": note.route, "model": note.model, "tenant": note.tag, "status": status,
+                "ms": round(1000 * seconds, 2), "active": note.active, "why": note.why,
+            })  # fmt: skip
+        log_all("request", lines)
+        self._metrics.catch_up()
 
-    def _check(self, scope: Scope, note: Note) -> None:
-        """
+    def hold(self, size: int) -> None:
+        """So many bytes of bodies are in memory more, or less."""
+        self._held += size
+
+    def has_room(self, size: int) -> bool:
+        """Whether they may be."""
+        return self._held + size <= BODIES_AT_ONCE * self._most
+
+    def check(self, given: Headers, note: Note) -> None:
+        """Look at the headers of a request.
+
         Raises:
-            RefusedError: the head of the request is enough to refuse it.
+            RefusedError: they are enough to refuse it.
         """
-        headers, names = headers_of(scope), [name.lower() for name, _ in scope["headers"]]
+        headers, names = headers_of(given), [name.lower() for name, _ in given]
         note.is_read = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         if "transfer-encoding" in headers and "content-length" in headers:
             raise bad_request("a request has a Content-Length or a Transfer-Encoding, not both")
@@ -177,10 +194,10 @@ class Guard:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 note.held += size
-                self._held += size
+                self.hold(size)
                 if note.held > self._most:
                     raise self._too_large()
-                if self._held > BODIES_AT_ONCE * self._most:
+                if not self.has_room(0):
                     raise too_busy(1)
                 note.is_read = not message.get("more_body", False)
             return message
@@ -188,9 +205,9 @@ class Guard:
         return bounded
 
 
-def headers_of(scope: Scope) -> Mapping[str, str]:
-    """Of a request, by their names in lower case; of one that occurs several times, the last."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+def headers_of(given: Headers) -> Mapping[str, str]:
+    """By their names in lower case; of one that occurs several times, the last."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in given}
 
 
 def require_json(request: Request) -> None:

@@ -30,6 +30,7 @@ class Asked:
         classes: names.
         profile: of suspend and restore.
         reason, requested_by: for the record; may differ where the request comes again.
+        centre_prompts: of erase.
     """
 
     who: str
@@ -40,6 +41,7 @@ class Asked:
     profile: str | None = None
     reason: str = ""
     requested_by: str = ""
+    centre_prompts: bool = False
 
     @property
     def key(self) -> str:
@@ -49,7 +51,8 @@ class Asked:
     @property
     def digest(self) -> str:
         """Of what is asked."""
-        what = [self.action, self.model, sorted(self.classes), self.profile]
+        centred = ["centre_prompts"] if self.centre_prompts else []
+        what = [self.action, self.model, sorted(self.classes), self.profile, *centred]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from pfm.storage import JsonValue
@@ -18,8 +19,15 @@ MOST_PLACES = 6  # in the code, of an error
 
 def log(event: str, **facts: JsonValue) -> None:
     """Write a line."""
+    log_all(event, [facts])
+
+
+def log_all(event: str, lines: Sequence[Mapping[str, JsonValue]]) -> None:
+    """Write a line for each of several events, in one go."""
+    if not lines:
+        return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    sys.stderr.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
+    sys.stderr.write("".join(json.dumps({"time": now, "event": event, **facts}) + "\n" for facts in lines))
     sys.stderr.flush()
 
 

@@ -7,6 +7,7 @@ No class, tenant or client is named in any of it.
 # prometheus_client leaves some of its parameters without types
 
 import os
+from collections import deque
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -52,6 +53,7 @@ class Metrics:
         )
         self._batch = Histogram("pfm_batch_rows", "Rows of a pass.", ["model"], buckets=ROWS, registry=here)
         self._pass = Histogram("pfm_pass_seconds", "Time of a pass.", ["model"], buckets=SECONDS, registry=here)
+        self._watchers: list[EngineMetrics] = []
         self._counters: dict[tuple[str, str, int], Counter] = {}  # looking one up by its labels costs as much as it
         self._timers: dict[tuple[str, str, str], Histogram] = {}
 
@@ -81,12 +83,20 @@ class Metrics:
 
     def watcher(self, model: str) -> "EngineMetrics":
         """For the engine of a model."""
-        return EngineMetrics(
+        watcher = EngineMetrics(
             self._queue.labels(model), self._waited.labels(model), self._batch.labels(model), self._pass.labels(model)
         )
+        self._watchers.append(watcher)
+        return watcher
+
+    def catch_up(self) -> None:
+        """Count what engines have told; threads that count at the same time hold each other up."""
+        for watcher in self._watchers:
+            watcher.catch_up()
 
     def text(self) -> bytes:
         """Of all processes that share a folder, or of this one."""
+        self.catch_up()
         if SHARED not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()
@@ -95,18 +105,29 @@ class Metrics:
 
 
 class EngineMetrics:
-    """What an engine's watcher keeps."""
+    """Keeps what an engine tells, for `catch_up`."""
 
     def __init__(self, queue: Gauge, waited: Histogram, batch: Histogram, one_pass: Histogram) -> None:
         self._queue, self._waited, self._batch, self._pass = queue, waited, batch, one_pass
+        self._told: deque[tuple[int, float, Sequence[float]]] = deque()
+        self._rows = self._rows_told = 0
 
     def queue(self, rows: int) -> None:
         """So many rows wait."""
-        self._queue.set(rows)
+        self._rows = rows
 
     def passed(self, rows: int, seconds: float, waited: Sequence[float]) -> None:
         """A pass is over."""
-        self._batch.observe(rows)
-        self._pass.observe(seconds)
-        for each in waited:
-            self._waited.observe(each)
+        self._told.append((rows, seconds, waited))
+
+    def catch_up(self) -> None:
+        """Count it."""
+        if self._rows != self._rows_told:
+            self._rows_told = self._rows
+            self._queue.set(self._rows_told)
+        while self._told:
+            rows, seconds, waited = self._told.popleft()
+            self._batch.observe(rows)
+            self._pass.observe(seconds)
+            for each in waited:
+                self._waited.observe(each)

@@ -1,4 +1,4 @@
-"""The bundles of a server by name: what a tenant sees of each, and an answer from its engine."""
+"""The bundles of a server by name, and an answer from the engine of each."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,19 @@ from functools import partial
 from pfm.errors import BundleError, ClassNameError, DataError, PfmError
 from pfm_export.service.engine import Engine
 from pfm_export.service.refusals import RefusedError, bad_request, too_large, too_late, unknown_class
-from pfm_export.service.tenants import Tenant
-from pfm_export.service.views import View
+from pfm_export.service.shown import Shown, unserved
 from pfm_export.serving.answers import ActiveSet, Prediction
-from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.session import PromptSession
 
 
-class Model:
+class Model(Shown):
     """One bundle in service."""
 
     def __init__(self, name: str, session: PromptSession, engine: Engine) -> None:
-        self.name = name
+        super().__init__(name, session)
         self.session = session
         self.engine = engine
-        self._views: tuple[Bundle | None, dict[str | None, View]] = (None, {})
 
     @property
     def input(self) -> InputKind:
@@ -37,33 +34,6 @@ class Model:
             return len(self.session.classes) > 0
         except PfmError:
             return False
-
-    def view(self, tenant: Tenant, asked: str | None = None) -> View:
-        """What there is for a tenant, as the bundle is now.
-
-        Args:
-            asked: the profile that a request names.
-
-        Raises:
-            RefusedError: nothing.
-        """
-        profile = tenant.profile_for(asked)
-        try:
-            bundle = self.session.bundle
-            owner, views = self._views
-            if owner is not bundle:  # something was erased, suspended or restored
-                views = {}
-                self._views = (bundle, views)
-            if profile not in views:
-                names = tuple(bundle.classes.names[p] for p in ActiveSet(profile=profile).positions(bundle))
-                views[profile] = View(classes=names, profile=profile, is_whole=len(names) == len(bundle.classes))
-            return views[profile]
-        except ClassNameError as error:
-            if tenant.is_bound:
-                raise RefusedError(403, "forbidden", f"this token is not for the model {self.name}") from error
-            raise bad_request(f"there is no profile {str(profile)[:80]!r}") from error
-        except BundleError as error:
-            raise unserved(self.name) from error
 
     async def answer(self, batches: Sequence[Batch], count: int, chosen: ActiveSet, *, timeout: float) -> Prediction:
         """Wait for the pass of a request.
@@ -106,11 +76,6 @@ def _tell(loop: asyncio.AbstractEventLoop, is_answered: "asyncio.Future[None]", 
         wake()
     elif not loop.is_closed():
         loop.call_soon_threadsafe(wake)
-
-
-def unserved(name: str) -> RefusedError:
-    """The bundle was damaged or replaced; where it is, is not for clients."""
-    return RefusedError(503, "bundle", f"the model {name} cannot be served: its files were changed or damaged")
 
 
 def read_upload(content: bytes, kind: InputKind, *, max_rows: int) -> tuple[Batch, ...]:

@@ -1,18 +1,19 @@
-"""What is written in one go of the event loop is sent at once: head and body of an answer as one packet.
+"""A transport whose writes are gathered: what is written in one go of the event loop is sent at once, such as the head
+and the body of an answer, as one packet.
 
 A client is woken once for it, and the thread lets go of the interpreter once.
 """
 
 import asyncio
-from typing import cast
 
 
-def joined(transport: asyncio.Transport) -> asyncio.Transport:
-    """The same transport, with its writes gathered."""
-    return cast("asyncio.Transport", _Joined(transport))
+class Joined:
+    """A transport whose writes of one turn of the loop leave together.
 
+    Args:
+        transport: that is written to.
+    """
 
-class _Joined:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
@@ -26,6 +27,11 @@ class _Joined:
         if not self._parts:
             self._loop.call_soon(self._send)
         self._parts.append(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """The same of what nothing is to follow soon."""
+        self._send()
+        self._transport.write(data)
 
     def close(self) -> None:
         """As of transports: what was written goes out first."""

@@ -66,6 +66,11 @@ def read_plain(data: bytes) -> Plain | None:
     return Plain(head[1], headers, data[head.end() :])
 
 
+def line_of(status: int) -> bytes:
+    """The first line of an answer."""
+    return _LINES[status]
+
+
 class Exchange:
     """One such request and its answer; to uvicorn it is a cycle like its own.
 

@@ -5,14 +5,34 @@ Letters: B rows of graph inputs.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pfm_export.service.refusals import too_late
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
 Post = Callable[[Callable[[], None]], object]
+
+
+class Answer(Protocol):
+    """What becomes of a request; a `Future` is one."""
+
+    def cancelled(self) -> bool:
+        """Nobody waits for it any more."""
+        ...
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Its pass begins; False where nobody waits any more."""
+        ...
+
+    def set_result(self, result: Prediction, /) -> None:
+        """Here it is."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """There is none."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +47,7 @@ class Job:
         post: has a function called where the answer is waited for, such as an event loop's `call_soon_threadsafe`;
             answers of one pass with the same one go out by one call.
         answer: what becomes of it.
+        rows: B.
     """
 
     batches: tuple[Batch, ...]
@@ -35,12 +56,11 @@ class Job:
     arrived: float
     deadline: float
     post: Post
-    answer: "Future[Prediction]" = field(default_factory=lambda: Future[Prediction]())
+    answer: Answer
+    rows: int = field(init=False)
 
-    @property
-    def rows(self) -> int:
-        """B."""
-        return sum(len(batch.inputs) for batch in self.batches)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", sum(len(batch.inputs) for batch in self.batches))
 
 
 class Queue:

@@ -44,6 +44,10 @@ CHANGE = _body(
             "reason": {"type": "string", "description": "for the record"},
             "requested_by": {"type": "string", "description": "for the record"},
             "profile": {"type": "string", "description": "of suspend and restore"},
+            "centre_prompts": {
+                "type": "boolean",
+                "description": "of erase: the prompts that are left are moved to mean zero; some answers change",
+            },
         },
     },
     {"classes": ["lymphocyte"], "request_id": "7f3a", "reason": "request 7"},

@@ -81,7 +81,7 @@ class Service:
         Raises:
             RefusedError: nobody that is known, or without that right.
         """
-        tenant = self.door.admit(request.headers.get("authorization", ""))
+        tenant = self.door.find(self.door.key(request.headers.get("authorization", "")))
         note_of(request).tag = tenant.tag
         tenant.require(right)
         return tenant

@@ -6,6 +6,7 @@ refused from the next request on; while it cannot be read, everybody is refused.
 
 import enum
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,16 @@ class Tenant:
 class Door(Protocol):
     """Lets tenants in."""
 
-    def admit(self, authorization: str) -> Tenant:
-        """Who has sent this header, `Authorization`; "" where there was none.
+    def key(self, authorization: str) -> str:
+        """What a tenant is found by, of the header `Authorization`; "" where there was none.
+
+        Raises:
+            RefusedError: it has no token.
+        """
+        ...
+
+    def find(self, key: str) -> Tenant:
+        """Who it is now.
 
         Raises:
             RefusedError: nobody that is known.
@@ -94,7 +103,10 @@ class OpenDoor:
             tag="-", rights=rights, why_not="without --tokens nothing can be changed from other machines"
         )
 
-    def admit(self, authorization: str) -> Tenant:
+    def key(self, authorization: str) -> str:
+        return ""
+
+    def find(self, key: str) -> Tenant:
         return self._anybody
 
 
@@ -111,21 +123,26 @@ class TokenDoor:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._place = str(path)  # looked at for each request: no path is made of it
         self._seen = _stamp(path)
         self._tenants = read_tokens(path)
 
-    def admit(self, authorization: str) -> Tenant:
+    def key(self, authorization: str) -> str:
+        """The token's SHA-256."""
         token = authorization[len(SCHEME) :].strip() if authorization.lower().startswith(SCHEME) else ""
         if len(token) < SHORTEST:
             raise RefusedError(401, "token", "a token is needed: Authorization: Bearer …")
-        tenant = self._current().get(hashlib.sha256(token.encode("utf-8", "replace")).hexdigest())
+        return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+    def find(self, key: str) -> Tenant:
+        tenant = self._current().get(key)
         if tenant is None:
             raise RefusedError(401, "token", "this token is not known")
         return tenant
 
     def _current(self) -> Mapping[str, Tenant]:
         try:
-            if (seen := _stamp(self._path)) != self._seen:
+            if (seen := _stamp(self._place)) != self._seen:
                 self._tenants, self._seen = read_tokens(self._path), seen
         except PfmError as error:
             raise RefusedError(503, "tokens", "the file of tokens cannot be read") from error
@@ -163,9 +180,9 @@ def _entry(value: Any) -> tuple[str, Tenant]:
     return sha256, Tenant(tag=sha256[:8], rights=frozenset(rights), profile=profile, is_bound=True)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path | str) -> tuple[int, int, int]:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     return status.st_ino, status.st_mtime_ns, status.st_size

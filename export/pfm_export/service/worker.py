@@ -4,6 +4,7 @@ It ends when it is told to, or when standard input closes: then the process that
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import math
@@ -16,17 +17,20 @@ import threading
 import uvicorn
 from starlette.types import ASGIApp
 
+from pfm.data import packed_frames
 from pfm.data.dicom import load_dicom
 from pfm.data.pixels import limit_pixels, refuse_bombs
 from pfm.data.waves import limit_resampling
 from pfm.errors import PfmError
 from pfm_export.service.app import build_app
+from pfm_export.service.clerk import Clerk
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.connection import Connection
 from pfm_export.service.guard import Guard
 from pfm_export.service.logs import capture_libraries
 from pfm_export.service.orders import READY, Order, records_folder
 from pfm_export.service.service import Service
+from pfm_export.service.turns import ask_for_short_turns
 from pfm_export.serving.switching import INTERVAL
 
 KEEP_ALIVE = 60  # seconds that a connection may say nothing
@@ -42,6 +46,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        ask_for_short_turns()
         gc.collect()
         gc.freeze()  # what was loaded is not looked through again while requests wait
         print(READY, flush=True)
@@ -79,9 +84,12 @@ def run(order: Order) -> None:
     refuse_bombs()
     limit_resampling(MOST_TAPS)
     load_dicom()
+    packed_frames.limit()
     service = Service.open(order.bundles, order.config, threads=order.threads)
-    server = _Server(build_app(service, records_folder(order.bundles, order.config)), order.config)
-    with socket.socket(fileno=order.descriptor) as listening:
+    records = records_folder(order.bundles, order.config)
+    clerk = Clerk(order.bundles, records, service.metrics.changed)
+    server = _Server(build_app(service, records, clerk), order.config)
+    with contextlib.closing(clerk), socket.socket(fileno=order.descriptor) as listening:
         asyncio.run(server.serve([listening]))
 
 

@@ -33,6 +33,17 @@ class ActiveSet:
     profile: str | None = None
     exact: bool = False
 
+    def __hash__(self) -> int:
+        """Asked for several times for each row of a pass; kept, but not where it is pickled: texts hash otherwise."""
+        kept: int | None = self.__dict__.get("_hash")
+        if kept is None:
+            kept = hash((self.active, self.without, self.profile, self.exact))
+            object.__setattr__(self, "_hash", kept)
+        return kept
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
     def __post_init__(self) -> None:
         if self.active is not None:
             object.__setattr__(self, "active", class_keys(self.active))  # a bare string is one class

@@ -1,6 +1,6 @@
 """What of an export can hold a class: a bundle, a bank that stands alone, and graphs, which hold none. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pfm.forgetting.artifacts import (
     Look,
     Request,
     Rewritten,
+    RowsOf,
     Verdict,
 )
 from pfm.forgetting.artifacts.kind import unreadable
@@ -60,6 +61,14 @@ class BundleKind(FolderKind):
         is_exact = bundle.exact.has_sums and not still
         return Holding(classes=bundle.classes, erased=gone, is_exact=is_exact, still=still)
 
+    def rows(self, folder: Path, numbers: Collection[int]) -> RowsOf:
+        bundle = Bundle.open(folder)
+        there = bundle.classes.ids
+        return RowsOf(
+            bundle.search_rows(i for i in there if i in numbers),
+            bundle.search_rows(i for i in there if i not in numbers),
+        )
+
     def finish(self, folder: Path) -> bool:
         bundle = Bundle.open(folder)
         bundle.finish_pending()
@@ -85,6 +94,11 @@ class BankKind(HoldingKind):
         there = [position for position, number in enumerate(ever.ids) if number in numbers]
         gone = [(number, name) for number, name in zip(ever.ids, ever.names, strict=True) if number not in numbers]
         return Holding(classes=ever.keep(there), erased=tuple(gone), prompts_centred=bank.prompts_centred)
+
+    def rows(self, path: Path, numbers: Collection[int]) -> RowsOf:
+        bank, _ = self._read(path)
+        there = {int(name.rpartition(".")[2]) for name in bank.names}
+        return RowsOf(bank.search_rows(there & {*numbers}), bank.search_rows(there - {*numbers}))
 
     def rewrite(
         self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False

@@ -1,5 +1,6 @@
 """What else is in a bundle's folder and may hold its classes: an erasure of the bundle alone does not touch it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,5 +55,6 @@ def require_nothing_beside(folder: Path, names: Sequence[str], left: Sequence[Se
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise NotLookedIntoError(
             f"{', '.join(names)}: erased from the bundle {folder}, but {left[0].path}{more} may hold it and was left "
-            f"as it is ({left[0].how}); delete it, move it away, or erase from it too: pfm forget --in_place {folder}"
+            f"as it is ({left[0].how}); delete it, move it away, or erase from it too: "
+            f"pfm forget --in_place {shlex.quote(str(folder))}"
         )

@@ -23,16 +23,17 @@ from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import Request
 from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
-from pfm.forgetting.search import SearchReport, search
+from pfm.forgetting.search import Row
 from pfm.model.starts import follows
 from pfm.options import expanded
 from pfm.storage import locked, sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind
-from pfm_export.serving.manifest import MANIFEST, Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.manifest import Manifest, read_file, read_manifest, write_manifest
 from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.traces import held_again, other_bank, search_files
 
 if TYPE_CHECKING:
     from pfm.forgetting.artifacts.walk import Seen
@@ -136,17 +137,8 @@ class Bundle:
         Raises:
             StorageError: the ledger has a line that pfm did not write.
         """
-        there = zip(self.classes.ids, self.classes.names, strict=True)
-        found = ledger.held_again(self._records, there, self.folder / LEDGER)
-        if found is not None:
-            erasure, name = found
-            return (
-                f"{self.folder} holds the class {name}, whose erasure its ledger records (line {erasure.line}, "
-                f"{erasure.time}): files of before were put back"
-            )
-        left = [record.get("sha256_after") for record in self._records if record.get("file") == BANK][-1:]
-        is_other = not self.pending and left not in ([], [self._bank.sha256])
-        return f"{self.folder / BANK} is not what the last erasure left, as its ledger says" if is_other else ""
+        problem = held_again(self.folder, self.classes, self._records)
+        return problem or ("" if self.pending else other_bank(self.folder, self._records, self._bank.sha256))
 
     @property
     def prompts_centred(self) -> bool | None:
@@ -161,6 +153,10 @@ class Bundle:
     def tensors_of(self, number: int) -> dict[str, Floats]:
         """What the bank has of one class."""
         return self._bank.tensors_of(number)
+
+    def search_rows(self, ids: Iterable[int]) -> list[Row]:
+        """Rows of classes, to look for elsewhere."""
+        return self._bank.search_rows(ids)
 
     @property
     def graph_hashes(self) -> dict[str, str]:
@@ -330,7 +326,8 @@ class Bundle:
         # prompts that were centred before are again: the one that goes would be minus the sum of the others
         centre = self.prompts_centred is not None and (request.centre_prompts or self.prompts_centred)
         bank = self._bank.without(ids, solved=solved, centre_prompts=centre)
-        searched = self._search(bank, ids)
+        rows, kept = self.search_rows(ids), self.search_rows(i for i in self.classes.ids if i not in ids)
+        searched = search_files(self.folder, bank, rows, kept=kept, names=self.stated.files)
         changed = [solving.SOLVED_ANEW] if solved else [*CENTRED] if self.stated.signatures.takes_rows else []
         claims = [SUM_LEFT] if self.shape.has_prompts_alone and not centre else []
         record = ledger.seal(
@@ -355,18 +352,6 @@ class Bundle:
             solving.keep_for(self.folder, bank, like=self.folder / BANK)
         ledger.write(self.folder / LEDGER, [*self._records, record])
         return Bundle.open(self.folder).finish_pending()
-
-    def _search(self, bank: bytes, ids: Sequence[int]) -> SearchReport:
-        """Search a bank that is to be written, and every other file of the bundle, for the rows of classes.
-
-        Raises:
-            TraceFoundError: something of them is there; nothing was changed.
-        """
-        rows, kept = self._bank.search_rows(ids), self._bank.search_rows(i for i in self.classes.ids if i not in ids)
-        report = search(bank, rows, kept=kept, file=BANK)
-        for name in sorted({MANIFEST, *self.stated.files} - {BANK}):
-            report = report.joined(search(read_file(self.folder / name), rows, kept=kept, file=name))
-        return report
 
     def finish_pending(self) -> "Bundle":
         """Complete an erasure that was interrupted, if there is one."""

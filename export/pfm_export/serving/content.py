@@ -1,12 +1,14 @@
 """What is really in a bundle, for `pfm verify` and certificates; no torch."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from pfm.errors import BundleError
 from pfm.exact.solve import TOLERANCE
-from pfm.forgetting.content import ClassContent, Content, digest_of
+from pfm.forgetting.artifacts.text import may_hold_numbers
+from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of
 from pfm.forgetting.ledger import LEDGER
 from pfm.storage import sha256_bytes
 from pfm_export.serving.bank import BANK, Floats
@@ -35,6 +37,8 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
     if again:
         problems.append(again)
+    if may_hold_numbers(json.dumps(bundle.manifest)):
+        problems.append(f"{MANIFEST}: {WRITTEN_OUT}")
     if solves:
         problems += _misfits_of_solution(bundle)
     classes = tuple(

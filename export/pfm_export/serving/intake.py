@@ -6,6 +6,7 @@ as some class: neither looks wrong.
 Letters: B batch.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,18 +80,23 @@ def as_array(inputs: Any) -> npt.NDArray[Any]:
     return array
 
 
-def check_finite(inputs: npt.NDArray[Any]) -> None:
+def check_finite(inputs: npt.NDArray[Any]) -> tuple[float, float]:
     """
+    Returns:
+        The smallest and the largest of them.
+
     Raises:
         DataError: a number is NaN or infinite; which input.
     """
-    if not (np.isfinite(inputs.min()) and np.isfinite(inputs.max())):  # of NaN, NaN; without an array of bools
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (math.isfinite(low) and math.isfinite(high)):  # of NaN, NaN; without an array of bools
         bad = next(place for place, row in enumerate(inputs) if not np.isfinite(row).all())
         raise DataError(f"input {bad} holds numbers that are NaN or infinite")
+    return low, high
 
 
 def check_normalised(inputs: npt.NDArray[Any], brightest: float) -> None:
-    """Refuse raw pixels, 0 to 255, where normalised ones are taken.
+    """Refuse raw pixels, 0 to 255, where normalised ones are taken; else as `check_finite`.
 
     Args:
         brightest: what the largest pixel value becomes.
@@ -100,10 +106,11 @@ def check_normalised(inputs: npt.NDArray[Any], brightest: float) -> None:
     """
     if not np.issubdtype(inputs.dtype, np.floating):
         what = f"of {inputs.dtype}"
-    elif inputs.min() >= 0 and inputs.max() > OVERSHOOT * max(brightest, 1.0):
-        what = f"up to {inputs.max():g}"
     else:
-        return
+        low, high = check_finite(inputs)
+        if low < 0 or high <= OVERSHOOT * max(brightest, 1.0):
+            return
+        what = f"up to {high:g}"
     raise DataError(
         f"the input does not fit the graph: it takes normalised pixels (at most {brightest:.3g}), got numbers {what}; "
         "give images to predict_images, or normalise them as the manifest's preprocess says"

@@ -103,6 +103,10 @@ class OpenVinoGraph:
         """The array where the graph takes it."""
         return HostTensor(np.ascontiguousarray(array))
 
+    def numbers(self, feed: Mapping[str, Tensor]) -> np.ndarray:
+        """The output as an array; else as `run`."""
+        return self.run(feed).numpy()
+
     def run(self, feed: Mapping[str, Tensor]) -> HostTensor:
         """The output, on the CPU.
 

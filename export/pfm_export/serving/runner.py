@@ -98,8 +98,8 @@ class GraphRunner:
             found = self.head(bundle, tokens, actives, union)
             if self._ends.scores_prompts:  # a column for each of a row's prompts, padding behind
                 return [row[: len(active)] for row, active in zip(found, actives, strict=True)]
-            column = {position: index for index, position in enumerate(union)}
-            return [row[[column[p] for p in active]] for row, active in zip(found, actives, strict=True)]
+            columns = {active: np.searchsorted(union, active) for active in groups}
+            return [row[columns[active]] for row, active in zip(found, actives, strict=True)]
         whole = tokens if isinstance(tokens, np.ndarray) else tokens.numpy()
         scores: list[Floats] = [np.zeros(0, np.float32)] * len(actives)
         for active, places in groups.items():
@@ -132,7 +132,7 @@ class GraphRunner:
 
     def head_of(self, tokens: Tensor, feed: Mapping[str, Tensor]) -> Floats:
         """As `head`, with everything of a class as the graph takes it."""
-        return self._last.run({**self._first(tokens), **feed}).numpy()
+        return self._last.numbers({**self._first(tokens), **feed})
 
     def read_integers(self, tokens: Tensor, width: int) -> Floats:
         """(B, P) projected integers of a readout that is solved: each is the score of a row that asks for it alone."""

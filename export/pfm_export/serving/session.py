@@ -3,33 +3,27 @@
 Letters: B batch, n items that are classified, K active classes.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pfm.classes import UNKNOWN, ClassKeys, ClassList, check_removal, check_unknown
-from pfm.errors import BundleError, DataError
-from pfm.forgetting.artifacts import Request
-from pfm.options import expanded
+from pfm.classes import UNKNOWN, ClassKeys, check_unknown
+from pfm.errors import DataError
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of, answers_of_each
 from pfm_export.serving.bank import Floats
-from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
-from pfm_export.serving.manifest import Manifest
 from pfm_export.serving.runner import GraphRunner
-from pfm_export.serving.switching import quick_switches
-from pfm_export.serving.watching import open_served, stamp
+from pfm_export.serving.served import ServedBundle
 
 __all__ = ["UNKNOWN", "ActiveSet", "Prediction", "PromptSession"]
 
 
-class PromptSession:
+class PromptSession(ServedBundle):
     """Predicts with any active set of classes, and erases a class from the bundle.
 
     Several threads may use one session. What an erasure or a suspension takes away, by this or by
@@ -61,14 +55,10 @@ class PromptSession:
         self, folder: Path | str, *, device: str = "auto", threads: int = 0, cuda_graphs: bool = False,
         warm_up: Sequence[int] = (), spin: bool = True,
     ) -> None:  # fmt: skip
-        self._folder = expanded(Path(folder)).absolute()  # the process may go to another folder
+        super().__init__(folder)
         self._opening = {
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
         }  # fmt: skip
-        self._lock = threading.Lock()
-        self._leaving: list[tuple[str, ...]] = []  # classes whose erasure is under way
-        self._seen, self._opened = open_served(self._folder)
-        self._graph_hashes = self._opened.graph_hashes
         stated = self._opened.stated
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs, spin=spin)
@@ -82,49 +72,8 @@ class PromptSession:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
-    @property
-    def _bundle(self) -> Bundle:
-        """The bundle as it is on disk now: another process may have erased a class from it.
-
-        Raises:
-            BundleError: it was damaged since, or another one was put in its place.
-        """
-        if stamp(self._folder) == self._seen:
-            return self._opened
-        with self._lock:
-            seen, opened = open_served(self._folder)
-            if opened.graph_hashes != self._graph_hashes:
-                raise BundleError(f"{self._folder} is another bundle now; open it again")
-            for names in self._leaving:
-                opened = opened.hiding(names)
-            self._seen, self._opened = seen, opened
-            self._runner.drop_rows()
-            return opened
-
-    @property
-    def folder(self) -> Path:
-        """Where the bundle is."""
-        return self._folder
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle as it is now: the same object until something changes. It is for reading only."""
-        return self._bundle
-
-    @property
-    def classes(self) -> ClassList:
-        """The classes that are there, suspended or not."""
-        return self._bundle.classes
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The bundle's manifest, as read."""
-        return self._bundle.manifest
-
-    @property
-    def stated(self) -> Manifest:
-        """What the manifest says, with types."""
-        return self._bundle.stated
+    def _on_change(self) -> None:
+        self._runner.drop_rows()
 
     @property
     def input(self) -> InputKind:
@@ -273,7 +222,9 @@ class PromptSession:
             sets: one for each item.
         """
         bundle, actives, scores = self._scores(lambda: batches, sets)
-        are_exact = [bundle.is_exact_for(active, chosen.exact) for chosen, active in zip(sets, actives, strict=True)]
+        are_exact: Sequence[bool | None] = [None] * len(sets)
+        if bundle.exact is not None:
+            are_exact = [bundle.is_exact_for(active, each.exact) for each, active in zip(sets, actives, strict=True)]
         return answers_of_each(bundle.classes, actives, scores, Unknown.of(bundle.stated), are_exact)
 
     def scores(
@@ -288,65 +239,6 @@ class PromptSession:
         """The graph's raw output (B, K), logits or scores as the readout has them; else as `predict`."""
         chosen, array = ActiveSet.of(active, without, profile, exact=exact), as_array(inputs)
         return np.stack(self._scores(lambda: [Batch.of_items(range(len(array)), array)], [chosen] * len(array))[2])
-
-    def erase(
-        self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False,
-        centre_prompts: bool = False,
-    ) -> None:  # fmt: skip
-        """Remove classes from the bundle's files and from this session, for good.
-
-        Neither this session nor another thread's call answers with them from the first moment on, before a file was
-        changed. Of an exact readout whose bundle has its sums, the rows that are left are solved anew: until the call
-        returns they are those of the old solution, which `Prediction.is_exact` says.
-
-        Args:
-            allow_unknown: say nothing of other files in the bundle's folder that may hold the classes, such as a backup
-                of its bank. They are left as they are, and the record names them.
-            centre_prompts: move the prompts that are left to mean zero, so that their sum says nothing of what went;
-                some answers about other classes change.
-
-        Raises:
-            ClassNameError: an unknown class, or no class would be left.
-            StorageError: a file could not be written; run it again to finish.
-            NotLookedIntoError: it is done, and there are such files; `pfm forget --in_place` erases from those too
-                that it can open.
-        """
-        bundle = self._bundle
-        positions = bundle.classes.positions(classes)
-        check_removal(bundle.classes, positions)
-        names = tuple(bundle.classes.names[p] for p in positions)
-        with self._lock:
-            self._leaving.append(names)
-            self._opened = self._opened.hiding(names)
-        try:
-            with quick_switches():
-                _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
-        finally:
-            with self._lock:
-                self._leaving.remove(names)
-            self._seen = ()  # what is on disk counts, also where that could not be changed
-            _ = self._bundle  # takes notice, and lets go of the rows
-        if not allow_unknown:
-            require_nothing_beside(self._folder, names, others)
-
-    def settle(self) -> bool | None:
-        """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.
-
-        Raises:
-            BundleError, StorageError: it could not be.
-        """
-        bundle = self._bundle
-        if bundle.exact is not None and bundle.exact.has_sums and not bundle.is_exact:
-            bundle.solve()
-        return self._bundle.is_exact
-
-    def suspend(self, classes: ClassKeys, *, profile: str = "default") -> None:
-        """Leave classes out of a profile's answers until `restore`; no byte of them is removed."""
-        self._bundle.suspend(classes, profile=profile)
-
-    def restore(self, classes: ClassKeys, *, profile: str = "default") -> None:
-        """Undo `suspend`."""
-        self._bundle.restore(classes, profile=profile)
 
     def _predict(self, read: Callable[[], Iterable[Batch]], count: int, chosen: ActiveSet) -> Prediction:
         """All items with one active set."""
@@ -364,36 +256,52 @@ class PromptSession:
         Where something was erased, suspended or restored meanwhile, what that changes is answered once more.
         """
         scores: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
+        actives: list[tuple[int, ...]] = []
         answered: Bundle | None = None
         while True:
             bundle = self._bundle
-            found = {chosen: chosen.positions(bundle) for chosen in dict.fromkeys(sets)}
-            anew = {chosen for chosen in found if answered is None or not chosen.is_answered_alike(answered, bundle)}
-            if not anew:
-                return bundle, [found[chosen] for chosen in sets], scores
-            totals = [np.zeros(len(found[chosen])) for chosen in sets]
-            weights = np.zeros(len(sets))
-            for batch in (batch.of_some([chosen in anew for chosen in sets]) for batch in read()):
-                owners: list[int] = batch.owners.tolist()
-                rows = self._answered(bundle, batch, [sets[owner] for owner in owners], found) if owners else []
-                for owner, weight, row in zip(owners, batch.weights, rows, strict=True):
-                    totals[owner] += weight * row
-                    weights[owner] += weight
-            for item in (item for item, chosen in enumerate(sets) if chosen in anew):
-                scores[item] = (totals[item] / weights[item]).astype(np.float32)
+            if bundle is answered:
+                return bundle, actives, scores
+            actives = [chosen.positions(bundle) for chosen in sets]
+            anew = [answered is None or not chosen.is_answered_alike(answered, bundle) for chosen in sets]
+            if any(anew):
+                self._score(bundle, (batch.of_some(anew) for batch in read()), sets, actives, scores)
             answered = bundle
 
+    def _score(
+        self, bundle: Bundle, batches: Iterable[Batch], sets: Sequence[ActiveSet], actives: list[tuple[int, ...]],
+        scores: list[Floats],
+    ) -> None:  # fmt: skip
+        """Put each item's scores in its place; of items that have no row in the batches they stay."""
+        totals: dict[int, Any] = {}
+        weights: dict[int, float] = {}
+        for batch in batches:
+            if batch.is_plain and len(batch.inputs) == len(sets):
+                scores[:] = self._answered(bundle, batch, sets, actives)
+                continue
+            owners: list[int] = batch.owners.tolist()
+            rows = (
+                self._answered(bundle, batch, [sets[owner] for owner in owners], [actives[owner] for owner in owners])
+                if owners
+                else []
+            )
+            for owner, weight, row in zip(owners, batch.weights.tolist(), rows, strict=True):
+                totals[owner] = totals.get(owner, 0.0) + weight * row.astype(np.float64)
+                weights[owner] = weights.get(owner, 0.0) + weight
+        for item, total in totals.items():
+            scores[item] = (total / weights[item]).astype(np.float32)
+
     def _answered(
-        self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], found: Mapping[ActiveSet, tuple[int, ...]]
+        self, bundle: Bundle, batch: Batch, sets: Sequence[ActiveSet], actives: Sequence[tuple[int, ...]]
     ) -> list[Floats]:
         """Scores (K,) of each row of a batch, of its own set."""
         if not any(chosen.exact for chosen in sets):
-            return self._runner.scores(bundle, batch.inputs, [found[chosen] for chosen in sets])
+            return self._runner.scores(bundle, batch.inputs, actives)
         rows: list[Floats] = [np.zeros(0, np.float32)] * len(sets)
-        for chosen in dict.fromkeys(sets):
+        for chosen, active in dict(zip(sets, actives, strict=True)).items():
             places = [place for place, other in enumerate(sets) if other == chosen]
-            served = bundle.solved_for(found[chosen]) if chosen.exact else bundle
-            scores = self._runner.scores(served, batch.inputs[places], [found[chosen]] * len(places))
+            served = bundle.solved_for(active) if chosen.exact else bundle
+            scores = self._runner.scores(served, batch.inputs[places], [active] * len(places))
             for place, row in zip(places, scores, strict=True):
                 rows[place] = row
         return rows

@@ -1,6 +1,7 @@
 """A bundle that others may be writing to: whether it changed, and a reading of it that is whole."""
 
 import os
+import shlex
 from pathlib import Path
 
 from pfm.errors import BundleError, StorageError
@@ -46,7 +47,7 @@ def open_served(folder: Path) -> tuple[Stamp, Bundle]:
     if again:
         raise BundleError(
             f"{again}; it is not served. Put back what the erasure left, or erase the class again: "
-            f"pfm forget --in_place {folder}"
+            f"pfm forget --in_place {shlex.quote(str(folder))}"
         )
     return seen, bundle
 

@@ -11,6 +11,7 @@ from pfm.audit.attacks.derivable import Derivable
 from pfm.audit.attacks.destinations import Destinations
 from pfm.audit.attacks.exact import Exact
 from pfm.audit.attacks.exposure import Exposure
+from pfm.audit.attacks.from_samples import FromSamples
 from pfm.audit.attacks.long_prompts import LongPrompts
 from pfm.audit.attacks.membership import Membership
 from pfm.audit.attacks.neighbours import Neighbours
@@ -32,6 +33,7 @@ for _attack in (
     OutputShape(),
     Stored(),
     Derivable(),
+    FromSamples(),
     Membership(),
     ShadowModels(),
     Resurrection(),

@@ -112,14 +112,14 @@ class Case:
 def measure_class(case: Case) -> Derived:
     """What comes back of one class."""
     forgotten = Loaded.of(case.forgotten, case.device)
-    learned = learn_without_data(forgotten, _tested(case, forgotten), case.config)
+    learned = learn_without_data(forgotten, tested_in(case, forgotten), case.config)
     return {**measure_formulas(case), "learned": {how: _back(back) for how, back in learned.items()}}
 
 
 def measure_formulas(case: Case) -> ByFormula:
     """What formulas bring back of one class."""
     full, forgotten = Loaded.of(case.full, case.device), Loaded.of(case.forgotten, case.device)
-    some = _some_of(_tested(case, forgotten), case.config)
+    some = _some_of(tested_in(case, forgotten), case.config)
     survivors = Survivors.of(case.forgotten, case.full.classes.ids[case.position])
     candidates, seed, match = candidates_of(case.forgotten, survivors, case.config)
     way, cosine = nearest(candidates, survivors, case.full.tensors[BANK][case.position])
@@ -129,18 +129,19 @@ def measure_formulas(case: Case) -> ByFormula:
         "seed_found": seed,
         "seed_match": match,
         "key": {"way": way.partition(";")[0], "cosine": cosine},
-        "full": _of_own(full.model, some, case),
+        "full": of_own(full.model, some, case),
         **by_formula(forgotten.model, candidates, some, case.config),
         "retrained": [_best_in(checkpoint, some, case) for checkpoint in case.retrained],
     }
 
 
-def _tested(case: Case, forgotten: Loaded) -> Tested:
+def tested_in(case: Case, forgotten: Loaded) -> Tested:
+    """The test samples of the class, and of the others, as inputs of a model without it."""
     retain, forget = case.groups.retain_test, case.groups.forget_test
     return Tested(
         forget=forgotten.preprocess(forget.inputs[forget.labels == case.position].to(case.device)),
         retain=forgotten.preprocess(retain.inputs.to(case.device)),
-        retain_positions=_kept_positions(case)[retain.labels].to(case.device),
+        retain_positions=kept_positions(case)[retain.labels].to(case.device),
     )
 
 
@@ -150,7 +151,7 @@ def _best_in(retrained: Checkpoint, tested: Tested, case: Case) -> Way:
     checkpoint = dataclasses.replace(retrained, erased=(*retrained.erased, (number, name)))
     candidates, _, _ = candidates_of(checkpoint, Survivors.of(checkpoint, number), case.config)
     model = Loaded.of(checkpoint, case.device).model
-    return _ways(candidates, _recover(model, tested, candidates))[0]
+    return _ways(candidates, recover_all(model, tested, candidates))[0]
 
 
 def _some_of(tested: Tested, config: AuditConfig) -> Tested:
@@ -165,7 +166,7 @@ def _some_of(tested: Tested, config: AuditConfig) -> Tested:
     )
 
 
-def _kept_positions(case: Case) -> torch.Tensor:
+def kept_positions(case: Case) -> torch.Tensor:
     """(C,) of each class of the full model in the other one; -1 for those that are not there."""
     kept = case.forgotten.classes.ids
     return torch.tensor([kept.index(number) if number in kept else -1 for number in case.full.classes.ids])
@@ -199,11 +200,11 @@ def candidates_of(checkpoint: Checkpoint, survivors: Survivors, config: AuditCon
 
 def by_formula(model: PromptedClassifier, candidates: Candidates, tested: Tested, config: AuditConfig) -> Compared:
     """What the formulas bring back in a model that the class was erased from, beside prompts drawn at random."""
-    found = _recover(model, tested, candidates)
+    found = recover_all(model, tested, candidates)
     claimed: list[torch.Tensor] = []
 
     def attack(drawn: Candidates) -> torch.Tensor:
-        recovery = _recover(model, tested, drawn)
+        recovery = recover_all(model, tested, drawn)
         claimed.append(recovery.forget.double().mean(dim=1))
         return recovery.selective
 
@@ -234,9 +235,8 @@ def summed_up(chance: ByChance, forget: float) -> Random:
 
 
 def of_ideas(chance: ByChance) -> list[IdeaBack]:
-    """In plain values; those that tell something first, and each group by what is brought back."""
-    ordered = sorted(chance.ideas, key=lambda idea: (not idea.tells, -idea.selective))
-    return [IdeaBack(**dataclasses.asdict(idea)) for idea in ordered]
+    """Those that tell something first, and each group by what is brought back."""
+    return sorted(chance.ideas, key=lambda idea: (idea["as_good"] > 0, -idea["selective"]))
 
 
 def _ways(candidates: Candidates, found: Recovery) -> list[Way]:
@@ -249,9 +249,9 @@ def _ways(candidates: Candidates, found: Recovery) -> list[Way]:
 
 
 @torch.no_grad()
-def _of_own(full: PromptedClassifier, tested: Tested, case: Case) -> Back:
+def of_own(full: PromptedClassifier, tested: Tested, case: Case) -> Back:
     """The full model, of the classes that go with this one alone there."""
-    new = _kept_positions(case)
+    new = kept_positions(case)
     present = [p for p in range(len(new)) if new[p] >= 0 or p == case.position]
 
     def answers(inputs: torch.Tensor) -> torch.Tensor:
@@ -265,7 +265,8 @@ def _of_own(full: PromptedClassifier, tested: Tested, case: Case) -> Back:
 
 
 @torch.no_grad()
-def _recover(model: PromptedClassifier, tested: Tested, candidates: Candidates, at_once: int = 16) -> Recovery:
+def recover_all(model: PromptedClassifier, tested: Tested, candidates: Candidates, at_once: int = 16) -> Recovery:
+    """What each candidate brings back in a model without the class."""
     device = next(model.parameters()).device
     parts = [
         recover(model, tested, prompt.to(device), row.to(device))

@@ -5,14 +5,13 @@ Within the class, its training samples against its test samples, so that no atta
 
 import html
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 
 from pfm.audit import thresholds
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.models import Models
-from pfm.audit.roc import draw, rows_of, table_of, with_curve
+from pfm.audit.roc import CurveFigures, draw, rows_of, table_of, with_curve
 from pfm.audit.rule import Tolerance
 from pfm.audit.sampled import Sampled, area_of
 from pfm.audit.verdict import Judgement, by_rule
@@ -21,7 +20,7 @@ SCORE = "entropy"  # of those for which the class needs no label, since it has n
 SHOWN = (("full", "before"), ("forgotten", "after"), ("retrained", "never saw it"))
 
 # {model: {"forget" or "retain": {score: figures}}}
-MembershipFigures = dict[str, dict[str, Any]]
+MembershipFigures = dict[str, dict[str, dict[str, CurveFigures]]]
 
 
 class Membership:

@@ -24,6 +24,7 @@ from pfm.forgetting.erase import erase
 from pfm.forgetting.ledger import canonical
 from pfm.holding import run_in, running, writing
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.model.starts import STARTS
 from pfm.seeds import make_generator
 from pfm.storage import make_folder, sha256_bytes, write_json
 from pfm.training.config import RunConfig, TrainConfig
@@ -64,7 +65,7 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
         raise ConfigError(
             "the checkpoint does not say how it was trained, so nothing can be trained like it; audit one of pfm train"
         )
-    # the models that are compared start as this one did, from keys of their own that nobody keeps
+    # the models that are compared start as this one did; of secret keys, from some of their own that nobody keeps
     start = {"prompt_start": checkpoint.prompt_start}
     return RunConfig.from_dict({**checkpoint.run, "start": start})
 
@@ -95,6 +96,8 @@ class Comparisons:
         say: Callable[[str], None],
     ) -> None:
         self.checkpoint = checkpoint
+        if STARTS.get(checkpoint.prompt_start).samples:  # whoever trains which model, in which process
+            data = dataclasses.replace(data, train=data.train.with_contents(), test=data.test.with_contents())
         self.data = data
         self.positions = list(positions)
         self.folder = folder

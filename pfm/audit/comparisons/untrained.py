@@ -15,7 +15,7 @@ from pfm.data.splits import ClassificationData
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.starts import STARTS
-from pfm.model.starts.keys import fresh_keys
+from pfm.model.starts.keys import stand_ins
 
 PENALTY = 1e-4
 MOST_FEATURES = 1024
@@ -28,7 +28,7 @@ def untrained(checkpoint: Checkpoint) -> PromptedClassifier:
         torch.manual_seed(checkpoint.seed)
         model = PromptedClassifier(backbone, checkpoint.classes, checkpoint.model, checkpoint.lora).eval()
     start = STARTS.get(checkpoint.prompt_start)
-    start.apply(model, checkpoint.seed, fresh_keys(checkpoint.classes.names) if start.takes_keys else ())
+    start.apply(model, checkpoint.seed, stand_ins(checkpoint.classes.names) if start.takes_keys else ())
     return model
 
 

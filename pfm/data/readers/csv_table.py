@@ -49,17 +49,25 @@ class TextTable:
         return [row[place] for row in self.rows]
 
 
+def table_bytes(path: Path) -> bytes:
+    """What is in a table's file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the table {path}: {explain(error)}") from error
+
+
 def read_table(path: Path) -> TextTable:
     """Read a CSV file.
 
     Raises:
         DataError: it cannot be read, has no rows, or a row with another number of columns.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the table {path}: {explain(error)}") from error
-    text, notes = _decoded(content, path)
+    text, notes = _decoded(table_bytes(path), path)
     first = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first.count)
     rows: list[tuple[str, ...]] = []
@@ -88,6 +96,8 @@ def read_table(path: Path) -> TextTable:
 
 
 def _decoded(content: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} is not a table; a CSV file is text")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding), ()

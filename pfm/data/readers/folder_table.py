@@ -58,6 +58,12 @@ class FileFacts:
         return [self.rows.get(file.name, {}).get(column, "") for file in files]
 
 
+def table_path(root: Path, config: DataConfig) -> Path:
+    """Where `--table` is: the path as it is given, or in the folder."""
+    path = Path(config.table).expanduser()
+    return path if path.exists() or not (root / path).exists() else root / path
+
+
 def read_facts(root: Path, listing: Listing, config: DataConfig) -> FileFacts:
     """What tables say of the files.
 
@@ -66,8 +72,7 @@ def read_facts(root: Path, listing: Listing, config: DataConfig) -> FileFacts:
     """
     facts = FileFacts()
     if config.table:
-        path = Path(config.table)
-        table = read_table(path if path.exists() or not (root / path).exists() else root / path)
+        table = read_table(table_path(root, config))
         _add(facts, table, listing, config, folder="")
         named = config.split_column or next((name for name in facts.columns if name.lower() == SPLIT), "")
         if named and named not in facts.columns:

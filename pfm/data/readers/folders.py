@@ -15,7 +15,8 @@ from pfm.data.file_names import sorted_names
 from pfm.data.groups import DICOM, FOLDER, group_pattern
 from pfm.data.inputs import Storage
 from pfm.data.kinds import KINDS
-from pfm.data.readers.folder_table import FileFacts, read_facts, split_roles
+from pfm.data.readers.csv_table import table_bytes
+from pfm.data.readers.folder_table import FileFacts, read_facts, split_roles, table_path
 from pfm.data.readers.listing import ClassFolder, FoundFile, Listing, ending_of, list_folder
 from pfm.data.readers.roles import as_data, role_of
 from pfm.data.reading import FilesToRead, Intake
@@ -77,6 +78,8 @@ class FolderReader:
         if not root.is_dir():
             prefix = config.dataset.removesuffix(config.folder)
             raise DataError(f"no folder {root}; {prefix}PATH wants PATH/train/<class>/… or PATH/<class>/…")
+        if config.table:
+            table_bytes(table_path(root, config))
 
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         self.check_there(config)

@@ -31,6 +31,8 @@ class HuggingFaceReader:
         path = Path(config.dataset).expanduser()
         if config.dataset.startswith((".", "/", "~")) and not path.exists():  # not a name of the hub
             raise DataError(f"no file or folder {path}; give an .npz, a folder of files or a name of the hub")
+        if path.is_file():
+            raise DataError(f"{path} is not a data set; a file has to be an .npz in MedMNIST's layout, and end so")
 
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
         self.check_there(config)

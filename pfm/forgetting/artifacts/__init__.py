@@ -11,6 +11,7 @@ from pfm.forgetting.artifacts.kind import (
     Look,
     Request,
     Rewritten,
+    RowsOf,
     Verdict,
 )
 from pfm.registry import Registry
@@ -25,6 +26,7 @@ __all__ = [
     "Look",
     "Request",
     "Rewritten",
+    "RowsOf",
     "Verdict",
 ]
 

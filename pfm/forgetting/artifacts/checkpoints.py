@@ -1,12 +1,12 @@
 """Checkpoints of ours and of the paper's tool: any file that torch wrote, whatever it is called."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pfm.errors import PfmError
-from pfm.forgetting.artifacts.kind import SHARED, Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.forgetting.artifacts.kind import SHARED, Holding, HoldingKind, Left, Look, Rewritten, RowsOf, unreadable
 from pfm.model.starts import follows
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ class CheckpointKind(HoldingKind):
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),
         )
 
-    def left(
-        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
-    ) -> list[dict[str, Any]]:
+    def left(self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False) -> list[Left]:
         """With a digest of each prompt, as the erasure leaves it."""
         from pfm.forgetting.content import prompts_of
         from pfm.forgetting.erase import without
@@ -64,7 +62,18 @@ class CheckpointKind(HoldingKind):
         numbers = [number for number, name in pairs if (number, name) in gone]
         if centre_prompts:
             checkpoint, numbers = without(checkpoint, numbers, centre_prompts=True), []
-        return [entry for entry in prompts_of(checkpoint) if entry["id"] not in numbers]
+        return [entry for entry in prompts_of(checkpoint) if entry.get("id") not in numbers]
+
+    def rows(self, path: Path, numbers: Collection[int]) -> RowsOf:
+        from pfm.forgetting.erase import class_rows
+        from pfm.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path)
+        ids = checkpoint.classes.ids
+        gone = [position for position, number in enumerate(ids) if number in numbers]
+        return RowsOf(
+            class_rows(checkpoint, gone), class_rows(checkpoint, (p for p in range(len(ids)) if p not in gone))
+        )
 
     def rewrite(
         self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pfm.classes import ClassList
 from pfm.errors import ConfigError
-from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten, unreadable
+from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Left, Look, Rewritten, unreadable
 from pfm.model.starts.keys import HEADING, Keys, keys_text, read_keys
 
 
@@ -24,12 +23,10 @@ class KeysKind(HoldingKind):
     def open(self, path: Path) -> Holding:
         return Holding(classes=ClassList.from_names(list(self._read(path))), still="")
 
-    def left(
-        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
-    ) -> list[dict[str, Any]]:
+    def left(self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False) -> list[Left]:
         del centre_prompts
         names = {name for _, name in gone}
-        return [{"name": name} for name in self._read(path) if name not in names]
+        return [Left(name=name) for name in self._read(path) if name not in names]
 
     def rewrite(
         self, path: Path, classes: Sequence[tuple[int, str]], head: str, *, centre_prompts: bool = False

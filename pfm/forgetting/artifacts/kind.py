@@ -7,14 +7,15 @@ import enum
 import secrets
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 from pfm.classes import ClassList
 from pfm.errors import CheckpointError, StorageError
+from pfm.forgetting.search import Row
 from pfm.storage import explain
 
 HEAD = 4096  # bytes that most kinds can be told by
@@ -103,6 +104,32 @@ class Request:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
+class Left(TypedDict):
+    """A class that an erasure leaves in a file.
+
+    Keys:
+        id: its number, where it has one.
+        prompt: digest of its prompt, where it has one.
+    """
+
+    name: str
+    id: NotRequired[int]
+    prompt: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """What of an artifact other files can be searched for.
+
+    Attributes:
+        gone: rows of the classes that are to go.
+        kept: of those that stay; a row that is the same as one of them cannot be told.
+    """
+
+    gone: Sequence[Row] = ()
+    kept: Sequence[Row] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
     """A file without some classes.
@@ -142,6 +169,7 @@ class HoldingKind(ArtifactKind):
     verdict = Verdict.HOLDS
     is_kept = True  # it is an artifact, that a certificate can speak of
     numbers_classes = True  # its classes have positions, which a command line may name
+    stops_by_itself = False  # once the ledger says what went: nothing is written into it
     is_pointed_to = False  # by other artifacts, as `Holding.elsewhere`; files of other kinds are left alone there
     record: ClassVar[str] = ""  # file in it that says what was erased; "" for the ledger beside it
 
@@ -157,9 +185,7 @@ class HoldingKind(ArtifactKind):
             CheckpointError: it is damaged, or of another model or tool: it cannot be looked into.
         """
 
-    def left(
-        self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False
-    ) -> list[dict[str, Any]]:
+    def left(self, path: Path, gone: Sequence[tuple[int, str]], *, centre_prompts: bool = False) -> list[Left]:
         """What a file is to hold once some classes went, for the line that announces it: number and name of each.
 
         Raises:
@@ -168,7 +194,16 @@ class HoldingKind(ArtifactKind):
         del centre_prompts
         there = self.open(path).classes
         pairs = zip(there.ids, there.names, strict=True)
-        return [{"id": number, "name": name} for number, name in pairs if (number, name) not in gone]
+        return [Left(name=name, id=number) for number, name in pairs if (number, name) not in gone]
+
+    def rows(self, path: Path, numbers: Collection[int]) -> RowsOf:
+        """Rows of classes, by number, that are about to go; none of what has no rows.
+
+        Raises:
+            CheckpointError: as `open`.
+        """
+        del path, numbers
+        return RowsOf()
 
     @abstractmethod
     def rewrite(
@@ -205,6 +240,11 @@ class FolderKind(ABC):
         Raises:
             PfmError: it is damaged.
         """
+
+    def rows(self, folder: Path, numbers: Collection[int]) -> RowsOf:
+        """As of a `HoldingKind`."""
+        del folder, numbers
+        return RowsOf()
 
     @abstractmethod
     def finish(self, folder: Path) -> bool:

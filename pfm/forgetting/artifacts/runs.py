@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pfm.classes import ClassList
-from pfm.forgetting.artifacts.kind import Holding, HoldingKind, Look, Rewritten
+from pfm.forgetting.artifacts.kind import HEAD, Holding, HoldingKind, Look, Rewritten
 from pfm.holding import RUN, run_in
 
 
@@ -13,9 +13,10 @@ class RunKind(HoldingKind):
 
     name = "run"
     is_kept = False
+    stops_by_itself = True
 
     def recognises(self, look: Look) -> bool:
-        return look.path.name == RUN
+        return look.path.name == RUN and look.size <= HEAD and look.head[:1] in (b"", b"{")
 
     def open(self, path: Path) -> Holding:
         return Holding(classes=run_in(path.parent) or ClassList((), ()))

@@ -4,13 +4,14 @@ A trained prompt is a key that the shared weights answer to. One that starts fro
 whoever can draw the start again has the key; see `Start.follows`. Nothing here imports torch until rows are filled.
 """
 
-from pfm.model.starts.base import Start
+from pfm.model.starts.base import KeySource, Start
 from pfm.registry import Registry
 
-__all__ = ["STARTS", "Start", "follows", "stated"]
+__all__ = ["STARTS", "KeySource", "Start", "follows", "stated"]
 
 STARTS: Registry[Start] = Registry("prompt start")
 STARTS.declare("common", "pfm.model.starts.common:COMMON")
+STARTS.declare("data", "pfm.model.starts.data:DATA")
 STARTS.declare("secret", "pfm.model.starts.secret:SECRET")
 STARTS.declare("seed", "pfm.model.starts.seed:SEED")
 

@@ -24,16 +24,18 @@ class Batch:
         inputs: (B, …) as the graph takes them.
         owners: (B,) place of each one's item.
         weights: (B,) of each in its item's average.
+        is_plain: every item has one row, in order; with such batches there is nothing to average.
     """
 
     inputs: npt.NDArray[Any]
     owners: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
+    is_plain: bool = False
 
     @classmethod
     def of_items(cls, places: Sequence[int], inputs: npt.NDArray[Any]) -> "Batch":
         """One row for each item."""
-        return cls(inputs, np.array(places, np.int64), np.ones(len(places)))
+        return cls(inputs, np.array(places, np.int64), np.ones(len(places)), places == range(len(places)))
 
     def of_some(self, are_meant: Sequence[bool]) -> "Batch":
         """The rows of some of the items; itself where that is all of them.

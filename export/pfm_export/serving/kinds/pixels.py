@@ -6,6 +6,7 @@ Letters: B batch, S pixels of the model's side.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from pfm.data.file_names import IMAGE_ENDINGS
@@ -25,7 +26,8 @@ class PixelInput(InputKind):
     is_model_input = True
 
     def __init__(self, preprocess: Mapping[str, Any]) -> None:
-        self.settings = ImageSettings.of(preprocess)
+        self.settings = settings = ImageSettings.of(preprocess)
+        self._brightest = max((1 - mean) / std for mean, std in zip(settings.mean, settings.std, strict=True))
 
     @property
     def axes(self) -> tuple[int | str, ...]:
@@ -43,6 +45,5 @@ class PixelInput(InputKind):
 
     def checked(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """As of every kind; raw pixels are refused too."""
-        settings = self.settings
-        check_normalised(inputs, max((1 - mean) / std for mean, std in zip(settings.mean, settings.std, strict=True)))
-        return super().checked(inputs)
+        check_normalised(inputs, self._brightest)
+        return np.ascontiguousarray(inputs, dtype=self.dtype)

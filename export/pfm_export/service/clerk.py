@@ -1,0 +1,137 @@
+"""A process beside a worker that changes bundles, and yields to whatever answers requests.
+
+In a thread of the worker a change would take the interpreter from requests, for milliseconds where a class is suspended
+and for more where one is erased: files are written, hashed, and searched for what went. The worker sees what was
+changed in the files, as it sees what other workers change.
+
+Requests and answers are lines of JSON on standard input and output, one at a time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pfm.errors import PfmError
+from pfm.storage import Json
+from pfm_export.service.changes import UNDONE, Changes
+from pfm_export.service.journal import Asked, Journal
+from pfm_export.service.logs import capture_libraries, log, log_error
+from pfm_export.service.orders import Named
+from pfm_export.service.refusals import RefusedError
+from pfm_export.service.shown import Shown, unserved
+from pfm_export.service.tenants import Right, Tenant
+from pfm_export.serving.served import ServedBundle
+
+NICENESS = 10  # a tenth of the share that a worker gets of a core that both want
+
+
+class Clerk:
+    """The process, as a worker sees it; started at once, since starting takes longer than what it is for.
+
+    Args:
+        bundles: that it changes.
+        records: folder of its journal.
+        count: is told what was done: of which model, what, to how many classes.
+    """
+
+    def __init__(self, bundles: Sequence[Named], records: Path, count: Callable[[str, str, int], None]) -> None:
+        self._order = {"bundles": {each.name: str(each.folder) for each in bundles}, "records": str(records)}
+        self._count = count
+        self._lock = threading.Lock()
+        self._process = self._start()
+
+    def carry_out(self, model: Shown, tenant: Tenant, asked: Asked) -> Json:
+        """Have it done; see `Changes`.
+
+        Raises:
+            RefusedError: as there; or the process has ended meanwhile.
+        """
+        line = json.dumps({"tenant": {**asdict(tenant), "rights": sorted(tenant.rights)}, "asked": asdict(asked)})
+        with self._lock:
+            try:
+                said = self._ask(line)
+            except OSError:
+                said = ""
+            if not said:
+                self.close()
+                log("clerk ended", code=self._process.returncode)
+                self._process = self._start()
+                raise RefusedError(500, "change", UNDONE)
+        answer: dict[str, Any] = json.loads(said)
+        for what in answer["done"]:
+            self._count(*what)
+        if "refused" in answer:
+            status, why, message, retry_after = answer["refused"]
+            raise RefusedError(status, why, message, retry_after=retry_after)
+        return answer["answer"]
+
+    def close(self) -> None:
+        """End it, when it has done what it is at."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except OSError:  # it has ended, and what was not sent yet cannot be
+                continue
+        self._process.wait()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from pfm_export.service.clerk import main; main()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(self._order) + "\n")
+        process.stdin.flush()
+        return process
+
+
+def main() -> None:
+    """Entry of the process; it ends when its standard input does."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    capture_libraries()
+    order = json.loads(sys.stdin.readline())
+    done: list[tuple[str, str, int]] = []
+
+    def count(model: str, what: str, classes: int) -> None:
+        done.append((model, what, classes))
+
+    changes = Changes(Journal(Path(order["records"])), count)
+    shown: dict[str, Shown] = {}
+    for line in sys.stdin:
+        done.clear()
+        asking = json.loads(line)
+        answer = _answer(changes, shown, order["bundles"], asking)
+        print(json.dumps({**answer, "done": done}), flush=True)
+
+
+def _answer(changes: Changes, shown: dict[str, Shown], folders: Mapping[str, str], asking: Mapping[str, Any]) -> Json:
+    asked = Asked(**{**asking["asked"], "classes": tuple(asking["asked"]["classes"])})
+    told = asking["tenant"]
+    tenant = Tenant(**{**told, "rights": frozenset(map(Right, told["rights"]))})
+    try:
+        if asked.model not in shown:
+            try:
+                shown[asked.model] = Shown(asked.model, ServedBundle(folders[asked.model]))
+            except PfmError as error:
+                raise unserved(asked.model) from error
+        return {"answer": changes.carry_out(shown[asked.model], tenant, asked)}
+    except RefusedError as error:
+        return {"refused": [error.status, error.why, str(error), error.retry_after]}
+    except Exception as error:  # a bug of ours, or an interruption of the system's
+        log_error("bug", error)
+        return {"refused": [500, "change", UNDONE, None]}

@@ -1,0 +1,165 @@
+"""What requests have in common with earlier ones, read once: their heads, and the JSON in front of binary tensors.
+
+Clients send the same head and the same JSON again and again, with other numbers behind them. What is kept belongs to
+one state of a bundle, and goes with it: a class that is erased is not among it any more. A head is kept by its hash,
+since there is a token in it.
+
+Letters: B rows.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pfm_export.service.guard import JSON
+from pfm_export.service.inference import BINARY, LENGTH
+from pfm_export.service.models import Model
+from pfm_export.service.plain import Plain
+from pfm_export.service.tenants import Door, Right, Tenant
+from pfm_export.service.tensors import PROBABILITIES, InferRequest, read_infer, write_infer
+from pfm_export.serving.answers import ActiveSet, Prediction
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.kinds import Batch
+
+MOST_KEPT = 256  # outlines of a bundle
+MOST_JSON = 1 << 12  # bytes of JSON of which an outline is kept
+MOST_ANSWERS = 64  # of an outline: labels that were answered
+_INFER = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)/infer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Of a request.
+
+    Attributes:
+        length: of the body.
+        json_length: of the JSON at its start, where tensors follow.
+        token: as the door finds a tenant by.
+    """
+
+    model: str
+    length: int
+    json_length: int
+    token: str
+
+
+def read_head(request: Plain, door: Door) -> Head | None:
+    """Of an ordinary request for an inference with binary tensors; None of others.
+
+    Raises:
+        RefusedError: it has no token.
+    """
+    asked = _INFER.fullmatch(request.target)
+    headers = {name: value.decode("ascii") for name, value in request.headers}
+    json_length = headers.get(LENGTH.lower().encode(), "")
+    if asked is None or not (json_length.isdigit() and len(json_length) < 18):
+        return None
+    return Head(
+        model=asked[1].decode("ascii"), length=len(request.body), json_length=int(json_length),
+        token=door.key(headers.get(b"authorization", "")),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outline:
+    """All of a request but its numbers.
+
+    Attributes:
+        asked: with inputs of no row.
+        shape: (B, …).
+        rows: B items of one row, with no inputs.
+    """
+
+    asked: InferRequest
+    shape: tuple[int, ...]
+    chosen: ActiveSet
+    rows: Batch
+    _written: dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]] = field(default_factory=dict)
+
+    def written(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
+        """Headers of an answer, and its body."""
+        last = self.asked.outputs[-1:]
+        if len(answer.labels) != 1 or not last or last[0].name != PROBABILITIES or not last[0].is_binary:
+            return self._write(model, answer)
+        key, numbers = (answer.labels[0], answer.classes), answer.probabilities.astype("<f4", copy=False).tobytes()
+        found = self._written.get(key)
+        if found is None:
+            headers, body = self._write(model, answer)
+            if len(self._written) >= MOST_ANSWERS:
+                self._written.clear()
+            found = self._written[key] = (headers, body[: len(body) - len(numbers)])  # the rest is the same each time
+        return found[0], found[1] + numbers
+
+    def _write(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
+        written = write_infer(model, self.asked, answer)
+        kind = JSON if written.json_length is None else BINARY
+        head = f"content-length: {len(written.body)}\r\ncontent-type: {kind}\r\n"
+        more = "" if written.json_length is None else f"{LENGTH.lower()}: {written.json_length}\r\n"
+        return (head + more).encode(), written.body
+
+
+class Outlines:
+    """Those of one model.
+
+    Args:
+        max_rows: of a request.
+    """
+
+    def __init__(self, model: Model, *, max_rows: int) -> None:
+        self.model = model
+        self._max_rows = max_rows
+        self._owner: Bundle | None = None
+        self._kept: dict[tuple[bytes, Tenant], Outline] = {}
+
+    def read(self, body: memoryview, json_length: int, tenant: Tenant) -> tuple[Outline, npt.NDArray[Any]] | None:
+        """A request with binary tensors; None of one that is to be read in the usual way.
+
+        Args:
+            body: the JSON, and the tensors behind it.
+
+        Raises:
+            PfmError: it is refused, or the numbers are not as they have to be.
+        """
+        bundle = self.model.session.seen
+        if self._owner is not bundle:
+            self._owner, self._kept = bundle, {}
+        if not 0 < json_length <= min(MOST_JSON, len(body)):
+            return None
+        key = (bytes(body[:json_length]), tenant)
+        outline = self._kept.get(key)
+        if outline is None:
+            return self._read_anew(bytes(body), key, tenant)
+        kind = self.model.input
+        dtype, numbers = np.dtype(kind.dtype).newbyteorder("<"), body[json_length:]
+        if len(numbers) != math.prod(outline.shape) * dtype.itemsize:
+            return None
+        return outline, kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+
+    def _read_anew(
+        self, body: bytes, key: tuple[bytes, Tenant], tenant: Tenant
+    ) -> tuple[Outline, npt.NDArray[Any]] | None:
+        tenant.require(Right.PREDICT)
+        asked = read_infer(body, len(key[0]), self.model.input, max_rows=self._max_rows)
+        if len(key[0]) == len(body) or asked.timeout is not None:  # the numbers are in the JSON; or it has its own time
+            return None
+        view = self.model.view(tenant, asked.selection.profile, is_fresh=False)
+        rows = len(asked.inputs)
+        outline = Outline(
+            asked=_without_numbers(asked), shape=asked.inputs.shape, chosen=view.choose(asked.selection),
+            rows=Batch.of_items(range(rows), asked.inputs[:0]),
+        )  # fmt: skip
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = outline
+        return outline, asked.inputs
+
+
+def _without_numbers(asked: InferRequest) -> InferRequest:
+    return InferRequest(
+        id=asked.id, inputs=asked.inputs[:0].copy(), selection=asked.selection, timeout=asked.timeout,
+        outputs=asked.outputs,
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""The short way of ordinary inference requests: the answers of the usual way, also when a class has just gone."""
+
+import hashlib
+import json
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from making.served import Local, listening
+from pfm_export.serving.bundle import Bundle
+
+WARD, OTHER, STRANGER = "ward-" + "a" * 32, "other-" + "b" * 32, "nobody-" + "c" * 32
+RIGHTS = {WARD: ["predict"], OTHER: ["metrics"]}
+INPUTS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+PATH = "/v2/models/requests/infer"
+Answer = tuple[str, list[str], bytes]
+
+
+@dataclass(frozen=True)
+class Served:
+    local: Local
+    address: str
+    bundle: Path
+
+    def ask(self, request: bytes) -> Answer:
+        """Status, headers but those that differ each time, and body; on a connection of its own."""
+        host, _, port = self.address.rpartition(":")
+        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+            connection.sendall(request)
+            return receive(connection)
+
+    def ask_usually(self, request: bytes) -> Answer:
+        """The same, not the short way."""
+        lane, self.local.app.lane = self.local.app.lane, None
+        try:
+            return self.ask(request)
+        finally:
+            self.local.app.lane = lane
+
+    @property
+    def taken(self) -> int:
+        """Requests that went the short way and were answered."""
+        return self.local.app.lane.answered  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def served(forms: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("lane")
+    bundle = Path(shutil.copytree(forms("requests"), folder / "requests"))
+    Bundle.open(bundle).suspend(["grey"], profile="ward").suspend([], profile="other")
+    entries = [
+        {"sha256": hashlib.sha256(token.encode()).hexdigest(), "profile": token.partition("-")[0], "rights": rights}
+        for token, rights in RIGHTS.items()
+    ]
+    (folder / "tokens.json").write_text(json.dumps({"tokens": entries}))
+    with listening(bundle, tokens=folder / "tokens.json", max_batch=4) as (local, address):
+        found = Served(local, address, bundle)
+        found.ask(asking())  # it waits until the server is there
+        yield found
+
+
+def receive(connection: socket.socket) -> Answer:
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += connection.recv(1 << 16)
+    head, _, body = got.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    while len(body) < int(length[1]):
+        body += connection.recv(1 << 16)
+    status, *lines = head.decode().split("\r\n")
+    return status, sorted(line for line in lines if not line.startswith(("date:", "x-request-id:"))), body
+
+
+def asking(
+    rows: int = 1, *, path: str = PATH, token: str = WARD, inputs: np.ndarray | None = None, more: str = "",
+    entry: dict[str, Any] | None = None, **document: Any,
+) -> bytes:  # fmt: skip
+    """A request with binary tensors."""
+    numbers = (INPUTS[:rows] if inputs is None else inputs).tobytes()
+    tensor = {
+        "name": "pixel_values", "datatype": "FP32", "shape": [rows, 3, 8, 8],
+        "parameters": {"binary_data_size": len(numbers)}, **(entry or {}),
+    }  # fmt: skip
+    text = json.dumps({"inputs": [tensor], **document}).encode()
+    body = text + numbers
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        f"Inference-Header-Content-Length: {len(text)}\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
+    )
+    return head.encode() + body
+
+
+BINARY = {"parameters": {"binary_data_output": True}}
+SHORT = {
+    "plain": asking(),
+    "binary": asking(**BINARY),
+    "rows": asking(4, **BINARY),
+    "active": asking(parameters={"active": ["red", "blue"], "binary_data_output": True}),
+    "without": asking(parameters={"without": '["red"]'}),
+    "own profile": asking(parameters={"profile": "ward"}),
+    "an id": asking(id="7", **BINARY),
+    "outputs": asking(outputs=[{"name": "probabilities", "parameters": {"binary_data": True}}, {"name": "labels"}]),
+    "last in JSON": asking(
+        outputs=[{"name": "labels", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
+    ),
+    "no outputs": asking(outputs=[]),
+    "more headers": asking(more="X-Y: z\r\nConnection: keep-alive\r\n"),
+}
+USUAL = {
+    "a class that is hidden": asking(parameters={"active": ["grey"]}),
+    "no class": asking(parameters={"active": ["nothing"]}),
+    "no class left": asking(parameters={"without": ["red", "green", "blue"]}),
+    "another profile": asking(parameters={"profile": "other"}),
+    "its own time": asking(parameters={"timeout": 9_000_000}),
+    "an unknown parameter": asking(parameters={"withuot": ["red"]}),
+    "no right": asking(token=OTHER),
+    "a stranger": asking(token=STRANGER),
+    "no token": asking(token=""),
+    "two tokens": asking(more=f"Authorization: Bearer {WARD}\r\n"),
+    "no model": asking(path="/v2/models/nothing/infer"),
+    "a version": asking(path="/v2/models/requests/versions/1/infer"),
+    "a query": asking(path=f"{PATH}?x=1"),
+    "NaN": asking(inputs=np.full((1, 3, 8, 8), np.nan, np.float32)),
+    "pixels": asking(inputs=np.full((1, 3, 8, 8), 200, np.float32)),
+    "another shape": asking(entry={"shape": [1, 3, 4, 16]}),
+    "fewer bytes": asking(inputs=INPUTS[0, 0]),
+    "too many rows": asking(5, inputs=np.zeros((5, 3, 8, 8), np.float32)),
+    "another host": asking().replace(b"Host: localhost", b"Host: example.org"),
+    "a compressed body": asking(more="Content-Encoding: gzip\r\n"),
+}
+
+
+def test_what_goes_the_short_way_gets_the_bytes_of_the_usual_one(served: Served) -> None:
+    for _ in range(2):  # what is kept of the first time counts in the second
+        for name, request in SHORT.items():
+            before = served.taken
+            assert served.ask(request) == served.ask_usually(request), name
+            assert served.taken == before + 1, name
+
+
+def test_whatever_is_refused_or_odd_goes_the_usual_way(served: Served) -> None:
+    for _ in range(2):
+        for name, request in USUAL.items():
+            before = served.taken
+            assert served.ask(request) == served.ask_usually(request), name
+            assert served.taken == before, name
+
+
+def test_numbers_that_are_bad_are_seen_where_the_rest_is_known(served: Served) -> None:
+    good = asking(**BINARY)
+    bad = good[: -INPUTS[0].nbytes] + np.full_like(INPUTS[0], np.inf).tobytes()
+    assert served.ask(good)[0] == "HTTP/1.1 200 OK"
+    assert served.ask(bad)[0].startswith("HTTP/1.1 400")
+
+
+def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other(served: Served) -> None:
+    host, _, port = served.address.rpartition(":")
+    with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+        found: list[Answer] = []
+        for request in (SHORT["binary"], USUAL["no class"], SHORT["binary"]):
+            connection.sendall(request)
+            found.append(receive(connection))
+        assert found[0] == found[2] == served.ask_usually(SHORT["binary"])
+        assert found[1] == served.ask_usually(USUAL["no class"])
+
+
+def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
+    forms: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(forms("requests"), tmp_path / "requests"))
+    named, all_of_them = asking(parameters={"active": ["red", "blue"]}), asking(**BINARY)
+    with listening(bundle) as (local, address):
+        here = Served(local, address, bundle)
+        assert [here.ask(request)[0][-6:] for request in (named, all_of_them)] == ["200 OK"] * 2
+        Bundle.open(bundle).suspend(["blue"])  # by another process: only the files say so
+        gone = here.ask(named)
+        assert gone == here.ask_usually(named)
+        assert gone[0].startswith("HTTP/1.1 400")
+        assert b"no class 'blue'" in gone[2]
+        assert b"blue" not in here.ask(all_of_them)[2]
+        Bundle.open(bundle).restore(["blue"])
+        assert b"blue" in here.ask(named)[2]
+        Bundle.open(bundle).erase(["blue"])
+        assert here.ask(all_of_them) == here.ask_usually(all_of_them)
+        assert b"no class 'blue'" in here.ask(named)[2]
