@@ -100,6 +100,7 @@ VARIANTS = {
     "prompt, prompts only, others": f"{PROMPT} --tune prompts --lr 1e-2 --wrong_target others",
     "prompt, others, T 0.5": f"{PROMPT} --wrong_target others --target_temperature 0.5",
     "cls, recommended": "--readout cls --recipe recommended",
+    "cls, recommended, 60 epochs": "--readout cls --recipe recommended --epochs 60",
     "prompt, recommended": f"{PROMPT} --recipe recommended",
     "ridge": "--readout ridge",
 }
