@@ -236,7 +236,8 @@ def load(setting: Setting) -> Json:
     limit = 3 * p50 + full
     print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
     return {
-        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more, "server_ms_per_request": computed,
+        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more,
+        "server_ms_per_request": computed,
         "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit,
         "limit_with_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
         "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
@@ -391,7 +392,8 @@ def main() -> None:
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
             requests=given.requests, share=given.share, clients=given.clients,
-            workers=tuple(map(int, given.workers.split(","))), load_workers=given.load_workers, options=tuple(given.options.split()),
+            workers=tuple(map(int, given.workers.split(","))), load_workers=given.load_workers,
+            options=tuple(given.options.split()),
             expected=SessionAnswers(bundle),
         )  # fmt: skip
         for name in only:

@@ -35,14 +35,14 @@ def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
         mode = path.stat().st_mode & 0o077
     except OSError as error:
         raise StorageError(f"cannot use the key file {path}: {explain(error)}") from error
-    if os.name == "posix" and mode:
-        raise ConfigError(f"--key {path} may be read by others; take that away with chmod 600, or make a new key")
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"--key {path} is not an unencrypted private key in PEM form") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"--key {path} is not an Ed25519 key; name a file that is not there yet, and one is made")
+    if os.name == "posix" and mode:
+        raise ConfigError(f"--key {path} may be read by others; take that away with chmod 600, or make a new key")
     return key, is_new
 
 

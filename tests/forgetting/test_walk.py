@@ -557,6 +557,40 @@ def test_other_text_is_harmless(tmp_path: Path, name: str) -> None:
     assert tell(tmp_path / "notes.txt").verdict is Verdict.CLEAN
 
 
+def noise(side: int, kind: str = "PNG") -> bytes:
+    """A picture in which every byte occurs."""
+    drawn = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(drawn, kind)
+    return drawn.getvalue()
+
+
+def page(*contents: bytes, kind: str = "png") -> str:
+    parts = (f'<img src="data:image/{kind};base64,{base64.b64encode(content).decode()}">' for content in contents)
+    return f"<!doctype html><h1>Measures</h1>{''.join(parts)}"
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif"])
+def test_a_page_with_pictures_in_it_is_harmless_if_they_are_whole(tmp_path: Path, kind: str) -> None:
+    whole, path = noise(300, kind), tmp_path / "page.html"
+    path.write_text(page(whole, whole, kind=kind))
+    assert tell(path).verdict is Verdict.CLEAN
+    for content in (BYTES, whole + BYTES, whole[:-9], whole[:9] + BYTES):
+        path.write_text(page(content, whole, kind=kind))
+        assert tell(path).verdict is Verdict.CLOSED
+
+
+def test_a_picture_of_a_page_may_be_longer_than_what_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, path = noise(40), tmp_path / "page.html"
+    path.write_text(page(*[whole] * 3))
+    for size in (100, 1009, 5000, 6641):
+        monkeypatch.setattr("pfm.forgetting.artifacts.text._PIECE", size)
+        assert tell(path).verdict is Verdict.CLEAN
+    path.write_text(page(whole, whole[:-9]))
+    assert tell(path).verdict is Verdict.CLOSED
+
+
 def test_a_picture_or_sound_with_something_behind_it_is_not_taken_for_harmless(tmp_path: Path, bundle: Path) -> None:
     picture, sound = io.BytesIO(), b"RIFF" + (36).to_bytes(4, "little") + b"WAVE" + bytes(32)
     Image.new("L", (4, 4)).save(picture, "PNG")

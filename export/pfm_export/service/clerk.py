@@ -120,9 +120,9 @@ def main() -> None:
 
 
 def _answer(changes: Changes, shown: dict[str, Shown], folders: Mapping[str, str], asking: Mapping[str, Any]) -> Json:
-    asked = Asked(**{**asking["asked"], "classes": tuple(asking["asked"]["classes"])})
-    told = asking["tenant"]
-    tenant = Tenant(**{**told, "rights": frozenset(map(Right, told["rights"]))})
+    given, told = dict[str, Any](asking["asked"]), dict[str, Any](asking["tenant"])
+    given["classes"], told["rights"] = tuple(given["classes"]), frozenset(map(Right, told["rights"]))
+    asked, tenant = Asked(**given), Tenant(**told)
     try:
         if asked.model not in shown:
             try:

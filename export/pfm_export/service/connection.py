@@ -43,7 +43,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._joined = Joined(transport)
         super().connection_made(cast("asyncio.Transport", self._joined))
-        self._lane = cast("Lane | None", getattr(self.app, "lane", None))  # the application is a guard
+        self._lane = cast("Lane | None", getattr(cast("object", self.app), "lane", None))  # the application is a guard
         self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def connection_lost(self, exc: Exception | None) -> None:

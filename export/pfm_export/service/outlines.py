@@ -78,7 +78,9 @@ class Outline:
     shape: tuple[int, ...]
     chosen: ActiveSet
     rows: Batch
-    _written: dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]] = field(default_factory=dict)
+    _written: dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]] = field(
+        default_factory=dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
+    )
 
     def written(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
         """Headers of an answer, and its body."""

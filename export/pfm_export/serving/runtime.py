@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -203,7 +203,8 @@ class Graph:
         """The output as an array; else as `run`."""
         if self.device != "cpu" or not all(isinstance(value, np.ndarray) for value in feed.values()):
             return self.run(feed).numpy()
-        return self._checked(lambda: self.session.run(self._names, dict(feed))[0])  # without a binding: half the calls
+        # without a binding: half the calls
+        return self._checked(lambda: cast("npt.NDArray[Any]", self.session.run(self._names, dict(feed))[0]))
 
     def run(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
         """The output, on the CPU or where `keeps_output` says.

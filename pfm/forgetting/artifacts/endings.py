@@ -17,7 +17,7 @@ import numpy as np
 from pfm.errors import StorageError
 from pfm.storage import explain
 
-Ending = Callable[[mmap.mmap], int | None]
+Ending = Callable[[mmap.mmap | bytes], int | None]
 
 MOST_PADDING = 1 << 16  # zeros behind a picture or sound, as some devices leave them
 
@@ -30,20 +30,26 @@ def is_whole(path: Path, ending: Ending) -> bool:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            end = ending(content)
-            if end is None:
-                return False
-            return len(content) - end <= MOST_PADDING and not content[end:].strip(b"\0")
-    except (struct.error, IndexError, ValueError):  # it breaks off, or a length leads out of it
+            return ends_itself(content, ending)
+    except ValueError:  # an empty file cannot be mapped
         return False
     except OSError as error:
         raise StorageError(f"cannot read {path}: {explain(error)}; make it readable, or take it away") from error
 
 
+def ends_itself(content: mmap.mmap | bytes, ending: Ending) -> bool:
+    """The same of what is in a file, or of a part of one."""
+    try:
+        end = ending(content)
+        return end is not None and len(content) - end <= MOST_PADDING and not content[end:].strip(b"\0")
+    except (struct.error, IndexError, ValueError):  # it breaks off, or a length leads out of it
+        return False
+
+
 # --- pictures -----------------------------------------------------------------------------------------
 
 
-def png_end(content: mmap.mmap) -> int | None:
+def png_end(content: mmap.mmap | bytes) -> int | None:
     """Chunks of a length, a name, the content and a checksum, the last of which is IEND."""
     at = 8
     while at < len(content):
@@ -57,7 +63,7 @@ def png_end(content: mmap.mmap) -> int | None:
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in a scan: not a stuffed zero, not a restart
 
 
-def jpeg_end(content: mmap.mmap) -> int | None:
+def jpeg_end(content: mmap.mmap | bytes) -> int | None:
     """Segments of a marker and a length; scans, which go on to the next marker; the last marker is EOI."""
     at = 2
     while content[at] == 0xFF:
@@ -79,7 +85,7 @@ def jpeg_end(content: mmap.mmap) -> int | None:
     return None
 
 
-def gif_end(content: mmap.mmap) -> int | None:
+def gif_end(content: mmap.mmap | bytes) -> int | None:
     """Blocks of blocks; the last is a semicolon."""
     at = 13 + _colours(content[10])
     while True:
@@ -107,7 +113,7 @@ _TIFF_FOLDERS = {330, 34665, 34853, 40965}  # tags that lead to further folders
 _MOST_FOLDERS = 10_000
 
 
-def tiff_end(content: mmap.mmap) -> int | None:
+def tiff_end(content: mmap.mmap | bytes) -> int | None:
     """Folders of tags, which say where everything is; it ends with whatever is last."""
     order = "<" if content[:2] == b"II" else ">"
     waiting, seen, end = [struct.unpack_from(f"{order}I", content, 4)[0]], set[int](), 8
@@ -141,7 +147,7 @@ def tiff_end(content: mmap.mmap) -> int | None:
     return end
 
 
-def riff_end(content: mmap.mmap) -> int:
+def riff_end(content: mmap.mmap | bytes) -> int:
     """One chunk of a length, even; a stream that was not measured states more than there is."""
     return min(len(content), 8 + (stated := int.from_bytes(content[4:8], "little")) + stated % 2)
 
@@ -159,7 +165,7 @@ _KBITS = {
 }  # the layers as a header has them: 1 is layer III, 3 is layer I
 
 
-def mp3_end(content: mmap.mmap) -> int | None:
+def mp3_end(content: mmap.mmap | bytes) -> int | None:
     """A tag in front, frames whose length follows from their header, tags behind."""
     at = 0
     while content[at : at + 3] == b"ID3":
@@ -192,7 +198,7 @@ def _frame_length(header: bytes) -> int | None:
     return int((72 if layer == 1 and version != 3 else 144) * per_second) + padding
 
 
-def ogg_end(content: mmap.mmap) -> int | None:
+def ogg_end(content: mmap.mmap | bytes) -> int | None:
     """Pages, each with the lengths of its parts in front."""
     at = 0
     while content[at : at + 4] == b"OggS":
@@ -216,7 +222,7 @@ _LONGEST_FRAME = 1 << 17  # where the file does not say
 _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
-def flac_end(content: mmap.mmap) -> int | None:
+def flac_end(content: mmap.mmap | bytes) -> int | None:
     """Frames, whose lengths are not written down: the last one's checksum must be the last thing of the file."""
     longest = int.from_bytes(content[15:18], "big") or _LONGEST_FRAME
     padding = content[-MOST_PADDING:]
@@ -234,7 +240,7 @@ def flac_end(content: mmap.mmap) -> int | None:
 # --- logs and data ------------------------------------------------------------------------------------
 
 
-def events_end(content: mmap.mmap) -> int | None:
+def events_end(content: mmap.mmap | bytes) -> int | None:
     """Records of a length, its checksum, an event and its checksum; the last may break off, where a run was killed."""
     at = 0
     while at < len(content):

@@ -40,8 +40,12 @@ class Headed(Harmless):
 
     def begins(self, look: Look) -> Ending | None:
         """How the end of a file is found that begins like this kind; None for others."""
-        form = look.head[:4] + b"...." + look.head[8:12]
-        return next((end for head, end in self.heads.items() if look.head.startswith(head) or form == head), None)
+        return self.ending_of(look.head)
+
+    def ending_of(self, start: bytes) -> Ending | None:
+        """The same of how a content starts."""
+        form = start[:4] + b"...." + start[8:12]
+        return next((end for head, end in self.heads.items() if start.startswith(head) or form == head), None)
 
     def recognises(self, look: Look) -> bool:
         ending = self.begins(look)

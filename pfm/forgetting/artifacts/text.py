@@ -1,15 +1,19 @@
 """Text: logs, figures, configurations, records, certificates, keys. It names classes and holds none of their numbers.
 
 A text can be written that does hold them: rows of numbers with signs, however they are laid out, or bytes written as
-letters. Such a text is not taken for harmless. Small whole numbers without signs are: tables of pixels have those.
+letters. Such a text is not taken for harmless. Small whole numbers without signs are: tables of pixels have those, and
+so are pictures that a page has in it, if they are whole and nothing is behind their end.
 """
 
+import base64
 import codecs
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from pfm.errors import StorageError
-from pfm.forgetting.artifacts.harmless import Harmless
+from pfm.forgetting.artifacts import endings
+from pfm.forgetting.artifacts.harmless import PICTURE, Harmless
 from pfm.forgetting.artifacts.kind import Look
 from pfm.storage import explain
 
@@ -27,11 +31,14 @@ LEAST_WHOLE = 64  # the same of whole numbers, which may be scaled, or the bits 
 _DIGITS = 9  # that the bits of a float have at least, nearly always
 
 # bytes as letters: in one long word, in lines of one word each, in groups of hexadecimal digits
-_WORD = re.compile(r"(?<!png;base64,)(?<!jpeg;base64,)(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_=-]{400,}")
+_WORD = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_=-]{400,}")
 _DENSE = re.compile(r"[^\s\"',:./\\\[\]]{400,}")
 _LINES = re.compile(r"(?<![A-Za-z0-9+/_=-])(?:[A-Za-z0-9+/_=-]{32,399}(?:\\[rn]|[\s\"',]){1,20}){8,}")
 _GROUPS = re.compile(r"\b(?:(?:0x)?[0-9A-Fa-f]{2,8}[\s,]{1,4}){128,}")
 _DUMP = re.compile(r"(?:(?<=\n)[0-9A-Fa-f]{6,16}:?[ \t]+(?:[0-9A-Fa-f]{2,8}[ \t]+){8,16}[^\n]{0,40}\n){8,}")
+_PICTURE = re.compile(r"data:image/[a-z]{1,8};base64,([A-Za-z0-9+/]*={0,2})")
+_LONGEST_START = 40  # letters of an address before the picture itself
+_MOST_PICTURE = 1 << 26  # letters of one
 LEAST_LETTERS = 4  # that differ in such a word; a line of dashes has one
 _MOST_LETTERS = 40  # fewer are in a word of some other writing
 
@@ -44,15 +51,13 @@ class Text(Harmless):
     def recognises(self, look: Look) -> bool:
         if _CONTROL.search(look.head.decode("utf-8", "ignore")) or look.members is not None:
             return False
-        decoder, tail = codecs.getincrementaldecoder("utf-8")(), "\n"
+        tail = "\n"
         try:
-            with look.path.open("rb") as file:
-                while piece := file.read(_PIECE):
-                    tail += decoder.decode(piece)
-                    if _CONTROL.search(tail) or may_hold_numbers(tail):
-                        return False
-                    tail = tail[-_OVERLAP:]
-            decoder.decode(b"", final=True)
+            for piece in _without_pictures(look.path):
+                tail += piece
+                if _CONTROL.search(tail) or may_hold_numbers(tail):
+                    return False
+                tail = tail[-_OVERLAP:]
         except UnicodeDecodeError:
             return False
         except OSError as error:
@@ -62,6 +67,35 @@ class Text(Harmless):
     def how(self, look: Look) -> str:
         del look
         return "text, without numbers or bytes in it that could be a prompt"
+
+
+def _without_pictures(path: Path) -> Iterator[str]:
+    """A text piece by piece, without the pictures in it that are whole.
+
+    Raises:
+        UnicodeDecodeError, OSError: it is not UTF-8, or cannot be read.
+    """
+    decoder, held = codecs.getincrementaldecoder("utf-8")(), ""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            held += decoder.decode(piece)
+            at = max(0, len(held) - _LONGEST_START)
+            last = next((found for found in _PICTURE.finditer(held) if found.end() > at), None)
+            if last is not None and len(held) - last.start() <= _MOST_PICTURE:
+                at = min(at, last.start())  # it may go on in the next piece
+            yield _PICTURE.sub(_or_nothing, held[:at])
+            held = held[at:]
+    yield _PICTURE.sub(_or_nothing, held + decoder.decode(b"", final=True))
+
+
+def _or_nothing(found: re.Match[str]) -> str:
+    """What stands there, and nothing for a picture."""
+    try:
+        content = base64.b64decode(found[1], validate=True)
+    except ValueError:
+        return found[0]
+    ending = PICTURE.ending_of(content)
+    return "" if ending is not None and endings.ends_itself(content, ending) else found[0]
 
 
 def may_hold_numbers(text: str) -> bool:
