@@ -6,12 +6,14 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`), how the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The
-capacity is the highest rate at which requests may arrive at random so that none is refused and no queue grows, found
-by halving from what is answered where many requests always wait.
+(`load`; `load_apart` with the last core for the client and the others for the server), how the memory of the server
+grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the highest rate at which
+requests may arrive at random so that none is refused and no queue grows, found by halving from what is answered where
+many requests always wait.
 
-Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores;
-what the client computes for a request is in the file. A section that is in the file already is not measured again.
+Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores, but
+in `load_apart`; what the client computes for a request is in the file. A section that is in the file already is not
+measured again.
 """
 
 import argparse
@@ -26,9 +28,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +73,7 @@ class Setting:
         tokens_file, tokens: of the tenants.
         seconds: of the load.
         expected: the right answers.
+        is_apart: server and client share no core.
     """
 
     folder: Path
@@ -85,13 +88,24 @@ class Setting:
     load_workers: int
     options: tuple[str, ...]
     expected: SessionAnswers
+    is_apart: bool = False
 
-    def served(self, name: str, *, workers: int = 1) -> AbstractContextManager[OwnServer]:
-        """A server of a new copy of the bundle."""
+    @contextmanager
+    def served(self, name: str, *, workers: int = 1) -> Iterator[OwnServer]:
+        """A server of a new copy of the bundle; apart, it has every core but the last, which is then the client's."""
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
         shutil.copytree(self.bundle, folder)
         options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file), *self.options]
-        return own_server([folder], *options, log=folder.with_name("log"))
+        cores = sorted(os.sched_getaffinity(0))
+        try:
+            if self.is_apart:
+                os.sched_setaffinity(0, cores[:-1])
+            with own_server([folder], *options, log=folder.with_name("log")) as server:
+                if self.is_apart:
+                    os.sched_setaffinity(0, cores[-1:])
+                yield server
+        finally:
+            os.sched_setaffinity(0, cores)
 
     def load(self, server: OwnServer, **plan: Any) -> Load:
         """Of all tenants."""
@@ -363,8 +377,13 @@ def short(phase: Phase) -> Json:
     return {name: value for name, value in phase.to_dict().items() if name != "latencies_ms"}
 
 
+def load_apart(setting: Setting) -> Json:
+    """As `load`, the client on a core of its own, which the server does not use."""
+    return load(replace(setting, is_apart=True))
+
+
 SECTIONS: dict[str, Callable[[Setting], Json]] = {
-    each.__name__: each for each in (http_overhead, batching, load, memory, kill)
+    each.__name__: each for each in (http_overhead, batching, load, load_apart, memory, kill)
 }  # fmt: skip
 
 
