@@ -92,6 +92,8 @@ class _Path(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # as of a variable of the shell that is not set; it would be the folder one is in
+            self.fail("is empty; name a file or folder", param, ctx)
         return super().convert(expanded(value), param, ctx)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pfm import __version__
+from pfm.backbones.config import SCRATCH
 from pfm.backbones.limits import check_stored
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
@@ -301,11 +302,13 @@ def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Check
     content = open_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         checkpoint = _read_own(path, content, model_name)
-        if not checkpoint.frozen_sha256 and model_name not in (None, content["backbone"]["model_name"]):
-            raise ConfigError(
-                f"--model_name {model_name}: {path} holds all of its model's weights, and takes none from elsewhere; "
-                "leave it out"
-            )
+        trained_on = content["backbone"]["model_name"]
+        if model_name not in (None, trained_on):
+            whose = "holds all of its model's weights" if not checkpoint.frozen_sha256 else "was trained from scratch"
+            if not checkpoint.frozen_sha256 or trained_on.startswith(SCRATCH):
+                raise ConfigError(
+                    f"--model_name {model_name}: {path} {whose}, and takes none from elsewhere; leave it out"
+                )
         return checkpoint
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
         return Checkpoint(**vars(read_paper_file(path, content["model_state_dict"], model_name)))

@@ -32,6 +32,7 @@ from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfm.training.config import TrainConfig
 from pfm_export.commands.records import RecordOptions
 
 CHANGED: dict[str, str] = {  # a value for each option of the data that is not its default
@@ -336,6 +337,15 @@ def test_an_evaluation_of_data_that_nobody_names_is_refused() -> None:
             "0 for none",
             "--test_samples 0 measures nothing",
         ),
+        ("forget --classes 1 --in_place {bundle} --on_test_data", "on_test_data", "test samples", "asks a checkpoint"),
+        (
+            "forget --group a --in_place {bundle} --on_test_data",
+            "group",
+            "ridge only",
+            "--on_test_data is about models",
+        ),
+        ("suspend {bundle} --classes 1 --profile=", "profile", "Whose answers", "--profile '' names nobody"),
+        ("eval --ckpt=", "ckpt", "Checkpoint", "is empty; name a file or folder"),
         ("forget --classes 1 --ckpt {ckpt} --key k", "key", "With --certificate", "name the file to write with"),
         ("forget --classes 1 --in_place {ckpt} --out o", "out", "With --ckpt", "--in_place wants artifacts"),
         ("bench serve --bundle {bundle} --num_classes 3", "num_classes", "With --random_weights", "belongs to"),
@@ -362,6 +372,11 @@ def test_an_option_out_of_place_is_refused_and_its_help_says_where_it_belongs(
     words += f" --save_dir {tmp_path / 'out'} --cpu" if path in ("train", "eval") else ""
     filled = words.format(ckpt=trained / "colours_seed_42_1.pt", bundle=tmp_path / "bundle")
     assert reason in Refuse(capsys)(*filled.split())
+
+
+def test_an_empty_folder_is_not_the_one_that_one_is_in() -> None:
+    with pytest.raises(ConfigError, match="--save_dir is empty"):
+        TrainConfig(save_dir="")
 
 
 def test_a_copy_is_not_evaluated_with_another_input_size(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from making.commands import Refuse
 from making.exact import fit, image_data, only
+from making.files import files
 from pfm.errors import ClassNameError, ConfigError
 from pfm.forgetting.erase import erase
 from pfm.forgetting.samples import Removal, remove
@@ -87,6 +89,16 @@ def test_sums_alone_forget_classes_and_nothing_smaller(full: Checkpoint, tmp_pat
     assert same(erase(sums, ["blue"]), erase(full, ["blue"]))
     with pytest.raises(ConfigError, match="only where features are kept"):
         remove(sums, Removal(groups=["camera2"]))
+
+
+@pytest.mark.parametrize("option", ["--centre_prompts", "--on_test_data"])
+def test_what_is_about_prompts_is_refused_where_there_are_none(
+    option: str, full: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "model.pt", full)
+    said = Refuse(capsys)("forget", "--class", "blue", "--ckpt", tmp_path / "model.pt", option)
+    assert f"{option}: {tmp_path / 'model.pt'} has no prompts" in said
+    assert files(tmp_path) == [tmp_path / "model.pt"]
 
 
 def test_without_a_memory_the_head_is_not_exact_after_an_erasure(tmp_path: Path) -> None:

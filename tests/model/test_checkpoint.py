@@ -1,5 +1,6 @@
 """What is saved comes back, byte for byte; foreign and damaged files are told apart."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -107,7 +108,11 @@ def test_another_backbone_is_taken_by_what_was_trained_on_a_frozen_one_alone(tmp
         assert load_checkpoint(path, model_name=name).spec.model_name == tiny_spec().model_name
     with pytest.raises(ConfigError, match=r"--model_name elsewhere: .* holds all of its model's weights"):
         load_checkpoint(path, model_name="elsewhere")
-    save_checkpoint(path, trained(LoraSettings())[2])
+    state = trained(LoraSettings())[2]
+    save_checkpoint(path, state)
+    with pytest.raises(ConfigError, match=r"--model_name elsewhere: .* was trained from scratch"):
+        load_checkpoint(path, model_name="elsewhere")
+    save_checkpoint(path, dataclasses.replace(state, spec=dataclasses.replace(state.spec, model_name="somebody/vit")))
     assert load_checkpoint(path, model_name="elsewhere").spec.model_name == "elsewhere"
 
 

@@ -105,9 +105,9 @@ def audit_command(
         "kind": "quick" if is_quick else "full",
         **found,
     }
+    click.echo(describe(document))  # first: it took long, and the disk may be full by now
     write_compact_json(out / "audit.json", document)
     write_text(out / "audit.html", render(document))
-    click.echo(describe(document))
     click.echo(f"wrote {out / 'audit.json'} and {out / 'audit.html'}")
     levels = document["verdict"]["levels"]
     verdict = levels.get(options.require, "not claimed") if options.require else PASS

@@ -17,6 +17,7 @@ from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
 
 if TYPE_CHECKING:
+    from pfm.model.checkpoint import Checkpoint
     from pfm_export.survey import Held
 
 
@@ -108,6 +109,7 @@ def forget(
 
         record.check_key()
         checkpoint = load_checkpoint(ckpt)
+        check_prompts(checkpoint, ckpt, options)
         keys = chosen.names_in(checkpoint)
         target = copy_path(ckpt, checkpoint, keys, options.out)
         notes = notes_on_answers(
@@ -117,6 +119,19 @@ def forget(
         for note in notes:
             click.echo(f"changed: {note}")
         record.certify([target], keys)
+
+
+def check_prompts(checkpoint: "Checkpoint", ckpt: Path, options: ForgetOptions) -> None:
+    """Refuse what is about prompts where there are none.
+
+    Raises:
+        ConfigError: which option.
+    """
+    from pfm.model.readouts import READOUTS
+
+    given = [f"--{name}" for name in ("centre_prompts", "on_test_data") if getattr(options, name)]
+    if given and not READOUTS.get(checkpoint.model.readout).sees_prompts:
+        raise ConfigError(f"{', '.join(given)}: {ckpt} has no prompts; leave it out")
 
 
 def _forget_samples(
@@ -129,6 +144,9 @@ def _forget_samples(
     """Groups and samples."""
     if chosen.class_ or chosen.classes:
         raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
+    for name in ("centre_prompts", "on_test_data"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name} is about models with prompts, which forget classes alone; leave it out")
     record.check_key()
     if options.in_place:
         if not artifacts or options.out is not None:
@@ -158,6 +176,10 @@ def _erase_in_place(
     from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
+    if options.on_test_data and not any(held.kind.name == "checkpoint" for held in found.held):
+        raise ConfigError(
+            f"--on_test_data asks a checkpoint before and after, and there is none in {artifacts[0]}; leave it out"
+        )
     names = chosen.names({str(held.path): held.ever for held in found.held if held.numbers_classes})
     affected = [
         held

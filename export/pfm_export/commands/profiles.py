@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pfm.commands.class_choice import ClassChoice
+from pfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from pfm_export.serving.bundle import Bundle
@@ -29,7 +30,12 @@ def edit_profiles(
     Args:
         edit: of one bundle, by names of classes.
         must_exist: refuse a profile that a bundle does not have.
+
+    Raises:
+        ConfigError: the profile has no name.
     """
+    if not profile:
+        raise ConfigError("--profile '' names nobody; give a name, or leave it out for `default`")
     from pfm_export.serving.bundle import Bundle
 
     bundles = [Bundle.open(folder) for folder in folders]
