@@ -220,7 +220,8 @@ def load(setting: Setting) -> Json:
         await load.prepare()
         alone = await load.alone(setting.seconds / 12)
         closed = await load.closed(setting.clients, setting.seconds / 12)
-        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12)
+        unloaded = percentiles(alone.latencies_ms).p50_ms
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
         loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
@@ -239,7 +240,7 @@ def load(setting: Setting) -> Json:
             for change in load.changes
         ]  # fmt: skip
         found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
-        tried = [{**short(phase), "is_carried": phase.is_carried} for phase in trials]
+        tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
         return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
 
     with setting.served("load", workers=setting.load_workers) as server:

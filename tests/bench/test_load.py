@@ -217,9 +217,11 @@ def test_a_rate_is_carried_where_all_is_answered_soon_after_it_came() -> None:
         found.statuses.update({int(name[1:]): count for name, count in statuses.items()})
         return found
 
-    assert phase(10.09, s200=99, s400=1).is_carried
-    assert not phase(10.2, s200=99, s400=1).is_carried
-    assert not phase(10.0, s200=98, s400=1, s429=1).is_carried
+    assert phase(10.09, s200=99, s400=1).is_carried(2.0)
+    assert not phase(10.2, s200=99, s400=1).is_carried(2.0)
+    assert phase(10.5, s200=99, s400=1).is_carried(200.0)  # the last one waited for a pass or two
+    assert not phase(10.7, s200=99, s400=1).is_carried(200.0)
+    assert not phase(10.0, s200=98, s400=1, s429=1).is_carried(2.0)
 
 
 def test_shares_of_the_capacity_are_numbers() -> None:

@@ -1,8 +1,9 @@
 """A process beside a worker that changes bundles, and yields to whatever answers requests.
 
 In a thread of the worker a change would take the interpreter from requests, for milliseconds where a class is suspended
-and for more where one is erased: files are written, hashed, and searched for what went. The worker sees what was
-changed in the files, as it sees what other workers change.
+and for more where one is erased: files are written, hashed, and searched for what went. The worker is told which
+classes are about to go and hides them at once; what was changed it sees in the files, as it sees what other workers
+change.
 
 Requests and answers are lines of JSON on standard input and output, one at a time.
 """
@@ -13,11 +14,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pfm.errors import PfmError
+from pfm.errors import BundleError, PfmError
 from pfm.storage import Json
 from pfm_export.service.changes import UNDONE, Changes
 from pfm_export.service.journal import Asked, Journal
@@ -28,7 +30,8 @@ from pfm_export.service.shown import Shown, unserved
 from pfm_export.service.tenants import Right, Tenant
 from pfm_export.serving.served import ServedBundle
 
-NICENESS = 10  # a tenth of the share that a worker gets of a core that both want
+LEAVING = "leaving "  # begins a line that names the classes that are about to be erased
+NICENESS = 5  # a third of the share that a worker gets of a core that both want
 
 
 class Clerk:
@@ -53,16 +56,11 @@ class Clerk:
             RefusedError: as there; or the process has ended meanwhile.
         """
         line = json.dumps({"tenant": {**asdict(tenant), "rights": sorted(tenant.rights)}, "asked": asdict(asked)})
-        with self._lock:
-            try:
-                said = self._ask(line)
-            except OSError:
-                said = ""
-            if not said:
-                self.close()
-                log("clerk ended", code=self._process.returncode)
-                self._process = self._start()
-                raise RefusedError(500, "change", UNDONE)
+        try:
+            with self._lock:
+                said = self._tell(line, model)
+        except BundleError as error:
+            raise unserved(model.name) from error
         answer: dict[str, Any] = json.loads(said)
         for what in answer["done"]:
             self._count(*what)
@@ -81,11 +79,36 @@ class Clerk:
                 continue
         self._process.wait()
 
+    def _tell(self, line: str, model: Shown) -> str:
+        """Hand a request on, and hide what is about to go until it is answered.
+
+        Raises:
+            RefusedError: the process has ended.
+            BundleError: the bundle cannot be read afterwards.
+        """
+        with ExitStack() as hidden:
+            try:
+                said = self._ask(line)
+                while said.startswith(LEAVING):
+                    hidden.enter_context(model.served.leaving(tuple(json.loads(said[len(LEAVING) :]))))
+                    said = self._heard()
+            except OSError:
+                said = ""
+        if not said:
+            self.close()
+            log("clerk ended", code=self._process.returncode)
+            self._process = self._start()
+            raise RefusedError(500, "change", UNDONE)
+        return said
+
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
+        return self._heard()
+
+    def _heard(self) -> str:
+        assert self._process.stdout is not None
         return self._process.stdout.readline()
 
     def _start(self) -> "subprocess.Popen[str]":
@@ -110,7 +133,10 @@ def main() -> None:
     def count(model: str, what: str, classes: int) -> None:
         done.append((model, what, classes))
 
-    changes = Changes(Journal(Path(order["records"])), count)
+    def leaving(names: list[str]) -> None:
+        print(LEAVING + json.dumps(names), flush=True)
+
+    changes = Changes(Journal(Path(order["records"])), count, leaving)
     shown: dict[str, Shown] = {}
     for line in sys.stdin:
         done.clear()

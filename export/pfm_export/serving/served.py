@@ -4,6 +4,8 @@ Several threads and processes may use one; none of them reads files that are hal
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,20 @@ class ServedBundle:
     def _on_change(self) -> None:
         """What was kept of the bundle as it was before goes."""
 
+    @contextmanager
+    def leaving(self, names: tuple[str, ...]) -> Iterator[None]:
+        """Hide classes that are being erased, here or by another process; what is on disk afterwards counts."""
+        with self._lock:
+            self._leaving.append(names)
+            self._opened = self._opened.hiding(names)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leaving.remove(names)
+            self._seen = ()  # also where the files could not be changed
+            _ = self._bundle  # takes notice, and lets go of the rows
+
     def erase(
         self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False,
         centre_prompts: bool = False,
@@ -115,17 +131,8 @@ class ServedBundle:
         positions = bundle.classes.positions(classes)
         check_removal(bundle.classes, positions)
         names = tuple(bundle.classes.names[p] for p in positions)
-        with self._lock:
-            self._leaving.append(names)
-            self._opened = self._opened.hiding(names)
-        try:
-            with quick_switches():
-                _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
-        finally:
-            with self._lock:
-                self._leaving.remove(names)
-            self._seen = ()  # what is on disk counts, also where that could not be changed
-            _ = self._bundle  # takes notice, and lets go of the rows
+        with self.leaving(names), quick_switches():
+            _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
         if not allow_unknown:
             require_nothing_beside(self._folder, names, others)
 
