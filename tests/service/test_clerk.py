@@ -1,23 +1,36 @@
 """The process that changes bundles beside a worker: what the worker hides meanwhile, and what happens when it ends."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from making.bundles import make_bundle
+from making.served import until
+from pfm.errors import StorageError
+from pfm.forgetting.ledger import LOCK
+from pfm.storage import locked
+from pfm_export.service.changes import UNDONE, Changes
 from pfm_export.service.clerk import Clerk
-from pfm_export.service.journal import Asked
+from pfm_export.service.journal import Asked, Journal
 from pfm_export.service.orders import Named
 from pfm_export.service.refusals import RefusedError
 from pfm_export.service.shown import Shown
 from pfm_export.service.tenants import Right, Tenant
+from pfm_export.serving import bundle as bundles
+from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.served import ServedBundle
 
+WARD = Tenant(tag="ward", rights=frozenset(Right))
+BLUE = Asked(who="ward", id="r1", action="erase", model="shared", classes=("blue",), reason="wegen „blau“")
 WAITS = """
 import pathlib, sys, time
 sys.stdin.readline()
@@ -66,12 +79,74 @@ def test_a_class_is_hidden_as_soon_as_its_erasure_begins_and_the_files_count_whe
     for clerk in clerk_that(then, served, tmp_path, monkeypatch):
         asking = threading.Thread(target=ask, args=(clerk,))
         asking.start()
-        deadline = time.monotonic() + 60
-        while served.classes.names != others:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: served.classes.names == others)
         assert not told
         (tmp_path / "go").touch()
         asking.join(60)
     assert told == ([500] if is_refused else [{}])
     assert served.classes.names == (name, *others)  # this one changed no file
+
+
+# --- the process itself ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(forms: Callable[[str], Path], tmp_path: Path) -> Shown:
+    return Shown("shared", ServedBundle(shutil.copytree(forms("shared"), tmp_path / "shared")))
+
+
+@pytest.fixture
+def counted() -> list[tuple[str, str, int]]:
+    return []
+
+
+@pytest.fixture
+def clerk(shown: Shown, tmp_path: Path, counted: list[tuple[str, str, int]]) -> Iterator[Clerk]:
+    def count(*what: object) -> None:
+        counted.append(what)  # type: ignore[arg-type]
+
+    with closing(Clerk([Named("shared", shown.served.folder)], tmp_path / "records", count)) as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_a_change_during_which_the_process_is_killed_is_done_when_it_is_asked_for_again(
+    clerk: Clerk, shown: Shown, tmp_path: Path, counted: list[tuple[str, str, int]]
+) -> None:
+    with pytest.raises(RefusedError, match="a class that was named is not there") as refused:
+        clerk.carry_out(shown, WARD, Asked(who="ward", id="r0", action="erase", model="shared", classes=("no",)))
+    assert refused.value.status == 400
+    with ThreadPoolExecutor(1) as worker, locked(shown.served.folder / LOCK):  # so far it comes, and no further
+        asking = worker.submit(clerk.carry_out, shown, WARD, BLUE)
+        until(lambda: not shown.served.classes.knows("blue"))
+        os.kill(clerk.pid, signal.SIGTERM)  # of a whole group of processes: it is the worker that says when to end
+        os.kill(clerk.pid, signal.SIGKILL)
+        with pytest.raises(RefusedError, match=UNDONE):
+            asking.result(60)
+    assert shown.served.classes.knows("blue")
+    told = clerk.carry_out(shown, WARD, BLUE)
+    assert told["certificate"]["reason"] == BLUE.reason
+    assert not shown.served.classes.knows("blue")
+    assert counted == [("shared", "erase", 1)]
+    ended = Path(f"/proc/{clerk.pid}/stat")
+    os.kill(clerk.pid, signal.SIGKILL)  # while it has nothing to do: nobody notices
+    until(lambda: " Z " in ended.read_text())
+    assert clerk.carry_out(shown, WARD, BLUE) == told
+
+
+def test_an_erasure_that_ended_between_two_files_is_completed_before_it_is_certified(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StorageError("no space")
+
+    changes = Changes(Journal(tmp_path / "records"), lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(bundles, "write_bytes", fails)  # the ledger is written by then, and the bank is not
+        with pytest.raises(RefusedError, match=UNDONE):
+            changes.carry_out(shown, WARD, BLUE)
+    assert Bundle.open(shown.served.folder).pending
+    again = Changes(Journal(tmp_path / "records"), lambda *_: None)  # of another process
+    told = again.carry_out(Shown("shared", ServedBundle(shown.served.folder)), WARD, BLUE)
+    assert told["certificate"]["artifacts"][0]["records"]
+    assert not Bundle.open(shown.served.folder).pending

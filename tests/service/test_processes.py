@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from making.commands import Refuse
-from making.served import listening
+from making.served import listening, until
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.orders import Named, Order, named_bundles
 from pfm_export.service.supervisor import check_tls, shares
@@ -80,13 +79,6 @@ def classes(client: httpx.Client) -> list[str]:
     answer = client.post("/v2/models/shared/infer", json=BODY)
     assert answer.status_code == 200, answer.text
     return answer.json()["outputs"][1]["data"]
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

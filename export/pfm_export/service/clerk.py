@@ -10,6 +10,7 @@ Requests and answers are lines of JSON on standard input and output, one at a ti
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -69,6 +70,11 @@ class Clerk:
             raise RefusedError(status, why, message, retry_after=retry_after)
         return answer["answer"]
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def close(self) -> None:
         """End it, when it has done what it is at."""
         for pipe in (self._process.stdin, self._process.stdout):
@@ -86,30 +92,38 @@ class Clerk:
             RefusedError: the process has ended.
             BundleError: the bundle cannot be read afterwards.
         """
+        if self._process.poll() is not None:  # while it had nothing to do
+            self._renew()
         with ExitStack() as hidden:
             try:
-                said = self._ask(line)
-                while said.startswith(LEAVING):
+                self._write(line)
+                while (said := self._heard()).startswith(LEAVING):
                     hidden.enter_context(model.served.leaving(tuple(json.loads(said[len(LEAVING) :]))))
-                    said = self._heard()
-            except OSError:
+            except (OSError, ValueError):  # the latter of pipes that are closed, and of half a line
                 said = ""
-        if not said:
-            self.close()
-            log("clerk ended", code=self._process.returncode)
-            self._process = self._start()
+        if not said.endswith("\n"):  # what it had begun is completed when it is asked for again
+            self._renew()
             raise RefusedError(500, "change", UNDONE)
         return said
 
-    def _ask(self, line: str) -> str:
+    def _write(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return self._heard()
 
     def _heard(self) -> str:
+        """The next line that it says; less than that where it has ended."""
         assert self._process.stdout is not None
         return self._process.stdout.readline()
+
+    def _renew(self) -> None:
+        """Start it anew; where that cannot be, the next change tries again."""
+        self.close()
+        log("clerk ended", code=self._process.returncode)
+        try:
+            self._process = self._start()
+        except OSError as error:
+            log_error("clerk", error)
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -123,7 +137,9 @@ class Clerk:
 
 
 def main() -> None:
-    """Entry of the process; it ends when its standard input does."""
+    """Entry of the process; it ends when its standard input does, and for no signal to all of a group half way."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     capture_libraries()

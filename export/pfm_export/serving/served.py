@@ -12,7 +12,9 @@ from typing import Any
 from pfm.classes import ClassKeys, ClassList, check_removal
 from pfm.errors import BundleError
 from pfm.forgetting.artifacts import Request
+from pfm.forgetting.ledger import LOCK
 from pfm.options import expanded
+from pfm.storage import locked
 from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import Manifest
@@ -137,11 +139,17 @@ class ServedBundle:
             require_nothing_beside(self._folder, names, others)
 
     def settle(self) -> bool | None:
-        """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.
+        """Complete an erasure that ended half way, and solve what one could not, onto disk.
+
+        Returns:
+            Whether the rows are exact then; None of a readout that never is.
 
         Raises:
             BundleError, StorageError: it could not be.
         """
+        if self._bundle.pending:
+            with locked(self._folder / LOCK):
+                Bundle.open(self._folder).finish_pending()
         bundle = self._bundle
         if bundle.exact is not None and bundle.exact.has_sums and not bundle.is_exact:
             bundle.solve()
