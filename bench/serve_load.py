@@ -61,6 +61,7 @@ ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
+CALMER = (0.5, 0.65)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -222,6 +223,7 @@ def load(setting: Setting) -> Json:
         closed = await load.closed(setting.clients, setting.seconds / 12)
         unloaded = percentiles(alone.latencies_ms).p50_ms
         capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
+        calmer = [await load.open(share, capacity, setting.seconds / 4) for share in CALMER]
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
         loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
@@ -241,7 +243,11 @@ def load(setting: Setting) -> Json:
         ]  # fmt: skip
         found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
         tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
-        return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
+        return (
+            [alone, closed, *calmer, loaded],
+            {**found, "trials": tried, "mean_pass": means, "changes": changed},
+            computed,
+        )
 
     with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
