@@ -25,7 +25,6 @@ from pfm_export.service.orders import Named
 from pfm_export.service.refusals import RefusedError
 from pfm_export.service.shown import Shown
 from pfm_export.service.tenants import Right, Tenant
-from pfm_export.serving import bundle as bundles
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.served import ServedBundle
 
@@ -134,19 +133,27 @@ def test_a_change_during_which_the_process_is_killed_is_done_when_it_is_asked_fo
     assert clerk.carry_out(shown, WARD, BLUE) == told
 
 
-def test_an_erasure_that_ended_between_two_files_is_completed_before_it_is_certified(
-    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("first_lost", "is_begun"), [("ledger.write", False), ("write_bytes", True), ("write_manifest", True)]
+)
+def test_an_erasure_that_could_not_write_a_file_is_completed_before_it_is_certified(
+    first_lost: str, is_begun: bool, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
-        raise StorageError("no space")
+        raise StorageError("the file system is read-only")
 
+    folder, before = shown.served.folder, Bundle.open(shown.served.folder).bank_sha256
     changes = Changes(Journal(tmp_path / "records"), lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(bundles, "write_bytes", fails)  # the ledger is written by then, and the bank is not
+        patch.setattr(f"pfm_export.serving.bundle.{first_lost}", fails)
         with pytest.raises(RefusedError, match=UNDONE):
             changes.carry_out(shown, WARD, BLUE)
-    assert Bundle.open(shown.served.folder).pending
+    assert bool(Bundle.open(folder).pending) is is_begun
+    assert shown.served.classes.knows("blue") is not is_begun  # whatever is in the bank
     again = Changes(Journal(tmp_path / "records"), lambda *_: None)  # of another process
-    told = again.carry_out(Shown("shared", ServedBundle(shown.served.folder)), WARD, BLUE)
+    told = again.carry_out(Shown("shared", ServedBundle(folder)), WARD, BLUE)
     assert told["certificate"]["artifacts"][0]["records"]
-    assert not Bundle.open(shown.served.folder).pending
+    after = Bundle.open(folder)
+    assert not after.pending
+    assert not after.classes.knows("blue")
+    assert after.bank_sha256 != before

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from making.served import Local, listening
+from pfm_export.service.tenants import Right
 from pfm_export.serving.bundle import Bundle
 
 WARD, OTHER, STRANGER = "ward-" + "a" * 32, "other-" + "b" * 32, "nobody-" + "c" * 32
@@ -192,3 +193,30 @@ def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
         Bundle.open(bundle).erase(["blue"])
         assert here.ask(all_of_them) == here.ask_usually(all_of_them)
         assert b"no class 'blue'" in here.ask(named)[2]
+
+
+def test_after_an_answer_of_one_worker_the_other_one_knows_whatever_it_saw_before(
+    forms: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(forms("requests"), tmp_path / "requests"))
+    Bundle.open(bundle).suspend(["grey"], profile="ward")
+    entry = {"sha256": hashlib.sha256(WARD.encode()).hexdigest(), "profile": "ward", "rights": list(Right)}
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({"tokens": [entry]}))
+    named, all_of_them = asking(parameters={"active": ["red", "blue"]}), asking(**BINARY)
+    with listening(bundle, tokens=tokens) as (one, _), listening(bundle, tokens=tokens) as (two, address):
+        here = Served(two, address, bundle)
+        for number, (what, is_gone) in enumerate((("suspend", True), ("restore", False), ("erase", True))):
+            assert [here.ask(request)[0][-6:] for request in (all_of_them, all_of_them)] == ["200 OK"] * 2
+            before = here.taken  # what it saw then
+            told = one(
+                "POST", f"/v1/models/requests/{what}", json={"classes": ["blue"], "request_id": str(number)},
+                headers={"authorization": f"Bearer {WARD}"},
+            )  # fmt: skip
+            assert told.status_code == 200
+            first, then = here.ask(all_of_them), here.ask(named)
+            assert here.taken == before + 1 + (not is_gone)
+            assert (b"blue" in first[2]) is not is_gone
+            assert then[0].startswith("HTTP/1.1 400") is is_gone
+            assert first == here.ask_usually(all_of_them)
+            assert then == here.ask_usually(named)
