@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from making.served import Local, listening
+from pfm_export.service import worker
 from pfm_export.service.tenants import Right
 from pfm_export.serving.bundle import Bundle
 
@@ -172,6 +173,21 @@ def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other
             found.append(receive(connection))
         assert found[0] == found[2] == served.ask_usually(SHORT["binary"])
         assert found[1] == served.ask_usually(USUAL["no class"])
+
+
+def test_a_connection_on_which_nothing_follows_is_ended_whichever_way_the_last_request_went(
+    forms: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "KEEP_ALIVE", 0.2)
+    short, usual = SHORT["binary"], asking(parameters={"active": ["nothing"]})
+    with listening(forms("requests")) as (_, address):
+        host, _, port = address.rpartition(":")
+        for requests in ((short,), (short, usual), (usual, short)):
+            with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+                for request in requests:
+                    connection.sendall(request)
+                    receive(connection)
+                assert connection.recv(1) == b""
 
 
 def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
