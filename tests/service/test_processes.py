@@ -34,6 +34,10 @@ BODY = {
 }  # fmt: skip
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Server:
     """A server that runs."""
 
@@ -44,8 +48,7 @@ class Server:
         self.address = process.stdout.readline().strip().removeprefix("serving on ")
 
     def workers(self) -> list[int]:
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.errors.read_text().splitlines()]
@@ -157,10 +160,12 @@ def test_told_to_stop_it_answers_what_it_has_and_ends_well(server: Server) -> No
 
 
 @pytest.mark.slow
-def test_workers_end_when_the_process_that_started_them_is_killed(server: Server) -> None:
+def test_workers_and_their_clerks_end_when_the_process_that_started_them_is_killed(server: Server) -> None:
     workers = server.workers()
+    clerks = [pid for worker in workers for pid in children(worker)]
+    assert len(clerks) == len(workers)
     server.process.kill()
-    until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in workers))
+    until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in (*workers, *clerks)))
 
 
 # --- what is settled before anything runs -----------------------------------------------------------
