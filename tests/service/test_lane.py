@@ -101,7 +101,7 @@ def asking(
     return head.encode() + body
 
 
-BINARY = {"parameters": {"binary_data_output": True}}
+BINARY: dict[str, Any] = {"parameters": {"binary_data_output": True}}
 SHORT = {
     "plain": asking(),
     "binary": asking(**BINARY),

@@ -4,7 +4,7 @@ Several threads and processes may use one; none of them reads files that are hal
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class ServedBundle:
         """What was kept of the bundle as it was before goes."""
 
     @contextmanager
-    def leaving(self, names: tuple[str, ...]) -> Iterator[None]:
+    def leaving(self, names: tuple[str, ...]) -> Generator[None]:
         """Hide classes that are being erased, here or by another process; what is on disk afterwards counts."""
         with self._lock:
             self._leaving.append(names)
