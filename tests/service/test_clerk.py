@@ -124,7 +124,7 @@ def test_a_change_during_which_the_process_is_killed_is_done_when_it_is_asked_fo
         with pytest.raises(RefusedError, match=UNDONE):
             asking.result(60)
     assert shown.served.classes.knows("blue")
-    told: dict[str, Any] = clerk.carry_out(shown, WARD, BLUE)
+    told: Any = clerk.carry_out(shown, WARD, BLUE)
     assert told["certificate"]["reason"] == BLUE.reason
     assert not shown.served.classes.knows("blue")
     assert counted == [("shared", "erase", 1)]
@@ -152,7 +152,7 @@ def test_an_erasure_that_could_not_write_a_file_is_completed_before_it_is_certif
     assert bool(Bundle.open(folder).pending) is is_begun
     assert shown.served.classes.knows("blue") is not is_begun  # whatever is in the bank
     again = Changes(Journal(tmp_path / "records"), lambda *_: None)  # of another process
-    told: dict[str, Any] = again.carry_out(Shown("shared", ServedBundle(folder)), WARD, BLUE)
+    told: Any = again.carry_out(Shown("shared", ServedBundle(folder)), WARD, BLUE)
     assert told["certificate"]["artifacts"][0]["records"]
     after = Bundle.open(folder)
     assert not after.pending
