@@ -109,6 +109,8 @@ def evaluate(
     click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
     model = checkpoint.build_model()
+    if device.frozen_dtype == "bf16" and not model.trunk_is_frozen:
+        raise ConfigError(f"--frozen_dtype bf16: {ckpt} was trained whole, and has nothing frozen; leave it out")
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:
         model.store_frozen(torch.bfloat16)
     model.to(accelerator.device)

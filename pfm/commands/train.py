@@ -82,7 +82,7 @@ def train(plan: bool, **configs: Any) -> None:
 
 
 def refuse_adapters(config: RunConfig) -> None:
-    """Refuse options of adapters where there are none.
+    """Refuse options of adapters, and of what is frozen below them, where there are none.
 
     Raises:
         ConfigError: which.
@@ -92,6 +92,8 @@ def refuse_adapters(config: RunConfig) -> None:
     if given and tune != "lora":
         why = f"--tune {tune} has no adapters" if was_given("tune") else f"{config.backbone.model_name} trains whole"
         raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or give --tune lora")
+    if config.device.frozen_dtype == "bf16" and tune != "lora":
+        raise ConfigError(f"--frozen_dtype bf16 is for --tune lora, and here it is {tune}; leave it out")
 
 
 def refuse_unused(readout: str) -> None:

@@ -41,10 +41,15 @@ def size_text(size_bytes: float) -> str:
 
 def free_memory() -> int:
     """Bytes of memory that a process may still take: the host's, or what is left of the limit it runs under."""
-    free = [_available()]
+    free = [_of_host("MemAvailable", "SC_AVPHYS_PAGES")]
     for limit, used, cache in _cgroups():
         free.append(limit - used + cache)
     return max(0, min(free))
+
+
+def all_memory() -> int:
+    """Bytes of memory that a process could take if nobody else had any: the host's, or the limit it runs under."""
+    return min([_of_host("MemTotal", "SC_PHYS_PAGES"), *(limit for limit, _, _ in _cgroups())])
 
 
 def free_disk() -> int:
@@ -55,15 +60,16 @@ def free_disk() -> int:
         return 0
 
 
-def _available() -> int:
+def _of_host(name: str, pages: str) -> int:
+    """Bytes that the system states under a name, or as a number of pages elsewhere than on Linux."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if hasattr(os, "sysconf") and pages in os.sysconf_names:
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     return 2 * 2**30  # nothing is known: as if there were little
 
 

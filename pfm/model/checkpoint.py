@@ -22,7 +22,7 @@ from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess, preprocess_from_dict
-from pfm.errors import BackboneError, CheckpointError, PfmError
+from pfm.errors import BackboneError, CheckpointError, ConfigError, PfmError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.opening import misfit, open_torch_file
@@ -295,11 +295,18 @@ def load_checkpoint(path: Path | str, *, model_name: str | None = None) -> Check
 
     Raises:
         CheckpointError: missing, unreadable, or not a checkpoint.
+        ConfigError: a backbone is named for a file that holds its own.
     """
     path = checkpoint_file(path)
     content = open_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return _read_own(path, content, model_name)
+        checkpoint = _read_own(path, content, model_name)
+        if not checkpoint.frozen_sha256 and model_name not in (None, content["backbone"]["model_name"]):
+            raise ConfigError(
+                f"--model_name {model_name}: {path} holds all of its model's weights, and takes none from elsewhere; "
+                "leave it out"
+            )
+        return checkpoint
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
         return Checkpoint(**vars(read_paper_file(path, content["model_state_dict"], model_name)))
     raise CheckpointError(f"{path} is not a checkpoint of pfm or of the paper's tool")

@@ -14,6 +14,7 @@ import torch
 
 from pfm.data.config import AugmentConfig
 from pfm.data.decoding import RANGE_OF_DATA
+from pfm.data.room import size_text
 from pfm.errors import ConfigError
 from pfm.evaluation.evaluator import make_evaluator
 from pfm.exact.ids import new_key
@@ -29,6 +30,7 @@ from pfm.storage import write_json
 from pfm.training.config import ObjectiveConfig, OptimConfig, RunConfig
 from pfm.training.launch import leave
 from pfm.training.procedures import TrainResult
+from pfm.training.room import check_room
 from pfm.training.saving import next_commands
 from pfm.training.setup import Setup
 
@@ -63,7 +65,11 @@ class Fit:
         return (*_OF_STEPS, *(field.name for part in parts for field in dataclasses.fields(part)))
 
     def plan(self, setup: Setup) -> None:
-        """Say what is fitted and what is kept."""
+        """Say what is fitted and what is kept.
+
+        Raises:
+            ConfigError: memory is far from enough for it.
+        """
         recipe = recipe_of(setup.model, {})
         count, classes = len(setup.data.train), len(setup.data.classes)
         sizes = {
@@ -72,11 +78,15 @@ class Fit:
             "none": 0,
         }
         keeps = setup.config.model.memory
+        # summed, one class's beside it, and solved whole: a square, its factor, and what the substitution copies
+        solving = 2 * num_packed(recipe.width) * 8 + 3 * (recipe.width + 1) ** 2 * 8
+        check_room(((f"--width {recipe.width}", solving), (f"--memory {keeps}", sizes[keeps])), torch.device("cpu"))
         splits = ", ".join(f"{len(split):,} {name}" for name, split in setup.data.splits())
         setup.tell(
             f"plan\n  recipe   {setup.config.recipe.describe()}\n  samples  {splits}\n"
             f"  fit      one pass: {recipe.size:,} integers a sample, projected to {recipe.width:,}\n"
-            f"  memory   {keeps}: {sizes[keeps] / 2**20:,.1f} MiB are kept to forget with"
+            f"  memory   {keeps}: {sizes[keeps] / 2**20:,.1f} MiB are kept to forget with; solving takes about "
+            f"{size_text(solving)}"
         )
 
     def run(self, setup: Setup, found: tuple[Path, Checkpoint] | None) -> TrainResult:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pfm.evaluation.modes import DRAWN, mode_sets
 from pfm.model.starts import STARTS
 from pfm.training.position import is_due
+from pfm.training.room import activation_bytes
 from pfm.training.setup import Setup
 from pfm.training.throughput import Rates
 
-# of what a block keeps of a token for the backward pass, in numbers of width D: inputs of its products and norms, the
-# MLP's hidden layer before and after its activation; attention is fused and keeps no matrix
-KEPT_PER_TOKEN = 17
 MOST_SHRUNK = 0.25  # share of an image's pixels below which shrinking it is named
 FORECAST_STEPS = 20  # after which the time is estimated
 WORTH_SAYING_S = 30.0  # shorter runs are over before one has read it
@@ -149,21 +147,12 @@ def make_plan(setup: Setup) -> Plan:
         evaluated_sets=len(set(mode_sets(model.num_classes))) + len(DRAWN),
         weight_bytes=sum(sizes),
         moving_bytes=3 * sum(tensor.nbytes for tensor in trained),
-        activation_bytes=_activation_bytes(setup, tokens + prompts // 2),
+        activation_bytes=activation_bytes(
+            setup.config, spec, num_prompts=prompts, first=model.config.prompt_layer if model.trunk_is_frozen else 0,
+            batch_size=train.batch_size,
+        ),
         shared_samples=setup.data.name if is_shared else "",
     )  # fmt: skip
-
-
-def _activation_bytes(setup: Setup, tokens: int) -> int:
-    """Of both branches of a batch: every block that passes gradients keeps its intermediate results."""
-    train, spec, model = setup.config.train, setup.spec, setup.model
-    first = model.config.prompt_layer if model.trunk_is_frozen else 0
-    blocks = 1 if train.gradient_checkpointing else spec.num_layers - first
-    kept = KEPT_PER_TOKEN * tokens * spec.hidden_size * blocks
-    if train.gradient_checkpointing:
-        kept += tokens * spec.hidden_size * (spec.num_layers - first)  # the input of each block
-    width = 4 if setup.config.device.mixed_precision == "no" else 2  # bytes of a number
-    return 2 * train.batch_size * kept * width
 
 
 def _counted(number: int, what: str) -> str:

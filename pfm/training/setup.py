@@ -27,6 +27,7 @@ from pfm.model.starts import STARTS, KeySource
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import host_of, processes_of
+from pfm.training.room import check_steps_fit
 from pfm.training.saving import RunFiles
 
 FEWEST_NESTED = 4  # classes: the own, two to compare, and the one more that the other branch sees
@@ -118,6 +119,7 @@ def set_up(
     Raises:
         PfmError: see `pfm.errors`.
     """
+    check_steps_fit(config, spec, accelerator.device, num_classes=len(data.classes), num_samples=len(data.train))
     model, lora, frozen = _build_model(spec, data, config)
     if draws_starts:
         start_rows(model, config, accelerator, data.train)

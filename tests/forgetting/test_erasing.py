@@ -248,6 +248,8 @@ def test_the_command_wants_in_place_to_be_said(ten: Path, capsys: pytest.Capture
         ([file], "add --in_place"),
         ([], "name a checkpoint with --ckpt"),
         (["--in_place"], "wants artifacts"),
+        (["--in_place", "--ckpt", file], "--ckpt is copied, and --in_place changes what it is given for good: to"),
+        (["--in_place", "--ckpt", file, str(ten / "run")], f"to erase from {file} itself, name it without --ckpt"),
         (["--ckpt", file, "--key", file], "--key signs a certificate"),
     ):
         assert run(pfm, ["forget", "--classes", "blue", *arguments]) == 2

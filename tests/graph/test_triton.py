@@ -14,11 +14,11 @@ from tritonclient.grpc import model_config_pb2
 from making.checkpoints import deep_prompt_checkpoint, image_checkpoint
 from making.family_runs import family_checkpoint
 from pfm.cli import pfm, run
-from pfm.errors import StorageError
+from pfm.errors import ConfigError, StorageError
 from pfm.model.checkpoint import Checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
-from pfm_export.graph.triton import TritonConfig, write_repository
+from pfm_export.graph.triton import TritonConfig, model_folders, write_repository
 from pfm_export.serving.bank import per_request_feed
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.session import PromptSession
@@ -238,3 +238,18 @@ def test_the_commands_write_a_repository(tmp_path: Path, capsys: pytest.CaptureF
     assert read(tmp_path / "r" / "b").instance_group[0].count == 3
     with pytest.raises(StorageError, match="exists and is not empty"):
         write_repository(Bundle.open(tmp_path / "b"), tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "a b", "../a", "ä", "a" * 200])
+def test_a_name_that_triton_does_not_take_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be a model's name in Triton; give --name"):
+        model_folders(tmp_path, name, is_split=False)
+    assert model_folders(tmp_path, "a_1-b.c", is_split=False) == {"model.onnx": tmp_path / "a_1-b.c"}
+
+
+def test_an_empty_name_is_a_name_and_not_the_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_bundle(image_checkpoint("cls"), tmp_path / "my model")
+    for options in (["--name", ""], []):
+        assert run(pfm, ["export", "triton", str(tmp_path / "my model"), str(tmp_path / "triton"), *options]) == 2
+        assert "cannot be a model's name in Triton" in capsys.readouterr().err
+    assert not (tmp_path / "triton").exists()

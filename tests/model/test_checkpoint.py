@@ -15,7 +15,7 @@ from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
 from pfm.cli import pfm, run
 from pfm.data.images import ImagePreprocess
-from pfm.errors import BackboneError, CheckpointError
+from pfm.errors import BackboneError, CheckpointError, ConfigError
 from pfm.model.checkpoint import Checkpoint, RunState, load_checkpoint, save_checkpoint, snapshot
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings
@@ -98,6 +98,17 @@ def test_a_backbone_with_other_weights_is_refused(tmp_path: Path) -> None:
     other = Checkpoint(**{**state.__dict__, "seed": 10})  # another seed makes another frozen backbone
     with pytest.raises(BackboneError, match="not those this checkpoint was trained on"):
         other.build_model()
+
+
+def test_another_backbone_is_taken_by_what_was_trained_on_a_frozen_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, trained(None)[2])
+    for name in (None, tiny_spec().model_name):
+        assert load_checkpoint(path, model_name=name).spec.model_name == tiny_spec().model_name
+    with pytest.raises(ConfigError, match=r"--model_name elsewhere: .* holds all of its model's weights"):
+        load_checkpoint(path, model_name="elsewhere")
+    save_checkpoint(path, trained(LoraSettings())[2])
+    assert load_checkpoint(path, model_name="elsewhere").spec.model_name == "elsewhere"
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from making.commands import Refuse
 from making.served import listening, until
+from pfm_export.service import supervisor
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.orders import Named, Order, named_bundles
 from pfm_export.service.supervisor import check_tls, shares
@@ -179,17 +181,35 @@ def test_a_bundle_is_called_like_its_folder_or_as_is_said(tmp_path: Path, refuse
     assert "two bundles are called 'a'" in refuse("serve", tmp_path / "a", tmp_path / "c" / "a")
 
 
-def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(tmp_path: Path, refuse: Refuse) -> None:
+def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
+    tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for options, text in (
         (["--tls_cert", "c.pem"], "both --tls_cert and --tls_key"),
         (["--max_queue", "2"], "no batch fits"),
         (["--records", tmp_path / "a" / "records"], "its signing key would go wherever that goes"),
-        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
+        (["--records", __file__], f"{__file__} is a file; name another one"),
+        (["--records", Path(__file__) / "records"], f"{__file__} is a file; name another one"),
         (["--tokens", tmp_path / "none"], "cannot read"),
+        (["--tokens", tmp_path], "not an ordinary file"),
         (["--tls_cert", tmp_path / "none", "--tls_key", __file__], "No such file"),
         (["--tls_cert", __file__, "--tls_key", __file__], "are not a certificate"),
     ):
         assert text in refuse("serve", tmp_path / "a", *options)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert f"{tmp_path} cannot be written" in refuse("serve", tmp_path / "a")
+
+
+def test_what_cannot_be_served_is_refused_before_it_listens(
+    forms: Callable[[str], Path], tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot listen on 203.0.113.1" in refuse("serve", forms("shared"), "--host", "203.0.113.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "Address already in use" in refuse("serve", forms("shared"), "--port", port)
+    monkeypatch.setattr(supervisor, "bind", None)
+    for bundle in (tmp_path / "none", tmp_path, Path(__file__)):
+        assert f"there is no bundle {bundle}" in refuse("serve", forms("shared"), f"other={bundle}")
 
 
 def test_with_a_certificate_it_speaks_https(forms: Callable[[str], Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from making.commands import train_arguments
 from making.images import write_npz
 from pfm.cli import pfm, run
+from pfm.data.room import all_memory, free_memory
 from pfm.training.plan import Plan
 from pfm.training.throughput import Rates
 
@@ -60,6 +61,30 @@ def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.Ca
         assert line in planned
     assert run(pfm, arguments) == 0
     assert capsys.readouterr().out.startswith(planned)
+
+
+@pytest.mark.usefixtures("preset")
+@pytest.mark.parametrize(
+    "option", [("prompt_tokens", 30_000_000), ("batch_size", 40_000_000), ("lora_r", 50_000_000), ("width", 16_384)]
+)
+def test_a_run_that_is_far_too_large_for_memory_is_refused_before_its_model_is_built(
+    option: tuple[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pfm.training.room.all_memory", lambda: 2**21)
+    name, value = option
+    data = write_npz(tmp_path / "colours.npz", train=3000 if name == "batch_size" else 70, test=22)
+    exact = ["--readout", "ridge", "--features", "raw"] if name == "width" else ["--tune", "lora"]
+    own = ["train", "--dataset", str(data), *exact] if name == "width" else [*train_arguments(data, tmp_path), *exact]
+    for more in ([], ["--plan"]):
+        assert run(pfm, [*own, f"--{name}", str(value), *more]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"pfm: --{name} {value}: the run would take about ")
+        assert said.endswith("and this machine has 2.0 MiB; give a smaller number\n")
+        assert len(said.splitlines()) == 1
+
+
+def test_all_memory_is_more_than_what_is_free() -> None:
+    assert 0 < free_memory() <= all_memory()
 
 
 def test_the_time_is_said_where_it_is_long_and_counts_evaluations() -> None:

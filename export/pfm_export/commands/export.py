@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError, DataError
 from pfm.options import option
 from pfm_export.graph.form import GraphForm
@@ -108,7 +108,17 @@ def _samples(checkpoint: "Checkpoint", form: GraphForm, measure: MeasureConfig) 
             "--dataset asks for accuracy, which is measured on the data as it is stored, and a graph with the input "
             f"{kind.name} takes something else; measure an export without it, whose weights are the same"
         )
-    if not measure.test_samples or (form.precision == "fp32" and measure.dataset is None):
+    if measure.dataset is None and form.precision == "fp32":
+        given = [f"--{name}" for name in ("data_dir", "test_samples") if was_given(name)]
+        if given and (measure.test_samples or measure.data_dir):
+            raise ConfigError(
+                f"{', '.join(given)}: fp32 is measured where --dataset is given; give that, or leave it out"
+            )
+        return None
+    if not measure.test_samples:
+        given = [f"--{name}" for name in ("dataset", "data_dir") if was_given(name)]
+        if given:
+            raise ConfigError(f"{', '.join(given)} is to measure on, and --test_samples 0 measures nothing; give one")
         return None
     try:
         return find_samples(
@@ -158,10 +168,10 @@ def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
 @export.command("triton")
 @click.argument("bundle", type=PATH)
 @click.argument("repository", type=PATH)
-@click.option("--name", default="", show_default=False, help="Name of the model.  [default: the bundle folder's]")
+@click.option("--name", default=None, help="Name of the model.  [default: the bundle folder's]")
 @click.option("--overwrite", is_flag=True, help="Replace a model of that name.")
 @with_options(config=TritonConfig)
-def triton_repository(bundle: Path, repository: Path, name: str, overwrite: bool, config: TritonConfig) -> None:
+def triton_repository(bundle: Path, repository: Path, name: str | None, overwrite: bool, config: TritonConfig) -> None:
     """Write a bundle into a Triton model repository. Needs no torch.
 
     Prompts are inputs there as well: the repository holds nothing of any class. Triton batches requests

@@ -55,6 +55,11 @@ class ForgetOptions:
         for name in ("yes", "allow_unknown"):
             if getattr(self, name) and not self.in_place:
                 raise ConfigError(f"--{name} is about erasing --in_place; leave it out")
+        if self.in_place and self.ckpt is not None:
+            raise ConfigError(
+                f"--ckpt is copied, and --in_place changes what it is given for good: to erase from {self.ckpt} "
+                "itself, name it without --ckpt; to write a copy, leave --in_place out"
+            )
 
 
 @click.command("forget", context_settings=CONTEXT_SETTINGS)
@@ -88,11 +93,10 @@ def forget(
         return
     chosen.typed()
     if options.in_place:
-        named = (*artifacts, *([ckpt] if ckpt else []))
-        if not named or options.out is not None:
+        if not artifacts or options.out is not None:
             raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
         record.check_key()
-        _erase_in_place(named, chosen, options, record)
+        _erase_in_place(artifacts, chosen, options, record)
     elif artifacts:
         raise ConfigError(
             f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"
@@ -127,10 +131,9 @@ def _forget_samples(
         raise ConfigError("classes go by themselves; give --group and --sample in a command of their own")
     record.check_key()
     if options.in_place:
-        named = (*artifacts, *([options.ckpt] if options.ckpt else []))
-        if not named or options.out is not None:
+        if not artifacts or options.out is not None:
             raise ConfigError("--in_place wants artifacts (files or folders) and no --out")
-        forget_in_place(named, samples, record, yes=options.yes, allow_unknown=options.allow_unknown)
+        forget_in_place(artifacts, samples, record, yes=options.yes, allow_unknown=options.allow_unknown)
     elif artifacts:
         raise ConfigError(
             f"{artifacts[0]} would be changed for good; add --in_place to do that, or write a copy with --ckpt"

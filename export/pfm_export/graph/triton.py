@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pfm.errors import StorageError
+from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 from pfm.storage import make_folder, write_bytes, write_text
 from pfm_export.graph.precisions import PRECISIONS
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.fields import PLAIN_NAME
 from pfm_export.serving.signature import HEAD, MODEL, TOKENS, TRUNK
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ def model_folders(folder: Path, name: str, *, is_split: bool, overwrite: bool = 
         overwrite: models that are there already may be replaced.
 
     Raises:
+        ConfigError: the name is not one for a model in Triton.
         StorageError: one of the folders is in use.
     """
+    if not PLAIN_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot be a model's name in Triton; give --name, of letters, digits, - _ and .")
     names = {TRUNK: f"{name}_trunk", HEAD: f"{name}_head", "": name} if is_split else {MODEL: name}
     folders = {file: folder / model for file, model in names.items()}
     for path in folders.values():
@@ -95,7 +99,12 @@ def model_folders(folder: Path, name: str, *, is_split: bool, overwrite: bool = 
 
 
 def write_repository(
-    bundle: Bundle, folder: Path, config: TritonConfig | None = None, *, name: str = "", overwrite: bool = False
+    bundle: Bundle,
+    folder: Path,
+    config: TritonConfig | None = None,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write a bundle's graphs and their configurations below `folder`, which may hold other models.
 
@@ -108,9 +117,10 @@ def write_repository(
 
     Raises:
         BundleError: a graph is damaged.
+        ConfigError: the name is not one for a model in Triton.
         StorageError: a model of that name is there already, or a file cannot be written.
     """
-    config, name = config or TritonConfig(), name or bundle.folder.resolve().name
+    config, name = config or TritonConfig(), bundle.folder.resolve().name if name is None else name
     folders = model_folders(folder, name, is_split=bundle.stated.signatures.is_split, overwrite=overwrite)
     graphs = {file: _read_graph(bundle, file) for file in folders if file}
     for file, graph in graphs.items():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from pfm.errors import ConfigError
 from pfm.options import expanded
 from pfm_export.service.config import ServeConfig
+from pfm_export.serving.fields import PLAIN_NAME
 
 READY = "ready"  # a worker's line on standard output when it takes connections
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # the folder of all workers' metrics; read by prometheus_client when it is imported
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def named_bundles(given: Sequence[str]) -> list[Named]:
         name, is_named, folder = text.partition("=")
         path = expanded(Path(folder if is_named else text))
         name = name if is_named else path.resolve().name
-        if not _NAME.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be a model's name; say NAME={path}, of letters, digits, - _ and .")
         if any(other.name == name for other in found):
             raise ConfigError(f"two bundles are called {name!r}; say NAME={path} with another name")
@@ -87,14 +86,21 @@ _PATHS = ("tokens", "records", "tls_cert", "tls_key")
 def records_folder(bundles: Sequence[Named], config: ServeConfig) -> Path:
     """Where keys and answers are kept.
 
+    It is made when something is changed, and so long after the port is open: what can be said now is said now.
+
     Raises:
-        ConfigError: in a bundle, with which the signing key would travel.
+        ConfigError: in a bundle, with which the signing key would travel; or nothing can be written there.
     """
     first = bundles[0].folder.absolute()
     records = first.with_name(f"{first.name}.records") if config.records is None else config.records.absolute()
     for bundle in bundles:
         if records.resolve().is_relative_to(bundle.folder.resolve()):
             raise ConfigError(f"--records {records} is in a bundle, and its signing key would go wherever that goes")
+    there = next(folder for folder in (records, *records.parents) if folder.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--records {records} is for a folder, and {there} is a file; name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--records {records}: {there} cannot be written; name another folder")
     return records
 
 

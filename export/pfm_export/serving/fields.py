@@ -9,7 +9,9 @@ from pfm.forgetting.ledger import digest, number, pairs, text
 T = TypeVar("T")
 LARGEST_SIZE = 1 << 20  # of one axis of an input or of the model's width; far above any model's
 LARGEST_REAL = 1e30
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII)
+PLAIN_NAME = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII
+)  # of a file, and of a model where it is part of a path or an address
 
 __all__ = ["digest", "number", "pairs", "text"]
 
@@ -87,7 +89,7 @@ def file_name(value: Any) -> str:
     Raises:
         ValueError: it leads elsewhere, or is not a plain name.
     """
-    if not _PLAIN_NAME.fullmatch(text(value)):
+    if not PLAIN_NAME.fullmatch(text(value)):
         raise ValueError(f"the name of a file in the bundle is expected, got {value[:40]!r}")
     return value
 
