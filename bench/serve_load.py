@@ -400,7 +400,7 @@ def main() -> None:
     parser.add_argument("--shape", default="scratch:vit_mini")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
-    parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
+    parser.add_argument("--clients", type=int, default=64, help="requests at a time that always wait")
     parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
     parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
