@@ -44,16 +44,11 @@ class Changes:
     Args:
         journal: what was answered before.
         count: is told what was done: of which model, what, to how many classes.
-        leaving: is told which classes are about to be erased, where somebody else answers requests.
     """
 
-    def __init__(
-        self, journal: Journal, count: Callable[[str, str, int], None],
-        leaving: Callable[[list[str]], None] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, journal: Journal, count: Callable[[str, str, int], None]) -> None:
         self._journal = journal
         self._count = count
-        self._leaving = leaving
 
     def carry_out(self, model: Shown, tenant: Tenant, asked: Asked) -> Json:
         """Whatever is asked.
@@ -77,8 +72,6 @@ class Changes:
 
         def act() -> Json:
             there = [name for name in asked.classes if model.served.classes.knows(name)]
-            if there and self._leaving is not None:
-                self._leaving(there)
             if there:
                 # what else is in the folder is named in the record, and so in the certificate
                 model.served.erase(

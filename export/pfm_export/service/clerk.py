@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,9 @@ class Clerk:
         line = json.dumps({"tenant": {**asdict(tenant), "rights": sorted(tenant.rights)}, "asked": asdict(asked)})
         try:
             with self._lock:
-                said = self._tell(line, model)
+                answer = self._tell(line, model)
         except BundleError as error:
             raise unserved(model.name) from error
-        answer: dict[str, Any] = json.loads(said)
         for what in answer["done"]:
             self._count(*what)
         if "refused" in answer:
@@ -85,7 +84,7 @@ class Clerk:
                 continue
         self._process.wait()
 
-    def _tell(self, line: str, model: Shown) -> str:
+    def _tell(self, line: str, model: Shown) -> dict[str, Any]:
         """Hand a request on, and hide what is about to go until it is answered.
 
         Raises:
@@ -94,17 +93,19 @@ class Clerk:
         """
         if self._process.poll() is not None:  # while it had nothing to do
             self._renew()
+        answer: dict[str, Any] | None = None
         with ExitStack() as hidden:
             try:
                 self._write(line)
                 while (said := self._heard()).startswith(LEAVING):
                     hidden.enter_context(model.served.leaving(tuple(json.loads(said[len(LEAVING) :]))))
-            except (OSError, ValueError):  # the latter of pipes that are closed, and of half a line
-                said = ""
-        if not said.endswith("\n"):  # what it had begun is completed when it is asked for again
+                answer = json.loads(said)
+            except Exception as error:  # it has ended; or what it says is not understood, and would be out of step
+                log_error("clerk", error)
+        if answer is None:  # what it had begun is completed when it is asked for again
             self._renew()
             raise RefusedError(500, "change", UNDONE)
-        return said
+        return answer
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -112,7 +113,7 @@ class Clerk:
         self._process.stdin.flush()
 
     def _heard(self) -> str:
-        """The next line that it says; less than that where it has ended."""
+        """The next line that it says; none, or a part of one, where it has ended."""
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
@@ -136,6 +137,16 @@ class Clerk:
         return process
 
 
+class _Announced(ServedBundle):
+    """Says which classes go, once nothing speaks against it and before a file is changed."""
+
+    @contextmanager
+    def leaving(self, names: tuple[str, ...]) -> Generator[None]:
+        print(LEAVING + json.dumps(names), flush=True)
+        with super().leaving(names):
+            yield
+
+
 def main() -> None:
     """Entry of the process; it ends when its standard input does, and for no signal to all of a group half way."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,10 +160,7 @@ def main() -> None:
     def count(model: str, what: str, classes: int) -> None:
         done.append((model, what, classes))
 
-    def leaving(names: list[str]) -> None:
-        print(LEAVING + json.dumps(names), flush=True)
-
-    changes = Changes(Journal(Path(order["records"])), count, leaving)
+    changes = Changes(Journal(Path(order["records"])), count)
     shown: dict[str, Shown] = {}
     for line in sys.stdin:
         done.clear()
@@ -168,7 +176,7 @@ def _answer(changes: Changes, shown: dict[str, Shown], folders: Mapping[str, str
     try:
         if asked.model not in shown:
             try:
-                shown[asked.model] = Shown(asked.model, ServedBundle(folders[asked.model]))
+                shown[asked.model] = Shown(asked.model, _Announced(folders[asked.model]))
             except PfmError as error:
                 raise unserved(asked.model) from error
         return {"answer": changes.carry_out(shown[asked.model], tenant, asked)}
