@@ -12,6 +12,7 @@ import click
 from pfm import __version__
 from pfm.commands.options import CONTEXT_SETTINGS
 from pfm.errors import PfmError
+from pfm.storage import CANNOT_WRITE
 
 COMMANDS = {
     "train": ("pfm.commands.train:train", "Train a classifier whose classes can be removed."),
@@ -86,8 +87,14 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
     except BrokenPipeError:
         return _leave_pipe()
     except OSError as error:
-        if _can_print():
-            raise  # it came from elsewhere
+        if _can_print():  # it came from elsewhere
+            if error.errno not in CANNOT_WRITE:
+                raise
+            return _fail(
+                f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space, or choose another "
+                "place",
+                2,
+            )
         _mute()
         return _fail(f"standard output cannot be written: {error.strerror}", 2)
     return result if isinstance(result, int) else 0

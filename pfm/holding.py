@@ -17,7 +17,7 @@ from typing import Any
 
 from pfm.classes import ClassList
 from pfm.errors import FolderInUseError, StorageError, TrainingError
-from pfm.storage import explain, locked, try_lock
+from pfm.storage import explain, locked, try_lock, write_whole
 
 LOCK = ".lock"
 RUN = ".run.lock"
@@ -31,6 +31,7 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
     Raises:
         TrainingError: one of them was erased from the folder.
         FolderInUseError: another run has it.
+        StorageError: nothing can be written there.
     """
     path = folder / RUN
     check_not_erased(folder, classes.names)
@@ -45,9 +46,7 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
         )
     with file:
         try:
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "ids": classes.ids, "names": classes.names}).encode())
-            file.flush()
+            _say_what_runs(file.fileno(), path, classes)
             check_not_erased(folder, classes.names)  # by who came before there was anything to see here
             yield
         finally:
@@ -57,6 +56,17 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
                 path.unlink()
                 if lock is not None:
                     (folder / LOCK).unlink()
+
+
+def _say_what_runs(descriptor: int, path: Path, classes: ClassList) -> None:
+    """Into the file of its lock."""
+    try:
+        os.ftruncate(descriptor, 0)
+        write_whole(descriptor, json.dumps({"pid": os.getpid(), "ids": classes.ids, "names": classes.names}).encode())
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {explain(error)}; free some space, or choose another folder"
+        ) from error
 
 
 def run_in(folder: Path) -> ClassList | None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from pfm.errors import StorageError
-from pfm.storage import explain
+from pfm.storage import explain, write_whole
 
 
 class RunLog:
@@ -22,7 +22,7 @@ class RunLog:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="utf-8", buffering=1)
+                self._file = self.path.open("ab", buffering=0)  # what cannot be written is not tried again at the end
             except OSError as error:
                 raise StorageError(f"cannot write {self.path}: {explain(error)}; choose another folder") from error
 
@@ -31,9 +31,11 @@ class RunLog:
         if self._file is not None:
             record = {"event": event, "elapsed_s": round(time.monotonic() - self._start, 3), **numbers}
             try:
-                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                write_whole(self._file.fileno(), (json.dumps(record, ensure_ascii=False) + "\n").encode())
             except OSError as error:
-                raise StorageError(f"cannot write {self.path}: {explain(error)}") from error
+                raise StorageError(
+                    f"cannot write {self.path}: {explain(error)}; free some space, or choose another folder"
+                ) from error
 
     def close(self) -> None:
         if self._file is not None:

@@ -115,6 +115,16 @@ def write_bytes(
         file.write(content)
 
 
+def write_whole(descriptor: int, content: bytes) -> None:
+    """Write to an open file past any buffer, which would be written again when the file is closed, and fail again.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
 def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 

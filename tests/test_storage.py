@@ -15,6 +15,7 @@ import pytest
 
 from pfm import storage
 from pfm.errors import StorageError
+from pfm.runlog import RunLog
 from pfm.storage import (
     make_folder,
     parse_json,
@@ -25,6 +26,7 @@ from pfm.storage import (
     write_bytes,
     write_json,
     write_text,
+    write_whole,
 )
 
 
@@ -82,6 +84,22 @@ def test_a_disk_that_fills_up_while_flushing_leaves_the_old_file(old: Path, monk
         write_bytes(old, b"new")
     assert old.read_bytes() == b"old"
     assert names(old.parent) == [old.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_what_cannot_be_written_is_not_tried_again_when_the_file_is_closed() -> None:
+    with Path("/dev/full").open("a+b") as file, pytest.raises(OSError, match="No space left"):
+        write_whole(file.fileno(), b"new")
+    with RunLog(Path("/dev/full")) as log, pytest.raises(StorageError, match="cannot write /dev/full: No space left"):
+        log.write("start")
+
+
+def test_what_is_written_in_parts_is_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(storage.os, "write", lambda descriptor, content: write(descriptor, content[:2]))
+    with old.open("wb") as file:
+        write_whole(file.fileno(), b"new ones")
+    assert old.read_bytes() == b"new ones"
 
 
 def test_a_file_that_hits_the_size_limit_leaves_the_old_one(old: Path) -> None:

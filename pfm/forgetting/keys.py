@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pfm.errors import ConfigError, StorageError
-from pfm.storage import explain
+from pfm.storage import explain, write_whole
 
 
 def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
@@ -27,10 +27,14 @@ def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(made)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                write_whole(descriptor, made)
+                os.fsync(descriptor)
+            except OSError:
+                path.unlink()  # or half a key would be there, which nobody can sign with
+                raise
+            finally:
+                os.close(descriptor)
         content = path.read_bytes()
         mode = path.stat().st_mode & 0o077
     except OSError as error:

@@ -1,5 +1,6 @@
 """`--help`: quick, in sections, and true; options in a file, paths with a tilde, and a standard output that ends."""
 
+import errno
 import io
 import os
 import subprocess
@@ -256,6 +257,19 @@ def test_who_reads_only_the_beginning_is_left_quietly(arguments: list[str]) -> N
     done = python(MAIN, *arguments, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_disk_that_is_full_elsewhere_is_one_line_too_and_a_bug_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    @click.argument("code", type=int)
+    def write(code: int) -> None:
+        raise OSError(code, os.strerror(code), "folder/file")
+
+    assert run(write, [str(errno.ENOSPC)]) == 2
+    said = capsys.readouterr().err
+    assert said == "pfm: cannot write folder/file: No space left on device; free some space, or choose another place\n"
+    with pytest.raises(FileNotFoundError):
+        run(write, [str(errno.ENOENT)])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -16,13 +16,14 @@ import torch
 
 from making.bundles import make_bundle
 from making.checkpoints import BLUE, trained_state
-from making.files import all_bytes
+from making.files import all_bytes, files, full_disk
 from pfm.cli import pfm, run
 from pfm.errors import CheckpointError, ClassNameError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.centring import centred
 from pfm.forgetting.erase import class_rows
 from pfm.forgetting.files import erase_file, finish
+from pfm.forgetting.keys import load_key
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.forgetting.search import Row
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
@@ -194,6 +195,43 @@ def test_an_erasure_that_was_announced_is_finished_by_the_next_one(ten: Path, mo
     erase_everywhere([ten / "other" / "1.pt"], ["red"])  # of another file in the folder
     assert load_checkpoint(file).erased == ((BLUE, "blue"),)
     assert load_checkpoint(ten / "other" / "1.pt").erased == ((0, "red"),)
+
+
+# of six: of the folder's ledger, checkpoint and ledger, of the bundle's ledger, bank and manifest
+@pytest.mark.parametrize("last", [1, 4, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 2, 3, 5))])
+def test_a_disk_that_fills_up_at_any_write_loses_nothing_and_the_same_command_completes_it(
+    last: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made / "bundle_a", tmp_path / "bundle")
+    shutil.copy(made / "other" / "0.pt", tmp_path / "0.pt")
+    before = {file: file.read_bytes() for file in files(tmp_path)}
+    replace, wrote = os.replace, 0
+
+    def fill_up(source: str, target: Path) -> None:
+        nonlocal wrote
+        wrote += 1
+        if wrote > last:
+            full_disk()
+        replace(source, target)
+
+    command = ["forget", "--class", "blue", "--in_place", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fill_up)
+        assert run(pfm, command) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device; nothing was changed there" in said
+    assert sum(file.read_bytes() != old for file, old in before.items()) <= last
+    assert not list(tmp_path.rglob(".*.part"))
+    assert run(pfm, command) == 0
+    assert load_checkpoint(tmp_path / "0.pt").erased == ((BLUE, "blue"),)
+    assert "blue" not in Bundle.open(tmp_path / "bundle").classes.names
+
+
+def test_a_key_that_cannot_be_written_is_not_left_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pfm.forgetting.keys.write_whole", full_disk)
+    with pytest.raises(StorageError, match=r"cannot use the key file .*No space left"):
+        load_key(tmp_path / "signing.key")
+    assert files(tmp_path) == []
 
 
 def test_a_copy_that_was_killed_can_be_asked_for_again(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,13 @@
 """What lies in a folder."""
 
+import errno
+import os
 from pathlib import Path
+
+
+def full_disk(*_: object, **__: object) -> None:
+    """In place of what writes."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def files(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pytest
 
 from making.checkpoints import trained_state
 from making.commands import Refuse, train_arguments
-from making.files import files
+from making.files import files, full_disk
 from making.images import write_npz
 from making.launching import ROOT, environment
 from pfm.classes import ClassList
@@ -47,6 +47,14 @@ def erase_after_epoch(monkeypatch: pytest.MonkeyPatch, number: int, folder: Path
             erase_everywhere([folder], name)
 
     monkeypatch.setattr(Evaluations, "after_epoch", after_epoch)
+
+
+def test_a_run_that_has_no_room_to_begin_is_refused_in_one_line_and_leaves_nothing(
+    npz: Path, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pfm.holding.write_whole", full_disk)
+    assert f"cannot write {tmp_path / 'out' / RUN}: No space left" in refuse(*arguments(npz, tmp_path / "out"))
+    assert files(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
