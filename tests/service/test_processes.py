@@ -26,7 +26,7 @@ from making.commands import Refuse
 from making.served import listening, until
 from pfm_export.service import supervisor
 from pfm_export.service.config import ServeConfig
-from pfm_export.service.orders import Named, Order, named_bundles
+from pfm_export.service.orders import Named, Order, named_bundles, records_folder
 from pfm_export.service.supervisor import check_tls, shares
 
 ROOT = Path(__file__).parent.parent.parent
@@ -197,7 +197,9 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
     ):
         assert text in refuse("serve", tmp_path / "a", *options)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert f"{tmp_path} cannot be written" in refuse("serve", tmp_path / "a")
+    assert f"{tmp_path} cannot be written" in refuse("serve", tmp_path / "a", "--records", tmp_path / "records")
+    # not where none was named: a bundle may be mounted for reading only
+    assert records_folder([Named("a", tmp_path / "a")], ServeConfig()) == tmp_path / "a.records"
 
 
 def test_what_cannot_be_served_is_refused_before_it_listens(

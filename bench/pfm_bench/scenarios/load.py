@@ -238,14 +238,22 @@ class Load:
                 batches, and longer queues.
             seconds: of each trial.
             alone_ms: what a request takes alone.
+
+        Raises:
+            ConfigError: none is carried.
         """
         lower, upper, trials = LEAST * highest, highest, list[Phase]()
         seconds = max(seconds, FEWEST / highest)
-        while len(trials) < TRIALS:
+        is_found = False
+        while len(trials) < TRIALS or not is_found:
+            if len(trials) >= 2 * TRIALS:
+                raise ConfigError(f"no rate down to {upper:.1f} requests/s is carried; look at the server's log")
+            lower = lower if len(trials) < TRIALS else LEAST * upper  # what was taken for carried was too much
             rate = (lower + upper) / 2
             trials.append(phase := await self.open(1.0, rate, seconds))
             phase.name = f"trial {len(trials)}"
-            lower, upper = (rate, upper) if phase.is_carried(alone_ms) else (lower, rate)
+            is_carried = phase.is_carried(alone_ms)
+            lower, upper, is_found = (rate, upper, True) if is_carried else (lower, rate, is_found)
         self._say(f"capacity: {lower:.1f} requests/s that arrive at random")
         return lower, trials
 
