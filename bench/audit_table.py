@@ -30,7 +30,7 @@ import torch
 from audit_figures import tables
 from audit_settings import SETTINGS, VARIANTS, config_of, data_for, few, options_of
 from pfm.audit import figures, thresholds
-from pfm.audit.comparisons.data import by_position, renumber
+from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons
 from pfm.audit.config import QUICK
 from pfm.audit.groups import Groups
@@ -184,20 +184,14 @@ def attacked(attacker: Attacker, target: Loaded) -> dict[str, float]:
 
 def lesson_of(data: ClassificationData, position: int, full: Checkpoint, seed: int) -> Lesson:
     """Ten samples of the class and ten of the others, other ones for each seed."""
-    groups, new = Groups.of(data, [position]), renumber(len(full.classes), [position])
+    groups = Groups.of(data, [position])
 
     def drawn(split: Split, name: str) -> Split:
         return split.subset(choose_samples(torch.arange(len(split)), ATTACK.relearn_size, 1, name, seed)[0])
 
-    own, rest = drawn(groups.forget_train, "relearned"), drawn(groups.retain_train, "kept")
-    added = torch.full((len(own),), len(full.classes) - 1)
-    return Lesson(
-        inputs=full.preprocess(torch.cat([own.inputs, rest.inputs])),
-        labels=torch.cat([added, new[rest.labels]]),
-        forget=full.preprocess(groups.forget_test.inputs),
-        retain=full.preprocess(groups.retain_test.inputs),
-        retain_labels=new[groups.retain_test.labels],
-    )
+    learned = drawn(groups.forget_train, "relearned"), drawn(groups.retain_train, "kept")
+    tested = groups.forget_test, groups.retain_test
+    return Lesson.of(learned, tested, full=full, positions=[position], device=CPU)
 
 
 def relearned(checkpoint: Checkpoint, lesson: Lesson, seed: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ from pfm_bench.reports.header import host_facts
 ROOT = Path(__file__).parent.parent
 PROMPT = "--readout prompt --wrong_target none --final_norm"
 SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cpu"
-START = "--prompt_start"
+START = "--prompt_start seed"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1"
 DIGITS_LENGTH = {"cls": "--epochs 60 --lr 8e-3", "prompt": "--epochs 90 --lr 5e-3 --max_grad_norm 1"}
 MEDNIST = (
@@ -68,7 +68,7 @@ class Recipe:
         shapes = {"digits": f"{DIGITS} {DIGITS_LENGTH[self.readout]}", "mednist": MEDNIST}
         parts = [shapes.get(self.data, f"{FSDD} {FSDD_LENGTH[self.readout]}"), SHARED]
         parts += [PROMPT] if self.readout == "prompt" else []
-        parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed} {START} seed"]
+        parts += [f"--batch_size {BATCH[self.data] // self.processes} --seed {self.seed} {START}"]
         parts += [f"--prompt_layer {self.layer}"] if self.layer else []
         data = ["--dataset", places[self.source]] if self.source else []
         data += SPEAKER if self.data == "fsdd_speaker" else []

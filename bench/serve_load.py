@@ -61,6 +61,7 @@ ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
+CALMER = (0.5, 0.65)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -220,7 +221,9 @@ def load(setting: Setting) -> Json:
         await load.prepare()
         alone = await load.alone(setting.seconds / 12)
         closed = await load.closed(setting.clients, setting.seconds / 12)
-        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12)
+        unloaded = percentiles(alone.latencies_ms).p50_ms
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
+        calmer = [await load.open(share, capacity, setting.seconds / 4) for share in CALMER]
         before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
         loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
         after = await passes(load, setting.tokens[0])
@@ -239,8 +242,12 @@ def load(setting: Setting) -> Json:
             for change in load.changes
         ]  # fmt: skip
         found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
-        tried = [{**short(phase), "is_carried": phase.is_carried} for phase in trials]
-        return [alone, closed, loaded], {**found, "trials": tried, "mean_pass": means, "changes": changed}, computed
+        tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
+        return (
+            [alone, closed, *calmer, loaded],
+            {**found, "trials": tried, "mean_pass": means, "changes": changed},
+            computed,
+        )
 
     with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
@@ -393,7 +400,7 @@ def main() -> None:
     parser.add_argument("--shape", default="scratch:vit_mini")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
-    parser.add_argument("--clients", type=int, default=64, help="requests at a time, where the capacity is measured")
+    parser.add_argument("--clients", type=int, default=64, help="requests at a time that always wait")
     parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
     parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")

@@ -28,8 +28,8 @@ from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.storage import explain, locked, try_lock
 from pfm_export.serving.artifacts import look_at
+from pfm_export.staying import still_holding
 from pfm_export.survey import Held, Survey, given_paths, opened
-from pfm_export.traces import traces
 
 ERASED, BEFORE, NEVER, CENTRED = "erased", "was erased before", "never had it", "was erased before, and is centred now"
 _ATTEMPTS = 20  # to lock a tree that others write into
@@ -279,7 +279,7 @@ def _check_traces(found: Survey, wanted: Sequence[tuple[Held, tuple[tuple[int, s
     Raises:
         StorageError: which file, and what to do.
     """
-    found.traces = traces(found, wanted)
+    found.traces = still_holding(found, wanted)
     if found.traces and not request.allow_unknown:
         first, more = found.traces[0], len(found.traces) - 1
         raise StorageError(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from pfm.audit.comparisons.data import renumber
 from pfm.audit.sampled import Sampled, area_of, placed
 from pfm.classes import ClassList
+from pfm.data.splits import Split
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import BANK, PromptedClassifier, class_row_names
 from pfm.model.config import LoraSettings
@@ -42,6 +44,31 @@ class Lesson:
     forget: torch.Tensor
     retain: torch.Tensor
     retain_labels: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, learned: tuple[Split, Split], tested: tuple[Split, Split], *, full: Checkpoint, positions: Sequence[int],
+        device: torch.device,
+    ) -> "Lesson":  # fmt: skip
+        """Of samples whose labels are positions in the full model; the class is added behind the others.
+
+        Args:
+            learned, tested: each of the class, and of the others.
+            positions: that went from the full model.
+        """
+        new, added = renumber(len(full.classes), positions), len(full.classes) - len(positions)
+        (own, rest), (forget, retain) = learned, tested
+
+        def inputs(split: Split) -> torch.Tensor:
+            return split.inputs.to(device)
+
+        return cls(
+            inputs=full.preprocess(torch.cat([inputs(own), inputs(rest)])),
+            labels=torch.cat([torch.full((len(own),), added), new[rest.labels]]).to(device),
+            forget=full.preprocess(inputs(forget)),
+            retain=full.preprocess(inputs(retain)),
+            retain_labels=new[retain.labels].to(device),
+        )
 
 
 @dataclass(frozen=True)

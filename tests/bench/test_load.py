@@ -217,9 +217,33 @@ def test_a_rate_is_carried_where_all_is_answered_soon_after_it_came() -> None:
         found.statuses.update({int(name[1:]): count for name, count in statuses.items()})
         return found
 
-    assert phase(10.09, s200=99, s400=1).is_carried
-    assert not phase(10.2, s200=99, s400=1).is_carried
-    assert not phase(10.0, s200=98, s400=1, s429=1).is_carried
+    assert phase(10.09, s200=99, s400=1).is_carried(2.0)
+    assert not phase(10.2, s200=99, s400=1).is_carried(2.0)
+    assert phase(10.5, s200=99, s400=1).is_carried(200.0)  # the last one waited for a pass or two
+    assert not phase(10.7, s200=99, s400=1).is_carried(200.0)
+    assert not phase(10.0, s200=98, s400=1, s429=1).is_carried(2.0)
+
+
+@pytest.mark.parametrize(("carries", "tried"), [(60.0, 5), (20.0, 8), (0.0, 10)], ids=["some", "less", "nothing"])
+def test_the_capacity_is_a_rate_that_was_carried(carries: float, tried: int) -> None:
+    load = Load(LoadPlan(address="http://127.0.0.1:1"), "m", [], lambda _: None)
+    rates: list[float] = []
+
+    async def trial(share: float, capacity: float, seconds: float) -> Phase:
+        rates.append(share * capacity)
+        found = Phase(name="x", seconds=seconds, arriving_seconds=seconds)
+        found.statuses.update({200: 1} if rates[-1] <= carries else {429: 1})
+        return found
+
+    load.open = trial  # type: ignore[method-assign]
+    if carries:
+        capacity, trials = asyncio.run(load.find_capacity(100.0, 1.0, 1.0))
+        assert capacity == max(rate for rate in rates if rate <= carries)
+        assert len(trials) == tried
+    else:
+        with pytest.raises(ConfigError, match="is carried"):
+            asyncio.run(load.find_capacity(100.0, 1.0, 1.0))
+    assert len(rates) == tried
 
 
 def test_shares_of_the_capacity_are_numbers() -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from making.served import Local, listening
+from pfm_export.service import worker
+from pfm_export.service.tenants import Right
 from pfm_export.serving.bundle import Bundle
 
 WARD, OTHER, STRANGER = "ward-" + "a" * 32, "other-" + "b" * 32, "nobody-" + "c" * 32
@@ -99,7 +101,7 @@ def asking(
     return head.encode() + body
 
 
-BINARY = {"parameters": {"binary_data_output": True}}
+BINARY: dict[str, Any] = {"parameters": {"binary_data_output": True}}
 SHORT = {
     "plain": asking(),
     "binary": asking(**BINARY),
@@ -173,6 +175,21 @@ def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other
         assert found[1] == served.ask_usually(USUAL["no class"])
 
 
+def test_a_connection_on_which_nothing_follows_is_ended_whichever_way_the_last_request_went(
+    forms: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "KEEP_ALIVE", 0.2)
+    short, usual = SHORT["binary"], asking(parameters={"active": ["nothing"]})
+    with listening(forms("requests")) as (_, address):
+        host, _, port = address.rpartition(":")
+        for requests in ((short,), (short, usual), (usual, short)):
+            with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+                for request in requests:
+                    connection.sendall(request)
+                    receive(connection)
+                assert connection.recv(1) == b""
+
+
 def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
     forms: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -192,3 +209,30 @@ def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
         Bundle.open(bundle).erase(["blue"])
         assert here.ask(all_of_them) == here.ask_usually(all_of_them)
         assert b"no class 'blue'" in here.ask(named)[2]
+
+
+def test_after_an_answer_of_one_worker_the_other_one_knows_whatever_it_saw_before(
+    forms: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(forms("requests"), tmp_path / "requests"))
+    Bundle.open(bundle).suspend(["grey"], profile="ward")
+    entry = {"sha256": hashlib.sha256(WARD.encode()).hexdigest(), "profile": "ward", "rights": list(Right)}
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({"tokens": [entry]}))
+    named, all_of_them = asking(parameters={"active": ["red", "blue"]}), asking(**BINARY)
+    with listening(bundle, tokens=tokens) as (one, _), listening(bundle, tokens=tokens) as (two, address):
+        here = Served(two, address, bundle)
+        for number, (what, is_gone) in enumerate((("suspend", True), ("restore", False), ("erase", True))):
+            assert [here.ask(request)[0][-6:] for request in (all_of_them, all_of_them)] == ["200 OK"] * 2
+            before = here.taken  # what it saw then
+            told = one(
+                "POST", f"/v1/models/requests/{what}", json={"classes": ["blue"], "request_id": str(number)},
+                headers={"authorization": f"Bearer {WARD}"},
+            )  # fmt: skip
+            assert told.status_code == 200
+            first, then = here.ask(all_of_them), here.ask(named)
+            assert here.taken == before + 1 + (not is_gone)
+            assert (b"blue" in first[2]) is not is_gone
+            assert then[0].startswith("HTTP/1.1 400") is is_gone
+            assert first == here.ask_usually(all_of_them)
+            assert then == here.ask_usually(named)

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from making.commands import Refuse
-from making.served import listening
+from making.served import listening, until
 from pfm_export.service import supervisor
 from pfm_export.service.config import ServeConfig
-from pfm_export.service.orders import Named, Order, named_bundles
+from pfm_export.service.orders import Named, Order, named_bundles, records_folder
 from pfm_export.service.supervisor import check_tls, shares
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,6 +34,10 @@ INPUTS = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float3
 BODY = {
     "inputs": [{"name": "pixel_values", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": INPUTS.tolist()}]
 }  # fmt: skip
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Server:
@@ -47,8 +50,7 @@ class Server:
         self.address = process.stdout.readline().strip().removeprefix("serving on ")
 
     def workers(self) -> list[int]:
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.errors.read_text().splitlines()]
@@ -82,13 +84,6 @@ def classes(client: httpx.Client) -> list[str]:
     answer = client.post("/v2/models/shared/infer", json=BODY)
     assert answer.status_code == 200, answer.text
     return answer.json()["outputs"][1]["data"]
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -167,10 +162,12 @@ def test_told_to_stop_it_answers_what_it_has_and_ends_well(server: Server) -> No
 
 
 @pytest.mark.slow
-def test_workers_end_when_the_process_that_started_them_is_killed(server: Server) -> None:
+def test_workers_and_their_clerks_end_when_the_process_that_started_them_is_killed(server: Server) -> None:
     workers = server.workers()
+    clerks = [pid for worker in workers for pid in children(worker)]
+    assert len(clerks) == len(workers)
     server.process.kill()
-    until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in workers))
+    until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in (*workers, *clerks)))
 
 
 # --- what is settled before anything runs -----------------------------------------------------------
@@ -200,7 +197,9 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
     ):
         assert text in refuse("serve", tmp_path / "a", *options)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert f"{tmp_path} cannot be written" in refuse("serve", tmp_path / "a")
+    assert f"{tmp_path} cannot be written" in refuse("serve", tmp_path / "a", "--records", tmp_path / "records")
+    # not where none was named: a bundle may be mounted for reading only
+    assert records_folder([Named("a", tmp_path / "a")], ServeConfig()) == tmp_path / "a.records"
 
 
 def test_what_cannot_be_served_is_refused_before_it_listens(

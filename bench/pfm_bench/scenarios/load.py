@@ -28,6 +28,7 @@ OPEN_SIZE = 224  # of an axis that the model leaves open
 MOST_SAMPLES = 2000  # latencies of a phase that are kept
 TYPES = {"FP32": np.float32, "UINT8": np.uint8}
 CARRIED = 0.99  # share of what arrives that is answered in the time in which it arrives
+IN_TURN = 3  # times what a request takes alone, that the last one of a trial may take
 TRIALS, LEAST, FEWEST = 5, 0.4, 100  # rates that are tried; the lowest share of the highest rate; requests of a trial
 ALONE, MOST_ALONE = 30, 5.0  # requests one after another, at least; seconds of them, at most
 
@@ -59,12 +60,16 @@ class Phase:
         """Requests that were answered."""
         return self.statuses[200] / self.seconds
 
-    @property
-    def is_carried(self) -> bool:
-        """Whether the server kept up: every request answered, the last one no later than 1 % after it came."""
+    def is_carried(self, alone_ms: float) -> bool:
+        """Whether the server kept up: every request answered, and the last one soon.
+
+        Args:
+            alone_ms: what a request takes alone; so many times that, or so much of the trial, the last one may take.
+        """
         assert self.arriving_seconds is not None
         is_whole = sum(self.statuses.values()) == self.statuses[200] + self.verdicts.refused
-        return is_whole and self.seconds * CARRIED <= self.arriving_seconds
+        soon = max((1 - CARRIED) * self.seconds, IN_TURN * alone_ms / 1000)
+        return is_whole and self.seconds - self.arriving_seconds <= soon
 
     def to_dict(self) -> Json:
         step = max(1, -(-len(self.latencies_ms) // MOST_SAMPLES))
@@ -149,7 +154,8 @@ class Load:
             await self.prepare()
             alone = await self.alone(min(MOST_ALONE, plan.seconds / 4))
             closed = await self.closed(plan.clients, plan.seconds)
-            capacity, trials = await self.find_capacity(closed.per_second, plan.seconds)
+            unloaded = percentiles(alone.latencies_ms).p50_ms
+            capacity, trials = await self.find_capacity(closed.per_second, plan.seconds, unloaded)
             phases = [alone, closed, *trials]
             for place, share in enumerate(plan.shares):
                 is_last = place == len(plan.shares) - 1
@@ -224,21 +230,30 @@ class Load:
         await ended
         return self._ended(phase, asked, begun, computed)
 
-    async def find_capacity(self, highest: float, seconds: float) -> tuple[float, list[Phase]]:
+    async def find_capacity(self, highest: float, seconds: float, alone_ms: float) -> tuple[float, list[Phase]]:
         """The most requests a second that are carried when they arrive at random, by halving, and what was tried.
 
         Args:
             highest: what is answered where a given number of requests always waits; arrivals at random make smaller
                 batches, and longer queues.
             seconds: of each trial.
+            alone_ms: what a request takes alone.
+
+        Raises:
+            ConfigError: none is carried.
         """
         lower, upper, trials = LEAST * highest, highest, list[Phase]()
         seconds = max(seconds, FEWEST / highest)
-        while len(trials) < TRIALS:
+        is_found = False
+        while len(trials) < TRIALS or not is_found:
+            if len(trials) >= 2 * TRIALS:
+                raise ConfigError(f"no rate down to {upper:.1f} requests/s is carried; look at the server's log")
+            lower = lower if len(trials) < TRIALS else LEAST * upper  # what was taken for carried was too much
             rate = (lower + upper) / 2
             trials.append(phase := await self.open(1.0, rate, seconds))
             phase.name = f"trial {len(trials)}"
-            lower, upper = (rate, upper) if phase.is_carried else (lower, rate)
+            is_carried = phase.is_carried(alone_ms)
+            lower, upper, is_found = (rate, upper, True) if is_carried else (lower, rate, is_found)
         self._say(f"capacity: {lower:.1f} requests/s that arrive at random")
         return lower, trials
 

@@ -1,23 +1,26 @@
 """A process beside a worker that changes bundles, and yields to whatever answers requests.
 
 In a thread of the worker a change would take the interpreter from requests, for milliseconds where a class is suspended
-and for more where one is erased: files are written, hashed, and searched for what went. The worker sees what was
-changed in the files, as it sees what other workers change.
+and for more where one is erased: files are written, hashed, and searched for what went. The worker is told which
+classes are about to go and hides them at once; what was changed it sees in the files, as it sees what other workers
+change.
 
 Requests and answers are lines of JSON on standard input and output, one at a time.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pfm.errors import PfmError
+from pfm.errors import BundleError, PfmError
 from pfm.storage import Json
 from pfm_export.service.changes import UNDONE, Changes
 from pfm_export.service.journal import Asked, Journal
@@ -28,7 +31,8 @@ from pfm_export.service.shown import Shown, unserved
 from pfm_export.service.tenants import Right, Tenant
 from pfm_export.serving.served import ServedBundle
 
-NICENESS = 10  # a tenth of the share that a worker gets of a core that both want
+LEAVING = "leaving "  # begins a line that names the classes that are about to be erased
+NICENESS = 5  # a third of the share that a worker gets of a core that both want
 
 
 class Clerk:
@@ -53,23 +57,22 @@ class Clerk:
             RefusedError: as there; or the process has ended meanwhile.
         """
         line = json.dumps({"tenant": {**asdict(tenant), "rights": sorted(tenant.rights)}, "asked": asdict(asked)})
-        with self._lock:
-            try:
-                said = self._ask(line)
-            except OSError:
-                said = ""
-            if not said:
-                self.close()
-                log("clerk ended", code=self._process.returncode)
-                self._process = self._start()
-                raise RefusedError(500, "change", UNDONE)
-        answer: dict[str, Any] = json.loads(said)
+        try:
+            with self._lock:
+                answer = self._tell(line, model)
+        except BundleError as error:
+            raise unserved(model.name) from error
         for what in answer["done"]:
             self._count(*what)
         if "refused" in answer:
             status, why, message, retry_after = answer["refused"]
             raise RefusedError(status, why, message, retry_after=retry_after)
         return answer["answer"]
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def close(self) -> None:
         """End it, when it has done what it is at."""
@@ -81,12 +84,47 @@ class Clerk:
                 continue
         self._process.wait()
 
-    def _ask(self, line: str) -> str:
+    def _tell(self, line: str, model: Shown) -> dict[str, Any]:
+        """Hand a request on, and hide what is about to go until it is answered.
+
+        Raises:
+            RefusedError: the process has ended.
+            BundleError: the bundle cannot be read afterwards.
+        """
+        if self._process.poll() is not None:  # while it had nothing to do
+            self._renew()
+        answer: dict[str, Any] | None = None
+        with ExitStack() as hidden:
+            try:
+                self._write(line)
+                while (said := self._heard()).startswith(LEAVING):
+                    hidden.enter_context(model.served.leaving(tuple(json.loads(said[len(LEAVING) :]))))
+                answer = json.loads(said)
+            except Exception as error:  # it has ended; or what it says is not understood, and would be out of step
+                log_error("clerk", error)
+        if answer is None:  # what it had begun is completed when it is asked for again
+            self._renew()
+            raise RefusedError(500, "change", UNDONE)
+        return answer
+
+    def _write(self, line: str) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
+
+    def _heard(self) -> str:
+        """The next line that it says; none, or a part of one, where it has ended."""
+        assert self._process.stdout is not None
         return self._process.stdout.readline()
+
+    def _renew(self) -> None:
+        """Start it anew; where that cannot be, the next change tries again."""
+        self.close()
+        log("clerk ended", code=self._process.returncode)
+        try:
+            self._process = self._start()
+        except OSError as error:
+            log_error("clerk", error)
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -99,8 +137,20 @@ class Clerk:
         return process
 
 
+class _Announced(ServedBundle):
+    """Says which classes go, once nothing speaks against it and before a file is changed."""
+
+    @contextmanager
+    def leaving(self, names: tuple[str, ...]) -> Generator[None]:
+        print(LEAVING + json.dumps(names), flush=True)
+        with super().leaving(names):
+            yield
+
+
 def main() -> None:
-    """Entry of the process; it ends when its standard input does."""
+    """Entry of the process; it ends when its standard input does, and for no signal to all of a group half way."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     capture_libraries()
@@ -126,7 +176,7 @@ def _answer(changes: Changes, shown: dict[str, Shown], folders: Mapping[str, str
     try:
         if asked.model not in shown:
             try:
-                shown[asked.model] = Shown(asked.model, ServedBundle(folders[asked.model]))
+                shown[asked.model] = Shown(asked.model, _Announced(folders[asked.model]))
             except PfmError as error:
                 raise unserved(asked.model) from error
         return {"answer": changes.carry_out(shown[asked.model], tenant, asked)}

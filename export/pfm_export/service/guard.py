@@ -99,7 +99,7 @@ class Guard:
 
         try:
             self.check(scope["headers"], note)
-            await self._app(scope, self._bounded(scope, receive, note), watched)
+            await self._app(scope, self._bounded(receive, note), watched)
         except RefusedError as error:
             note.is_read = False  # whether or not something follows on this connection, it is not looked at
             if not status:
@@ -179,7 +179,7 @@ class Guard:
             return False
         return name in (LOCALHOST, "127.0.0.1", "::1", self._config.host.lower())
 
-    def _bounded(self, scope: Scope, receive: Receive, note: Note) -> Receive:
+    def _bounded(self, receive: Receive, note: Note) -> Receive:
         """What hands out a body of bounded size, in bounded time."""
         until = asyncio.get_running_loop().time() + self._config.timeout
 

@@ -89,7 +89,8 @@ def records_folder(bundles: Sequence[Named], config: ServeConfig) -> Path:
     It is made when something is changed, and so long after the port is open: what can be said now is said now.
 
     Raises:
-        ConfigError: in a bundle, with which the signing key would travel; or nothing can be written there.
+        ConfigError: in a bundle, with which the signing key would travel; or nothing can be written there. Where none
+            is named it may be so, such as beside bundles that are mounted for reading only: then changes are refused.
     """
     first = bundles[0].folder.absolute()
     records = first.with_name(f"{first.name}.records") if config.records is None else config.records.absolute()
@@ -99,7 +100,7 @@ def records_folder(bundles: Sequence[Named], config: ServeConfig) -> Path:
     there = next(folder for folder in (records, *records.parents) if folder.exists())
     if not there.is_dir():
         raise ConfigError(f"--records {records} is for a folder, and {there} is a file; name another one")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if config.records is not None and not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"--records {records}: {there} cannot be written; name another folder")
     return records
 

@@ -9,9 +9,8 @@ from pfm.forgetting.ledger import digest, number, pairs, text
 T = TypeVar("T")
 LARGEST_SIZE = 1 << 20  # of one axis of an input or of the model's width; far above any model's
 LARGEST_REAL = 1e30
-PLAIN_NAME = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII
-)  # of a file, and of a model where it is part of a path or an address
+# of a file, and of a model where it is part of a path or an address
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", re.ASCII)
 
 __all__ = ["digest", "number", "pairs", "text"]
 

@@ -4,13 +4,17 @@ Several threads and processes may use one; none of them reads files that are hal
 """
 
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pfm.classes import ClassKeys, ClassList, check_removal
 from pfm.errors import BundleError
 from pfm.forgetting.artifacts import Request
+from pfm.forgetting.ledger import LOCK
 from pfm.options import expanded
+from pfm.storage import locked
 from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import Manifest
@@ -89,6 +93,20 @@ class ServedBundle:
     def _on_change(self) -> None:
         """What was kept of the bundle as it was before goes."""
 
+    @contextmanager
+    def leaving(self, names: tuple[str, ...]) -> Generator[None]:
+        """Hide classes that are being erased, here or by another process; what is on disk afterwards counts."""
+        with self._lock:
+            self._leaving.append(names)
+            self._opened = self._opened.hiding(names)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leaving.remove(names)
+            self._seen = ()  # also where the files could not be changed
+            _ = self._bundle  # takes notice, and lets go of the rows
+
     def erase(
         self, classes: ClassKeys, *, reason: str = "", requested_by: str = "", allow_unknown: bool = False,
         centre_prompts: bool = False,
@@ -115,26 +133,23 @@ class ServedBundle:
         positions = bundle.classes.positions(classes)
         check_removal(bundle.classes, positions)
         names = tuple(bundle.classes.names[p] for p in positions)
-        with self._lock:
-            self._leaving.append(names)
-            self._opened = self._opened.hiding(names)
-        try:
-            with quick_switches():
-                _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
-        finally:
-            with self._lock:
-                self._leaving.remove(names)
-            self._seen = ()  # what is on disk counts, also where that could not be changed
-            _ = self._bundle  # takes notice, and lets go of the rows
+        with self.leaving(names), quick_switches():
+            _, others = bundle.erase_and_look(classes, Request(reason, requested_by, centre_prompts))
         if not allow_unknown:
             require_nothing_beside(self._folder, names, others)
 
     def settle(self) -> bool | None:
-        """Solve what an erasure could not, onto disk; whether the rows are exact then, None of others.
+        """Complete an erasure that ended half way, and solve what one could not, onto disk.
+
+        Returns:
+            Whether the rows are exact then; None of a readout that never is.
 
         Raises:
             BundleError, StorageError: it could not be.
         """
+        if self._bundle.pending:
+            with locked(self._folder / LOCK):
+                Bundle.open(self._folder).finish_pending()
         bundle = self._bundle
         if bundle.exact is not None and bundle.exact.has_sums and not bundle.is_exact:
             bundle.solve()

@@ -7,7 +7,6 @@ from typing import TypedDict
 import torch
 
 from pfm.audit.attacks.attack import Measurement
-from pfm.audit.comparisons.data import renumber
 from pfm.audit.markup import counted, picture
 from pfm.audit.models import Models
 from pfm.audit.relearning import SCOPES, Lesson, Relearned, mean_area, relearn
@@ -106,23 +105,15 @@ def _relearn(models: Models, scope: str) -> tuple[RelearningFigures, Judgement]:
 def _lesson(models: Models, seed: int, *, is_control: bool = False) -> Lesson:
     """n samples of the class and as many of the others, at least one for each of those."""
     groups, config, device = models.groups, models.config, models.device
-    new = renumber(len(models.full.classes), models.positions)
-    added = len(models.full.classes) - len(models.positions)  # its position: behind the others
-    preprocess = models.full.preprocess
+    others = len(models.full.classes) - len(models.positions)
 
     def draw(split: Split, size: int, *key: str) -> Split:
         return split.subset(choose_samples(torch.arange(len(split)), size, seed + 1, config.seed, *key)[seed])
 
     own = draw(groups.retain_train if is_control else groups.forget_train, config.relearn_size, "relearned")
-    rest = draw(groups.retain_train, max(config.relearn_size, added), "kept")
-    tested = _tested(models)
-    return Lesson(
-        inputs=preprocess(torch.cat([own.inputs, rest.inputs]).to(device)),
-        labels=torch.cat([torch.full((len(own),), added), new[rest.labels]]).to(device),
-        forget=preprocess(groups.forget_test.inputs.to(device)),
-        retain=preprocess(tested.inputs.to(device)),
-        retain_labels=new[tested.labels].to(device),
-    )
+    rest = draw(groups.retain_train, max(config.relearn_size, others), "kept")
+    tested = groups.forget_test, _tested(models)
+    return Lesson.of((own, rest), tested, full=models.full, positions=models.positions, device=device)
 
 
 def _tested(models: Models) -> Split:

@@ -19,7 +19,7 @@ from pfm_export.survey import Held, Survey
 MOST_ROWS = 2000  # that are sought; of more, those of the artifacts that were written last
 
 
-def traces(found: Survey, wanted: Sequence[tuple[Held, tuple[tuple[int, str], ...]]]) -> list[Seen]:
+def still_holding(found: Survey, wanted: Sequence[tuple[Held, tuple[tuple[int, str], ...]]]) -> list[Seen]:
     """Files that no erasure changes and that hold a row of the classes.
 
     Args:
