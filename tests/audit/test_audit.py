@@ -102,7 +102,7 @@ def test_a_model_that_forgot_passes_what_erasing_promises(
     assert result["verdict"]["levels"]["suspend"] == PASS
     judged = [entry for entry in result["verdict"]["measures"] if entry["level"] == "erase"]
     open_or_failed = [entry["measure"] for entry in judged if entry["verdict"] != PASS]
-    assert open_or_failed == ["the key is derivable: 2"]  # its prompts start from the seed, which is in the file
+    assert open_or_failed == []  # prompts start from samples of the class, which are not in the file
     assert len(judged) > 2
     assert result["utility"]["full"]["forget_accuracy"] > 0.9  # the control: it knew the class
     assert result["utility"]["forgotten"]["forget_accuracy"] == 0
@@ -312,7 +312,7 @@ def test_the_command_writes_a_report_and_can_require_a_level(
     assert served["retain_test_accuracy"] == torch_side["retain_test_accuracy"]
     assert result["shape"]["bundle"]["entropy"] == pytest.approx(result["shape"]["forgotten"]["entropy"], abs=1e-3)
     assert (out / "audit.html").read_text().startswith("<!doctype html>")
-    assert "by level: suspend pass, erase fail" in capsys.readouterr().out
+    assert "by level: suspend pass, erase pass" in capsys.readouterr().out
     assert run(pfm, [*common, "--forgotten", str(full), "--require", "erase"]) == 1
     assert "level erase was required; the verdict is fail" in capsys.readouterr().err
     save_checkpoint(folder / "less.pt", erase(load_checkpoint(full), [2]))

@@ -159,7 +159,8 @@ def test_retraining_gives_the_bytes_of_a_run_that_never_had_the_class(
             arrays[f"{split}_labels"] = labels[stays] - (labels[stays] > 2)
     np.savez(tmp_path / "colours.npz", **arrays)
     arguments = train_arguments(tmp_path / "colours.npz", tmp_path / "fresh", "--eval_every", "0", "--save_every", "0")
-    assert run(pfm, [*arguments, "--readout", "prompt", "--epochs", "10", "--lr", "0.005", "--batch_size", "16"]) == 0
+    options = ["--epochs", "10", "--lr", "0.005", "--batch_size", "16", "--class_names", "0,1,3"]
+    assert run(pfm, [*arguments, "--readout", "prompt", *options]) == 0
 
     made, fresh = load_checkpoint(out), load_checkpoint(tmp_path / "fresh" / "colours_seed_42_10.pt")
     assert made.classes.ids == (0, 1, 3)

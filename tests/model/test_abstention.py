@@ -135,7 +135,7 @@ def test_training_with_abstention_is_evaluated_and_served(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     npz = write_npz(tmp_path / "colours.npz", train=160)
-    more = ["--abstain", "0.1", "--eval_every", "0", "--ema", "0.5"]
+    more = ["--abstain", "0.1", "--eval_every", "0", "--ema", "0.5", "--prompt_start", "seed"]
     assert run(pfm, train_arguments(npz, tmp_path, *more)) == 0
     ckpt = tmp_path / "colours_seed_42_2.pt"
     assert "16 training samples are held out" in capsys.readouterr().out
