@@ -126,8 +126,6 @@ class SaveConfig:
         from pfm.evaluation.modes import MODE_NAMES  # which need torch
 
         expand_paths(self)
-        if not self.save_dir:
-            raise ConfigError("--save_dir is empty; name a folder, . for the one you are in")
         if self.best_metric and self.best_metric not in MODE_NAMES and not re.fullmatch(r"class_\d+", self.best_metric):
             raise ConfigError(
                 f"--best_metric {self.best_metric!r}: choose one of {', '.join(MODE_NAMES)}, or class_<i>"

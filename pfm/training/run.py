@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from pfm.backbones.spec import BackboneSpec, describe_backbone
 from pfm.data.loading import check_there
 from pfm.data.splits import ClassificationData
-from pfm.errors import StoppedError
+from pfm.errors import ConfigError, StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.holding import running
@@ -140,6 +140,8 @@ def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
     Raises:
         PfmError: which.
     """
+    if not config.train.save_dir:
+        raise ConfigError("--save_dir is empty; name a folder, . for the one you are in")
     if data is None:
         check_there(config.data)
     if config.train.resume not in ("", NEWEST):
