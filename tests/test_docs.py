@@ -343,7 +343,7 @@ WORDS = {"three": 3, "five": 5, "ten": 10, "twenty": 20}
 @pytest.mark.parametrize(("page", "sentence", "place"), COUNTS, ids=[place for _, _, place in COUNTS])
 def test_a_number_in_a_sentence_is_that_of_the_code(page: str, sentence: str, place: str) -> None:
     module, _, names = place.partition(":")
-    value = functools.reduce(getattr, names.split("."), importlib.import_module(module))
+    value: Any = functools.reduce(getattr, names.split("."), importlib.import_module(module))
     (stated,) = re.findall(sentence, text_of(ROOT / "docs" / page))
     number = WORDS.get(stated) or float(stated.replace(",", ""))
     is_share = re.search(r"% or more|points", sentence) is not None

@@ -4,16 +4,13 @@ LoRA: Hu et al., 2021 (arXiv 2106.09685).
 """
 
 import copy
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import nn
 
 from pfm.backbones.backbone import Backbone
 from pfm.backbones.dropout import RowDropout
 from pfm.model.config import LoraSettings
-
-if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
 
 
 def add_adapters(backbone: Backbone, settings: LoraSettings, *, first_layer: int) -> None:
@@ -66,7 +63,7 @@ def merged(module: nn.Module) -> nn.Module:
     return result
 
 
-def _adapters(module: nn.Module) -> "dict[str, LoraLayer]":
+def _adapters(module: nn.Module) -> dict[str, Any]:
     """Every adapted projection of `module`, by name."""
     if not has_adapters(module):
         return {}  # without the second that peft takes to be imported
