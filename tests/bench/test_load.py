@@ -37,13 +37,15 @@ def test_a_server_under_load_while_classes_come_and_go(tmp_path: Path, capsys: p
         )  # fmt: skip
         assert code == 0, capsys.readouterr().err
     document = json.loads((tmp_path / "out" / "load.json").read_text())
-    trials = [f"trial {number + 1}" for number in range(5)]
-    assert [phase["name"] for phase in document["phases"]] == ["alone", "4 clients", *trials, "load 50%", "load 80%"]
+    alone, clients, *trials, less, more = [phase["name"] for phase in document["phases"]]
+    assert [alone, clients, less, more] == ["alone", "4 clients", "load 50%", "load 80%"]
+    assert trials == [f"trial {number + 1}" for number in range(len(trials))]
+    assert len(trials) >= 5  # more where the machine is slow
     for phase in document["phases"]:
         assert phase["wrong"] == phase["numbers_not_known"] == 0, phase["wrong_examples"]
         assert phase["worst_difference"] <= 1e-5
         assert phase["statuses"].get("400", 0) == phase["rightly_refused"]
-        assert set(phase["statuses"]) <= {"200", "400"}
+        assert set(phase["statuses"]) <= {"200", "400", "429"}  # a rate that is too high is refused in part
         assert phase["p50_ms"] <= phase["p99_ms"]
     assert document["phases"][0]["worst_difference"] == 0  # alone: bit for bit
     assert "blue" in (folder / "ledger.jsonl").read_text()
