@@ -377,7 +377,7 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
 
 def test_a_bundle_that_is_not_there_is_refused(refuse: Refuse, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
-    assert f"no bundle {path}" in refuse("bench", "--bundle", path, "--out", tmp_path / "out")
+    assert f"no bundle at {path}" in refuse("bench", "--bundle", path, "--out", tmp_path / "out")
     assert f"no checkpoint, bundle or folder {path}" in refuse("forget", "--in_place", path, "--classes", "0")
     path.mkdir()
     assert str(path) in refuse("bench", "--bundle", path, "--out", tmp_path / "out")

@@ -211,7 +211,7 @@ def test_what_cannot_be_served_is_refused_before_it_listens(
         assert "Address already in use" in refuse("serve", forms("shared"), "--port", port)
     monkeypatch.setattr(supervisor, "bind", None)
     for bundle in (tmp_path / "none", tmp_path, Path(__file__)):
-        assert f"there is no bundle {bundle}" in refuse("serve", forms("shared"), f"other={bundle}")
+        assert f"there is no bundle at {bundle}" in refuse("serve", forms("shared"), f"other={bundle}")
 
 
 def test_with_a_certificate_it_speaks_https(forms: Callable[[str], Path], tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pfm.errors import BundleError, ConfigError, PfmError
+from pfm.errors import ConfigError, PfmError
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.logs import log
 from pfm_export.service.orders import READY, SHARED, Named, Order, forget_process, records_folder
 from pfm_export.service.tenants import read_tokens
-from pfm_export.serving.manifest import is_bundle
+from pfm_export.serving.manifest import is_bundle, no_bundle_at
 
 BACKLOG = 1024  # connections that nobody accepted yet
 LOOK_SECONDS = 0.1  # how often it is looked whether a worker died
@@ -60,7 +60,7 @@ class Supervisor:
         check_tls(self._config)
         for bundle in self._bundles:  # which a worker opens, and so behind the port
             if not is_bundle(bundle.folder):
-                raise BundleError(f"there is no bundle {bundle.folder}; `pfm export onnx` writes one")
+                raise no_bundle_at(bundle.folder)
         metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         listening = bind(self._config)
         try:

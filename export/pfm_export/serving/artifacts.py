@@ -117,7 +117,7 @@ class BankKind(HoldingKind):
         """The bank, and the classes of the bundle it is of, those that are erased included.
 
         Raises:
-            CheckpointError: there is no bundle beside it, or it is another one's.
+            CheckpointError: the bundle that it belongs to is missing, or is another one.
         """
         if not is_bundle(path.parent):
             raise unreadable(path, "a bank without a manifest beside it: nothing says whose prompts these are")

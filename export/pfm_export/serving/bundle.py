@@ -30,7 +30,7 @@ from pfm.storage import locked, sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind
-from pfm_export.serving.manifest import Manifest, read_file, read_manifest, write_manifest
+from pfm_export.serving.manifest import Manifest, no_bundle_at, read_file, read_manifest, write_manifest
 from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
 from pfm_export.serving.traces import held_again, other_bank, search_files
@@ -94,7 +94,7 @@ class Bundle:
         """
         folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         if not folder.is_dir():
-            raise BundleError(f"there is no bundle {folder}; `pfm export onnx` writes one")
+            raise no_bundle_at(folder)
         stated = read_manifest(folder)
         try:
             bank = read_file(folder / BANK, stated.files[BANK].size_bytes + SLACK)

@@ -189,6 +189,11 @@ def is_bundle(folder: Path) -> bool:
         return False
 
 
+def no_bundle_at(folder: Path) -> BundleError:
+    """What to raise where a bundle was named and none is."""
+    return BundleError(f"there is no bundle at {folder}; `pfm export onnx` writes one")
+
+
 def write_manifest(folder: Path, document: Json) -> None:
     """Write a manifest with its own hash in it."""
     rest = {key: value for key, value in document.items() if key != OWN_HASH}
