@@ -83,10 +83,15 @@ class OurStep:
 
 
 class PlainStep:
-    """The same batch through the plain step."""
+    """The same batch through the plain step.
 
-    def __init__(self, bench: Workbench) -> None:
+    Args:
+        is_bf16: under autocast, as a user would run it on a GPU.
+    """
+
+    def __init__(self, bench: Workbench, *, is_bf16: bool = False) -> None:
         self.bench = bench
+        self.is_bf16 = is_bf16
         self.model = build_plain(bench).train()
         self.optimizer = build_plain_optimizer(self.model)
         self.dice = random.Random(bench.config.seed)
@@ -102,7 +107,8 @@ class PlainStep:
         labels = bench.split.labels[index].to(bench.device)
         mixed = choose_with_own(labels, num_classes, mixed_size - 1, self.dice)
         wrong = choose_others(labels, num_classes, wrong_size, self.dice)
-        numbers = plain_step(self.model, self.optimizer, inputs, labels, mixed, wrong)
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=self.is_bf16):
+            numbers = plain_step(self.model, self.optimizer, inputs, labels, mixed, wrong)
         self.last_loss = torch.tensor(numbers["loss"])
         self.number += 1
         synchronise(bench.device)

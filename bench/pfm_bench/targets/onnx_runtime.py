@@ -3,21 +3,27 @@
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime
 import torch
 
 from pfm.errors import DeviceError
 from pfm_bench.targets.plan import Call, Plan, Target
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.runtime import CPU, CUDA, choose_providers, load_graph
+from pfm_export.serving.runtime import CPU, CUDA, NOT_CAPTURED, choose_providers, load_graph
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime on a device: "cpu", "cuda" or "tensorrt"."""
+    """ONNX Runtime on a device: "cpu", "cuda" or "tensorrt".
+
+    Attributes:
+        graphs: record the kernels of each shape once and replay them; with "cuda".
+    """
 
     device: str
+    graphs: bool = False
     reads_bundle: bool = True
 
     def check(self, device: str) -> None:
@@ -30,7 +36,7 @@ class OnnxRuntime:
         if self.device == "cpu":
             return device != "cuda"
         has_gpu = torch.cuda.is_available() and device != "cpu"
-        return self.device == "cuda" and has_gpu and choose_providers("auto")[0] == CUDA
+        return self.device == "cuda" and not self.graphs and has_gpu and choose_providers("auto")[0] == CUDA
 
     def precision(self, of_bundle: str) -> str:
         return of_bundle
@@ -39,7 +45,8 @@ class OnnxRuntime:
         return "fp32" if precision == "bf16" else precision  # a bundle in bf16 is only stored so
 
     def build(self, plan: Plan) -> Target:
-        return OnnxRuntimeTarget(Bundle.open(plan.bundle), device=self.device, threads=plan.threads)
+        bundle = Bundle.open(plan.bundle)
+        return OnnxRuntimeTarget(bundle, device=self.device, threads=plan.threads, graphs=self.graphs)
 
 
 class OnnxRuntimeTarget:
@@ -48,10 +55,12 @@ class OnnxRuntimeTarget:
     On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, graphs: bool = False) -> None:
         self.bundle = bundle
+        self.graphs = graphs
+        self.recorded = 0
         # threads that spin after a call would slow the runtime that is timed next
-        self.runtime = load_graph(bundle, device=device, threads=threads, spin=False)
+        self.runtime = load_graph(bundle, device=device, threads=threads, spin=False, cuda_graphs=graphs)
         self.where = self.runtime.get_providers()[0]
         (self.output,) = bundle.stated.signatures.head.outputs
 
@@ -74,8 +83,10 @@ class OnnxRuntimeTarget:
             tensor = torch.from_numpy(array).cuda()
             kept.append(tensor)
             binding.bind_input(name, "cuda", 0, array.dtype.type, list(array.shape), tensor.data_ptr())
-        binding.bind_output(self.output, "cpu")
         torch.cuda.synchronize()
+        if self.graphs:
+            return self._record(binding, kept)
+        binding.bind_output(self.output, "cpu")
 
         def call() -> list[torch.Tensor]:
             self.runtime.run_with_iobinding(binding)
@@ -83,5 +94,27 @@ class OnnxRuntimeTarget:
 
         return call
 
+    def _record(self, binding: onnxruntime.IOBinding, kept: list[torch.Tensor]) -> Call:
+        """A call whose kernels are recorded when it is first made; the output stays in one place, and is copied."""
+        once = onnxruntime.RunOptions()
+        once.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+        binding.bind_output(self.output, "cpu")
+        self.runtime.run_with_iobinding(binding, once)
+        shape = binding.get_outputs()[0].shape()
+        output = torch.empty(shape, device="cuda")
+        binding.clear_binding_outputs()
+        binding.bind_output(self.output, "cuda", 0, np.float32, shape, output.data_ptr())
+        self.recorded += 1
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(self.recorded))
+        kept.append(output)
+
+        def call() -> tuple[torch.Tensor, list[torch.Tensor]]:
+            self.runtime.run_with_iobinding(binding, options)
+            return output.cpu(), kept
+
+        return call
+
 
 ON_CPU, ON_CUDA, ON_TENSORRT = OnnxRuntime("cpu"), OnnxRuntime("cuda"), OnnxRuntime("tensorrt")
+WITH_GRAPHS = OnnxRuntime("cuda", graphs=True)

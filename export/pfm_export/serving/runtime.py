@@ -4,7 +4,9 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 # onnxruntime has no types
 
+import contextlib
 import ctypes.util
+import io
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -76,16 +78,13 @@ def load_graph(
     providers = choose_providers(device)
     if cuda_graphs and providers[0] != CUDA:
         raise DeviceError("CUDA graphs need --device cuda")
-    if providers[0] != CPU and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+    missing = _load_libraries() if providers[0] != CPU else ""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings = provider_settings(
-        is_exact=bundle.exact is not None, is_half=bundle.stated.precision == "fp16", cuda_graphs=cuda_graphs
-    )
+    settings = provider_settings(is_half=bundle.stated.precision == "fp16", cuda_graphs=cuda_graphs)
     if bundle.exact is not None and providers[0] == TENSORRT:
         raise DeviceError(
             "TensorRT rounds float32 products, and the integers of an exact readout have to be exact; use --device cuda"
@@ -105,24 +104,38 @@ def load_graph(
     if device in ("cuda", "tensorrt") and running != providers[0]:
         raise DeviceError(
             f"the graph does not run on {device} here, but on {running}: driver, CUDA 13, cuDNN 9 or TensorRT is "
-            "missing; use --device cpu"
+            f"missing{missing}; use --device cpu"
         )
     return session
 
 
-def provider_settings(*, is_exact: bool, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str, str]]:
+def _load_libraries() -> str:
+    """Load CUDA and cuDNN where pip put them, which ONNX Runtime does not look for by itself; what it lacks, in words.
+
+    What it prints of them goes to nobody: standard output is for answers.
+    """
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        onnxruntime.preload_dlls()
+    lines = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load" in line]
+    return f" ({'; '.join(lines)[:200]})" if lines else ""
+
+
+def provider_settings(*, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str, str]]:
     """What each execution provider is told.
 
+    CUDA may not round the factors of float32 products to TF32, which keeps 10 bits of 23: what is exported in float32
+    answers as on a CPU, and integers of an exact readout stay exact. Who wants speed exports in fp16.
+
     Args:
-        is_exact: the graph's integers have to be exact: CUDA may not round the factors of float32 products to TF32,
-            which keeps 10 bits of 23.
         is_half: the graph computes in fp16.
     """
-    cuda = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+    cuda = {"use_tf32": "0", **({"enable_cuda_graph": "1"} if cuda_graphs else {})}
     tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())}
     return {
         TENSORRT: {**tensorrt, "trt_fp16_enable": "1"} if is_half else tensorrt,
-        CUDA: {**cuda, "use_tf32": "0"} if is_exact else cuda,
+        CUDA: cuda,
         CPU: {},
     }
 
