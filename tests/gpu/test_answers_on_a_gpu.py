@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from making.checkpoints import image_checkpoint, sound_checkpoint
+from making.checkpoints import image_checkpoint
 from making.commands import train_arguments
 from making.exact import fit, image_data
 from making.images import write_npz
@@ -34,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     npz = write_npz(made / "colours.npz", train=96, test=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", {key: value for key, value in TINY.items() if key != "layer_norm_eps"})
-        arguments = [word for word in train_arguments(npz, made, "--epochs", "4", "--eval_every", "0") if word != "--cpu"]
+        arguments = [
+            word for word in train_arguments(npz, made, "--epochs", "4", "--eval_every", "0") if word != "--cpu"
+        ]
         assert run(pfm, arguments) == 0
     return made
 
@@ -46,7 +48,9 @@ CKPT = "colours_seed_42_4.pt"
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_logits_are_those_of_the_cpu(device: str, name: str, count: int) -> None:
     checkpoint = FORMS[name][0]()
-    inputs = torch.randn(5, *checkpoint.build_model().backbone.spec.input_shape, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(
+        5, *checkpoint.build_model().backbone.spec.input_shape, generator=torch.Generator().manual_seed(0)
+    )
     found = []
     for where in (device, "cpu"):
         model = checkpoint.build_model().to(where)
@@ -122,7 +126,9 @@ def test_an_audit_runs_to_its_verdict(device: str, folder: Path, tmp_path: Path)
 
 
 def exact(folder: Path, where: str, model_name: str) -> Checkpoint:
-    return fit(image_data(), folder / f"{where}-{model_name.split(':')[-1]}", model_name=model_name, width=300, where=where)
+    return fit(
+        image_data(), folder / f"{where}-{model_name.split(':')[-1]}", model_name=model_name, width=300, where=where
+    )
 
 
 def test_a_fit_on_raw_inputs_has_the_same_digest_on_every_device(device: str, tmp_path: Path) -> None:
@@ -135,7 +141,11 @@ def test_a_fit_on_a_backbone_differs_in_the_last_bit_of_few_integers(device: str
     there, here = (memory_of(exact(tmp_path, where, "scratch:tiny")) for where in (device, "cpu"))
     assert there.rows is not None
     assert here.rows is not None
-    by_id = [{label: own for label, own in zip(m.rows.labels.tolist(), m.rows.values, strict=True)} for m in (there, here) if m.rows]
+    by_id = [
+        {label: own for label, own in zip(m.rows.labels.tolist(), m.rows.values, strict=True)}
+        for m in (there, here)
+        if m.rows
+    ]
     assert set(by_id[0]) == set(by_id[1])
     apart = abs(sum(there.rows.values.astype(int)) - sum(here.rows.values.astype(int)))
     assert apart.max() <= len(here.rows)  # a feature on the border of two integers falls on either side

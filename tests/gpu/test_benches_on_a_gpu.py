@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from making.served import FORMS
 from making.benches import run_bench, tiny_preset
-from pfm_export.graph.export import export_bundle
+from making.served import FORMS
 from pfm_bench.targets.choosing import choose_targets
+from pfm_export.graph.export import export_bundle
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 SHORT = ("--rounds", 5, "--seconds", 1)

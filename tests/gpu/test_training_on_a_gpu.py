@@ -61,9 +61,7 @@ def test_losses_in_float32_are_those_of_the_cpu(device: str, npz: Path, tmp_path
 @pytest.mark.usefixtures("preset")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", ["paper", "lora"])
-def test_losses_in_half_precision_are_near(
-    device: str, npz: Path, tmp_path: Path, precision: str, name: str
-) -> None:
+def test_losses_in_half_precision_are_near(device: str, npz: Path, tmp_path: Path, precision: str, name: str) -> None:
     if device == "cpu" and precision == "fp16":
         pytest.skip("fp16 is refused on the CPU")
     there = trained(npz, tmp_path / "there", *VARIANTS[name], "--mixed_precision", precision)
