@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from pfm.backbones.config import BackboneConfig
+from pfm.backbones.spec import describe_backbone
 from pfm.data.config import AugmentConfig, DataConfig
-from pfm.data.images import ImageStorage
 from pfm.data.loading import load_data
 from pfm.data.splits import ClassificationData
 from pfm.device import DeviceConfig, resolve_device
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048, help="Columns of the projection.")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    data = load_data(DataConfig(dataset=given.data), ImageStorage())
+    data = load_data(
+        DataConfig(dataset=given.data), describe_backbone(BackboneConfig(model_name=given.model_name)).storage
+    )
     document: Json = {"command": f"bench/gpu_fit.py --model_name {given.model_name}", "host": host_facts(), "fits": {}}
     for name, model_name, count in (("raw", RAW, given.count), ("backbone", given.model_name, given.on_cpu)):
         part = some(data, count)

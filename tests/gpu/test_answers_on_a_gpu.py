@@ -141,12 +141,6 @@ def test_a_fit_on_a_backbone_differs_in_the_last_bit_of_few_integers(device: str
     there, here = (memory_of(exact(tmp_path, where, "scratch:tiny")) for where in (device, "cpu"))
     assert there.rows is not None
     assert here.rows is not None
-    by_id = [
-        {label: own for label, own in zip(m.rows.labels.tolist(), m.rows.values, strict=True)}
-        for m in (there, here)
-        if m.rows
-    ]
-    assert set(by_id[0]) == set(by_id[1])
     apart = abs(sum(there.rows.values.astype(int)) - sum(here.rows.values.astype(int)))
     assert apart.max() <= len(here.rows)  # a feature on the border of two integers falls on either side
     assert apart.sum() <= 0.01 * here.rows.values.size

@@ -1,4 +1,4 @@
-"""A bundle in ONNX Runtime on CUDA beside the CPU: every form, CUDA graphs, tensors that stay there, erasing, serving."""
+"""A bundle in ONNX Runtime on CUDA beside the CPU: every form, CUDA graphs, tensors that stay there, erasing."""
 
 import collections
 import json

@@ -1,15 +1,15 @@
 """A bundle in ONNX Runtime: on the CPU, on CUDA, or through TensorRT."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 import torch
 
 from pfm.errors import DeviceError
 from pfm_bench.targets.plan import Call, Plan, Target
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.runtime import CPU, CUDA, NOT_CAPTURED, choose_providers, load_graph
+from pfm_export.serving.runtime import CPU, CUDA, Graph, choose_providers, load_graph
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -52,16 +52,17 @@ class OnnxRuntime:
 class OnnxRuntimeTarget:
     """Model input and bank rows in, logits out.
 
-    On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU.
+    On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU. With CUDA graphs
+    a call has the copy of its inputs too, to where the recorded kernels read them.
     """
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int, graphs: bool = False) -> None:
         self.bundle = bundle
         self.graphs = graphs
-        self.recorded = 0
         # threads that spin after a call would slow the runtime that is timed next
         self.runtime = load_graph(bundle, device=device, threads=threads, spin=False, cuda_graphs=graphs)
         self.where = self.runtime.get_providers()[0]
+        self.recording = Graph(self.runtime, captures=graphs)
         (self.output,) = bundle.stated.signatures.head.outputs
 
     def prepare(self, batch_size: int, num_prompts: int) -> Call:
@@ -71,6 +72,8 @@ class OnnxRuntimeTarget:
         feed = {name: array.astype(types[name], copy=False) for name, array in feed.items()}
         if self.where == CPU:
             return lambda: self.runtime.run([self.output], feed)
+        if self.graphs:
+            return functools.partial(self.recording.numbers, feed)
         return self._bind(feed)
 
     def _bind(self, feed: dict[str, np.ndarray]) -> Call:
@@ -83,35 +86,12 @@ class OnnxRuntimeTarget:
             tensor = torch.from_numpy(array).cuda()
             kept.append(tensor)
             binding.bind_input(name, "cuda", 0, array.dtype.type, list(array.shape), tensor.data_ptr())
-        torch.cuda.synchronize()
-        if self.graphs:
-            return self._record(binding, kept)
         binding.bind_output(self.output, "cpu")
+        torch.cuda.synchronize()
 
         def call() -> list[torch.Tensor]:
             self.runtime.run_with_iobinding(binding)
             return kept
-
-        return call
-
-    def _record(self, binding: onnxruntime.IOBinding, kept: list[torch.Tensor]) -> Call:
-        """A call whose kernels are recorded when it is first made; the output stays in one place, and is copied."""
-        once = onnxruntime.RunOptions()
-        once.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-        binding.bind_output(self.output, "cpu")
-        self.runtime.run_with_iobinding(binding, once)
-        shape = binding.get_outputs()[0].shape()
-        output = torch.empty(shape, device="cuda")
-        binding.clear_binding_outputs()
-        binding.bind_output(self.output, "cuda", 0, np.float32, shape, output.data_ptr())
-        self.recorded += 1
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(self.recorded))
-        kept.append(output)
-
-        def call() -> tuple[torch.Tensor, list[torch.Tensor]]:
-            self.runtime.run_with_iobinding(binding, options)
-            return output.cpu(), kept
 
         return call
 
