@@ -10,7 +10,8 @@ import torch
 # dense matrix products in bfloat16 / float16, in units of 10¹² a second, from the makers' data sheets
 PEAK_TFLOPS = {
     "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312,
-    "L40S": 362, "L40": 181, "L4": 121, "A40": 150, "A30": 165, "A10": 125, "V100": 125, "T4": 65, "RTX 4090": 165, "RTX 3090": 71,
+    "L40S": 362, "L40": 181, "L4": 121, "A40": 150, "A30": 165, "A10": 125, "V100": 125, "T4": 65,
+    "RTX 4090": 165, "RTX 3090": 71,
 }  # fmt: skip
 
 
