@@ -103,6 +103,7 @@ def test_a_checkpoint_answers_as_on_the_cpu(device: str, tmp_path: Path) -> None
         assert np.allclose(there.probabilities, here.probabilities, atol=1e-4)  # float32, sums in another order
 
 
+@pytest.mark.usefixtures("preset")
 def test_scrubbing_and_forgetting(device: str, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "scrubbed.pt"
     shutil.copytree(folder, tmp_path / "a")
@@ -115,6 +116,7 @@ def test_scrubbing_and_forgetting(device: str, folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow(seconds=40)
+@pytest.mark.usefixtures("preset")
 def test_an_audit_runs_to_its_verdict(device: str, folder: Path, tmp_path: Path) -> None:
     command = ["audit", "--ckpt", str(folder / CKPT), "--class", "2", "--out", str(tmp_path), "--oracles", "2"]
     assert run(pfm, command) == 0
