@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    with multiprocessing.get_context("spawn").Pool(len(cores)) as pool:
+    with multiprocessing.get_context("fork").Pool(len(cores)) as pool:
         alone, ratios = pairs(pool, cores)
         worst = max(ratios, key=ratios.__getitem__, default="")
         print(f"of pairs {worst} slow each other down most: x{ratios.get(worst, 1.0):.2f}", flush=True)
