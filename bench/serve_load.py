@@ -34,7 +34,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
-CALMER = (0.5, 0.65)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
+CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
 TOLERANCES = {"cpu": Tolerance(), "cuda": Tolerance(probability=5e-3, tie=1e-2)}
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
@@ -231,23 +231,24 @@ def load(setting: Setting) -> Json:
     async def measure(server: OwnServer) -> tuple[list[Phase], Json, float]:
         load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
         await load.prepare()
-        alone = await load.alone(setting.seconds / 12)
-        closed = await load.closed(setting.clients, setting.seconds / 12)
+        mean_passes: list[dict[str, float]] = []
+
+        async def counted(asking: Awaitable[Phase]) -> Phase:
+            before = await passes(load, setting.tokens[0])
+            phase = await asking
+            mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
+            return phase
+
+        alone = await counted(load.alone(setting.seconds / 12))
+        closed = await counted(load.closed(setting.clients, setting.seconds / 12))
         unloaded = percentiles(alone.latencies_ms).p50_ms
         capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
-        calmer = [await load.open(share, capacity, setting.seconds / 4) for share in CALMER]
-        before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
-        stolen = stolen_ms(setting.server_cpus)
-        loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
-        stolen = stolen_ms(setting.server_cpus) - stolen
-        after = await passes(load, setting.tokens[0])
+        calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
+        stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
+        loaded = await counted(load.open(setting.share, capacity, setting.seconds, changes=True))
         computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
+        stolen = stolen_ms(setting.server_cpus) - stolen
         await load.connections.close()
-        count = max(1.0, after["count"] - before["count"])
-        means = {
-            "rows": (after["rows"] - before["rows"]) / count,
-            "ms": 1000 * (after["seconds"] - before["seconds"]) / count,
-        }
         changed = [
             {
                 "at": round(change.asked - load.changes[0].asked, 3), "name": change.name,
@@ -259,9 +260,16 @@ def load(setting: Setting) -> Json:
         tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
         return (
             [alone, closed, *calmer, loaded],
-            {**found, "trials": tried, "mean_pass": means, "stolen_ms": stolen, "changes": changed},
+            {
+                **found,
+                "trials": tried,
+                "mean_pass": mean_passes[-1],
+                "mean_passes": mean_passes,
+                "stolen_ms": stolen,
+                "changes": changed,
+            },
             computed,
-        )
+        )  # fmt: skip
 
     with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
@@ -292,6 +300,15 @@ def one_pass(setting: Setting) -> float:
             session.predict_each(inputs, sets)
             times.append(1000 * (time.perf_counter() - begun))
     return float(np.median(times))
+
+
+def mean_pass(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Of those between two looks at the metrics."""
+    count = max(1.0, after["count"] - before["count"])
+    return {
+        "rows": (after["rows"] - before["rows"]) / count,
+        "ms": 1000 * (after["seconds"] - before["seconds"]) / count,
+    }
 
 
 async def passes(load: Load, token: str) -> dict[str, float]:
