@@ -249,9 +249,10 @@ def load(setting: Setting) -> Json:
         computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
         stolen = stolen_ms(setting.server_cpus) - stolen
         await load.connections.close()
+        begun = min(each.due for each in load.asked)
         changed = [
             {
-                "at": round(change.asked - load.changes[0].asked, 3), "name": change.name,
+                "at": round(change.asked - begun, 3), "name": change.name,
                 "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
             }
             for change in load.changes
@@ -266,6 +267,7 @@ def load(setting: Setting) -> Json:
                 "mean_pass": mean_passes[-1],
                 "mean_passes": mean_passes,
                 "stolen_ms": stolen,
+                "by_second": by_second(load, begun),
                 "changes": changed,
             },
             computed,
@@ -286,6 +288,15 @@ def load(setting: Setting) -> Json:
         "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
         "phases": [phase.to_dict() for phase in phases],
     }  # fmt: skip
+
+
+def by_second(load: Load, begun: float) -> list[list[float]]:
+    """p50, p99 and the greatest latency in milliseconds of what was due in each second of the last phase."""
+    found: dict[int, list[float]] = {}
+    for each in load.asked:
+        if each.reply.status == 200:
+            found.setdefault(int(each.due - begun), []).append(1000 * (each.ended - each.due))
+    return [np.quantile(found[second], (0.5, 0.99, 1)).round(1).tolist() for second in sorted(found)]
 
 
 def one_pass(setting: Setting) -> float:
