@@ -2,11 +2,11 @@
 
 The best of several formulas is no match for one random prompt: the best of as many random prompts is, each as large as
 the formula that it stands for and as much like the others as that one is. So a *round* is the same attack with all
-prompts turned by one random rotation, and all classifier rows by another. Formulas that are variants of one idea (moved, made
-larger, with another classifier row) are one attack, and ideas are compared each on its own. An idea tells something
-where none of `20 · ideas - 1` rounds does as well: that is so by luck once in `20 · ideas` times, and once in 20 over
-all ideas, whatever their number. So a further idea cannot hide one that is there: it takes the luck that is allowed
-from 1/(20·n) to 1/(20·(n + 1)), and no more. Only variants of an idea weigh on that idea itself.
+prompts turned by one random rotation, and all classifier rows by another. Formulas that are variants of one idea
+(moved, made larger, with another classifier row) are one attack, and ideas are compared each on its own. An idea tells
+something where none of `20 · ideas - 1` rounds does as well: that is so by luck once in `20 · ideas` times, and once in
+20 over all ideas, whatever their number. So a further idea cannot hide one that is there: it takes the luck that is
+allowed from 1/(20·n) to 1/(20·(n + 1)), and no more. Only variants of an idea weigh on that idea itself.
 
 A round that does as well settles an idea, so that most need no more than those that are drawn for the record (Besag
 and Clifford, Sequential Monte Carlo p-values, Biometrika 78, 1991).
