@@ -57,13 +57,13 @@ from pfm.model.starts import STARTS
 from pfm.storage import write_compact_json
 from pfm.training.launch import processes_of, start_accelerator
 from pfm_bench.reports.header import host_facts
-from recipes import START, Recipe
+from recipes import Recipe
 
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
 STARTS_SHOWN = ("common", "secret", "data", "seed")
-CONFIG = dataclasses.replace(QUICK, random_rounds=40, attack_seeds=3)
+CONFIG = dataclasses.replace(QUICK, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"
@@ -95,7 +95,7 @@ class Run:
     def options(self, places: dict[str, str]) -> list[str]:
         """Of `pfm train`, the data at its place."""
         options = self.recipe.options(places)
-        options[options.index(START) + 1] = self.start
+        options[options.index("--prompt_start") + 1] = self.start
         if self.kind in LORA:
             options[options.index("--model_name") + 1] = places["backbone"]
         return [*options, *KINDS[self.kind].split()]
