@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def test_losses_in_half_precision_are_near(device: str, npz: Path, tmp_path: Pat
         pytest.skip("fp16 is refused on the CPU")
     there = trained(npz, tmp_path / "there", *VARIANTS[name], "--mixed_precision", precision)
     here = trained(npz, tmp_path / "here", *VARIANTS[name], "--cpu")
-    # numbers of 8 (bf16) or 11 bits, and a few steps that follow from them
-    assert there == pytest.approx(here, rel={"bf16": 0.03, "fp16": 0.01}[precision])
+    # numbers of 8 (bf16) or 11 bits; then steps that follow from them, of which the scaler of fp16 may leave out some
+    assert there[0] == pytest.approx(here[0], rel={"bf16": 0.03, "fp16": 0.01}[precision])
+    assert there == pytest.approx(here, rel={"bf16": 0.05, "fp16": 0.1}[precision])
     assert all(tensor.isfinite().all() for tensor in saved(tmp_path / "there").tensors.values())
 
 
@@ -117,7 +119,7 @@ def test_where_data_and_tokens_are_kept_changes_no_number(device: str, npz: Path
     places += [["--cache_trunk", where] for where in ("device", "host", "disk")]
     found = [trained(npz, tmp_path / str(n), *lora, *place) for n, place in enumerate(places)]
     for place, numbers in zip(places, found, strict=True):
-        assert numbers == pytest.approx(found[0], rel=1e-5), place
+        assert numbers == pytest.approx(found[0], rel=1e-4), place  # tokens of larger batches, rounded otherwise
 
 
 @pytest.mark.usefixtures("preset")
@@ -188,3 +190,13 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(
         monkeypatch.setattr(training, "prepare_memory", short)
     parts = trained(npz, tmp_path / "parts", "--auto_batch_size")
     assert parts == pytest.approx(whole, rel=2e-3)
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.usefixtures("preset")
+def test_a_compiled_run_gives_the_numbers_of_the_eager_one(device: str, npz: Path, tmp_path: Path) -> None:
+    if not any(shutil.which(name) for name in ("gcc", "clang", "cc")):
+        pytest.skip("there is no C compiler, which Triton needs")
+    eager = trained(npz, tmp_path / "eager", "--eval_every", "0")
+    compiled = trained(npz, tmp_path / "compiled", "--eval_every", "0", "--compile")
+    assert compiled == pytest.approx(eager, rel=2e-3)
