@@ -7,8 +7,8 @@ The first command trains the models. The second exports each in every form, eras
 with its prompts centred, and attacks what is left as somebody would who has nothing else: the bank is read out of its
 file, the graph is run by ONNX Runtime, and no model of torch answers anything. The formulas, and the random prompts
 they are compared with, are those of `pfm audit` (*derivable*). Models whose prompts enter behind some blocks are
-exported in two graphs. What stands in the file already is not measured again; `--show` prints the table of the
-documentation.
+exported in two graphs. What stands in the file already, of as many rounds, is not measured again; `--show` prints the
+table of the documentation.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from pfm_export.graph.form import GraphForm
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.signature import HEAD, INPUT_BIAS, INPUT_LENS, INPUT_PROMPTS, INPUT_WEIGHT, MODEL, TRUNK
-from starts_table import CLASSES, CONFIG, MOST_SAMPLES, data_of, list_runs
+from starts_table import CLASSES, CONFIG, KINDS, MOST_SAMPLES, SEEDS, Run, data_of, list_runs
 
 Floats = npt.NDArray[np.float32]
 FORMS = {
@@ -90,8 +90,12 @@ class Attacked:
             return inputs
         return np.asarray(self.trunk.run(None, {self.trunk.get_inputs()[0].name: inputs})[0])
 
-    def answers(self, tokens: Floats, prompt: Floats, row: Floats) -> npt.NDArray[np.int64]:
-        """Position of each answer among the classes left, the new class behind them; -1 for `unknown`."""
+    def scores(self, tokens: Floats, prompt: Floats, rows: Floats) -> tuple[Floats, Floats]:
+        """Scores with one more prompt there: of the classes left and `unknown` (B, C + 1), of the new class (B, R).
+
+        Args:
+            rows: (R, D + 1) that the new class may have, of any values where classes have none.
+        """
         names = {entry.name for entry in self.graph.get_inputs()}
         feed: dict[str, npt.NDArray[Any]] = {self.graph.get_inputs()[0].name: tokens}
         prompts = np.concatenate([*(self.bank[f"prompt.{i}"] for i in self.ids), prompt])  # (K·m + m, D)
@@ -99,11 +103,12 @@ class Attacked:
             prompts = np.broadcast_to(prompts, (len(tokens), *prompts.shape))
             feed[INPUT_LENS] = np.full(len(tokens), len(self.ids) + 1, np.int32)
         feed[INPUT_PROMPTS] = prompts
-        if INPUT_WEIGHT in names:
-            feed[INPUT_WEIGHT] = np.stack([*(self.bank[f"weight.{i}"] for i in self.ids), row[:-1]])
-            feed[INPUT_BIAS] = np.stack([*(self.bank[f"bias.{i}"] for i in self.ids), row[-1]])
+        if INPUT_WEIGHT in names:  # a logit is of its row alone: the graph takes any number of rows
+            feed[INPUT_WEIGHT] = np.concatenate([*(self.bank[f"weight.{i}"][None] for i in self.ids), rows[:, :-1]])
+            feed[INPUT_BIAS] = np.concatenate([*(self.bank[f"bias.{i}"][None] for i in self.ids), rows[:, -1]])
         scores = np.asarray(self.graph.run(None, feed)[0])
-        return np.where(scores.max(axis=1) > self.unknown, scores.argmax(axis=1), -1)
+        left = np.concatenate([scores[:, : len(self.ids)], np.full((len(scores), 1), self.unknown)], axis=1)
+        return left, np.broadcast_to(scores[:, len(self.ids) :], (len(scores), len(rows)))
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -120,11 +125,15 @@ class Asked:
     retain: Floats
     positions: npt.NDArray[np.int64]
 
-    def back(self, attacked: Attacked, prompt: Floats, row: Floats) -> dict[str, float]:
-        """How far the class comes back with a prompt and a row."""
-        forget = float((attacked.answers(self.forget, prompt, row) == len(attacked.ids)).mean())
-        retain = float((attacked.answers(self.retain, prompt, row) == self.positions).mean())
-        return {"selective": 0.5 * (forget + retain), "forget": forget, "retain": retain}
+    def back(self, attacked: Attacked, prompt: Floats, rows: Floats) -> Iterator[dict[str, float]]:
+        """How far the class comes back with a prompt, and each row (R, D + 1)."""
+        left, new = attacked.scores(self.forget, prompt, rows)
+        others, against = attacked.scores(self.retain, prompt, rows)
+        is_right = others.argmax(axis=1) == self.positions
+        for own, other in zip(new.T, against.T, strict=True):
+            forget = float((own > left.max(axis=1)).mean())
+            retain = float((is_right & (other <= others.max(axis=1))).mean())
+            yield {"selective": 0.5 * (forget + retain), "forget": forget, "retain": retain}
 
 
 def asked(checkpoint: Checkpoint, name: str) -> Asked:
@@ -181,7 +190,7 @@ def measure_erased(
     claimed: list[float] = []
 
     def attack(drawn: Candidates) -> torch.Tensor:
-        backs = list(tried(attacked, samples, drawn))
+        backs = tried(attacked, samples, drawn)
         claimed.extend(back["forget"] for back in backs)
         return torch.tensor([back["selective"] for back in backs], dtype=torch.float64)
 
@@ -192,7 +201,7 @@ def measure_erased(
     way, cosine = nearest(found, survivors, torch.from_numpy(whole[f"prompt.{number}"]))
     return {
         "key": {"way": way.partition(";")[0], "cosine": cosine},
-        "full": samples.back(attacked, whole[f"prompt.{number}"], own.astype(np.float32)),
+        "full": next(samples.back(attacked, whole[f"prompt.{number}"], own.astype(np.float32)[None])),
         "seed_found": seed,
         "seed_match": match,
         "random": summed_up(chance, float(np.mean(claimed[: chance.rounds.numel()]))),
@@ -202,18 +211,34 @@ def measure_erased(
     }
 
 
-def tried(attacked: Attacked, samples: Asked, candidates: Candidates) -> Iterator[dict[str, float]]:
-    """How far each candidate brings the class back."""
-    for prompt, row in zip(candidates.prompt.numpy(), candidates.row.numpy(), strict=True):
-        yield samples.back(attacked, prompt, row)
+def list_attacked() -> list[Run]:
+    """Two models of each cell, the first of each before any second: of secret starts by keys, of others by seeds."""
+
+    def number(run: Run) -> int:
+        return run.number or 1 + SEEDS.index(run.recipe.seed)
+
+    return sorted((run for run in list_runs() if number(run) <= 2), key=number)
+
+
+def tried(attacked: Attacked, samples: Asked, candidates: Candidates) -> list[dict[str, float]]:
+    """How far each candidate brings the class back; those with the same prompt are asked for together."""
+    distinct, place = torch.unique(candidates.prompt, dim=0, return_inverse=True)
+    found: list[dict[str, float]] = [{}] * len(candidates.names)
+    for number, prompt in enumerate(distinct.numpy()):
+        chosen = (place == number).nonzero().flatten()
+        backs = samples.back(attacked, prompt, candidates.row[chosen].numpy())
+        for at, back in zip(chosen.tolist(), backs, strict=True):
+            found[at] = back
+    return found
 
 
 def show(runs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a table, in per cent."""
     for name, entry in runs.items():
-        data, readout, *_ = name.removeprefix("lora_").split("_")
+        kind = next((kind for kind in KINDS if kind and name.startswith(f"{kind}_")), "")
+        data, readout, *_ = name.removeprefix(f"{kind}_").split("_")
         columns = [
-            f"{data}, `{readout}`",
+            ", ".join(part for part in (data, kind, f"`{readout}`") if part),
             f"`{entry['start']}`",
             entry["form"],
             f"{100 * entry['full']['selective']:.1f}",
@@ -242,9 +267,9 @@ def main() -> None:
     if arguments.show:
         print("\n".join(show(runs)))
         return
-    firsts = [run for run in list_runs() if run.recipe.seed == 42 and run.number <= 1]
-    names = [f"{run.name}_{form}" for run in firsts for form in FORMS]
-    for run in firsts:
+    chosen = list_attacked()
+    names = [f"{run.name}_{form}" for run in chosen for form in FORMS]
+    for run in chosen:
         if not run.name.startswith(arguments.only):
             continue
         for path in sorted((arguments.models / run.name).glob("*.pt")):
@@ -252,7 +277,8 @@ def main() -> None:
             for form_name, form in FORMS.items():
                 name = f"{run.name}_{form_name}"
                 # two graphs where the prompts enter behind some blocks, and all others where they enter first
-                if "centred" in runs.get(name, {}) or form.split != bool(checkpoint.model.prompt_layer):
+                known = runs.get(name, {}).get("centred", {}).get("random", {}).get("rounds") == CONFIG.random_rounds
+                if known or form.split != bool(checkpoint.model.prompt_layer):
                     continue
                 found = measure(checkpoint, form, CLASSES[run.recipe.data][0])
                 runs[name] = {"start": run.start, "form": form_name, **found}

@@ -10,11 +10,13 @@
 Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked after a class was erased from it.
 `common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
 (its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is
-not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. The runs
-`lora_…` are MedNIST's recipe with LoRA on the two upper blocks of a pretrained backbone, one each.
+not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. Further
+kinds of runs are MedNIST's recipe: `behind_…` with the prompts behind half of the blocks, `lora_…` with LoRA on the two
+upper blocks of a pretrained backbone, `longer_…` and `earlier_…` with LoRA for longer, the latter on four blocks.
 
 `--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
-its prompts centred, and says what centring does to the answers. What has such figures already is left alone.
+its prompts centred, and says what centring does to the answers. What was attacked with as many rounds of random
+prompts already is left alone.
 
 `--retrain FOLDER` trains the recipes of what the file holds once more without the erased class, and attacks both.
 """
@@ -55,17 +57,25 @@ from pfm.model.starts import STARTS
 from pfm.storage import write_compact_json
 from pfm.training.launch import processes_of, start_accelerator
 from pfm_bench.reports.header import host_facts
-from recipes import START, Recipe
+from recipes import Recipe
 
 CPU = torch.device("cpu")
 CLASSES = {"digits": ("3",), "mednist": ("Hand",), "fsdd": ("3",)}  # that are erased, each on its own
 SEEDS = (42, 2, 3)
 STARTS_SHOWN = ("common", "secret", "data", "seed")
-CONFIG = dataclasses.replace(QUICK, random_rounds=20, attack_seeds=3)
+CONFIG = dataclasses.replace(QUICK, attack_seeds=3)
 SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "backbone": "PATH/vit_cifar32"}
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"
 MOST_SAMPLES = 100  # of each side, that an attack is measured on
+LORA = ("lora", "longer", "earlier")  # kinds on a pretrained backbone
+KINDS = {
+    "": "",
+    "behind": "--prompt_layer 2",
+    "lora": "--prompt_layer 4 --cache_trunk host",
+    "longer": "--prompt_layer 4 --cache_trunk host --lr 3e-3 --epochs 15",
+    "earlier": "--prompt_layer 2 --cache_trunk host --lr 3e-3 --epochs 12",
+}  # what is added to the recipe
 
 
 @dataclass(frozen=True)
@@ -74,36 +84,35 @@ class Run:
 
     Attributes:
         number: of the keys of a secret start.
-        is_lora: with adapters on a pretrained backbone, and not trained from scratch.
+        kind: one of `KINDS`.
     """
 
     recipe: Recipe
     start: str
     number: int = 0
-    is_lora: bool = False
+    kind: str = ""
 
     def options(self, places: dict[str, str]) -> list[str]:
         """Of `pfm train`, the data at its place."""
         options = self.recipe.options(places)
-        options[options.index(START) + 1] = self.start
-        if self.is_lora:
+        options[options.index("--prompt_start") + 1] = self.start
+        if self.kind in LORA:
             options[options.index("--model_name") + 1] = places["backbone"]
-            options += ["--prompt_layer", "4", "--cache_trunk", "host"]
-        return options
+        return [*options, *KINDS[self.kind].split()]
 
     @property
     def needs(self) -> set[str]:
         """What has to be at hand, as names of places."""
-        return {self.recipe.source, "backbone" if self.is_lora else ""} - {""}
+        return {self.recipe.source, "backbone" if self.kind in LORA else ""} - {""}
 
     @property
     def name(self) -> str:
         name = f"{self.recipe.name}_{self.start}" + (f"_keys{self.number}" if self.number else "")
-        return f"lora_{name}" if self.is_lora else name
+        return f"{self.kind}_{name}" if self.kind else name
 
 
 def list_runs() -> Iterator[Run]:
-    """Both readouts of each data set from every start; every cell has one run before any has two."""
+    """Both readouts of each data set from every start; every cell has one run before any has two; then other kinds."""
     runs = [
         (number, start, Run(Recipe(data, readout, seed), start, number * (start == "secret")))
         for data in CLASSES
@@ -113,9 +122,15 @@ def list_runs() -> Iterator[Run]:
     ]
     for number in (1, 2, 3):
         yield from (run for at, _, run in runs if at == number)
-    for readout in ("cls", "prompt"):
-        for start in STARTS_SHOWN:
-            yield Run(Recipe("mednist", readout), start, int(start == "secret"), is_lora=True)
+    for kind in ("lora", "behind"):
+        for readout in ("cls", "prompt"):
+            for start in STARTS_SHOWN:
+                yield Run(Recipe("mednist", readout), start, int(start == "secret"), kind)
+    for number in (1, 2, 3):
+        for kind in ("lora", "longer", "earlier"):
+            for readout in ("cls", "prompt"):
+                if (kind, number) != ("lora", 1):
+                    yield Run(Recipe("mednist", readout), "secret", number, kind)
 
 
 def trained(run: Run, places: dict[str, str], folder: Path) -> Checkpoint:
@@ -242,7 +257,7 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of two tables, in per cent, means over runs: accuracies, and what was derived of the erased class."""
     cells = [
         (data, readout, start, chosen)
-        for data in (*CLASSES, "lora_mednist")
+        for data in (*CLASSES, *(f"{kind}_mednist" for kind in KINDS if kind))
         for readout in ("cls", "prompt")
         for start in reversed(STARTS_SHOWN)
         if (chosen := [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start])
@@ -309,8 +324,10 @@ def mean(values: Iterable[float]) -> str:
 
 
 def lacking(run: Mapping[str, Any], steps: list[str]) -> list[str]:
-    """Which of some figures a run that was measured does not have."""
-    return [step for step in steps if not run["derivable"][0].get(step)]
+    """Which of some figures a run that was measured does not have, of as many rounds."""
+    entry = run["derivable"][0]
+    rounds = entry.get("centred", {}).get("random", {}).get("rounds")
+    return [step for step in steps if not entry.get(step) or (step == "centred" and rounds != CONFIG.random_rounds)]
 
 
 def main() -> None:

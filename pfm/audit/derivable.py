@@ -230,17 +230,25 @@ def nearest(candidates: Candidates, survivors: Survivors, own: torch.Tensor) -> 
     return candidates.names[best], float(found[best])
 
 
-def draw_random(like: Candidates, generator: torch.Generator) -> Candidates:
-    """Prompts and rows in random directions, each as large as its candidate: size alone may do it.
+def turned(like: Candidates, generator: torch.Generator) -> Candidates:
+    """Candidates that say nothing: all prompts turned together in a random direction, and all rows in another.
+
+    They are as large as before and at the same angles to each other, so that variants of one formula stay as much alike
+    as they were: size alone may bring a class back, and so may many tries that differ.
 
     Args:
         like: what is to be compared with them.
     """
+    weight = _turned(like.row[:, :-1], generator)
+    prompt = _turned(like.prompt.flatten(1), generator).view_as(like.prompt)
+    return Candidates(("turned",) * len(like.names), prompt, torch.cat([weight, like.row[:, -1:]], dim=1))
 
-    def drawn(rows: torch.Tensor) -> torch.Tensor:
-        values = torch.randn(rows.shape, generator=generator)
-        sizes = rows.flatten(1).norm(dim=1) / values.flatten(1).norm(dim=1)
-        return values * sizes.view(-1, *[1] * (rows.ndim - 1))
 
-    row = torch.cat([drawn(like.row[:, :-1]), like.row[:, -1:]], dim=1)
-    return Candidates(("random",) * len(like.names), drawn(like.prompt), row)
+def _turned(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Rows (A, D) turned by one rotation, of all alike; equal rows stay equal to the last bit."""
+    distinct, place = torch.unique(rows.double(), dim=0, return_inverse=True)
+    sizes = torch.linalg.qr(distinct.T).R  # (r, U): the rows in r directions at right angles, r = min(D, U)
+    drawn = torch.randn(rows.shape[1], len(sizes), generator=generator, dtype=torch.float64)
+    frame = torch.linalg.qr(drawn)
+    directions = frame.Q * frame.R.diagonal().sign()  # any r directions at right angles, each as likely
+    return (directions @ sizes).T[place].to(rows.dtype)

@@ -279,13 +279,22 @@ def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row
 
 def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """Logits (B, C + 1) with every prompt of the model there and one more for each example; `unknown` last."""
-    outputs = model.read(tokens, torch.cat([model.bank.everyone(len(tokens)), prompt], dim=1))
+    return _scores(model, _outputs(model, tokens, prompt), prompt.shape[1], row)
+
+
+def _outputs(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+    """What the readout reads, (B, P, D), with every prompt of the model there and one more for each example."""
+    return model.read(tokens, torch.cat([model.bank.everyone(len(tokens)), prompt], dim=1))
+
+
+def _scores(model: PromptedClassifier, outputs: torch.Tensor, new_tokens: int, row: torch.Tensor) -> torch.Tensor:
+    """Logits (B, C + 1) of outputs (B, P, D) and a row for each example; `unknown` last."""
     scores = model.readout.score_with_new(
         outputs,
         model.readout.weights(model),
         row * model.readout.row_scale,
         prompt_tokens=model.config.prompt_tokens,
-        new_tokens=prompt.shape[1],
+        new_tokens=new_tokens,
     )
     return F.pad(scores, (0, 1), value=model.unknown_logit)
 
@@ -293,12 +302,14 @@ def _logits(model: PromptedClassifier, tokens: torch.Tensor, prompt: torch.Tenso
 def _test(
     model: PromptedClassifier, inputs: torch.Tensor, prompt: torch.Tensor, row: torch.Tensor, batch: int = 512
 ) -> torch.Tensor:
-    """Logits (A, N, …) of every attack on every input."""
+    """Logits (A, N, …) of every attack on every input; attacks with the same prompt go through the blocks once."""
+    distinct, place = torch.unique(prompt, dim=0, return_inverse=True)  # (U, m, D), (A,)
     parts = []
     for chunk in inputs.split(max(1, batch // len(prompt))):
-        tokens = model.trunk(chunk)
-        num_seeds, size = len(prompt), len(chunk)
-        which = torch.arange(num_seeds, device=tokens.device).repeat_interleave(size)
-        logits = _logits(model, tokens.repeat(num_seeds, 1, 1), prompt[which], row[which])
-        parts.append(logits.unflatten(0, (num_seeds, size)))
+        tokens, size = model.trunk(chunk), len(chunk)
+        which = torch.arange(len(distinct), device=tokens.device).repeat_interleave(size)
+        outputs = _outputs(model, tokens.repeat(len(distinct), 1, 1), distinct[which])  # (U · N, P, D)
+        each = outputs.unflatten(0, (len(distinct), size))[place].flatten(0, 1)  # (A · N, P, D)
+        logits = _scores(model, each, prompt.shape[1], row.repeat_interleave(size, dim=0))
+        parts.append(logits.unflatten(0, (len(prompt), size)))
     return torch.cat(parts, dim=1)

@@ -15,7 +15,7 @@ from making.models import tiny_spec
 from pfm.audit.attacks.derivable import KEY, Derivable, judge
 from pfm.audit.attacks.from_samples import FromSamples, Remade
 from pfm.audit.by_chance import ByChance, compare_with_chance
-from pfm.audit.derivable import Candidates, SeedStarts, Survivors, derive, draw_random, find_seed, nearest
+from pfm.audit.derivable import Candidates, SeedStarts, Survivors, derive, find_seed, nearest, turned
 from pfm.audit.derived import Back, Derived, IdeaBack, Key, Random, Way
 from pfm.audit.models import AuditRequest, Models
 from pfm.audit.verdict import FAIL, PASS, Judgement
@@ -138,14 +138,26 @@ def test_a_bank_is_attacked_as_its_checkpoint_is() -> None:
     assert torch.equal(first.row, second.row)
 
 
-def test_random_prompts_are_as_large_as_what_they_are_compared_with() -> None:
-    found = derive(Survivors.of(erase(started("seed", 7), ["blue"]), GONE), {})
-    drawn = draw_random(found, make_generator(0))
+def test_random_prompts_are_as_large_as_what_they_stand_for_and_as_much_like_each_other() -> None:
+    survivors = Survivors.of(erase(started("seed", 7), ["blue"]), GONE)
+    found = derive(survivors, {"the seed": SeedStarts(started("seed", 7), survivors.ids).rows(7, "seed")})
+    drawn = turned(found, make_generator(0))
     for own, theirs in ((drawn.prompt, found.prompt), (drawn.row[:, :-1], found.row[:, :-1])):
-        assert torch.allclose(own.flatten(1).norm(dim=1), theirs.flatten(1).norm(dim=1), atol=1e-4)
+        a, b = own.flatten(1), theirs.flatten(1)
+        assert torch.allclose(a @ a.T, b @ b.T, atol=1e-3)  # sizes and angles
     assert torch.equal(drawn.row[:, -1], found.row[:, -1])
-    several = torch.cat([draw_random(found, make_generator(number)).prompt for number in range(20)])
+    assert len(torch.unique(drawn.prompt, dim=0)) == len(torch.unique(found.prompt, dim=0)) < len(found.names)
+    several = torch.cat([turned(found, make_generator(number)).prompt for number in range(20)])
     assert abs(float(cosines(several, found.prompt[0]).mean())) < 0.2
+
+
+def test_a_round_is_turned_in_any_direction() -> None:
+    found = made_up(1, 3)
+    size = float(found.prompt[0].norm())
+    drawn = torch.stack([turned(found, make_generator(number)).prompt[0, 0] for number in range(400)]) / size
+    spread = drawn.T @ drawn / len(drawn)  # of a direction in 8 numbers, each as likely: a eighth of unity
+    assert torch.allclose(spread, torch.eye(8) / 8, atol=0.03)
+    assert float(drawn.mean(dim=0).norm()) < 0.1
 
 
 # --- what is compared with chance: nothing is trained here, an attack's success is drawn ------------------------------
