@@ -12,7 +12,6 @@ a case that is in the file is not run again; models are kept in `--work` (they h
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import os
 import random
@@ -28,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: model
 import torch
 
 from audit_settings import DIGITS, SHARED, START
+from many_hosts import Cases
 from pfm.audit.attacks import ATTACKS
 from pfm.audit.comparisons.trained import recipe_of
 from pfm.audit.config import QUICK, AuditConfig
@@ -39,7 +39,6 @@ from pfm.cli import run as run_command
 from pfm.data.loading import load_data
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.storage import write_compact_json
-from pfm_bench.reports.header import host_facts
 
 CPU = torch.device("cpu")
 MOST = 20  # oracles that --full trains
@@ -60,6 +59,7 @@ PLANTED = ("resurrection", "prototype", "relearning")  # measures of what the we
 RECIPES = {
     "uniform": "--wrong_target uniform",
     "others": "--wrong_target others",
+    "prompt": "--readout prompt --final_norm --wrong_target none --lr 5e-3 --max_grad_norm 1",
 }
 NO_BRANCH = "--absent_weight 0"
 
@@ -273,7 +273,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(arguments: argparse.Namespace, config: AuditConfig, runs: dict[str, dict[str, Any]]) -> None:
+def write(arguments: argparse.Namespace, config: AuditConfig, found: Cases) -> None:
     """Everything, with the arithmetic made anew."""
     what = (f"--oracles {config.oracles} --epochs {arguments.epochs} --classes {arguments.classes} "
             f"--recipes {arguments.recipes}" + " --smoke" * arguments.smoke)  # fmt: skip
@@ -284,10 +284,10 @@ def write(arguments: argparse.Namespace, config: AuditConfig, runs: dict[str, di
             "training": {one: "pfm train " + " ".join(options_of(one, arguments.epochs))
                          for one in (*RECIPES, "no_branch")},
             "attack": dataclasses.asdict(config),
-            "host": host_facts(),
+            "hosts": found.hosts,
             "note": "values in [0, 1]; one process of one thread, others beside it: seconds are upper bounds",
-            "summary": summary(runs),
-            "runs": runs,
+            "summary": summary(found.runs),
+            "runs": found.runs,
         },
     )  # fmt: skip
 
@@ -301,6 +301,7 @@ def main() -> None:
     parser.add_argument("--oracles", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--smoke", action="store_true", help="a look whether it runs: few steps and attacks")
+    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing: take the cases of these files in")
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -308,22 +309,26 @@ def main() -> None:
     if arguments.smoke:
         config = dataclasses.replace(config, attack_seeds=2, attack_steps=5, restarts=2, relearn_steps=(0, 2),
                                      relearn_seeds=1)  # fmt: skip
-    runs = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
+    found = Cases.read(arguments.out)
+    runs = found.runs
+    for path in arguments.merge or ():
+        found.take(Cases.read(path))
     labels, recipes = arguments.classes.split(","), arguments.recipes.split(",")
     cases = [(recipe, label) for label in labels for recipe in recipes]
     cases.insert(len(recipes), ("no_branch", labels[0]))
     for recipe, label in cases:
         name = f"{recipe} class {label}"
-        if name in runs or arguments.is_printed:
+        if name in runs or arguments.is_printed or arguments.merge:
             continue
         if recipe == "no_branch":
-            runs[name] = run_no_branch(label, config, arguments.epochs, arguments.work)
+            run = run_no_branch(label, config, arguments.epochs, arguments.work)
         else:
-            runs[name] = run_case(recipe, label, config, arguments.epochs, arguments.work)
-        write(arguments, config, runs)
+            run = run_case(recipe, label, config, arguments.epochs, arguments.work)
+        found.add(name, run, "cpu")
+        write(arguments, config, found)
         print(f"{name} is done", file=sys.stderr, flush=True)
     if runs:
-        write(arguments, config, runs)  # the arithmetic may have changed
+        write(arguments, config, found)  # the arithmetic may have changed
     print(table(summary(runs)))
     for name, run in runs.items():
         what = run.get("masked") or run.get("levels")

@@ -5,16 +5,18 @@
         --out bench/pfm_bench/results/targets_lora.json
     python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --out bench/pfm_bench/results/targets_fsdd.json
 
+    python bench/audit_table.py --data fsdd --merge MORE.json --out bench/pfm_bench/results/targets_fsdd.json
+
 A case is a variant and a class: the full models of three seeds, each without the class, beside three models that were
 retrained without it. `--choose` does the same on other classes and on held-out samples: recipes are chosen there.
 What the file holds is not run again, and models are kept in `--work` (they hold the classes, so delete the folder
-afterwards). It makes only the attacks that a table shows; `pfm audit` makes all of them.
+afterwards). It makes only the attacks that a table shows; `pfm audit` makes all of them. `--merge` takes cases in that
+another machine made; all cases of a variant are to be of one, and the file says which.
 """
 
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import sys
 import time
@@ -29,6 +31,7 @@ import torch
 
 from audit_figures import tables
 from audit_settings import SETTINGS, VARIANTS, config_of, data_for, few, options_of
+from many_hosts import Cases
 from pfm.audit import figures, thresholds
 from pfm.audit.comparisons.data import by_position
 from pfm.audit.comparisons.trained import Comparisons
@@ -45,10 +48,8 @@ from pfm.model.classifier import PromptedClassifier
 from pfm.seeds import make_generator
 from pfm.storage import write_compact_json
 from pfm.training.run import train
-from pfm_bench.reports.header import host_facts
-from pfm_bench.reports.packed import pack, runs_of
+from pfm_bench.reports.packed import pack
 
-CPU = torch.device("cpu")
 SEEDS = (42, 2, 3)
 ATTACK = dataclasses.replace(QUICK, attack_seeds=5, relearn_steps=(2, 5, 10))
 
@@ -63,11 +64,13 @@ class KeptTrunks:
         self.compute = PromptedClassifier.trunk
 
     def install(self) -> None:
-        """In every model of this process."""
+        """In every model of this process; on the CPU."""
         kept = self
 
         def trunk(model: PromptedClassifier, inputs: torch.Tensor) -> torch.Tensor:
-            if not model.trunk_is_frozen:
+            if (
+                not model.trunk_is_frozen or not model.readout.sees_prompts
+            ):  # the latter ends in the model's own projection
                 return kept.compute(model, inputs)
             key = (model.config.prompt_layer, *inputs.shape, zlib.crc32(inputs.contiguous().numpy().data))
             if key not in kept.kept:
@@ -92,6 +95,7 @@ class Bench:
     work: Path
     is_choosing: bool
     seeds: tuple[int, ...]
+    device: torch.device
 
     @functools.cached_property
     def samples(self) -> ClassificationData:
@@ -111,7 +115,7 @@ class Bench:
 
         if not whole():
             config = config_of(self.data, variant, seed, self.places, str(folder))
-            train(config, CPU, lambda _: None, data=self.samples)
+            train(config, self.device, lambda _: None, data=self.samples)
         (path,) = whole()
         return load_checkpoint(path)
 
@@ -125,13 +129,13 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
         data = by_position(bench.samples, full)
         position = full.classes.position(label)
         groups = Groups.of(data, [position])
-        comparisons = Comparisons(full, data, [position], bench.work / "models", CPU, lambda _: None)
+        comparisons = Comparisons(full, data, [position], bench.work / "models", bench.device, lambda _: None)
         fewer = dataclasses.replace(data, test=few(data.test, position, OWN, REST))
-        attacker = Attacker(fewer, [position], ATTACK, CPU)
+        attacker = Attacker(fewer, [position], ATTACK, bench.device)
         fresh = comparisons.retrained().checkpoint
-        whole, oracle = Loaded.of(full, CPU), Loaded.of(fresh, CPU)
+        whole, oracle = Loaded.of(full, bench.device), Loaded.of(fresh, bench.device)
         smaller = erase(full, [label])
-        erased = Loaded.of(smaller, CPU)
+        erased = Loaded.of(smaller, bench.device)
         ids = full.classes.ids
         own_answers = as_subject("full", whole, ids).log_probabilities(data.test).argmax(dim=1)
         out = as_subject("out", whole, ids, without=[ids[position]])
@@ -149,7 +153,7 @@ def run_case(bench: Bench, variant: str, label: str) -> dict[str, Any]:
         retrained.append({"seed": seed, **theirs, **attacked(attacker, oracle)})
         answers.append((log_p, oracle_p))
         if SETTINGS[bench.data].is_relearned and whole.model.readout.sees_prompts:
-            lesson = lesson_of(fewer, position, full, seed)
+            lesson = lesson_of(fewer, position, full, seed, bench.device)
             for rows, checkpoint in ((forgotten, smaller), (retrained, fresh)):
                 rows[-1] |= relearned(checkpoint, lesson, seed)
     for number, row in enumerate(forgotten):
@@ -182,7 +186,7 @@ def attacked(attacker: Attacker, target: Loaded) -> dict[str, float]:
     }
 
 
-def lesson_of(data: ClassificationData, position: int, full: Checkpoint, seed: int) -> Lesson:
+def lesson_of(data: ClassificationData, position: int, full: Checkpoint, seed: int, device: torch.device) -> Lesson:
     """Ten samples of the class and ten of the others, other ones for each seed."""
     groups = Groups.of(data, [position])
 
@@ -191,7 +195,7 @@ def lesson_of(data: ClassificationData, position: int, full: Checkpoint, seed: i
 
     learned = drawn(groups.forget_train, "relearned"), drawn(groups.retain_train, "kept")
     tested = groups.forget_test, groups.retain_test
-    return Lesson.of(learned, tested, full=full, positions=[position], device=CPU)
+    return Lesson.of(learned, tested, full=full, positions=[position], device=device)
 
 
 def relearned(checkpoint: Checkpoint, lesson: Lesson, seed: int) -> dict[str, float]:
@@ -211,17 +215,19 @@ def mean_js(log_p: torch.Tensor, others: list[torch.Tensor]) -> float:
     return sum(float(figures.js_divergence(log_p, other).mean()) for other in others) / len(others)
 
 
-def document_of(bench: Bench, runs: dict[str, Any]) -> dict[str, Any]:
+def document_of(bench: Bench, found: Cases) -> dict[str, Any]:
     """The file."""
-    variants = dict.fromkeys(name.partition(";")[0] for name in runs)
+    order = {name: number for number, name in enumerate(VARIANTS)}
+    names = sorted(found.runs, key=lambda name: order[name.partition(";")[0]])
+    variants = dict.fromkeys(name.partition(";")[0] for name in names)
     return {
         "command": f"python bench/audit_table.py --data {bench.data}" + " --choose" * bench.is_choosing,
         "training": {variant: f"pfm train {options_of(bench.data, variant)}" for variant in variants},
         "samples": {name: len(split) for name, split in bench.samples.splits()},
         "attack": dataclasses.asdict(ATTACK),
-        "host": host_facts(),
+        "hosts": found.hosts,
         "note": "figures in [0, 1]; seconds of the processor, one thread",
-        "runs": pack(runs),
+        "runs": pack({name: found.runs[name] for name in names}),
     }
 
 
@@ -235,15 +241,19 @@ def main() -> None:
     parser.add_argument("--classes", default="", help="names, separated by commas")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--choose", action="store_true", dest="is_choosing")
+    parser.add_argument("--device", default="cpu", help="of all that is trained and attacked")
+    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing: take the cases of these files in")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("audit-table"))
     parser.add_argument("--print", action="store_true", dest="is_printed", help="run nothing, print what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    KeptTrunks().install()
-    runs = runs_of(json.loads(arguments.out.read_text())) if arguments.out.exists() else {}
+    device = torch.device(arguments.device)
+    if device.type == "cpu":
+        KeptTrunks().install()
+    found = Cases.read(arguments.out)
     if arguments.is_printed:
-        print(tables(runs))
+        print(tables(found.runs))
         return
     setting = SETTINGS[arguments.data]
     places = {name: str(Path(value).resolve()) for name in ("mednist", "fsdd", "backbone")
@@ -251,21 +261,27 @@ def main() -> None:
     if "fsdd" in places:
         places["fsdd"] = f"audiofolder:{places['fsdd']}"
     seeds = tuple(map(int, arguments.seeds.split(",")))
-    bench = Bench(arguments.data, places, arguments.work, arguments.is_choosing, seeds)
+    bench = Bench(arguments.data, places, arguments.work, arguments.is_choosing, seeds, device)
+    if arguments.merge:
+        for path in arguments.merge:
+            found.take(Cases.read(path))
+        write_compact_json(arguments.out, document_of(bench, found))
+        return
     labels = (
         arguments.classes.split(",") if arguments.classes else setting.choosing if bench.is_choosing else setting.shown
     )
     for variant in arguments.variants.split(";") if arguments.variants else VARIANTS:
         for label in labels:
             name = f"{variant}; {label}"
-            if name in runs:
+            if name in found.runs:
                 continue
             started = time.monotonic()
-            runs[name] = run_case(bench, variant, label)
-            write_compact_json(arguments.out, document_of(bench, runs))
-            print(f"{name}: {time.monotonic() - started:.0f} s, {runs[name]['cpu_seconds']:.0f} s of the processor",
+            found.add(name, run_case(bench, variant, label), device.type)
+            write_compact_json(arguments.out, document_of(bench, found))
+            seconds = found.runs[name]["cpu_seconds"]
+            print(f"{name}: {time.monotonic() - started:.0f} s, {seconds:.0f} s of the processor",
                   file=sys.stderr, flush=True)  # fmt: skip
-    print(tables(runs))
+    print(tables(found.runs))
 
 
 if __name__ == "__main__":

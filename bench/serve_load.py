@@ -6,13 +6,18 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`; `load_apart` with the last core for the client and the others for the server), how the memory of the server
-grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the highest rate at which
-requests may arrive at random so that none is refused and no queue grows, found by halving from what is answered where
-many requests always wait.
+(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), how
+the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the
+highest rate at which requests may arrive at random so that none is refused and no queue grows, found by halving from
+what is answered where many requests always wait.
 
-Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share the machine's cores, but
-in `load_apart`; what the client computes for a request is in the file. A section that is in the file already is not
+Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share all CPUs, unless
+`--server_cpus` and `--client_cpus` say otherwise:
+
+    python bench/serve_load.py --server_cpus 0,1 --client_cpus 2 --out FILE
+
+The session that is timed beside the server has the server's CPUs, and as many threads. What the client computes for a
+request is in the file, and what a hypervisor kept from the server's CPUs. A section that is in the file already is not
 measured again.
 """
 
@@ -24,12 +29,13 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +44,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pfm.storage import write_json
+from pfm_bench.measuring.pinning import on_cpus, pin, read_cpus, siblings, stolen_ms
 from pfm_bench.measuring.served import OwnServer, own_server
 from pfm_bench.measuring.stats import percentiles
 from pfm_bench.measuring.worker_ports import children, client_ports
 from pfm_bench.reports.header import FORMAT, host_facts
 from pfm_bench.scenarios.load import Load, Phase
+from pfm_bench.scenarios.load_checks import Tolerance
 from pfm_bench.scenarios.load_client import run_precisely
 from pfm_bench.scenarios.load_plan import LoadPlan
 from pfm_bench.scenarios.load_reference import SessionAnswers
@@ -61,7 +69,8 @@ ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
-CALMER = (0.5, 0.65)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
+CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
+TOLERANCES = {"cpu": Tolerance(), "cuda": Tolerance(probability=5e-3, tie=1e-2)}
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -74,7 +83,7 @@ class Setting:
         tokens_file, tokens: of the tenants.
         seconds: of the load.
         expected: the right answers.
-        is_apart: server and client share no core.
+        server_cpus, client_cpus: that each may use.
     """
 
     folder: Path
@@ -87,40 +96,42 @@ class Setting:
     clients: int
     workers: tuple[int, ...]
     load_workers: int
+    device: str
     options: tuple[str, ...]
     expected: SessionAnswers
-    is_apart: bool = False
+    server_cpus: Sequence[int]
+    client_cpus: Sequence[int]
 
     @contextmanager
     def served(self, name: str, *, workers: int = 1) -> Iterator[OwnServer]:
-        """A server of a new copy of the bundle; apart, it has every core but the last, which is then the client's."""
+        """A server of a new copy of the bundle on its CPUs, and the client on its own."""
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-")) / "model"
         shutil.copytree(self.bundle, folder)
-        options = ["--device", "cpu", "--workers", str(workers), "--tokens", str(self.tokens_file), *self.options]
-        cores = sorted(os.sched_getaffinity(0))
-        try:
-            if self.is_apart:
-                os.sched_setaffinity(0, cores[:-1])
-            with own_server([folder], *options, log=folder.with_name("log")) as server:
-                if self.is_apart:
-                    os.sched_setaffinity(0, cores[-1:])
+        options = ["--device", self.device, "--workers", str(workers), "--tokens", str(self.tokens_file), *self.options]
+        with ExitStack() as until:
+            with on_cpus(self.server_cpus):
+                server = until.enter_context(own_server([folder], *options, log=folder.with_name("log")))
+            with on_cpus(self.client_cpus):
                 yield server
-        finally:
-            os.sched_setaffinity(0, cores)
 
     def load(self, server: OwnServer, **plan: Any) -> Load:
         """Of all tenants."""
         found = LoadPlan(address=server.address, clients=self.clients, **{"sets": 4, **plan})
-        return Load(found, "model", self.tokens, lambda line: print(f"  {line}", flush=True), self.expected)
+        return Load(found, "model", self.tokens, say, self.expected, TOLERANCES[self.device])
 
 
-def prepare(shape: str, work: Path, temporary: Path) -> tuple[Path, Path, list[str]]:
+def say(line: str) -> None:
+    """What a phase was like."""
+    print(f"  {line}", flush=True)
+
+
+def prepare(shape: str, precision: str, work: Path, temporary: Path) -> tuple[Path, Path, list[str]]:
     """A bundle whose tenants see different classes, the file of their tokens, and the tokens."""
-    bundle = work / f"{shape.replace(':', '_').replace('/', '_')}"
+    bundle = work / f"{shape.replace(':', '_').replace('/', '_')}_{precision}"
     if not bundle.exists():
         export_bundle(
             random_checkpoint(shape, num_classes=CLASSES, readout="cls"), bundle,
-            form=GraphForm(per_request_prompts=True),
+            form=GraphForm(per_request_prompts=True, precision=precision),
         )  # fmt: skip
         for number in range(TENANTS):
             hidden = [f"class{place}" for place in range(KEPT, CLASSES) if (place + number) % 3 == 0]
@@ -165,10 +176,11 @@ def http_overhead(setting: Setting) -> Json:
                 over_http += [1000 * (time.perf_counter() - begun)] * (block >= 0)
                 assert answer.status == 200
             time.sleep(PAUSE)
-            for _ in range(BLOCK):
-                begun = time.perf_counter()
-                session.predict(inputs, profile="tenant-0")
-                direct += [1000 * (time.perf_counter() - begun)] * (block >= 0)
+            with on_cpus(setting.server_cpus):
+                for _ in range(BLOCK):
+                    begun = time.perf_counter()
+                    session.predict(inputs, profile="tenant-0")
+                    direct += [1000 * (time.perf_counter() - begun)] * (block >= 0)
         connection.close()
     overhead = percentiles(over_http).p50_ms - percentiles(direct).p50_ms
     print(f"  over HTTP {overhead:.2f} ms more than the session's {percentiles(direct).p50_ms:.2f}", flush=True)
@@ -219,24 +231,28 @@ def load(setting: Setting) -> Json:
     async def measure(server: OwnServer) -> tuple[list[Phase], Json, float]:
         load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
         await load.prepare()
-        alone = await load.alone(setting.seconds / 12)
-        closed = await load.closed(setting.clients, setting.seconds / 12)
+        mean_passes: list[dict[str, float]] = []
+
+        async def counted(asking: Awaitable[Phase]) -> Phase:
+            before = await passes(load, setting.tokens[0])
+            phase = await asking
+            mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
+            return phase
+
+        alone = await counted(load.alone(setting.seconds / 12))
+        closed = await counted(load.closed(setting.clients, setting.seconds / 12))
         unloaded = percentiles(alone.latencies_ms).p50_ms
         capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
-        calmer = [await load.open(share, capacity, setting.seconds / 4) for share in CALMER]
-        before, computed = await passes(load, setting.tokens[0]), server.cpu_ms()
-        loaded = await load.open(setting.share, capacity, setting.seconds, changes=True)
-        after = await passes(load, setting.tokens[0])
+        calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
+        stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
+        loaded = await counted(load.open(setting.share, capacity, setting.seconds, changes=True))
         computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
+        stolen = stolen_ms(setting.server_cpus) - stolen
         await load.connections.close()
-        count = max(1.0, after["count"] - before["count"])
-        means = {
-            "rows": (after["rows"] - before["rows"]) / count,
-            "ms": 1000 * (after["seconds"] - before["seconds"]) / count,
-        }
+        begun = min(each.due for each in load.asked)
         changed = [
             {
-                "at": round(change.asked - load.changes[0].asked, 3), "name": change.name,
+                "at": round(change.asked - begun, 3), "name": change.name,
                 "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
             }
             for change in load.changes
@@ -245,9 +261,17 @@ def load(setting: Setting) -> Json:
         tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
         return (
             [alone, closed, *calmer, loaded],
-            {**found, "trials": tried, "mean_pass": means, "changes": changed},
+            {
+                **found,
+                "trials": tried,
+                "mean_pass": mean_passes[-1],
+                "mean_passes": mean_passes,
+                "stolen_ms": stolen,
+                "by_second": by_second(load, begun),
+                "changes": changed,
+            },
             computed,
-        )
+        )  # fmt: skip
 
     with setting.served("load", workers=setting.load_workers) as server:
         phases, more, computed = run_precisely(measure(server))
@@ -266,17 +290,36 @@ def load(setting: Setting) -> Json:
     }  # fmt: skip
 
 
+def by_second(load: Load, begun: float) -> list[list[float]]:
+    """p50, p99 and the greatest latency in milliseconds of what was due in each second of the last phase."""
+    found: dict[int, list[float]] = {}
+    for each in load.asked:
+        if each.reply.status == 200:
+            found.setdefault(int(each.due - begun), []).append(1000 * (each.ended - each.due))
+    return [np.quantile(found[second], (0.5, 0.99, 1)).round(1).tolist() for second in sorted(found)]
+
+
 def one_pass(setting: Setting) -> float:
     """Milliseconds of a pass of as many rows as there may be, of different sets; nothing else runs."""
     session = setting.expected.session
     inputs = session.input.random(FULL, np.random.default_rng(0))
     sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(FULL)]
     times = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        session.predict_each(inputs, sets)
-        times.append(1000 * (time.perf_counter() - begun))
+    with on_cpus(setting.server_cpus):
+        for _ in range(3):
+            begun = time.perf_counter()
+            session.predict_each(inputs, sets)
+            times.append(1000 * (time.perf_counter() - begun))
     return float(np.median(times))
+
+
+def mean_pass(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Of those between two looks at the metrics."""
+    count = max(1.0, after["count"] - before["count"])
+    return {
+        "rows": (after["rows"] - before["rows"]) / count,
+        "ms": 1000 * (after["seconds"] - before["seconds"]) / count,
+    }
 
 
 async def passes(load: Load, token: str) -> dict[str, float]:
@@ -385,12 +428,20 @@ def short(phase: Phase) -> Json:
 
 
 def load_apart(setting: Setting) -> Json:
-    """As `load`, the client on a core of its own, which the server does not use."""
-    return load(replace(setting, is_apart=True))
+    """As `load`, the last of the server's CPUs for the client alone."""
+    *server_cpus, client_cpu = setting.server_cpus
+    with on_cpus(server_cpus):
+        expected = SessionAnswers(setting.bundle, device=setting.device, threads=len(server_cpus))
+    return load(replace(setting, server_cpus=server_cpus, client_cpus=[client_cpu], expected=expected))
+
+
+def load_shared(setting: Setting) -> Json:
+    """As `load`, server and client on the server's CPUs."""
+    return load(replace(setting, client_cpus=setting.server_cpus))
 
 
 SECTIONS: dict[str, Callable[[Setting], Json]] = {
-    each.__name__: each for each in (http_overhead, batching, load, load_apart, memory, kill)
+    each.__name__: each for each in (http_overhead, batching, load, load_apart, load_shared, memory, kill)
 }  # fmt: skip
 
 
@@ -398,30 +449,43 @@ def main() -> None:
     """Measure what is not in the file yet."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="scratch:vit_mini")
+    parser.add_argument("--precision", default="fp32", help="of the bundle")
+    parser.add_argument("--device", default="cpu", choices=TOLERANCES, help="of server and session")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time that always wait")
-    parser.add_argument("--workers", default=f"1,{os.cpu_count() or 1}", help="of the section batching")
+    parser.add_argument("--server_cpus", default="", help="such as 0,2-3, as `taskset -c` takes them; all")
+    parser.add_argument("--client_cpus", default="", help="those of the server")
+    parser.add_argument("--workers", default="", help="of the section batching; one, and one for each of its CPUs")
     parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
-    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--only", default="http_overhead,batching,load,load_apart,memory,kill")
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     only = [name for name in given.only.split(",") if name]
+    server_cpus = read_cpus(given.server_cpus) or tuple(sorted(os.sched_getaffinity(0)))
+    client_cpus = read_cpus(given.client_cpus) or server_cpus
     document: Json = json.loads(given.out.read_text()) if given.out.exists() else {"format": FORMAT, "sections": {}}
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        bundle, tokens_file, tokens = prepare(given.shape, work, Path(temporary))
+        bundle, tokens_file, tokens = prepare(given.shape, given.precision, work, Path(temporary))
+        pin(server_cpus)
+        expected = SessionAnswers(bundle, device=given.device, threads=len(server_cpus))
+        os.sched_setaffinity(0, client_cpus)
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
             requests=given.requests, share=given.share, clients=given.clients,
-            workers=tuple(map(int, given.workers.split(","))), load_workers=given.load_workers,
-            options=tuple(given.options.split()),
-            expected=SessionAnswers(bundle),
+            workers=tuple(dict.fromkeys(map(int, (given.workers or f"1,{len(server_cpus)}").split(",")))),
+            load_workers=given.load_workers, device=given.device, options=tuple(given.options.split()),
+            expected=expected, server_cpus=server_cpus, client_cpus=client_cpus,
         )  # fmt: skip
+        host = {
+            **host_facts(), "server_cpus": server_cpus, "client_cpus": client_cpus,
+            "thread_siblings": siblings([*server_cpus, *client_cpus]),
+        }  # fmt: skip
         for name in only:
             if name in document["sections"]:
                 print(f"{name}: is there already")
@@ -429,12 +493,15 @@ def main() -> None:
             print(f"{name}:", flush=True)
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
-            options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}"
-            options += f" --load_workers {given.load_workers}" if given.load_workers > 1 else ""
-            options += f" --options {given.options!r}" if given.options else ""
+            changed = [
+                f" --{option} {shlex.quote(str(getattr(given, option)))}"
+                for option in ("precision", "device", "server_cpus", "client_cpus", "load_workers", "options")
+                if getattr(given, option) != parser.get_default(option)
+            ]
+            options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}{''.join(changed)}"
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
-            document |= {"host": host_facts(), "shape": given.shape, "tenants": TENANTS}
+            document |= {"host": host, "shape": given.shape, "tenants": TENANTS}
             write_json(given.out, document)
     print(f"wrote {given.out}")
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from making.images import coloured_images, write_npz
 from pfm.cli import pfm, run
@@ -32,6 +34,8 @@ MODES = ("full_bank", "class_0", "class_1", "class_2", "class_3", "match_only", 
 
 @pytest.fixture(params=EXPECTED)
 def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "cls" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("the frozen weights are drawn by the library, and older ones draw the CLS token otherwise")
     return request.param
 
 

@@ -18,7 +18,9 @@ def _show_folder(document: Any) -> list[str]:
     top = os.path.realpath(document["path"])
     for entry in document["artifacts"]:
         lines.append(f"  {entry['kind']:<10}  {_below(top, entry['path'])}: {_in_short(entry)}")
-    lines += [f"  clean       {count} files: {how}" for how, count in document["clean"].items()]
+    lines += [
+        f"  clean       {count} {'file' if count == 1 else 'files'}: {how}" for how, count in document["clean"].items()
+    ]
     closed = document["not_looked_into"]
     return lines + [f"  not looked into  {_below(top, entry['path'])}: {entry['why']}" for entry in closed]
 

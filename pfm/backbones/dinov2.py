@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pfm.backbones.family import Card, HfConfig
+from pfm.backbones.family import Card, HfConfig, Tensors
 from pfm.backbones.vit import Vit
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ class Dinov2(Vit):
         (r"\.norm2\.", ".layernorm_after."),
         (r"\.layer_scale1\.lambda1$", ".scale_attention"),
         (r"\.layer_scale2\.lambda1$", ".scale_mlp"),
+        # as transformers named them until 5.17 at least
+        (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1_proj."),
+        (r"\.query_proj\.", ".q_proj."),
+        (r"\.key_proj\.", ".k_proj."),
+        (r"\.value_proj\.", ".v_proj."),
+        (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+        (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
     )
     cards: ClassVar[tuple[Card, ...]] = (
         Card(model_name="facebook/dinov2-base", preset="dinov2_base_patch14_224", licence="Apache-2.0",
@@ -57,6 +64,15 @@ class Dinov2(Vit):
         from transformers import Dinov2Config, Dinov2Model
 
         return Dinov2Config, Dinov2Model
+
+    def names(self, weights: Tensors) -> Tensors:
+        """Likewise; a gated MLP whose two factors are one matrix, as until 5.17 at least, has them apart."""
+        renamed = super().names(weights)
+        for name in [name for name in renamed if ".mlp.weights_in." in name]:
+            gate, up = renamed.pop(name).chunk(2)
+            renamed[name.replace("weights_in", "gate_proj")] = gate
+            renamed[name.replace("weights_in", "up_proj")] = up
+        return renamed
 
     def block_shape(self, config: HfConfig) -> BlockShape:
         width = int(config["hidden_size"] * config["mlp_ratio"])

@@ -245,6 +245,7 @@ def test_a_ceiling_that_cannot_be_measured_is_left_out() -> None:
 def test_all_targets_of_a_plan_compute_the_same(
     name: str, state: Checkpoint, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    pytest.importorskip("openvino")
     weights = tmp_path / "model.pt"
     save_checkpoint(weights, state)
     folder: Path = request.getfixturevalue(name)

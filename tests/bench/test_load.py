@@ -14,7 +14,7 @@ from making.served import export_form, listening
 from pfm.cli import pfm, run
 from pfm.errors import ConfigError
 from pfm_bench.scenarios.load import Load, Phase
-from pfm_bench.scenarios.load_checks import Answer, Asked, Change, Judge, Question, Verdicts, read_answer
+from pfm_bench.scenarios.load_checks import Answer, Asked, Change, Judge, Question, Tolerance, Verdicts, read_answer
 from pfm_bench.scenarios.load_client import Connections, Reply, run_precisely
 from pfm_bench.scenarios.load_plan import LoadPlan
 
@@ -98,6 +98,14 @@ def test_answers_have_the_numbers_of_the_session_for_their_classes() -> None:
     assert verdict(question(), reply("ac"), 0, 1) == "wrong"  # nobody took b away
     found = Judge([], lambda *_: None).of([Asked(question(), reply(CLASSES), 0, 0, 1)])
     assert (found.right, found.unjudged) == (1, 1)
+
+
+def test_on_a_gpu_another_label_is_right_where_its_probability_is_nearly_the_highest() -> None:
+    asked = [Asked(question(), reply(CLASSES, label="b", off=1e-4), 0, 0, 1)]
+    gap = SHARES["a"] - SHARES["b"]
+    near, far = (Tolerance(probability=1e-3, tie=tie) for tie in (1.01 * gap, 0.99 * gap))
+    assert Judge([], expected, near).of(asked).right == 1
+    assert Judge([], expected, far).of(asked).wrong == 1
 
 
 @pytest.mark.parametrize(

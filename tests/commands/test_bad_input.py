@@ -211,6 +211,10 @@ def test_a_hub_name_that_cannot_be_reached_is_refused(refuse: Refuse, npz: Path,
     assert "cannot load backbone 'nobody/nothing'" in refuse(*arguments, "--model_name", "nobody/nothing")
 
 
+def test_a_bundle_where_verify_expects_the_certificate_is_named(refuse: Refuse, tmp_path: Path) -> None:
+    assert f"{tmp_path} is a folder; the certificate comes first" in refuse("verify", tmp_path)
+
+
 @pytest.mark.usefixtures("preset")
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 def test_a_save_folder_that_is_a_file_is_refused(refuse: Refuse, npz: Path, below: str) -> None:

@@ -20,7 +20,17 @@ from pfm.errors import ConfigError
 from pfm.storage import Json
 from pfm_bench.measuring.stats import percentiles
 from pfm_bench.scenarios.load_changes import Changer
-from pfm_bench.scenarios.load_checks import Answer, Asked, Change, Expected, Judge, Question, Verdicts, read_answer
+from pfm_bench.scenarios.load_checks import (
+    Answer,
+    Asked,
+    Change,
+    Expected,
+    Judge,
+    Question,
+    Tolerance,
+    Verdicts,
+    read_answer,
+)
 from pfm_bench.scenarios.load_client import Connections, Reply
 from pfm_bench.scenarios.load_plan import LoadPlan
 
@@ -120,6 +130,7 @@ class Load:
         tokens: of tenants; none where the server asks for none.
         say: is told each phase when it is over.
         expected: the right answers; else those that the same requests got when they were alone.
+        tolerance: how far from them an answer may be.
     """
 
     def __init__(
@@ -129,6 +140,7 @@ class Load:
         tokens: Sequence[str],
         say: Callable[[str], object],
         expected: Expected | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
         self.plan = plan
         self.changes: list[Change] = []
@@ -141,6 +153,7 @@ class Load:
         self._random = np.random.default_rng(plan.seed)
         self._alone: dict[Question, Answer] = {}
         self._expected = expected or self._as_alone
+        self._tolerance = tolerance
         self.changer = Changer(self.connections, model, self._tokens, self.changes)
 
     async def run(self) -> list[Phase]:
@@ -310,7 +323,7 @@ class Load:
         phase.client_ms = 1000 * (time.process_time() - computed) / max(1, len(asked))
         phase.statuses.update(each.reply.status for each in asked)
         phase.latencies_ms = [1000 * (each.ended - each.due) for each in asked if each.reply.status == 200]
-        phase.verdicts = Judge(self.changes, self._expected).of(asked)
+        phase.verdicts = Judge(self.changes, self._expected, self._tolerance).of(asked)
         self._say(phase.describe())
         return phase
 

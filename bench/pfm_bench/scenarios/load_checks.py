@@ -14,7 +14,18 @@ import numpy.typing as npt
 
 from pfm_bench.scenarios.load_client import Reply
 
-TOLERANCE = 1e-5  # of a probability in company
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far an answer may be from the session's.
+
+    Attributes:
+        probability: in company; on a GPU, where the size of a batch chooses the kernels, they differ more.
+        tie: a label may be another one whose right probability is as close as that to the right label's.
+    """
+
+    probability: float = 1e-5
+    tie: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,11 +128,13 @@ class Judge:
     Args:
         changes: everything that was changed, in order; of one class one after the other.
         expected: the right answer.
+        tolerance: how far from it an answer may be.
     """
 
-    def __init__(self, changes: Sequence[Change], expected: Expected) -> None:
+    def __init__(self, changes: Sequence[Change], expected: Expected, tolerance: Tolerance | None = None) -> None:
         self._changes = changes
         self._expected = expected
+        self._tolerance = tolerance or Tolerance()
         self._known: dict[tuple[Question, bytes], tuple[Answer, float | None]] = {}
 
     def of(self, asked: Sequence[Asked]) -> Verdicts:
@@ -138,9 +151,10 @@ class Judge:
         key = (asked.question, asked.reply.body)
         if key not in self._known:
             answer = read_answer(asked.reply)
-            self._known[key] = (answer, difference(answer, self._expected(asked.question, tuple(answer.shares))))
+            right = self._expected(asked.question, tuple(answer.shares))
+            self._known[key] = (answer, difference(answer, right, tie=self._tolerance.tie))
         answer, off = self._known[key]
-        if (off is not None and off > TOLERANCE) or not self._has_right_classes(asked, answer):
+        if (off is not None and off > self._tolerance.probability) or not self._has_right_classes(asked, answer):
             found.wrong += 1
             if len(found.examples) < 5:
                 found.examples.append(f"{asked.question.named}: {answer.label} of {list(answer.shares)}, off by {off}")
@@ -176,11 +190,17 @@ class Judge:
         return is_one_gone or all(False in self._states(asked, name) for name in question.wanted)
 
 
-def difference(answer: Answer, right: Answer | None) -> float | None:
-    """Largest difference of a probability, infinite where the label or the classes are others; None: not known."""
+def difference(answer: Answer, right: Answer | None, *, tie: float = 0.0) -> float | None:
+    """Largest difference of a probability, infinite where the label or the classes are others; None: not known.
+
+    Args:
+        tie: see `Tolerance`.
+    """
     if right is None:
         return None
-    if answer.label != right.label or answer.shares.keys() != right.shares.keys():
+    if answer.shares.keys() != right.shares.keys():
+        return float("inf")
+    if answer.label != right.label and not 0 <= right.shares[right.label] - right.shares[answer.label] < tie:
         return float("inf")
     return max((abs(share - right.shares[name]) for name, share in answer.shares.items()), default=0.0)
 

@@ -13,11 +13,12 @@ class SessionAnswers:
 
     Args:
         folder: a bundle that nobody changes.
-        threads: of one pass; 0 leaves the choice to ONNX Runtime.
+        device: that the server has.
+        threads: of one pass on the CPU; 0 leaves the choice to ONNX Runtime.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        self.session = PromptSession(folder, device="cpu", threads=threads)
+    def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 0) -> None:
+        self.session = PromptSession(folder, device=device, threads=threads)
         self._known: dict[tuple[Question, tuple[str, ...]], Answer | None] = {}
 
     def __call__(self, question: Question, classes: Sequence[str]) -> Answer | None:

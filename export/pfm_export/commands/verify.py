@@ -70,6 +70,8 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
     from pfm.forgetting.certificate import read_certificate
     from pfm_export.contents import open_content
 
+    if cert.is_dir():
+        raise ConfigError(f"{cert} is a folder; the certificate comes first: pfm verify CERT {cert}")
     signed = read_certificate(cert, public_key)
     known = ", ".join(entry.file for entry in signed.artifacts)
     if not artifacts:

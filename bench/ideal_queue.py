@@ -1,0 +1,80 @@
+"""What a queue without any cost of its own would make of the load that `serve_load.py` measured.
+
+    python bench/ideal_queue.py bench/pfm_bench/results/serve_load_vit_mini.json
+
+A pass of n rows takes a + b n milliseconds; both are fitted to the mean passes of the phases of a file (its section
+`load`). Requests arrive at random, and a pass takes all that wait, at most 32, as the server does: no rule that answers
+in the order of arrival ends sooner. What p99 is then, at a share of the highest rate 32 / (a + 32 b), beside the aim
+"three times a request alone, and one batch", with the batch of 32 rows and with the mean one of that load. Nothing is
+slower than the passes here, so that what this queue misses no server meets whose passes cost as much.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MOST, REQUESTS = 32, 200_000
+SHARES = (0.5, 0.6, 0.65, 0.7, 0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Milliseconds, and rows of the mean pass."""
+
+    p50_ms: float
+    p99_ms: float
+    rows: float
+
+
+def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: int = 0) -> Found:
+    """Requests that arrive at random, taken as they come by passes of at most so many rows.
+
+    Args:
+        a, b: milliseconds of a pass, and of each of its rows.
+    """
+    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1000 / per_second, REQUESTS))  # (N,)
+    latencies = np.empty(REQUESTS)
+    now, first, passes = 0.0, 0, 0
+    while first < REQUESTS:
+        now = max(now, arrivals[first])
+        last = min(first + most, int(np.searchsorted(arrivals, now, side="right")))
+        now += a + b * (last - first)
+        latencies[first:last] = now - arrivals[first:last]
+        first, passes = last, passes + 1
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    return Found(p50_ms=p50, p99_ms=p99, rows=REQUESTS / passes)
+
+
+def fit(passes: list[dict[str, float]]) -> tuple[float, float]:
+    """a and b of the mean passes of several phases, by least squares of relative errors; neither is negative."""
+    rows, ms = (np.array([each[name] for each in passes]) for name in ("rows", "ms"))
+    b, a = np.polyfit(rows, ms, 1, w=1 / ms)
+    return (float(a), float(b)) if a >= 0 else (0.0, float(np.mean(ms / rows)))
+
+
+def main() -> None:
+    """Print a line for each share."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path, help="of serve_load.py")
+    parser.add_argument("--section", default="load")
+    given = parser.parse_args()
+    found = json.loads(given.file.read_text())["sections"][given.section]
+    a, b = fit(found["mean_passes"])
+    alone, most = found["p50_alone_ms"], 1000 * MOST / (a + MOST * b)
+    print(f"passes of {a:.2f} + {b:.3f} n ms; a request alone {alone:.2f} ms; at most {most:.1f} requests/s")
+    print(f"measured: {found['capacity_per_second']:.1f} requests/s carried, p99 {found['p99_ms']:.1f} ms at 80 %")
+    for share in SHARES:
+        queue = simulate(a, b, share * most)
+        around = alone - a - b  # what a request costs around its pass, that is in no queue here
+        whole, mean = 3 * alone + a + MOST * b, 3 * alone + a + b * queue.rows
+        print(
+            f"{share:.0%}: p50 {queue.p50_ms + around:.1f}, p99 {queue.p99_ms + around:.1f} ms; aim with {MOST} rows "
+            f"{whole:.1f}, with the mean {queue.rows:.1f} rows {mean:.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Which CPUs a measurement uses, and how a queue is simulated."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import ideal_queue
+from pfm.errors import ConfigError
+from pfm_bench.measuring.pinning import on_cpus, read_cpus, siblings, stolen_ms
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
+
+
+def test_cpus_are_read_as_taskset_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 4})
+    assert read_cpus("0,2-4") == (0, 2, 3, 4)
+    assert read_cpus("4,2-3,2") == (4, 2, 3)
+    assert read_cpus("") == ()
+    with pytest.raises(ConfigError, match="is not a list of CPUs"):
+        read_cpus("two")
+    with pytest.raises(ConfigError, match=r"CPUs \[1\] of '0-1' are not for this process"):
+        read_cpus("0-1")
+
+
+def test_cpus_are_as_before_when_a_block_ends() -> None:
+    before = os.sched_getaffinity(0)
+    first = min(before)
+    with on_cpus([first]):
+        assert os.sched_getaffinity(0) == {first}
+    assert os.sched_getaffinity(0) == before
+    assert stolen_ms([first]) >= 0
+    assert set(siblings([first])) <= {str(first)}
+
+
+def test_a_simulated_queue_is_the_one_that_theory_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ideal_queue, "REQUESTS", 20_000)
+    one_by_one = ideal_queue.simulate(0.0, 1.0, 500, most=1)  # M/D/1 at a load of a half
+    assert one_by_one.rows == 1
+    assert one_by_one.p50_ms == pytest.approx(1, abs=0.05)  # half of them find nobody
+    assert one_by_one.p99_ms == pytest.approx(4.3, rel=0.15)
+    assert ideal_queue.simulate(5.0, 0.0, 1000).rows == pytest.approx(5, rel=0.1)  # a pass takes what came in the last
+    passes = [{"rows": rows, "ms": 2 + 0.5 * rows} for rows in (1.0, 4.0, 30.0)]
+    assert np.allclose(ideal_queue.fit(passes), (2, 0.5))
