@@ -291,9 +291,10 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
 def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
     """A line for each start and readout, and both: of all models in how many a formula tells, and how likely by luck.
 
-    Models in which none does are expected to show one in twenty.
+    Models in which none does are expected to show one in twenty; and the best of all formulas is above the middle 95 %
+    of rounds in one of forty.
     """
-    for start in ("secret", "common"):
+    for start in reversed(STARTS_SHOWN):
         for readout in ("cls", "prompt", ""):
             attacks = [
                 entry
@@ -301,12 +302,19 @@ def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
                 for entry in run["derivable"]
                 if run["start"] == start and "centred" in entry and (not readout or f"_{readout}_seed" in name)
             ]
+            if not attacks:
+                continue
             parts = []
             for found in (attacks, [entry["centred"] for entry in attacks]):
                 count = sum(not entry["ideas"][0]["as_good"] for entry in found)
-                chance = sum(math.comb(len(found), k) * 19 ** (len(found) - k) for k in range(count, len(found) + 1))
-                parts.append(f"{count} of {len(found)} (p = {chance / 20 ** len(found):.2f})")
-            yield f"`{start}`, {readout or 'both readouts'}: {parts[0]}, centred {parts[1]}"
+                above = sum(entry["formulas"][0]["selective"] > entry["random"]["high"] for entry in found)
+                parts.append(f"{count} of {len(found)} (p = {by_luck(count, len(found)):.2g}), above in {above}")
+            yield f"`{start}`, {readout or 'both readouts'}: {parts[0]}; centred {parts[1]}"
+
+
+def by_luck(count: int, models: int) -> float:
+    """How likely so many or more of the models tell, where each does once in twenty."""
+    return sum(math.comb(models, k) * 19 ** (models - k) for k in range(count, models + 1)) / 20**models
 
 
 def derived(attacks: list[dict[str, Any]]) -> Iterator[str]:

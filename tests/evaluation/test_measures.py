@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from pfm.evaluation.measures import measure_calibration, measure_field, medmnist
 from pfm.evaluation.measures_report import _answers, describe_measures, write_measures
 from pfm.evaluation.outcome import Evaluation, UnknownShares
 from pfm.evaluation.removal import Destinations, measure_removal
+from pfm.evaluation.results import describe_evaluation, not_forgotten
 from pfm.evaluation.samples import Samples
 from pfm.evaluation.served import ServedAnswers
-from pfm.evaluation.subsets import choose_subsets
+from pfm.evaluation.subsets import SubsetAccuracies, choose_subsets
 
 PREPROCESS = ImagePreprocess(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 CPU = torch.device("cpu")
@@ -268,6 +270,19 @@ def test_advice_is_given_where_a_model_did_not_learn_and_nowhere_else() -> None:
     assert "image" not in line  # the model may be one of sounds
     (line,) = advise(evaluation(0.72, largest=0.7), model)  # of a skewed test set
     assert "has 70.0 %" in line
+
+
+def test_classes_that_are_answered_without_their_prompt_are_named_the_worst_first() -> None:
+    model = tiny_model()
+    subsets = [(position,) for position in range(4)]
+    one = SubsetAccuracies(k=1, subsets=subsets, forget=[0.3, 0.72, math.nan, 0.951], retain=[0.9] * 4, num_possible=4)
+    measured = dataclasses.replace(evaluation(0.9), subsets=[one])
+    (line,) = not_forgotten(measured, model)
+    assert "away: grey in 95.1 %, green in 72.0 % of their samples (chance 25.0 %)" in line
+    assert line in describe_evaluation(measured, model)
+    assert not_forgotten(evaluation(0.9), model) == []
+    well = dataclasses.replace(one, forget=[0.3, 0.1, 0.0, 0.44])
+    assert not_forgotten(dataclasses.replace(measured, subsets=[well]), model) == []
 
 
 def test_measures_of_two_classes_are_of_the_second() -> None:

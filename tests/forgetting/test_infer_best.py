@@ -9,6 +9,7 @@ from making.checkpoints import image_checkpoint, trained_state
 from pfm.data.splits import Split
 from pfm.forgetting.answers import Asked
 from pfm.forgetting.erase import erase
+from pfm.forgetting.hidden import answered_without_its_prompt
 from pfm.forgetting.infer_best import infer_best_change
 from pfm.model.checkpoint import Checkpoint
 
@@ -64,3 +65,22 @@ def test_without_samples_random_inputs_say_how_many_answers_change() -> None:
 def test_nothing_is_centred_where_no_class_has_a_row() -> None:
     full = trained_state(readout="prompt")
     assert infer_best_change(full, erase(full, ["blue"])) is None
+
+
+@torch.inference_mode()
+def test_how_far_a_class_is_answered_without_its_prompt_is_said_before_it_is_erased() -> None:
+    full = spread()
+    stored = torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(40) % 4
+    model = full.build_model()
+    answers = model.logits(full.preprocess(stored[labels == 2]), torch.tensor([[0, 1, 3]] * 10)).argmax(dim=1)
+    share = float((answers == 2).double().mean())
+    asked = Asked(split=Split(stored, labels), data=full.classes, batch_size=4)
+    said = answered_without_its_prompt(full, "blue", asked)
+    assert said is not None
+    assert f"blue was answered for {100 * share:.1f} % of its 10 test samples (chance 25.0 %)" in said
+    others = Asked(split=Split(stored[labels != 2], labels[labels != 2]), data=full.classes)
+    assert answered_without_its_prompt(full, "blue", others) is None
+    assert answered_without_its_prompt(full, "blue", Asked()) is None
+    prompt = image_checkpoint("prompt")
+    assert answered_without_its_prompt(prompt, "blue", asked) is None

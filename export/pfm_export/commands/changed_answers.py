@@ -1,6 +1,7 @@
-"""What an erasure does to answers about the classes that stay, said before it is made.
+"""What an erasure does to answers, said before it is made.
 
-Centred rows can change one answer, `infer_best`; centred prompts any.
+About the classes that stay: centred rows can change one answer, `infer_best`; centred prompts any. About the class that
+goes: whether the model forgot it at all when its prompt alone was away.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def notes_on_answers(
         PfmError: with `on_test_data`, where data or model cannot be loaded.
     """
     from pfm.forgetting.erase import prompts_are_centred, without
+    from pfm.forgetting.hidden import answered_without_its_prompt
     from pfm.forgetting.infer_best import infer_best_change, prompts_change
     from pfm.model.readouts import READOUTS
 
@@ -51,6 +53,8 @@ def notes_on_answers(
             notes += [f"infer_best, which compares logits of different forwards, can change; {why_not}"]
         elif names and asked is not None and (change := infer_best_change(full, erased, asked)):
             notes += [change.describe()]
+        if on_test_data and asked is not None:
+            notes += [said for name in names if (said := answered_without_its_prompt(full, name, asked))]
     except PfmError as error:  # a backbone that is not there: the erasure does not need it
         if on_test_data:
             raise
