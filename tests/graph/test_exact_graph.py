@@ -238,7 +238,7 @@ def test_products_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caps
     runtime.load_graph(bundle(exact=None), device="cuda")
     assert [providers[runtime.CUDA] for providers in given] == [{"use_tf32": "0"}] * 2
     runtime.load_graph(bundle(exact=None), device="cpu")
-    assert left_out == [None, None, runtime.SLOW_ON_CPU]  # of the rewrites, those that a CPU is better without
+    assert left_out == [runtime.REWRITES_LEFT_OUT[name] for name in (runtime.CUDA, runtime.CUDA, runtime.CPU)]
     assert capsys.readouterr().out == ""  # what is printed of libraries is not among answers
     with pytest.raises(DeviceError, match="TensorRT rounds"):
         runtime.load_graph(bundle(exact="a state"), device="tensorrt")

@@ -28,8 +28,9 @@ from pfm_export.serving.signature import MODEL, Signature
 T = TypeVar("T")
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 MOST_CAPTURED = 16  # shapes that a CUDA graph is kept for; the others run without one
-# of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two
-SLOW_ON_CPU = ["SkipLayerNormFusion"]
+# of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two, and
+# CUDA's for an addition with softmax fails where there is nothing to add, as for a request without a class
+REWRITES_LEFT_OUT = {CPU: ["SkipLayerNormFusion"], CUDA: ["BiasSoftmaxFusion"]}
 REFUSALS = ("INVALID_ARGUMENT", "Unexpected input", "invalid dimensions", "Invalid rank")  # of a binding, about inputs
 NOT_CAPTURED = "-1"  # of ONNX Runtime: do not capture this run
 
@@ -96,7 +97,7 @@ def load_graph(
             content,
             options,
             providers=[(provider, settings[provider]) for provider in providers],
-            disabled_optimizers=SLOW_ON_CPU if providers == [CPU] else None,
+            disabled_optimizers=REWRITES_LEFT_OUT.get(providers[0]),
         )
     except Exception as error:  # onnxruntime has a class of its own for each of its status codes
         raise BundleError(f"ONNX Runtime refuses the graph: {' '.join(str(error).split())[:200]}") from error
