@@ -115,3 +115,12 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that speaks and writes for all."""
         return self.rank == 0
+
+
+def compile_module(module: "torch.nn.Module") -> None:
+    """Compile a module's forward with torch.compile, for batches and prompts of any number."""
+    import torch._inductor.config as inductor
+
+    # an analysis of tilings that is not for sizes of any number, and fails on them on a GPU (torch 2.11)
+    inductor.triton.coalesce_tiling_analysis = False
+    module.compile(dynamic=True)

@@ -14,7 +14,7 @@ from torch import nn
 from pfm.backbones.spec import BackboneSpec
 from pfm.data.config import AugmentConfig, FeedConfig
 from pfm.data.feed import Feed
-from pfm.device import DeviceConfig, Processes
+from pfm.device import DeviceConfig, Processes, compile_module
 from pfm.model.trunk_cache import cache_trunk
 from pfm.model.views import StoredInputs
 from pfm.training.batches import Examples, Loader
@@ -62,7 +62,7 @@ class OurStep:
             tokens = cache_trunk(model, stored, "device", processes, batch_size=size, name="images")
         optimizer = build_optimizer(model, OptimConfig())
         if variant.is_compiled:
-            model.compile(dynamic=True)
+            compile_module(model)
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
         self.objective = Objective(model, ObjectiveConfig())

@@ -8,8 +8,8 @@ import contextlib
 import ctypes.util
 import io
 import os
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -192,7 +192,8 @@ class Graph:
 
     Args:
         keeps_output: leave the output on the device, for the graph behind this one.
-        captures: the graph was loaded with CUDA graphs.
+        captures: the graph was loaded with CUDA graphs. One thread makes all its passes then: ONNX Runtime records for
+            each thread apart, and what one replays another's recording may overwrite.
     """
 
     def __init__(
@@ -205,9 +206,8 @@ class Graph:
         self.signature = Signature(tuple(end.name for end in inputs), tuple(end.name for end in outputs))
         self._names = list(self.signature.outputs[:1])
         self._output_device = self.device if keeps_output else "cpu"
-        self._captures = captures
+        self._recorder = ThreadPoolExecutor(1, "pfm-cuda-graphs") if captures else None
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
-        self._lock = threading.Lock()  # of the captured buffers
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
         """The array on the graph's device."""
@@ -226,7 +226,9 @@ class Graph:
         Raises:
             DataError: an input of another shape or type.
         """
-        return self._checked(lambda: self._replay(feed) if self._captures else self._run(feed))
+        if (recorder := self._recorder) is not None:
+            return self._checked(lambda: recorder.submit(self._replay, feed).result())
+        return self._checked(lambda: self._run(feed))
 
     def _checked(self, run: Callable[[], T]) -> T:
         try:
@@ -247,34 +249,37 @@ class Graph:
         return binding.get_outputs()[0]
 
     def _replay(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
-        """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them."""
+        """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them.
+
+        For the thread of the recordings alone.
+        """
         arrays = {name: _array(value) for name, value in feed.items()}
         key = tuple(arrays[name].shape for name in self.signature.inputs)
         options = onnxruntime.RunOptions()
-        with self._lock:
-            kept = self._captured.get(key)
-            if kept is None and len(self._captured) >= MOST_CAPTURED:
-                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-                return self._run(arrays, options)
-            if kept is None:
-                kept = self._captured[key] = _Captured(str(len(self._captured) + 1))
-                kept.inputs = {name: self.put(array) for name, array in arrays.items()}
-                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-                first = self._run(kept.inputs, options).numpy()  # whose shape the output has
-                kept.output = self.put(first)
-                options = onnxruntime.RunOptions()
-            else:
-                for name, array in arrays.items():
-                    kept.inputs[name].update_inplace(np.ascontiguousarray(array))
-            options.add_run_config_entry("gpu_graph_id", kept.number)
-            binding = self.session.io_binding()
-            for name, value in kept.inputs.items():
-                binding.bind_ortvalue_input(name, value)
-            assert kept.output is not None
-            binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
-            self.session.run_with_iobinding(binding, options)
-            # copied out before the next run of this shape writes over it
-            return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
+        kept = self._captured.get(key)
+        if kept is None and len(self._captured) >= MOST_CAPTURED:
+            options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+            return self._run(arrays, options)
+        if kept is None:
+            kept = _Captured(str(len(self._captured) + 1))
+            kept.inputs = {name: self.put(array) for name, array in arrays.items()}
+            options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+            first = self._run(kept.inputs, options).numpy()  # whose shape the output has
+            kept.output = self.put(first)
+            self._captured[key] = kept  # now that inputs of these shapes are known to fit
+            options = onnxruntime.RunOptions()
+        else:
+            for name, array in arrays.items():
+                kept.inputs[name].update_inplace(np.ascontiguousarray(array))
+        options.add_run_config_entry("gpu_graph_id", kept.number)
+        binding = self.session.io_binding()
+        for name, value in kept.inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        assert kept.output is not None
+        binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
+        self.session.run_with_iobinding(binding, options)
+        # copied out before the next run of this shape writes over it
+        return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
 
 
 def _array(value: Tensor) -> np.ndarray:
