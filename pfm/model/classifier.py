@@ -21,6 +21,7 @@ from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
 from pfm.model.config import LoraSettings, ModelConfig
 from pfm.model.lora import add_adapters
+from pfm.model.passing import Passing
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
 
@@ -111,14 +112,19 @@ class PromptedClassifier(nn.Module):
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
         return self.readout.trunk(self, inputs)
 
-    def head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    def head(self, tokens: torch.Tensor, present: torch.Tensor, passing: Passing | None = None) -> torch.Tensor:
         """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s)."""
         if present.shape[1] == 0 and not self.readout.scores_absent:  # nothing to read
             return tokens.new_full((len(tokens), self.num_classes), -torch.inf, dtype=torch.float32)
-        outputs = self.read(tokens, self.bank.gather(present))
+        prompts = self.bank.gather(present)
+        outputs = self.read(tokens, prompts if passing is None else passing.prompts(prompts, present))
         weight, bias = self.readout.weights(self)
         with torch.autocast(outputs.device.type, enabled=False):
             scores = self.readout.score(outputs.float(), weight, bias, prompt_tokens=self.config.prompt_tokens)
+            if passing is not None and self.readout.class_rows:
+                rows = passing.reduced(weight), passing.reduced(bias)
+                reduced = self.readout.score(outputs.float(), *rows, prompt_tokens=self.config.prompt_tokens)
+                scores = passing.scores(scores, reduced)
         return self.readout.by_class(scores, present, self.num_classes)
 
     def read(self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -138,6 +144,7 @@ class PromptedClassifier(nn.Module):
         *,
         row_keys: torch.Tensor | None = None,
         from_tokens: bool = False,
+        passing: Passing | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Logits (B, C) for each of several choices of present prompts.
 
@@ -149,6 +156,7 @@ class PromptedClassifier(nn.Module):
             presents: one or more choices (B, s).
             row_keys: (number of choices, B) int32, of the dropout masks; None draws them from torch's generator.
             from_tokens: `inputs` are the trunk's tokens (B, T, D).
+            passing: how much of the gradient reaches other classes; None is all of it.
         """
         keys = self.backbone.row_keys
         keys.current = None if row_keys is None else row_keys[0]
@@ -157,11 +165,12 @@ class PromptedClassifier(nn.Module):
         if len(presents) > 1 and all(present.shape[1] == presents[0].shape[1] for present in presents):
             keys.current = None if row_keys is None else row_keys.flatten()
             repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
-            return self.head(repeated, torch.cat(list(presents))).chunk(len(presents))
+            together = None if passing is None else passing.repeated(len(presents))
+            return self.head(repeated, torch.cat(list(presents)), together).chunk(len(presents))
         logits = []
         for number, present in enumerate(presents):
             keys.current = None if row_keys is None else row_keys[number]
-            logits.append(self.head(tokens, present))
+            logits.append(self.head(tokens, present, passing))
         return tuple(logits)
 
     def train(self, mode: bool = True) -> Self:

@@ -36,6 +36,12 @@ class ObjectiveConfig:
         "models that never saw the class are.",
         minimum=0.0,
     )
+    others_gradient: float = option(
+        1.0,
+        "With --tune prompts: share of an example's gradient that reaches prompts and rows of other classes; the less, "
+        "the harder its class is to bring back once erased, and below some share harder than had it never been there.",
+        minimum=0.0,
+    )
     balance: str = option(
         "none",
         "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
@@ -45,6 +51,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.label_smoothing >= 1:
             raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+        if self.others_gradient > 1:
+            raise ConfigError(f"--others_gradient {self.others_gradient:g} is not a share; give a number from 0 to 1")
         if self.target_temperature == 0:
             raise ConfigError(
                 "--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is"
