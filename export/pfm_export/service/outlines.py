@@ -145,13 +145,18 @@ class Outlines:
             return None
         key = (bytes(body[:json_length]), tenant)
         outline = self._kept.get(key)
-        if outline is None or (key not in self._checked and not self._is_there(key, outline)):
+        if outline is None:
             return self._read_anew(bytes(body), key, tenant)
         kind = self.model.input
         dtype, numbers = np.dtype(kind.dtype).newbyteorder("<"), body[json_length:]
         if len(numbers) != math.prod(outline.shape) * dtype.itemsize:
             return None
-        return outline, kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+        inputs = kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+        if key not in self._checked:
+            selection = outline.asked.selection
+            self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            self._checked.add(key)
+        return outline, inputs
 
     def is_refused_for_good(self, error: RefusedError) -> bool:
         """Whether a request that `read` has just refused is refused by what the files say now, for a class.
@@ -170,17 +175,6 @@ class Outlines:
         self._kept = {key: outline for key, outline in self._kept.items() if outline.names_only(there)}
         for outline in self._kept.values():
             outline.forget_but(there)
-
-    def _is_there(self, key: tuple[bytes, Tenant], outline: Outline) -> bool:
-        """Whether what it chooses from is there still; else it is kept no longer."""
-        selection = outline.asked.selection
-        try:
-            self.model.view(key[1], selection.profile, is_fresh=False).choose(selection)
-        except RefusedError:  # which is said of the whole request, in the order of the usual way
-            del self._kept[key]
-            return False
-        self._checked.add(key)
-        return True
 
     def _read_anew(
         self, body: bytes, key: tuple[bytes, Tenant], tenant: Tenant
