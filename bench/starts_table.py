@@ -11,8 +11,9 @@ Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked
 `common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
 (its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is
 not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. Further
-kinds of runs are MedNIST's recipe: `behind_…` with the prompts behind half of the blocks, `lora_…` with LoRA on the two
-upper blocks of a pretrained backbone, `longer_…` and `earlier_…` with LoRA for longer, the latter on four blocks.
+kinds of runs are `decoys_…`, the readout `prompt` with decoys, and of MedNIST's recipe `behind_…` with the prompts
+behind half of the blocks, `lora_…` with LoRA on the two upper blocks of a pretrained backbone, `longer_…` and
+`earlier_…` with LoRA for longer, the latter on four blocks.
 
 `--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
 its prompts centred, and says what centring does to the answers. What was attacked with as many rounds of random
@@ -75,6 +76,7 @@ KINDS = {
     "lora": "--prompt_layer 4 --cache_trunk host",
     "longer": "--prompt_layer 4 --cache_trunk host --lr 3e-3 --epochs 15",
     "earlier": "--prompt_layer 2 --cache_trunk host --lr 3e-3 --epochs 12",
+    "decoys": "--decoys 3",
 }  # what is added to the recipe
 
 
@@ -122,6 +124,7 @@ def list_runs() -> Iterator[Run]:
     ]
     for number in (1, 2, 3):
         yield from (run for at, _, run in runs if at == number)
+    yield from (Run(Recipe(data, "prompt", seed), "data", kind="decoys") for seed in SEEDS for data in CLASSES)
     for kind in ("lora", "behind"):
         for readout in ("cls", "prompt"):
             for start in STARTS_SHOWN:
@@ -257,7 +260,7 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of two tables, in per cent, means over runs: accuracies, and what was derived of the erased class."""
     cells = [
         (data, readout, start, chosen)
-        for data in (*CLASSES, *(f"{kind}_mednist" for kind in KINDS if kind))
+        for data in (f"{kind}_{data}".strip("_") for kind in KINDS for data in CLASSES)
         for readout in ("cls", "prompt")
         for start in reversed(STARTS_SHOWN)
         if (chosen := [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start])

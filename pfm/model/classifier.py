@@ -20,6 +20,7 @@ from pfm.classes import ClassList
 from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.decoys import Decoys
 from pfm.model.lora import add_adapters
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
@@ -107,19 +108,32 @@ class PromptedClassifier(nn.Module):
         """Names of the parameters that have one row for each class."""
         return (BANK, *self.readout.class_rows)
 
+    def decoys(self, count: int) -> tuple[int, int, int] | None:
+        """(d, m, D) of so many decoys; None of none."""
+        return (count, self.config.prompt_tokens, self.row_size) if count else None
+
     def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
         return self.readout.trunk(self, inputs)
 
-    def head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s)."""
+    def head(self, tokens: torch.Tensor, present: torch.Tensor, decoys: Decoys | None = None) -> torch.Tensor:
+        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s).
+
+        Args:
+            decoys: prompts of no class that are shown too, where each prompt has a score; their scores stand behind
+                the logits, (B, C + d), but where no prompt is present.
+        """
         if present.shape[1] == 0 and not self.readout.scores_absent:  # nothing to read
             return tokens.new_full((len(tokens), self.num_classes), -torch.inf, dtype=torch.float32)
-        outputs = self.read(tokens, self.bank.gather(present))
+        prompts = self.bank.gather(present) if decoys is None else self.bank.with_decoys(present, decoys)
+        outputs = self.read(tokens, prompts)
         weight, bias = self.readout.weights(self)
         with torch.autocast(outputs.device.type, enabled=False):
             scores = self.readout.score(outputs.float(), weight, bias, prompt_tokens=self.config.prompt_tokens)
-        return self.readout.by_class(scores, present, self.num_classes)
+        if decoys is None:
+            return self.readout.by_class(scores, present, self.num_classes)
+        own, others = scores[:, : present.shape[1]], scores[:, present.shape[1] :]
+        return torch.cat([self.readout.by_class(own, present, self.num_classes), others], dim=1)
 
     def read(self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs (B, P, D) of the tokens that the readout reads.
@@ -138,6 +152,7 @@ class PromptedClassifier(nn.Module):
         *,
         row_keys: torch.Tensor | None = None,
         from_tokens: bool = False,
+        decoys: Decoys | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Logits (B, C) for each of several choices of present prompts.
 
@@ -149,6 +164,7 @@ class PromptedClassifier(nn.Module):
             presents: one or more choices (B, s).
             row_keys: (number of choices, B) int32, of the dropout masks; None draws them from torch's generator.
             from_tokens: `inputs` are the trunk's tokens (B, T, D).
+            decoys: see `head`.
         """
         keys = self.backbone.row_keys
         keys.current = None if row_keys is None else row_keys[0]
@@ -157,11 +173,11 @@ class PromptedClassifier(nn.Module):
         if len(presents) > 1 and all(present.shape[1] == presents[0].shape[1] for present in presents):
             keys.current = None if row_keys is None else row_keys.flatten()
             repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
-            return self.head(repeated, torch.cat(list(presents))).chunk(len(presents))
+            return self.head(repeated, torch.cat(list(presents)), decoys).chunk(len(presents))
         logits = []
         for number, present in enumerate(presents):
             keys.current = None if row_keys is None else row_keys[number]
-            logits.append(self.head(tokens, present))
+            logits.append(self.head(tokens, present, decoys))
         return tuple(logits)
 
     def train(self, mode: bool = True) -> Self:

@@ -36,6 +36,13 @@ class ObjectiveConfig:
         "models that never saw the class are.",
         minimum=0.0,
     )
+    decoys: int = option(
+        0,
+        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes, and that "
+        "are never right. Only a class's own prompt then brings it back: neither random prompts nor what follows from "
+        "those that an erasure leaves. 3 does; it costs some accuracy.",
+        minimum=0,
+    )
     balance: str = option(
         "none",
         "For skewed data: weigh each example by the inverse of its class's share, or draw each class equally often.",
@@ -196,6 +203,12 @@ class RunConfig:
         if self.objective.target_temperature != 1 and self.model.wrong_target != "others":
             raise ConfigError(
                 f"--target_temperature is for --wrong_target others; {self.model.wrong_target} is the same at any"
+            )
+
+        if self.objective.decoys and self.model.wrong_target != "none":
+            raise ConfigError(
+                f"--decoys are prompts that get the answer `unknown`, which --wrong_target {self.model.wrong_target} "
+                "does not have: give --readout prompt --wrong_target none with it"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,7 +36,11 @@ def training_step(
         with contextlib.nullcontext() if number == batch.num_parts else accelerator.no_sync(model):
             with accelerator.autocast():
                 with_own, without_own = model(
-                    part.inputs, part.presents, row_keys=part.row_keys, from_tokens=part.from_tokens
+                    part.inputs,
+                    part.presents,
+                    row_keys=part.row_keys,
+                    from_tokens=part.from_tokens,
+                    decoys=part.decoys,
                 )
             numbers = objective(with_own, without_own, part.labels).sums(part.mean_shares)
             # DDP averages gradients over processes; ours are parts of one mean, so they are to be summed
