@@ -38,9 +38,9 @@ class ObjectiveConfig:
     )
     decoys: int = option(
         0,
-        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes, and that "
-        "are never right. Only a class's own prompt then brings it back: neither random prompts nor what follows from "
-        "those that an erasure leaves. 3 does; it costs some accuracy.",
+        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and that "
+        "are never right. The first is minus the sum of those there: an erased class then does not come back by what "
+        "follows from the prompts that are left. Costs a point or so of accuracy; further ones are random and cost more.",
         minimum=0,
     )
     balance: str = option(
