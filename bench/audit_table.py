@@ -65,20 +65,17 @@ class KeptTrunks:
 
     def install(self) -> None:
         """In every model of this process; on the CPU."""
-        kept = self
+        setattr(PromptedClassifier, "trunk", lambda model, inputs: self.trunk(model, inputs))  # noqa: B010  # a method
 
-        def trunk(model: PromptedClassifier, inputs: torch.Tensor) -> torch.Tensor:
-            if (
-                not model.trunk_is_frozen or not model.readout.sees_prompts
-            ):  # the latter ends in the model's own projection
-                return kept.compute(model, inputs)
-            key = (model.config.prompt_layer, *inputs.shape, zlib.crc32(inputs.contiguous().numpy().data))
-            if key not in kept.kept:
-                with torch.no_grad():
-                    kept.kept[key] = kept.compute(model, inputs)
-            return kept.kept[key]
-
-        setattr(PromptedClassifier, "trunk", trunk)  # noqa: B010  # a method of another signature
+    def trunk(self, model: PromptedClassifier, inputs: torch.Tensor) -> torch.Tensor:
+        """Of a model; a solved readout's ends in the model's own projection, which no other shares."""
+        if not model.trunk_is_frozen or not model.readout.sees_prompts:
+            return self.compute(model, inputs)
+        key = (model.config.prompt_layer, *inputs.shape, zlib.crc32(inputs.contiguous().numpy().data))
+        if key not in self.kept:
+            with torch.no_grad():
+                self.kept[key] = self.compute(model, inputs)
+        return self.kept[key]
 
 
 @dataclass(frozen=True)

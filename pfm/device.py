@@ -76,7 +76,17 @@ def resolve_device(
     device = torch.device("cpu") if use_cpu else torch.device("cuda", min(config.gpu_id, count - 1))
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
+    if device.type == "cuda":
+        compute_in_float32()
     return device
+
+
+def compute_in_float32() -> None:
+    """What is float32 is computed in it on a GPU too: torch lets cuDNN round the factors of convolutions to TF32."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _alone(tensor: "torch.Tensor") -> "torch.Tensor":
@@ -105,3 +115,12 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that speaks and writes for all."""
         return self.rank == 0
+
+
+def compile_module(module: "torch.nn.Module") -> None:
+    """Compile a module's forward with torch.compile, for batches and prompts of any number."""
+    import torch._inductor.config as inductor
+
+    # an analysis of tilings that is not for sizes of any number, and fails on them on a GPU (torch 2.11)
+    inductor.triton.coalesce_tiling_analysis = False
+    module.compile(dynamic=True)

@@ -4,6 +4,7 @@
 
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ gc.disable()  # for as long as modules are loaded, of which nothing is garbage: 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each; models this small are all overhead
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 if sys.dont_write_bytecode:  # each process would compile torch anew, for seconds; still nothing beside the sources
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -26,6 +26,12 @@ import pytest
 # what takes seconds to load is imported in the fixtures: the process that only shares out the tests needs none of it
 if TYPE_CHECKING:
     from making.traces import Traces
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A GPU that is there is for the tests of it alone: `-m gpu`."""
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr) is None:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,7 @@ from pfm.seeds import make_generator
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one attack brought back.
+    """What one attack brought back, on the CPU.
 
     Attributes:
         forget: (A, N) whether each test sample of the class was answered with it.
@@ -270,8 +270,8 @@ def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row
     scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
     areas = [area_of(own, rest).parts for own, rest in zip(*scores, strict=True)]
     return Recovery(
-        forget=forget.argmax(dim=2) == model.num_classes,
-        retain=retain.argmax(dim=2) == tested.retain_positions,
+        forget=(forget.argmax(dim=2) == model.num_classes).cpu(),
+        retain=(retain.argmax(dim=2) == tested.retain_positions).cpu(),
         placed=torch.stack([own for own, _ in areas]).cpu(),
         placed_rest=torch.stack([rest for _, rest in areas]).cpu(),
     )

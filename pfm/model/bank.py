@@ -27,8 +27,7 @@ class PromptBank(nn.Module):
         """The prompts of classes `ids` (B, s), in that order, as (B, s·m, D)."""
         return self.prompts[ids].flatten(1, 2)
 
-    def with_decoys(self, ids: torch.Tensor, drawn: Decoys) -> torch.Tensor:
-        """The same with decoys behind them, (B, (s + d)·m, D)."""
-        there = self.gather(ids)
+    def with_decoys(self, there: torch.Tensor, drawn: Decoys) -> torch.Tensor:
+        """Prompts (B, s·m, D) with decoys behind them, (B, (s + d)·m, D)."""
         size = self.prompts.detach().flatten(1).norm(dim=1).mean()
         return torch.cat([there, decoy_prompts(there, size, drawn)], dim=1)

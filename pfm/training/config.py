@@ -40,8 +40,14 @@ class ObjectiveConfig:
         0,
         "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and that "
         "are never right. The first is minus the sum of those there: an erased class then does not come back by what "
-        "follows from the prompts that are left. Costs a point or so of accuracy; further ones are random and cost more.",
+        "follows from the prompts that are left. Costs accuracy; further ones are random and cost more.",
         minimum=0,
+    )
+    others_gradient: float = option(
+        1.0,
+        "With --tune prompts: share of an example's gradient that reaches prompts and rows of other classes; the less, "
+        "the harder its class is to bring back once erased, and below some share harder than had it never been there.",
+        minimum=0.0,
     )
     balance: str = option(
         "none",
@@ -52,6 +58,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.label_smoothing >= 1:
             raise ConfigError(f"--label_smoothing {self.label_smoothing:g} leaves no target; give a value below 1")
+        if self.others_gradient > 1:
+            raise ConfigError(f"--others_gradient {self.others_gradient:g} is not a share; give a number from 0 to 1")
         if self.target_temperature == 0:
             raise ConfigError(
                 "--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is"

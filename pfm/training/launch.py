@@ -44,8 +44,7 @@ def start_accelerator(
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # a second run in this process may want another device or precision than the first
         AcceleratorState._reset_state(reset_partial_state=True)
-        if device.type == "cuda":
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)  # the CPU too: it outlasts the run that set it
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=config.mixed_precision,

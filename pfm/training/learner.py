@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pfm.device import compile_module
 from pfm.errors import CheckpointError, TrainingError
 from pfm.model.abstention import choose_threshold
 from pfm.model.checkpoint import Checkpoint, RunState, save_checkpoint, snapshot
@@ -38,7 +39,7 @@ class Learner:
         self.model = setup.model
         train = setup.config.train
         if train.compile:
-            self.model.compile(dynamic=True)
+            compile_module(self.model)
         optimizer = build_optimizer(self.model, train, prompt_lr=setup.config.start.resolve_prompt_lr())
         wrapped, self.optimizer = setup.accelerator.prepare(self.model, optimizer)
         self.wrapped: nn.Module = wrapped

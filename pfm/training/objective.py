@@ -12,6 +12,7 @@ from typing import Self
 import torch
 
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.passing import Passing
 from pfm.training.config import ObjectiveConfig
 
 
@@ -75,6 +76,11 @@ class Objective:
         """The objective of training on examples with these `labels` (N,), weighted where `balance` asks for it."""
         weights = class_weights(labels, model.num_classes) if config.balance == "weights" else None
         return cls(model, config, weights)
+
+    def passing(self, labels: torch.Tensor) -> Passing | None:
+        """How much of the examples' gradient reaches other classes; None is all of it, as in the paper."""
+        share = self.config.others_gradient
+        return None if share == 1 else Passing(labels, share)
 
     def __call__(self, with_own: torch.Tensor, without_own: torch.Tensor, labels: torch.Tensor) -> Losses:
         """

@@ -130,6 +130,11 @@ def set_up(
             f"beside the own one, with a prompt to spare: it takes at least {FEWEST_NESTED} classes, and here are "
             f"{model.num_classes}"
         )
+    if config.objective.others_gradient < 1 and model.config.tune != "prompts":
+        raise ConfigError(
+            f"--others_gradient {config.objective.others_gradient:g} keeps examples from prompts and rows of other "
+            "classes, and what all classes share would still learn of them; give --tune prompts, or leave it out"
+        )
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)

@@ -41,6 +41,7 @@ def training_step(
                     row_keys=part.row_keys,
                     from_tokens=part.from_tokens,
                     decoys=part.decoys,
+                    passing=objective.passing(part.labels),
                 )
             numbers = objective(with_own, without_own, part.labels).sums(part.mean_shares)
             # DDP averages gradients over processes; ours are parts of one mean, so they are to be summed

@@ -1,5 +1,6 @@
 """How fast a run is: samples a second, step time, arithmetic, memory and the time it waited for data."""
 
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ import torch
 
 # dense matrix products in bfloat16 / float16, in units of 10¹² a second, from the makers' data sheets
 PEAK_TFLOPS = {
-    "H200": 989, "H100 PCIe": 756, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362,
-    "L40": 181, "L4": 121, "A40": 150, "A30": 165, "A10": 125, "V100": 125, "T4": 65, "RTX 4090": 165, "RTX 3090": 71,
+    "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312,
+    "L40S": 362, "L40": 181, "L4": 121, "A40": 150, "A30": 165, "A10": 125, "V100": 125, "T4": 65,
+    "RTX 4090": 165, "RTX 3090": 71,
 }  # fmt: skip
 
 
@@ -17,8 +19,12 @@ def peak_tflops(device: torch.device) -> float | None:
     """What the device could do in half precision; None where we have no figure (a CPU, another GPU)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((value for key, value in PEAK_TFLOPS.items() if key in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """By the name that the driver has for a GPU; whole words of it, so that an RTX A4000 is not an A40."""
+    return next((peak for key, peak in PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 def peak_memory_mib(device: torch.device) -> float:

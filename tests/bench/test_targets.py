@@ -1,10 +1,16 @@
 """The tables of targets beside models that never saw the class: pooled gaps, and what is trained."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from audit_figures import gap_of, tables
 from audit_settings import SETTINGS, VARIANTS, config_of, few
+from audit_table import KeptTrunks
+from many_hosts import Cases
 from pfm.data.splits import Split
 
 
@@ -57,3 +63,31 @@ def test_few_samples_are_the_same_ones_each_time() -> None:
     chosen = few(split, position=1, own=2, rest=3)
     assert sorted((chosen.labels == 1).tolist()) == [False, False, False, True, True]
     assert torch.equal(chosen.inputs, few(split, position=1, own=2, rest=3).inputs)
+
+
+def test_a_file_takes_the_cases_of_another_machine_in_and_says_which_made_which(tmp_path: Path) -> None:
+    older, elsewhere = tmp_path / "older.json", tmp_path / "elsewhere.json"
+    older.write_text(json.dumps({"host": {"cores": 2}, "runs": {"cls; 1": 1, "cls; 3": 3}}))
+    hosts = [{"device": "cuda", "cores": 16, "runs": ["cls; 3", "ridge; 1"]}]
+    elsewhere.write_text(json.dumps({"hosts": hosts, "runs": {"cls; 3": 33, "ridge; 1": 11}}))
+    found = Cases.read(older)
+    found.take(Cases.read(elsewhere))
+    assert found.runs == {"cls; 1": 1, "cls; 3": 33, "ridge; 1": 11}
+    assert found.hosts == [
+        {"device": "cpu", "cores": 2, "runs": ["cls; 1"]},
+        {"device": "cuda", "cores": 16, "runs": ["cls; 3", "ridge; 1"]},
+    ]
+    found.add("cls; 1", 0, "cpu")  # made again, here
+    assert [host["runs"] for host in found.hosts] == [["cls; 3", "ridge; 1"], ["cls; 1"]]
+    assert Cases.read(tmp_path / "none.json").runs == {}
+
+
+def test_a_trunk_that_is_kept_is_not_that_of_a_readout_with_a_projection_of_its_own() -> None:
+    kept = KeptTrunks()
+    kept.compute = lambda model, inputs: inputs + model.number
+    models = [SimpleNamespace(number=n, trunk_is_frozen=True, config=SimpleNamespace(prompt_layer=1)) for n in (1, 2)]
+    for sees_prompts, second in ((True, 1.0), (False, 2.0)):
+        for model in models:
+            model.readout = SimpleNamespace(sees_prompts=sees_prompts)
+        answers = [kept.trunk(model, torch.zeros(1)) for model in models]
+        assert [float(answer) for answer in answers] == [1.0, second]

@@ -53,6 +53,7 @@ def fit(
     width: int = 48,
     seed: int = 3,
     abstain: float = 0.0,
+    where: str = "cpu",
 ) -> Checkpoint:
     """What `pfm train --readout ridge` saves."""
     features = "raw" if "raw" in model_name else "backbone"
@@ -64,6 +65,6 @@ def fit(
         train=TrainConfig(seed=seed, save_dir=str(folder), eval_every=0),
         augment=AugmentConfig(),
         evaluation=EvalConfig(),
-        device=DeviceConfig(cpu=True),
+        device=DeviceConfig(cpu=where == "cpu"),
     )
-    return load_checkpoint(train(config, torch.device("cpu"), lambda _: None, data=data).checkpoint)
+    return load_checkpoint(train(config, torch.device(where), lambda _: None, data=data).checkpoint)

@@ -33,6 +33,7 @@ from pfm.training.optim import Average
 from pfm.training.run import train
 from pfm.training.setup import check_sharded
 from pfm.training.shares import balanced_order
+from pfm.training.throughput import peak_of
 
 CPU = torch.device("cpu")
 STEM = "colours_seed_42"
@@ -342,6 +343,23 @@ def test_rates_land_in_the_log_and_in_the_runs_json(npz: Path, tmp_path: Path) -
         assert 0 <= entry["data_wait"] < 1
         assert entry["peak_memory_mib"] > 10
     assert records(tmp_path / "out", "step")[0]["samples_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 NVL", 835), ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10", 125), ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121), ("Tesla V100-SXM2-16GB", 125), ("NVIDIA RTX A4000", None), ("NVIDIA A10G", None),
+    ],
+)  # fmt: skip
+def test_a_gpus_peak_goes_by_whole_words_of_its_name(name: str, peak: float | None) -> None:
+    assert peak_of(name) == peak
+
+
+def test_a_run_on_the_cpu_behind_one_on_a_gpu_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cuda:0")  # as a run on a GPU left it
+    assert start_accelerator(torch.device("cpu"), DeviceConfig()).device.type == "cpu"
 
 
 def test_trackers_write_what_the_log_has(npz: Path, tmp_path: Path) -> None:

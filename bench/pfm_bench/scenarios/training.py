@@ -29,6 +29,7 @@ from pfm_bench.targets.workbench import (
     dtype_name,
 )
 
+PLAIN_BF16 = "plain bf16"
 Ceilings = dict[torch.dtype, float]  # 10⁹ operations a second
 
 
@@ -125,7 +126,7 @@ def bench_training(bench: Workbench, *, compiled: bool = False) -> TrainingRepor
     facts = {
         name: StepFacts(
             variant=variants.get(name),
-            rates=_rates(bench, samples.latency_ms[name], variants.get(name), drawn, ceilings),
+            rates=_rates(bench, samples.latency_ms[name], variants.get(name), drawn, ceilings[_dtype(name, variants)]),
             peak_memory_mib=peaks.get(name),
             last_loss=float("nan") if step.last_loss is None else float(step.last_loss),
         )
@@ -152,7 +153,10 @@ def _build_steps(
     builders = {name: functools.partial(OurStep, bench, variant) for name, variant in variants.items()}
     steps: dict[str, PlainStep | OurStep] = {}
     peaks: dict[str, float] = {}
-    for name, build in {PLAIN: functools.partial(PlainStep, bench), **builders}.items():
+    plain = {PLAIN: functools.partial(PlainStep, bench)}
+    if bench.device.type == "cuda":  # where nobody would leave it in float32
+        plain[PLAIN_BF16] = functools.partial(PlainStep, bench, is_bf16=True)
+    for name, build in {**plain, **builders}.items():
         base = torch.cuda.memory_allocated() if bench.device.type == "cuda" else 0
         steps[name] = build()
         if bench.device.type == "cuda":
@@ -176,12 +180,19 @@ def _ceilings(device: torch.device) -> Ceilings:
     return {dtype: matmul_ceiling(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
+def _dtype(name: str, variants: Mapping[str, Variant]) -> torch.dtype:
+    """Of the products of a variant's trunk."""
+    if name in variants:
+        return variants[name].frozen
+    return torch.bfloat16 if name == PLAIN_BF16 else torch.float32
+
+
 def _rates(
     bench: Workbench,
     latency_ms: list[float],
     variant: Variant | None,
     drawn: list[tuple[int, int]],
-    ceilings: Ceilings,
+    ceiling: float,
 ) -> StepRates:
     """Operations of each round by our count, over its time."""
     layer, is_cached = (0, False) if variant is None else (variant.prompt_layer, variant.is_cached)
@@ -198,7 +209,6 @@ def _rates(
     ]
     gflop = torch.tensor([step_flops(bench.spec, work) for work in works]) / 1e9
     rate = gflop * bench.config.batch_size * 1000 / torch.tensor(latency_ms)
-    ceiling = ceilings[torch.float32 if variant is None else variant.frozen]
     return StepRates(
         gflop_per_image=float(gflop.mean()),
         gflop_per_s=float(rate.quantile(0.5)),

@@ -14,7 +14,7 @@ from torch import nn
 from pfm.backbones.spec import BackboneSpec
 from pfm.data.config import AugmentConfig, FeedConfig
 from pfm.data.feed import Feed
-from pfm.device import DeviceConfig, Processes
+from pfm.device import DeviceConfig, Processes, compile_module
 from pfm.model.trunk_cache import cache_trunk
 from pfm.model.views import StoredInputs
 from pfm.training.batches import Examples, Loader
@@ -62,7 +62,7 @@ class OurStep:
             tokens = cache_trunk(model, stored, "device", processes, batch_size=size, name="images")
         optimizer = build_optimizer(model, OptimConfig())
         if variant.is_compiled:
-            model.compile(dynamic=True)
+            compile_module(model)
         wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.wrapped: nn.Module = wrapped.train()
         self.objective = Objective(model, ObjectiveConfig())
@@ -83,10 +83,15 @@ class OurStep:
 
 
 class PlainStep:
-    """The same batch through the plain step."""
+    """The same batch through the plain step.
 
-    def __init__(self, bench: Workbench) -> None:
+    Args:
+        is_bf16: under autocast, as a user would run it on a GPU.
+    """
+
+    def __init__(self, bench: Workbench, *, is_bf16: bool = False) -> None:
         self.bench = bench
+        self.is_bf16 = is_bf16
         self.model = build_plain(bench).train()
         self.optimizer = build_plain_optimizer(self.model)
         self.dice = random.Random(bench.config.seed)
@@ -102,7 +107,8 @@ class PlainStep:
         labels = bench.split.labels[index].to(bench.device)
         mixed = choose_with_own(labels, num_classes, mixed_size - 1, self.dice)
         wrong = choose_others(labels, num_classes, wrong_size, self.dice)
-        numbers = plain_step(self.model, self.optimizer, inputs, labels, mixed, wrong)
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=self.is_bf16):
+            numbers = plain_step(self.model, self.optimizer, inputs, labels, mixed, wrong)
         self.last_loss = torch.tensor(numbers["loss"])
         self.number += 1
         synchronise(bench.device)

@@ -1,5 +1,6 @@
 """A bundle in ONNX Runtime: on the CPU, on CUDA, or through TensorRT."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,16 +9,21 @@ import torch
 from pfm.errors import DeviceError
 from pfm_bench.targets.plan import Call, Plan, Target
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.runtime import CPU, CUDA, choose_providers, load_graph
+from pfm_export.serving.runtime import CPU, CUDA, Graph, choose_providers, load_graph
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime on a device: "cpu", "cuda" or "tensorrt"."""
+    """ONNX Runtime on a device: "cpu", "cuda" or "tensorrt".
+
+    Attributes:
+        graphs: record the kernels of each shape once and replay them; with "cuda".
+    """
 
     device: str
+    graphs: bool = False
     reads_bundle: bool = True
 
     def check(self, device: str) -> None:
@@ -30,7 +36,7 @@ class OnnxRuntime:
         if self.device == "cpu":
             return device != "cuda"
         has_gpu = torch.cuda.is_available() and device != "cpu"
-        return self.device == "cuda" and has_gpu and choose_providers("auto")[0] == CUDA
+        return self.device == "cuda" and not self.graphs and has_gpu and choose_providers("auto")[0] == CUDA
 
     def precision(self, of_bundle: str) -> str:
         return of_bundle
@@ -39,20 +45,24 @@ class OnnxRuntime:
         return "fp32" if precision == "bf16" else precision  # a bundle in bf16 is only stored so
 
     def build(self, plan: Plan) -> Target:
-        return OnnxRuntimeTarget(Bundle.open(plan.bundle), device=self.device, threads=plan.threads)
+        bundle = Bundle.open(plan.bundle)
+        return OnnxRuntimeTarget(bundle, device=self.device, threads=plan.threads, graphs=self.graphs)
 
 
 class OnnxRuntimeTarget:
     """Model input and bank rows in, logits out.
 
-    On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU.
+    On a GPU the inputs are there before the call, as torch's do, and the logits come back to the CPU. With CUDA graphs
+    a call has the copy of its inputs too, to where the recorded kernels read them.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, graphs: bool = False) -> None:
         self.bundle = bundle
+        self.graphs = graphs
         # threads that spin after a call would slow the runtime that is timed next
-        self.runtime = load_graph(bundle, device=device, threads=threads, spin=False)
+        self.runtime = load_graph(bundle, device=device, threads=threads, spin=False, cuda_graphs=graphs)
         self.where = self.runtime.get_providers()[0]
+        self.recording = Graph(self.runtime, captures=graphs)
         (self.output,) = bundle.stated.signatures.head.outputs
 
     def prepare(self, batch_size: int, num_prompts: int) -> Call:
@@ -62,6 +72,8 @@ class OnnxRuntimeTarget:
         feed = {name: array.astype(types[name], copy=False) for name, array in feed.items()}
         if self.where == CPU:
             return lambda: self.runtime.run([self.output], feed)
+        if self.graphs:
+            return functools.partial(self.recording.numbers, feed)
         return self._bind(feed)
 
     def _bind(self, feed: dict[str, np.ndarray]) -> Call:
@@ -85,3 +97,4 @@ class OnnxRuntimeTarget:
 
 
 ON_CPU, ON_CUDA, ON_TENSORRT = OnnxRuntime("cpu"), OnnxRuntime("cuda"), OnnxRuntime("tensorrt")
+WITH_GRAPHS = OnnxRuntime("cuda", graphs=True)

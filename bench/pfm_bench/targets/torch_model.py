@@ -11,6 +11,7 @@ import torch
 
 from pfm.backbones.loading import build_backbone
 from pfm.backbones.spec import BackboneSpec
+from pfm.device import compute_in_float32
 from pfm.errors import DeviceError
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import PromptedClassifier
@@ -59,6 +60,7 @@ class TorchTarget:
     """Inputs on the device in, logits on the CPU out."""
 
     def __init__(self, model: PromptedClassifier, bundle: Bundle, *, device: torch.device, kind: TorchModel) -> None:
+        compute_in_float32()
         plain = merged(model).eval().to(device)
         assert isinstance(plain, PromptedClassifier)
         plain.backbone.encoder.set_eager(False)
@@ -101,3 +103,4 @@ def torch_model(bundle: Bundle, checkpoint: Checkpoint | None) -> PromptedClassi
 
 
 EAGER, EAGER_BF16, COMPILED = TorchModel(), TorchModel(is_bf16=True), TorchModel(is_compiled=True)
+COMPILED_BF16 = TorchModel(is_bf16=True, is_compiled=True)

@@ -16,6 +16,7 @@ from pfm.classes import ClassList
 from pfm.data.images import ImageStorage
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
+from pfm.device import compute_in_float32
 from pfm.errors import ConfigError, DeviceError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.config import LoraSettings, ModelConfig
@@ -118,6 +119,7 @@ def set_up(config: BenchConfig, num_images: int | None = None) -> Workbench:
         raise DeviceError("--device cuda: this machine has no GPU; use --device auto or cpu")
     use_cpu = config.device == "cpu" or not torch.cuda.is_available()
     device = torch.device("cpu") if use_cpu else torch.device("cuda", 0)
+    compute_in_float32()
     spec = describe_backbone(BackboneConfig(model_name=config.model_name))
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     make = RANDOM_INPUTS.get(spec.storage.kind)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pfm.classes import ClassKeys, ClassList
+from pfm.device import compute_in_float32
 from pfm.errors import ClassNameError, DeviceError
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.draws import shared_set
@@ -87,4 +88,5 @@ def _device(name: str) -> torch.device:
         raise DeviceError(f"--device {name} is for bundles; a checkpoint is computed by torch, on cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--device cuda: torch finds no GPU; use --device cpu")
+    compute_in_float32()
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

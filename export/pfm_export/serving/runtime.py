@@ -4,10 +4,12 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 # onnxruntime has no types
 
+import contextlib
 import ctypes.util
+import io
 import os
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,8 +28,9 @@ from pfm_export.serving.signature import MODEL, Signature
 T = TypeVar("T")
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 MOST_CAPTURED = 16  # shapes that a CUDA graph is kept for; the others run without one
-# of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two
-SLOW_ON_CPU = ["SkipLayerNormFusion"]
+# of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two, and
+# CUDA's for an addition with softmax fails where there is nothing to add, as for a request without a class
+REWRITES_LEFT_OUT = {CPU: ["SkipLayerNormFusion"], CUDA: ["BiasSoftmaxFusion"]}
 REFUSALS = ("INVALID_ARGUMENT", "Unexpected input", "invalid dimensions", "Invalid rank")  # of a binding, about inputs
 NOT_CAPTURED = "-1"  # of ONNX Runtime: do not capture this run
 
@@ -76,16 +79,13 @@ def load_graph(
     providers = choose_providers(device)
     if cuda_graphs and providers[0] != CUDA:
         raise DeviceError("CUDA graphs need --device cuda")
-    if providers[0] != CPU and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+    missing = _load_libraries() if providers[0] != CPU else ""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings = provider_settings(
-        is_exact=bundle.exact is not None, is_half=bundle.stated.precision == "fp16", cuda_graphs=cuda_graphs
-    )
+    settings = provider_settings(is_half=bundle.stated.precision == "fp16", cuda_graphs=cuda_graphs)
     if bundle.exact is not None and providers[0] == TENSORRT:
         raise DeviceError(
             "TensorRT rounds float32 products, and the integers of an exact readout have to be exact; use --device cuda"
@@ -97,7 +97,7 @@ def load_graph(
             content,
             options,
             providers=[(provider, settings[provider]) for provider in providers],
-            disabled_optimizers=SLOW_ON_CPU if providers == [CPU] else None,
+            disabled_optimizers=REWRITES_LEFT_OUT.get(providers[0]),
         )
     except Exception as error:  # onnxruntime has a class of its own for each of its status codes
         raise BundleError(f"ONNX Runtime refuses the graph: {' '.join(str(error).split())[:200]}") from error
@@ -105,24 +105,38 @@ def load_graph(
     if device in ("cuda", "tensorrt") and running != providers[0]:
         raise DeviceError(
             f"the graph does not run on {device} here, but on {running}: driver, CUDA 13, cuDNN 9 or TensorRT is "
-            "missing; use --device cpu"
+            f"missing{missing}; use --device cpu"
         )
     return session
 
 
-def provider_settings(*, is_exact: bool, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str, str]]:
+def _load_libraries() -> str:
+    """Load CUDA and cuDNN where pip put them, which ONNX Runtime does not look for by itself; what it lacks, in words.
+
+    What it prints of them goes to nobody: standard output is for answers.
+    """
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        onnxruntime.preload_dlls()
+    lines = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load" in line]
+    return f" ({'; '.join(lines)[:200]})" if lines else ""
+
+
+def provider_settings(*, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str, str]]:
     """What each execution provider is told.
 
+    CUDA may not round the factors of float32 products to TF32, which keeps 10 bits of 23: what is exported in float32
+    answers as on a CPU, and integers of an exact readout stay exact. Who wants speed exports in fp16.
+
     Args:
-        is_exact: the graph's integers have to be exact: CUDA may not round the factors of float32 products to TF32,
-            which keeps 10 bits of 23.
         is_half: the graph computes in fp16.
     """
-    cuda = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+    cuda = {"use_tf32": "0", **({"enable_cuda_graph": "1"} if cuda_graphs else {})}
     tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())}
     return {
         TENSORRT: {**tensorrt, "trt_fp16_enable": "1"} if is_half else tensorrt,
-        CUDA: {**cuda, "use_tf32": "0"} if is_exact else cuda,
+        CUDA: cuda,
         CPU: {},
     }
 
@@ -178,7 +192,8 @@ class Graph:
 
     Args:
         keeps_output: leave the output on the device, for the graph behind this one.
-        captures: the graph was loaded with CUDA graphs.
+        captures: the graph was loaded with CUDA graphs. One thread makes all its passes then: ONNX Runtime records for
+            each thread apart, and what one replays another's recording may overwrite.
     """
 
     def __init__(
@@ -191,9 +206,8 @@ class Graph:
         self.signature = Signature(tuple(end.name for end in inputs), tuple(end.name for end in outputs))
         self._names = list(self.signature.outputs[:1])
         self._output_device = self.device if keeps_output else "cpu"
-        self._captures = captures
+        self._recorder = ThreadPoolExecutor(1, "pfm-cuda-graphs") if captures else None
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
-        self._lock = threading.Lock()  # of the captured buffers
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
         """The array on the graph's device."""
@@ -212,7 +226,9 @@ class Graph:
         Raises:
             DataError: an input of another shape or type.
         """
-        return self._checked(lambda: self._replay(feed) if self._captures else self._run(feed))
+        if (recorder := self._recorder) is not None:
+            return self._checked(lambda: recorder.submit(self._replay, feed).result())
+        return self._checked(lambda: self._run(feed))
 
     def _checked(self, run: Callable[[], T]) -> T:
         try:
@@ -233,34 +249,37 @@ class Graph:
         return binding.get_outputs()[0]
 
     def _replay(self, feed: Mapping[str, Tensor]) -> onnxruntime.OrtValue:
-        """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them."""
+        """One recorded graph for each set of shapes; its inputs are copied to where the recording reads them.
+
+        For the thread of the recordings alone.
+        """
         arrays = {name: _array(value) for name, value in feed.items()}
         key = tuple(arrays[name].shape for name in self.signature.inputs)
         options = onnxruntime.RunOptions()
-        with self._lock:
-            kept = self._captured.get(key)
-            if kept is None and len(self._captured) >= MOST_CAPTURED:
-                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-                return self._run(arrays, options)
-            if kept is None:
-                kept = self._captured[key] = _Captured(str(len(self._captured) + 1))
-                kept.inputs = {name: self.put(array) for name, array in arrays.items()}
-                options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
-                first = self._run(kept.inputs, options).numpy()  # whose shape the output has
-                kept.output = self.put(first)
-                options = onnxruntime.RunOptions()
-            else:
-                for name, array in arrays.items():
-                    kept.inputs[name].update_inplace(np.ascontiguousarray(array))
-            options.add_run_config_entry("gpu_graph_id", kept.number)
-            binding = self.session.io_binding()
-            for name, value in kept.inputs.items():
-                binding.bind_ortvalue_input(name, value)
-            assert kept.output is not None
-            binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
-            self.session.run_with_iobinding(binding, options)
-            # copied out before the next run of this shape writes over it
-            return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
+        kept = self._captured.get(key)
+        if kept is None and len(self._captured) >= MOST_CAPTURED:
+            options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+            return self._run(arrays, options)
+        if kept is None:
+            kept = _Captured(str(len(self._captured) + 1))
+            kept.inputs = {name: self.put(array) for name, array in arrays.items()}
+            options.add_run_config_entry("gpu_graph_id", NOT_CAPTURED)
+            first = self._run(kept.inputs, options).numpy()  # whose shape the output has
+            kept.output = self.put(first)
+            self._captured[key] = kept  # now that inputs of these shapes are known to fit
+            options = onnxruntime.RunOptions()
+        else:
+            for name, array in arrays.items():
+                kept.inputs[name].update_inplace(np.ascontiguousarray(array))
+        options.add_run_config_entry("gpu_graph_id", kept.number)
+        binding = self.session.io_binding()
+        for name, value in kept.inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        assert kept.output is not None
+        binding.bind_ortvalue_output(self.signature.outputs[0], kept.output)
+        self.session.run_with_iobinding(binding, options)
+        # copied out before the next run of this shape writes over it
+        return onnxruntime.OrtValue.ortvalue_from_numpy(kept.output.numpy(), self._output_device)
 
 
 def _array(value: Tensor) -> np.ndarray:

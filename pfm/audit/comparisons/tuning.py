@@ -35,9 +35,11 @@ def tune(
                 inputs = checkpoint.preprocess(split.inputs[index].to(device))
                 generator = make_generator(seed, "tune", epoch, step)
                 subsets = branch_subsets(labels, model.num_classes, generator, is_nested=is_nested)
+                labels = labels.to(device)
+                presents = [subset.to(device) for subset in subsets]
                 drawn = None if decoys is None else draw_decoys(decoys, generator).to(device)
-                with_own, without_own = model(inputs, [subset.to(device) for subset in subsets], decoys=drawn)
-                loss = objective(with_own, without_own, labels.to(device)).mean()
+                with_own, without_own = model(inputs, presents, passing=objective.passing(labels), decoys=drawn)
+                loss = objective(with_own, without_own, labels).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(list(model.trained_tensors().values()), 1.0)

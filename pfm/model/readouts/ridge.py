@@ -54,10 +54,14 @@ class Head(nn.Module):
         return (features * UNIT).round().clamp(-self.bound, self.bound)
 
     def project(self, integers: torch.Tensor) -> torch.Tensor:
-        """(B, F) -> (B, P), integers from 0 to 4095 in float32; all sums are below 2^24, and so exact in any order."""
+        """(B, F) -> (B, P), integers from 0 to 4095 in float32; all sums are below 2^24, and so exact in any order.
+
+        On a GPU in float64: a program may have allowed float32 products whose factors keep 10 bits (TF32).
+        """
+        exact = torch.float64 if integers.device.type == "cuda" else torch.float32
         with torch.autocast(integers.device.type, enabled=False):
-            sums = integers @ self.projection.to(torch.float32) + self.offset.to(torch.float32)
-        return (sums.relu() * self.scale).floor().clamp(max=LARGEST)
+            sums = integers.to(exact) @ self.projection.to(exact) + self.offset.to(exact)
+        return (sums.relu() * self.scale).floor().clamp(max=LARGEST).float()
 
 
 class Ridge(LinearReadout):
