@@ -60,7 +60,7 @@ SETTINGS = {
         "--cache_trunk host",
         lengths={"cls": "--epochs 8", "prompt": "--epochs 8"},
         choosing=("BreastMRI", "HeadCT"), shown=("AbdomenCT", "Hand"), per_class=150, tested=100, source="mednist",
-        more={"cls, recommended": "--lr 1e-2"},
+        more={"cls, recommended": "--epochs 24 --lr 3e-2", "cls, recommended before": "--lr 1e-2"},
     ),
     "mednist": Setting(
         options=f"--class_names {NAMES} --model_name scratch:vit_mini --weight_decay 0.01 --warmup 0.3 --batch_size 32",
@@ -100,6 +100,7 @@ VARIANTS = {
     "prompt, prompts only, others": f"{PROMPT} --tune prompts --lr 1e-2 --wrong_target others",
     "prompt, others, T 0.5": f"{PROMPT} --wrong_target others --target_temperature 0.5",
     "cls, recommended": "--readout cls --recipe recommended",
+    "cls, recommended before": "--readout cls --tune prompts --prompt_start secret",  # of pretrained weights
     "cls, recommended, 60 epochs": "--readout cls --recipe recommended --epochs 60",
     "prompt, recommended": f"{PROMPT} --recipe recommended",
     "ridge": "--readout ridge",
@@ -113,7 +114,7 @@ def options_of(data: str, variant: str) -> str:
     if readout not in setting.lengths:  # it is solved: no option of training step by step
         features = "" if data == "lora" else " --features raw"
         return (f"--class_names {NAMES} " if NAMES in setting.options else "") + f"{own}{features} --cpu"
-    start = "" if "--recipe" in own else START
+    start = "" if "--recipe" in own or "--prompt_start" in own else START
     return " ".join(filter(None, [
         setting.options, setting.lengths[readout], SHARED, own, start, setting.more.get(variant)
     ]))  # fmt: skip

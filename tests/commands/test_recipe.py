@@ -102,3 +102,11 @@ def test_a_temperature_is_for_the_target_that_has_one(tmp_path: Path, capsys: py
     start = (*train_arguments("colours.npz", tmp_path), "--plan", "--target_temperature")
     assert "for --wrong_target others" in Refuse(capsys)(*start, "2")
     assert "divides by zero" in Refuse(capsys)(*start, "0", "--wrong_target", "others")
+
+
+def test_a_share_of_the_gradient_is_for_prompts_alone(
+    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = (*train_arguments(npz, tmp_path, "--model_name", "scratch:vit_digits"), "--plan", "--others_gradient")
+    assert "give --tune prompts" in Refuse(capsys)(*start, "0.3")
+    assert "is not a share" in Refuse(capsys)(*start, "1.5", "--tune", "prompts")
