@@ -11,8 +11,8 @@ Each run is trained by its recipe of `bench/recipes.py`, evaluated, and attacked
 `common` and `data` run with seeds 42, 2 and 3, `secret` three times with fresh keys and seed 42, `seed` with seed 42
 (its accuracies with three seeds are those of `recipes.json` and `recipes_fsdd.json`). What the file holds already is
 not run again; `--show` prints it as the table of the documentation. `--models FOLDER` keeps the checkpoints. Further
-kinds of runs are MedNIST's recipe: `behind_…` with the prompts behind half of the blocks, `lora_…` with LoRA on the two
-upper blocks of a pretrained backbone, `longer_…` and `earlier_…` with LoRA for longer, the latter on four blocks.
+kinds of runs are `decoys_…`, the readout `prompt` with a decoy, and of MedNIST's recipe `behind_…` with the prompts
+behind half of the blocks and `lora_…` with LoRA on the two upper blocks of a pretrained backbone.
 
 `--attack` makes the attacks by formula once more on models that `--models` kept, each class erased without and with
 its prompts centred, and says what centring does to the answers. What was attacked with as many rounds of random
@@ -68,13 +68,11 @@ SHOWN = {"mednist": "PATH/mednist_64.npz", "fsdd": "audiofolder:PATH/fsdd", "bac
 ACCURACIES = ("full_bank", "retain_k1", "forget_k1")
 RESULTS = Path(__file__).parent / "pfm_bench" / "results"
 MOST_SAMPLES = 100  # of each side, that an attack is measured on
-LORA = ("lora", "longer", "earlier")  # kinds on a pretrained backbone
 KINDS = {
     "": "",
     "behind": "--prompt_layer 2",
     "lora": "--prompt_layer 4 --cache_trunk host",
-    "longer": "--prompt_layer 4 --cache_trunk host --lr 3e-3 --epochs 15",
-    "earlier": "--prompt_layer 2 --cache_trunk host --lr 3e-3 --epochs 12",
+    "decoys": "--decoys 1",
 }  # what is added to the recipe
 
 
@@ -96,14 +94,14 @@ class Run:
         """Of `pfm train`, the data at its place."""
         options = self.recipe.options(places)
         options[options.index("--prompt_start") + 1] = self.start
-        if self.kind in LORA:
+        if self.kind == "lora":
             options[options.index("--model_name") + 1] = places["backbone"]
         return [*options, *KINDS[self.kind].split()]
 
     @property
     def needs(self) -> set[str]:
         """What has to be at hand, as names of places."""
-        return {self.recipe.source, "backbone" if self.kind in LORA else ""} - {""}
+        return {self.recipe.source, "backbone" if self.kind == "lora" else ""} - {""}
 
     @property
     def name(self) -> str:
@@ -122,15 +120,13 @@ def list_runs() -> Iterator[Run]:
     ]
     for number in (1, 2, 3):
         yield from (run for at, _, run in runs if at == number)
+    yield from (Run(Recipe(data, "prompt", seed), "data", kind="decoys") for seed in SEEDS for data in CLASSES)
     for kind in ("lora", "behind"):
         for readout in ("cls", "prompt"):
             for start in STARTS_SHOWN:
                 yield Run(Recipe("mednist", readout), start, int(start == "secret"), kind)
-    for number in (1, 2, 3):
-        for kind in ("lora", "longer", "earlier"):
-            for readout in ("cls", "prompt"):
-                if (kind, number) != ("lora", 1):
-                    yield Run(Recipe("mednist", readout), "secret", number, kind)
+    for number in (2, 3):
+        yield from (Run(Recipe("mednist", readout), "secret", number, "lora") for readout in ("cls", "prompt"))
 
 
 def trained(run: Run, places: dict[str, str], folder: Path) -> Checkpoint:
@@ -257,7 +253,7 @@ def show(runs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of two tables, in per cent, means over runs: accuracies, and what was derived of the erased class."""
     cells = [
         (data, readout, start, chosen)
-        for data in (*CLASSES, *(f"{kind}_mednist" for kind in KINDS if kind))
+        for data in (f"{kind}_{data}".strip("_") for kind in KINDS for data in CLASSES)
         for readout in ("cls", "prompt")
         for start in reversed(STARTS_SHOWN)
         if (chosen := [r for n, r in runs.items() if n.startswith(f"{data}_{readout}_seed") and r["start"] == start])
@@ -292,7 +288,7 @@ def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
     """A line for each start and readout, and both: of all models in how many a formula tells, and how likely by luck.
 
     Models in which none does are expected to show one in twenty; and the best of all formulas is above the middle 95 %
-    of rounds in one of forty.
+    of so few rounds in about one of sixteen.
     """
     for start in reversed(STARTS_SHOWN):
         for readout in ("cls", "prompt", ""):

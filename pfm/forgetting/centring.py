@@ -25,7 +25,8 @@ CENTRED = ("classifier rows and biases of the classes that are left were centred
 CENTRED_PROMPTS = "prompts of the classes that are left were centred to mean zero, which changes some answers"
 SUM_LEFT = (
     "minus the sum of the prompts that are left is a prompt for none of the others, with which an erased class may be "
-    "answered; pfm forget --centre_prompts takes it away, now or later, and changes some answers about other classes"
+    "answered, unless the model was trained with --decoys; pfm forget --centre_prompts takes it away, now or later, "
+    "and changes some answers about other classes"
 )
 
 

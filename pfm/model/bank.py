@@ -9,6 +9,8 @@ gradient (zero), which is what DDP needs.
 import torch
 from torch import nn
 
+from pfm.model.decoys import Decoys, decoy_prompts
+
 
 class PromptBank(nn.Module):
     """Prompts (C, m, D), initialised N(0, 1)."""
@@ -24,3 +26,8 @@ class PromptBank(nn.Module):
     def gather(self, ids: torch.Tensor) -> torch.Tensor:
         """The prompts of classes `ids` (B, s), in that order, as (B, s·m, D)."""
         return self.prompts[ids].flatten(1, 2)
+
+    def with_decoys(self, there: torch.Tensor, drawn: Decoys) -> torch.Tensor:
+        """Prompts (B, s·m, D) with decoys behind them, (B, (s + d)·m, D)."""
+        size = self.prompts.detach().flatten(1).norm(dim=1).mean()
+        return torch.cat([there, decoy_prompts(there, size, drawn)], dim=1)

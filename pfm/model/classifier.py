@@ -20,6 +20,7 @@ from pfm.classes import ClassList
 from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.decoys import Decoys
 from pfm.model.lora import add_adapters
 from pfm.model.passing import Passing
 from pfm.model.readouts import READOUTS
@@ -108,16 +109,36 @@ class PromptedClassifier(nn.Module):
         """Names of the parameters that have one row for each class."""
         return (BANK, *self.readout.class_rows)
 
+    def decoys(self, count: int) -> tuple[int, int, int] | None:
+        """(d, m, D) of so many decoys; None of none."""
+        return (count, self.config.prompt_tokens, self.row_size) if count else None
+
     def trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) before the prompts enter: the same whichever prompts are present."""
         return self.readout.trunk(self, inputs)
 
-    def head(self, tokens: torch.Tensor, present: torch.Tensor, passing: Passing | None = None) -> torch.Tensor:
-        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s)."""
+    def head(
+        self,
+        tokens: torch.Tensor,
+        present: torch.Tensor,
+        passing: Passing | None = None,
+        decoys: Decoys | None = None,
+    ) -> torch.Tensor:
+        """Logits (B, C) from the trunk's tokens (B, T, D) and the prompts that are `present` (B, s).
+
+        Args:
+            passing: how much of the gradient reaches other classes; None is all of it.
+            decoys: prompts of no class that are shown too, where each prompt has a score; their scores stand behind
+                the logits, (B, C + d), but where no prompt is present.
+        """
         if present.shape[1] == 0 and not self.readout.scores_absent:  # nothing to read
             return tokens.new_full((len(tokens), self.num_classes), -torch.inf, dtype=torch.float32)
         prompts = self.bank.gather(present)
-        outputs = self.read(tokens, prompts if passing is None else passing.prompts(prompts, present))
+        if passing is not None:
+            prompts = passing.prompts(prompts, present)
+        if decoys is not None:
+            prompts = self.bank.with_decoys(prompts, decoys)
+        outputs = self.read(tokens, prompts)
         weight, bias = self.readout.weights(self)
         with torch.autocast(outputs.device.type, enabled=False):
             scores = self.readout.score(outputs.float(), weight, bias, prompt_tokens=self.config.prompt_tokens)
@@ -125,7 +146,10 @@ class PromptedClassifier(nn.Module):
                 rows = passing.reduced(weight), passing.reduced(bias)
                 reduced = self.readout.score(outputs.float(), *rows, prompt_tokens=self.config.prompt_tokens)
                 scores = passing.scores(scores, reduced)
-        return self.readout.by_class(scores, present, self.num_classes)
+        if decoys is None:
+            return self.readout.by_class(scores, present, self.num_classes)
+        own, others = scores[:, : present.shape[1]], scores[:, present.shape[1] :]
+        return torch.cat([self.readout.by_class(own, present, self.num_classes), others], dim=1)
 
     def read(self, tokens: torch.Tensor, prompts: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs (B, P, D) of the tokens that the readout reads.
@@ -145,6 +169,7 @@ class PromptedClassifier(nn.Module):
         row_keys: torch.Tensor | None = None,
         from_tokens: bool = False,
         passing: Passing | None = None,
+        decoys: Decoys | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Logits (B, C) for each of several choices of present prompts.
 
@@ -157,6 +182,7 @@ class PromptedClassifier(nn.Module):
             row_keys: (number of choices, B) int32, of the dropout masks; None draws them from torch's generator.
             from_tokens: `inputs` are the trunk's tokens (B, T, D).
             passing: how much of the gradient reaches other classes; None is all of it.
+            decoys: see `head`.
         """
         keys = self.backbone.row_keys
         keys.current = None if row_keys is None else row_keys[0]
@@ -166,11 +192,11 @@ class PromptedClassifier(nn.Module):
             keys.current = None if row_keys is None else row_keys.flatten()
             repeated = tokens.repeat(len(presents), 1, 1)  # (choices · B, T, D)
             together = None if passing is None else passing.repeated(len(presents))
-            return self.head(repeated, torch.cat(list(presents)), together).chunk(len(presents))
+            return self.head(repeated, torch.cat(list(presents)), together, decoys).chunk(len(presents))
         logits = []
         for number, present in enumerate(presents):
             keys.current = None if row_keys is None else row_keys[number]
-            logits.append(self.head(tokens, present, passing))
+            logits.append(self.head(tokens, present, passing, decoys))
         return tuple(logits)
 
     def train(self, mode: bool = True) -> Self:

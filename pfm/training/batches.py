@@ -16,6 +16,7 @@ import torch
 from pfm.data.augmentation import Augmentation
 from pfm.data.config import AugmentConfig
 from pfm.device import Processes
+from pfm.model.decoys import Decoys, draw_decoys
 from pfm.model.trunk_cache import TrunkCache
 from pfm.model.views import StoredInputs
 from pfm.seeds import make_generator
@@ -36,6 +37,7 @@ class Examples:
         tokens: what the frozen trunk makes of each input, where that is kept; the inputs are not touched then.
         draw_weights: (C,) how often an example of each class is drawn; None takes each example once an epoch.
         is_nested: both branches see the same others; see `branch_subsets`.
+        decoys: (d, m, D) of the prompts of no class that each step shows; None shows none.
     """
 
     labels: torch.Tensor
@@ -45,6 +47,7 @@ class Examples:
     tokens: TrunkCache | None = None
     draw_weights: torch.Tensor | None = None
     is_nested: bool = False
+    decoys: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Part:
         presents: (b, 1 + s) and (b, s′) the prompts that each example sees in the two branches.
         row_keys: (2, b) int32, of the dropout masks in the two branches.
         mean_shares: (b,) of each example in the mean over the global batch.
+        decoys: prompts of no class, the same for all examples of the step.
     """
 
     inputs: torch.Tensor
@@ -65,6 +69,7 @@ class Part:
     row_keys: torch.Tensor
     mean_shares: torch.Tensor
     from_tokens: bool
+    decoys: Decoys | None = None
 
 
 class Loader:
@@ -163,11 +168,15 @@ class Batch:
         if not from_tokens:
             generator = make_generator(*self.key, "augment")
             augmentation = examples.stored.preprocess.draw_augmentation(self.count, examples.augment, generator)
+        decoys = None
+        if examples.decoys is not None:
+            decoys = draw_decoys(examples.decoys, make_generator(*self.key, "decoys"))
+            decoys = decoys.to(self._loader.processes.device)
         for start in range(0, len(share), size):
             rows = slice(start, start + size)
             inputs = self._make(augmentation, rows)
             presents = mixed[rows], wrong[rows]
-            yield Part(inputs, labels[rows], presents, row_keys[:, rows], mean_shares[rows], from_tokens)
+            yield Part(inputs, labels[rows], presents, row_keys[:, rows], mean_shares[rows], from_tokens, decoys)
 
     def _make(self, augmentation: Augmentation | None, rows: slice) -> torch.Tensor:
         """The next part's inputs (b, …)."""

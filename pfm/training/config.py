@@ -36,6 +36,13 @@ class ObjectiveConfig:
         "models that never saw the class are.",
         minimum=0.0,
     )
+    decoys: int = option(
+        0,
+        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and that "
+        "are never right. The first is minus the sum of those there: an erased class then does not come back by what "
+        "follows from the prompts that are left. Costs accuracy; further ones are random and cost more.",
+        minimum=0,
+    )
     others_gradient: float = option(
         1.0,
         "With --tune prompts: share of an example's gradient that reaches prompts and rows of other classes; the less, "
@@ -204,6 +211,12 @@ class RunConfig:
         if self.objective.target_temperature != 1 and self.model.wrong_target != "others":
             raise ConfigError(
                 f"--target_temperature is for --wrong_target others; {self.model.wrong_target} is the same at any"
+            )
+
+        if self.objective.decoys and self.model.wrong_target != "none":
+            raise ConfigError(
+                f"--decoys are prompts that get the answer `unknown`, which --wrong_target {self.model.wrong_target} "
+                "does not have: give --readout prompt --wrong_target none with it"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -244,6 +244,7 @@ class _Run:
             tokens=memory.caches.get("train"),
             draw_weights=weights if config.objective.balance == "sampling" else None,
             is_nested=setup.model.target.wants_nested(setup.model.readout),
+            decoys=setup.model.decoys(config.objective.decoys),
         )
         return Loader(
             examples,

@@ -40,6 +40,7 @@ def training_step(
                     part.presents,
                     row_keys=part.row_keys,
                     from_tokens=part.from_tokens,
+                    decoys=part.decoys,
                     passing=objective.passing(part.labels),
                 )
             numbers = objective(with_own, without_own, part.labels).sums(part.mean_shares)

@@ -1,7 +1,7 @@
 """What comes back of an erased class without its data: by formulas, where they must succeed and where they must not."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -249,10 +249,11 @@ def _preset(preset: str) -> None:
 
 
 def measured(
-    npz: Path, folder: Path, start: str, readout: str, *, centre_prompts: bool = False
+    npz: Path, folder: Path, start: str, readout: str, *, centre_prompts: bool = False, more: Sequence[str] = ()
 ) -> tuple[Derived, Judgement, Judgement]:
     """What is derived of a class of a model that is trained once, and what is said of key and formulas."""
     options = ["--epochs", "12", "--lr", "0.005", "--batch_size", "16", "--eval_every", "0", "--save_every", "0"]
+    options += more
     if not list(folder.glob("*.pt")):
         assert run(pfm, [*train_arguments(npz, folder), *options, "--readout", readout, "--prompt_start", start]) == 0
     (path,) = folder.glob("*.pt")
@@ -334,6 +335,20 @@ def test_a_class_of_another_start_comes_back_no_better_than_by_chance(
         figures, key, judgement = measured(npz, tmp_path, start, readout, centre_prompts=True)
     assert key.verdict == PASS, key.reason
     assert judgement.verdict == PASS, judgement.reason
+
+
+@pytest.mark.slow
+def test_with_decoys_neither_a_formula_nor_a_random_prompt_brings_the_class_back(npz: Path, tmp_path: Path) -> None:
+    found = {}
+    for decoys in ("0", "3"):
+        more = ["--wrong_target", "none", "--final_norm", "--decoys", decoys, "--epochs", "30"]
+        more += ["--schedule", "cosine", "--max_grad_norm", "1"]
+        found[decoys], key, _ = measured(npz, tmp_path / decoys, "data", "prompt", more=more)
+        assert key.verdict == PASS, key.reason
+        assert found[decoys]["full"]["selective"] > 0.85
+    best = {decoys: figures["formulas"][0]["selective"] for decoys, figures in found.items()}
+    assert best["3"] < 0.6 < best["0"]  # 0.5 where nothing comes back
+    assert found["3"]["random"]["high"] < 0.6
 
 
 @pytest.mark.slow

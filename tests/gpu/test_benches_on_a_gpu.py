@@ -32,6 +32,7 @@ def test_a_bench_of_training_or_evaluation(device: str, tmp_path: Path, kind: st
         assert all(variant["peak_memory_mib"] > 0 for variant in found["variants"])
 
 
+@pytest.mark.slow(seconds=90)
 def test_a_bench_of_serving(device: str, tmp_path: Path) -> None:
     export_bundle(FORMS["shared"][0](), tmp_path / "b")
     targets = choose_targets([], "auto")

@@ -230,15 +230,18 @@ def test_products_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(runtime.onnxruntime, "InferenceSession", Loaded)
     monkeypatch.setattr(runtime, "check_graph", lambda *_: None)
 
-    def bundle(exact: object) -> Any:
-        stated = SimpleNamespace(precision="fp32")
+    def bundle(exact: object, precision: str = "fp32") -> Any:
+        stated = SimpleNamespace(precision=precision)
         return SimpleNamespace(exact=exact, stated=stated, model_bytes=lambda _: b"")
 
     runtime.load_graph(bundle(exact="a state"), device="cuda")
     runtime.load_graph(bundle(exact=None), device="cuda")
-    assert [providers[runtime.CUDA] for providers in given] == [{"use_tf32": "0"}] * 2
+    quick = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert [providers[runtime.CUDA] for providers in given] == [quick] * 2
+    runtime.load_graph(bundle(exact=None, precision="fp16"), device="cuda")
+    assert given[-1][runtime.CUDA] == {**quick, "sdpa_kernel": "19"}
     runtime.load_graph(bundle(exact=None), device="cpu")
-    assert left_out == [runtime.REWRITES_LEFT_OUT[name] for name in (runtime.CUDA, runtime.CUDA, runtime.CPU)]
+    assert left_out == [runtime.REWRITES_LEFT_OUT[name] for name in (*[runtime.CUDA] * 3, runtime.CPU)]
     assert capsys.readouterr().out == ""  # what is printed of libraries is not among answers
     with pytest.raises(DeviceError, match="TensorRT rounds"):
         runtime.load_graph(bundle(exact="a state"), device="tensorrt")

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from making.served import PARAMS, Recorder, answer, rows
 from pfm.errors import ClassNameError, DataError
 from pfm_export.service.engine import Engine
 from pfm_export.service.refusals import RefusedError
+from pfm_export.service.warming import warm_up
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 from pfm_export.serving.session import PromptSession
@@ -244,6 +246,41 @@ def test_two_passes_run_at_a_time_where_they_may() -> None:
     answers = [engine.submit([rows()], 1, chosen, timeout=60) for chosen in (RED, GREEN)]
     assert [answer.result(60).labels for answer in answers] == [["red"], ["green"]]
     engine.close(60)
+
+
+def test_each_thread_warms_up_before_the_engine_has_started() -> None:
+    warm: list[str] = []
+    engine = engine_of(Recorder())
+    engine.start(2, lambda: warm.append(threading.current_thread().name))
+    assert warm == ["passes", "passes"]
+    engine.close(60)
+
+    def fails() -> None:
+        raise DataError("the graph does not run")
+
+    with pytest.raises(DataError, match="does not run"):
+        engine_of(Recorder()).start(1, fails)
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [("CUDAExecutionProvider", [4, 3, 2, 1]), ("TensorrtExecutionProvider", [1]), ("CPUExecutionProvider", [1])],
+)
+def test_on_cuda_every_number_of_rows_is_warmed_up(provider: str, expected: list[int]) -> None:
+    found: list[int] = []
+
+    class Session:
+        input = SimpleNamespace(zeros=lambda rows: np.zeros((rows, 2)))
+
+        def __init__(self) -> None:
+            self.provider = provider
+
+        def scores(self, inputs: np.ndarray) -> np.ndarray:
+            found.append(len(inputs))
+            return inputs
+
+    warm_up(Session(), max_batch=4)  # type: ignore[arg-type]  # an input kind has more
+    assert found == expected
 
 
 # --- with graphs ------------------------------------------------------------------------------------

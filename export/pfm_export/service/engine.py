@@ -151,12 +151,18 @@ class Engine:
         """Of the next pass, where it is of several requests."""
         return min(self._max_batch, max(1, int(LONG_PASS / self._seconds_a_row)))
 
-    def start(self, passes: int = 1) -> None:
-        """Answer from now on, in a thread for each of the passes that may run at a time."""
+    def start(self, passes: int = 1, first: Callable[[], None] | None = None) -> None:
+        """Answer from now on, in a thread for each of the passes that may run at a time.
+
+        Args:
+            first: done by each thread before it answers, and before this returns; what it raises is raised here.
+        """
         for _ in range(passes):
-            thread = threading.Thread(target=self._run, name="passes", daemon=True)
+            is_warm: Future[None] = Future()
+            thread = threading.Thread(target=self._run, args=(first, is_warm), name="passes", daemon=True)
             self._threads.append(thread)
             thread.start()
+            is_warm.result()
 
     def close(self, seconds: float) -> None:
         """Take no more, and answer what waits; what is not answered in time is refused."""
@@ -170,7 +176,14 @@ class Engine:
             for job in self._queue.take_all():
                 job.answer.set_exception(closing())
 
-    def _run(self) -> None:
+    def _run(self, first: Callable[[], None] | None, is_warm: "Future[None]") -> None:
+        try:
+            if first is not None:
+                first()
+        except Exception as error:  # it is raised where the thread was started
+            is_warm.set_exception(error)
+            return
+        is_warm.set_result(None)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: len(self._queue) > 0 or self._is_closing)

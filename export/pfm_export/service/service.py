@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from pfm_export.service.models import Model, find
 from pfm_export.service.orders import Named
 from pfm_export.service.refusals import too_busy, too_late
 from pfm_export.service.tenants import Door, OpenDoor, Right, Tenant, TokenDoor
+from pfm_export.service.warming import warm_up
 from pfm_export.serving.session import PromptSession
 
 T = TypeVar("T")
@@ -51,9 +53,7 @@ class Service:
         door = OpenDoor(is_local=config.is_local) if config.tokens is None else TokenDoor(config.tokens)
         models: dict[str, Model] = {}
         for bundle in named:
-            session = PromptSession(
-                bundle.folder, device=config.device, threads=threads, warm_up=(1,), spin=config.spin
-            )
+            session = PromptSession(bundle.folder, device=config.device, threads=threads, spin=config.spin)
             engine = Engine(
                 session,
                 mixes_sets=session.stated.signatures.mixes_sets,
@@ -62,7 +62,7 @@ class Service:
                 max_queue=config.max_queue,
                 watcher=metrics.watcher(bundle.name),
             )
-            engine.start(config.passes)
+            engine.start(config.passes, partial(warm_up, session, max_batch=config.max_batch))
             models[bundle.name] = Model(bundle.name, session, engine)
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
         writer = ThreadPoolExecutor(1, thread_name_prefix="changing")

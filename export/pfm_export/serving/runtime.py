@@ -31,6 +31,9 @@ MOST_CAPTURED = 16  # shapes that a CUDA graph is kept for; the others run witho
 # of ONNX Runtime's rewrites: its CPU kernel for an addition with LayerNorm takes seven times as long as the two, and
 # CUDA's for an addition with softmax fails where there is nothing to add, as for a request without a class
 REWRITES_LEFT_OUT = {CPU: ["SkipLayerNormFusion"], CUDA: ["BiasSoftmaxFusion"]}
+# attention kernels of its fp16 graphs that run any shape: flash (1), memory-efficient (2) and the plain products (16).
+# Left alone, ONNX Runtime prefers cuDNN's (8) from Hopper on, and cuDNN plans anew for each number of rows and tokens
+SHAPE_FREE_ATTENTION = str(1 | 2 | 16)
 REFUSALS = ("INVALID_ARGUMENT", "Unexpected input", "invalid dimensions", "Invalid rank")  # of a binding, about inputs
 NOT_CAPTURED = "-1"  # of ONNX Runtime: do not capture this run
 
@@ -129,10 +132,16 @@ def provider_settings(*, is_half: bool, cuda_graphs: bool) -> dict[str, dict[str
     CUDA may not round the factors of float32 products to TF32, which keeps 10 bits of 23: what is exported in float32
     answers as on a CPU, and integers of an exact readout stay exact. Who wants speed exports in fp16.
 
+    Nor may it search long for kernels: batches of a server have any size, and cuDNN plans a convolution at each change.
+
     Args:
         is_half: the graph computes in fp16.
     """
-    cuda = {"use_tf32": "0", **({"enable_cuda_graph": "1"} if cuda_graphs else {})}
+    cuda = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    if is_half:
+        cuda["sdpa_kernel"] = SHAPE_FREE_ATTENTION
+    if cuda_graphs:
+        cuda["enable_cuda_graph"] = "1"
     tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(_engine_cache())}
     return {
         TENSORRT: {**tensorrt, "trt_fp16_enable": "1"} if is_half else tensorrt,

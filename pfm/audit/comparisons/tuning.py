@@ -5,6 +5,7 @@ import torch
 from pfm.data.splits import Split
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.decoys import draw_decoys
 from pfm.model.draws import branch_subsets
 from pfm.seeds import make_generator
 from pfm.training.config import RunConfig
@@ -25,6 +26,7 @@ def tune(
     optimizer = torch.optim.Adam(model.trained_tensors().values(), lr=lr)
     objective = Objective.over(model, recipe.objective, split.labels)
     seed, is_nested = recipe.train.seed, model.target.wants_nested(model.readout)
+    decoys = model.decoys(recipe.objective.decoys)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
@@ -35,7 +37,8 @@ def tune(
                 subsets = branch_subsets(labels, model.num_classes, generator, is_nested=is_nested)
                 labels = labels.to(device)
                 presents = [subset.to(device) for subset in subsets]
-                with_own, without_own = model(inputs, presents, passing=objective.passing(labels))
+                drawn = None if decoys is None else draw_decoys(decoys, generator).to(device)
+                with_own, without_own = model(inputs, presents, passing=objective.passing(labels), decoys=drawn)
                 loss = objective(with_own, without_own, labels).mean()
                 optimizer.zero_grad()
                 loss.backward()

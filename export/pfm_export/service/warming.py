@@ -1,0 +1,40 @@
+"""Passes that are made before a server says that it is ready, so that no request waits for what a device does once."""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pfm_export.serving.runtime import CUDA
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pfm_export.serving.kinds import InputKind
+
+
+class Warmable(Protocol):
+    """What warming up needs of a session."""
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs its graphs."""
+        ...
+
+    @property
+    def input(self) -> "InputKind":
+        """What its graphs take."""
+        ...
+
+    def scores(self, inputs: "npt.NDArray[Any]") -> "npt.NDArray[np.float32]":
+        """A pass."""
+        ...
+
+
+def warm_up(session: Warmable, *, max_batch: int) -> None:
+    """Make a pass of every number of rows that a batch may have, for the thread that calls.
+
+    On CUDA each thread has cuBLAS and cuDNN handles of its own, the first pass of a shape chooses kernels, and the
+    largest takes the memory that all others use. A CPU has nothing to choose, and one pass says that the graph runs.
+    TensorRT builds for each shape for so long that only the first is built.
+    """
+    for rows in range(max_batch if session.provider == CUDA else 1, 0, -1):
+        session.scores(session.input.zeros(rows))
