@@ -104,7 +104,7 @@ class Outline:
 
     def forget_but(self, classes: Set[str]) -> None:
         """Let go of answers that have others."""
-        for key in [key for key in self._written if not classes.issuperset(key[1])]:
+        for key in [key for key in self._written if not set(key[1]) <= classes]:
             del self._written[key]
 
     def _write(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
