@@ -288,7 +288,7 @@ def pooled(runs: Mapping[str, Any]) -> Iterator[str]:
     """A line for each start and readout, and both: of all models in how many a formula tells, and how likely by luck.
 
     Models in which none does are expected to show one in twenty; and the best of all formulas is above the middle 95 %
-    of rounds in one of forty.
+    of so few rounds in about one of sixteen.
     """
     for start in reversed(STARTS_SHOWN):
         for readout in ("cls", "prompt", ""):

@@ -333,7 +333,7 @@ COUNTS = (
     ("audit.md", r"divergence and accuracy of neighbours ([\d.]+)\. ", "pfm.audit.rule:Tolerance.DIVERGENCE"),
     ("audit.md", r"accuracy of neighbours ([\d.]+)\. ", "pfm.audit.rule:Tolerance.RETAINED"),
     ("audit.md", r"a cosine of ([\d.]+), beyond", "pfm.audit.attacks.derivable:KEY"),
-    ("audit.md", r"of each formula, (\d+) times and more", "pfm.audit.config:QUICK.random_rounds"),
+    ("audit.md", r"made again,\s+(\d+) times and more", "pfm.audit.config:QUICK.random_rounds"),
     ("serving.md", r"above `--max_pixels` \(([\d,]+),", "pfm.data.limits:MOST_PIXELS"),
     ("serving.md", r"`--max_expansion` \((\d+)\)", "pfm.data.limits:MOST_EXPANSION"),
 )
