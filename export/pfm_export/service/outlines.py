@@ -154,7 +154,11 @@ class Outlines:
         inputs = kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
         if key not in self._checked:
             selection = outline.asked.selection
-            self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            try:
+                self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            except RefusedError:  # what was suspended is refused no faster than what was erased
+                del self._kept[key]
+                raise
             self._checked.add(key)
         return outline, inputs
 
