@@ -104,7 +104,7 @@ class Outline:
 
     def forget_but(self, classes: Set[str]) -> None:
         """Let go of answers that have others."""
-        for key in [key for key in self._written if not classes.issuperset(key[1])]:
+        for key in [key for key in self._written if not set(key[1]) <= classes]:
             del self._written[key]
 
     def _write(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
@@ -154,7 +154,11 @@ class Outlines:
         inputs = kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
         if key not in self._checked:
             selection = outline.asked.selection
-            self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            try:
+                self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            except RefusedError:  # what was suspended is refused no faster than what was erased
+                del self._kept[key]
+                raise
             self._checked.add(key)
         return outline, inputs
 
