@@ -81,10 +81,10 @@ def tables(runs: Mapping[str, Any]) -> str:
     found = by_variant(runs)
     shown = [key for key in GAPS if any(_has(cases, key) for cases in found.values())]
     heads = [*HEADS, *(GAPS[key] for key in shown)]
-    lines = [f"| {' | '.join(heads)} |".replace("|  |", "| |"), "|---|" + "---:|" * (len(heads) - 1)]
+    lines = [f"| {' | '.join(heads)} |".replace("|  ", "| "), "|---|" + "---:|" * (len(heads) - 1)]
     for variant, cases in found.items():
         gaps = [str(gap_of(cases, key)) if _has(cases, key) else "" for key in shown]
-        lines.append(f"| {' | '.join([*_cells(variant, cases), *gaps])} |".replace("|  |", "| |"))
+        lines.append(f"| {' | '.join([*_cells(variant, cases), *gaps])} |".replace("|  ", "| "))
     lines.append("")
     for name, case in runs.items():
         gaps = [100 * (mean_of(case["forgotten"], key) - mean_of(case["retrained"], key))

@@ -23,6 +23,7 @@ SHARED = "--optimizer adamw --schedule cosine --eval_every 0 --save_every 0 --cp
 START = "--prompt_start seed"  # the default when the figures were made; a recipe says its own
 PROMPT = "--readout prompt --final_norm"
 DIGITS = "--dataset digits --model_name scratch:vit_digits --weight_decay 0.1 --warmup 0.1 --batch_size 128"
+PROMPTS_ONLY = "--readout cls --tune prompts --lr 1e-2"
 HELD_OUT = 0.2
 
 
@@ -60,7 +61,7 @@ SETTINGS = {
         "--cache_trunk host",
         lengths={"cls": "--epochs 8", "prompt": "--epochs 8"},
         choosing=("BreastMRI", "HeadCT"), shown=("AbdomenCT", "Hand"), per_class=150, tested=100, source="mednist",
-        more={"cls, recommended": "--epochs 24 --lr 3e-2", "cls, recommended before": "--lr 1e-2"},
+        more={"cls, recommended": "--epochs 24 --lr 1e-2", "cls, recommended before": "--lr 1e-2"},
     ),
     "mednist": Setting(
         options=f"--class_names {NAMES} --model_name scratch:vit_mini --weight_decay 0.01 --warmup 0.3 --batch_size 32",
@@ -91,8 +92,14 @@ VARIANTS = {
     "cls, others, T 2": "--readout cls --wrong_target others --target_temperature 2",
     "cls, others, weight 3": "--readout cls --wrong_target others --absent_weight 3",
     "cls, others, weight 0.3": "--readout cls --wrong_target others --absent_weight 0.3",
-    "cls, prompts only": "--readout cls --tune prompts --lr 1e-2",
-    "cls, prompts only, others": "--readout cls --tune prompts --lr 1e-2 --wrong_target others",
+    "cls, prompts only": PROMPTS_ONLY,
+    **{f"cls, prompts only, share {share}": f"{PROMPTS_ONLY} --others_gradient {share}" for share in (0, 0.1, 0.3)},
+    "cls, prompts only, share 0.3, 24 epochs": f"{PROMPTS_ONLY} --others_gradient 0.3 --epochs 24",
+    "cls, prompts only, share 0.2, 24 epochs, lr 3e-2": f"{PROMPTS_ONLY} --others_gradient 0.2 --epochs 24 --lr 3e-2",
+    "cls, prompts only, share 0.3, 24 epochs, lr 3e-2": f"{PROMPTS_ONLY} --others_gradient 0.3 --epochs 24 --lr 3e-2",
+    "prompt, prompts only, none": f"{PROMPT} --wrong_target none --tune prompts --lr 1e-2",
+    "prompt, prompts only, none, share 0": f"{PROMPT} --wrong_target none --tune prompts --lr 1e-2 --others_gradient 0",
+    "cls, prompts only, others": f"{PROMPTS_ONLY} --wrong_target others",
     "prompt, uniform": f"{PROMPT}",
     "prompt, none": f"{PROMPT} --wrong_target none",
     "prompt, none, weight 0.3": f"{PROMPT} --wrong_target none --absent_weight 0.3",

@@ -45,12 +45,17 @@ def main() -> None:
     data = load_data(
         DataConfig(dataset=given.data), describe_backbone(BackboneConfig(model_name=given.model_name)).storage
     )
-    document: Json = {"command": f"bench/gpu_fit.py --model_name {given.model_name}", "host": host_facts(), "fits": {}}
+    fits: Json = {}
+    document: Json = {
+        "command": f"bench/gpu_fit.py --model_name {given.model_name}",
+        "host": host_facts(),
+        "fits": fits,
+    }
     for name, model_name, count in (("raw", RAW, given.count), ("backbone", given.model_name, given.on_cpu)):
         part = some(data, count)
         there, there_s = fitted(part, model_name, given.width, cpu=False)
         here, here_s = fitted(part, model_name, given.width, cpu=True)
-        document["fits"][name] = {
+        fits[name] = {
             "model_name": model_name, "samples": count, "gpu_s": round(there_s, 2), "cpu_s": round(here_s, 2),
             "digests": [there.digest, here.digest], **differing(there, here),
         }  # fmt: skip

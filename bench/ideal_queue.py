@@ -7,26 +7,35 @@ A pass of n rows takes a + b n milliseconds; both are fitted to the mean passes 
 in the order of arrival ends sooner. What p99 is then, at a share of the highest rate 32 / (a + 32 b), beside the aim
 "three times a request alone, and one batch", with the batch of 32 rows and with the mean one of that load. Nothing is
 slower than the passes here, so that what this queue misses no server meets whose passes cost as much.
+
+    python bench/ideal_queue.py FILE --speed MACHINE_SPEED
+
+Passes take longer where a core did, which `machine_speed.py` measured from second to second: what p99 is at the rate
+that FILE was measured at where nothing but the speed of the cores is not even. A row that finds 256 waiting is refused.
 """
 
 import argparse
 import json
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 MOST, REQUESTS = 32, 200_000
+ROOM = 256  # rows that may wait, as `pfm serve` has it
 SHARES = (0.5, 0.6, 0.65, 0.7, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Milliseconds, and rows of the mean pass."""
+    """Milliseconds, rows of the mean pass, and the share that was refused."""
 
     p50_ms: float
     p99_ms: float
     rows: float
+    refused: float = 0.0
 
 
 def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: int = 0) -> Found:
@@ -48,6 +57,47 @@ def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: i
     return Found(p50_ms=p50, p99_ms=p99, rows=REQUESTS / passes)
 
 
+def simulate_uneven(a: float, b: float, per_second: float, slowness: Callable[[float], float], seconds: float) -> Found:
+    """The same where a pass that begins at a time in milliseconds takes so many times as long; for some seconds."""
+    count = round(per_second * seconds)
+    arrivals: list[float] = np.cumsum(np.random.default_rng(0).exponential(1000 / per_second, count)).tolist()
+    waiting, latencies, now, first, passes = deque[float](), list[float](), 0.0, 0, 0
+    while first < count or waiting:
+        if not waiting and arrivals[first] > now:
+            now = arrivals[first]
+        while first < count and arrivals[first] <= now:
+            if len(waiting) < ROOM:
+                waiting.append(arrivals[first])
+            first += 1
+        taken = [waiting.popleft() for _ in range(min(MOST, len(waiting)))]
+        now += (a + b * len(taken)) * slowness(now)
+        latencies += [now - each for each in taken]
+        passes += 1
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / count)
+
+
+def say_uneven(speed: Path, a: float, b: float, per_second: float) -> None:
+    """Print a line for each core that was measured, and one for as long a time of even speed."""
+    for core, rounds in json.loads(speed.read_text())["rounds"].items():
+        begun, _, computed = np.array(rounds).T  # (N,) seconds, then milliseconds of processor time
+        times = computed / computed.mean()
+        low, high = np.quantile(times, (0.1, 0.9))
+
+        def slowness(now: float, begun: np.ndarray = begun, times: np.ndarray = times) -> float:
+            return float(times[max(0, int(np.searchsorted(begun, now / 1000, side="right")) - 1)])
+
+        for name, rule in (
+            (f"core {core}, {low:.2f} to {high:.2f} of its mean", slowness),
+            ("even", lambda _: 1.0),
+        ):
+            queue = simulate_uneven(a, b, per_second, rule, begun[-1])
+            print(
+                f"{name}, {begun[-1]:.0f} s at {per_second:.0f} requests/s: p50 {queue.p50_ms:.1f}, "
+                f"p99 {queue.p99_ms:.1f} ms, {queue.refused:.2%} refused"
+            )
+
+
 def fit(passes: list[dict[str, float]]) -> tuple[float, float]:
     """a and b of the mean passes of several phases, by least squares of relative errors; neither is negative."""
     rows, ms = (np.array([each[name] for each in passes]) for name in ("rows", "ms"))
@@ -60,9 +110,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path, help="of serve_load.py")
     parser.add_argument("--section", default="load")
+    parser.add_argument("--speed", type=Path, help="of machine_speed.py")
     given = parser.parse_args()
     found = json.loads(given.file.read_text())["sections"][given.section]
     a, b = fit(found["mean_passes"])
+    if given.speed is not None:
+        say_uneven(given.speed, a, b, found["share"] * found["capacity_per_second"])
+        return
     alone, most = found["p50_alone_ms"], 1000 * MOST / (a + MOST * b)
     print(f"passes of {a:.2f} + {b:.3f} n ms; a request alone {alone:.2f} ms; at most {most:.1f} requests/s")
     print(f"measured: {found['capacity_per_second']:.1f} requests/s carried, p99 {found['p99_ms']:.1f} ms at 80 %")

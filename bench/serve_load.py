@@ -12,9 +12,10 @@ highest rate at which requests may arrive at random so that none is refused and 
 what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share all CPUs, unless
-`--server_cpus` and `--client_cpus` say otherwise:
+`--server_cpus` and `--client_cpus` say otherwise; `--rate` compares two states of the server at one rate:
 
     python bench/serve_load.py --server_cpus 0,1 --client_cpus 2 --out FILE
+    python bench/serve_load.py --rate 500 --seconds 20 --only load --out FILE
 
 The session that is timed beside the server has the server's CPUs, and as many threads. What the client computes for a
 request is in the file, and what a hypervisor kept from the server's CPUs. A section that is in the file already is not
@@ -82,6 +83,7 @@ class Setting:
         bundle: never changed; each server has a copy of it.
         tokens_file, tokens: of the tenants.
         seconds: of the load.
+        rate: requests a second of the load; 0 for a share of the capacity, which is looked for.
         expected: the right answers.
         server_cpus, client_cpus: that each may use.
     """
@@ -92,6 +94,7 @@ class Setting:
     tokens: list[str]
     seconds: float
     requests: int
+    rate: float
     share: float
     clients: int
     workers: tuple[int, ...]
@@ -242,7 +245,9 @@ def load(setting: Setting) -> Json:
         alone = await counted(load.alone(setting.seconds / 12))
         closed = await counted(load.closed(setting.clients, setting.seconds / 12))
         unloaded = percentiles(alone.latencies_ms).p50_ms
-        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
+        capacity, trials = setting.rate / setting.share, list[Phase]()
+        if not setting.rate:
+            capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
         calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
         stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
         loaded = await counted(load.open(setting.share, capacity, setting.seconds, changes=True))
@@ -452,6 +457,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", help="of the bundle")
     parser.add_argument("--device", default="cpu", choices=TOLERANCES, help="of server and session")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the load; the other sections take a share")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests/s of the load, in place of a share")
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
     parser.add_argument("--clients", type=int, default=64, help="requests at a time that always wait")
     parser.add_argument("--server_cpus", default="", help="such as 0,2-3, as `taskset -c` takes them; all")
@@ -477,7 +483,7 @@ def main() -> None:
         os.sched_setaffinity(0, client_cpus)
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,
-            requests=given.requests, share=given.share, clients=given.clients,
+            requests=given.requests, rate=given.rate, share=given.share, clients=given.clients,
             workers=tuple(dict.fromkeys(map(int, (given.workers or f"1,{len(server_cpus)}").split(",")))),
             load_workers=given.load_workers, device=given.device, options=tuple(given.options.split()),
             expected=expected, server_cpus=server_cpus, client_cpus=client_cpus,
@@ -495,7 +501,7 @@ def main() -> None:
             found = SECTIONS[name](setting)
             changed = [
                 f" --{option} {shlex.quote(str(getattr(given, option)))}"
-                for option in ("precision", "device", "server_cpus", "client_cpus", "load_workers", "options")
+                for option in ("precision", "device", "rate", "server_cpus", "client_cpus", "load_workers", "options")
                 if getattr(given, option) != parser.get_default(option)
             ]
             options = f"--shape {given.shape} --seconds {given.seconds:g} --clients {given.clients}{''.join(changed)}"

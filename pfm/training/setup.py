@@ -133,7 +133,7 @@ def set_up(
     if config.objective.others_gradient < 1 and model.config.tune != "prompts":
         raise ConfigError(
             f"--others_gradient {config.objective.others_gradient:g} keeps examples from prompts and rows of other "
-            "classes, and what all classes share would still learn of them; give --tune prompts, or leave it out"
+            "classes, and what all classes share would still learn of them; give --tune prompts, or --others_gradient 1"
         )
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)

@@ -43,3 +43,13 @@ def test_a_simulated_queue_is_the_one_that_theory_knows(monkeypatch: pytest.Monk
     assert ideal_queue.simulate(5.0, 0.0, 1000).rows == pytest.approx(5, rel=0.1)  # a pass takes what came in the last
     passes = [{"rows": rows, "ms": 2 + 0.5 * rows} for rows in (1.0, 4.0, 30.0)]
     assert np.allclose(ideal_queue.fit(passes), (2, 0.5))
+
+
+def test_a_simulated_queue_grows_where_cores_are_slower_for_a_while_and_refuses_what_has_no_room() -> None:
+    even = ideal_queue.simulate_uneven(0.0, 1.0, 800, lambda _: 1.0, 10)
+    slower = ideal_queue.simulate_uneven(0.0, 1.0, 800, lambda now: 1.3 if now < 5000 else 0.7, 10)
+    assert even.refused == 0
+    assert even.p99_ms < 30
+    assert slower.p99_ms > 100  # 31 too many a second, as long as it is slow
+    assert slower.refused == 0
+    assert ideal_queue.simulate_uneven(0.0, 1.0, 2000, lambda _: 1.0, 10).refused == pytest.approx(0.5, abs=0.03)

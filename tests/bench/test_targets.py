@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_a_file_takes_the_cases_of_another_machine_in_and_says_which_made_which(
 
 
 def test_a_trunk_that_is_kept_is_not_that_of_a_readout_with_a_projection_of_its_own() -> None:
-    kept = KeptTrunks()
+    kept: Any = KeptTrunks()
     kept.compute = lambda model, inputs: inputs + model.number
     models = [SimpleNamespace(number=n, trunk_is_frozen=True, config=SimpleNamespace(prompt_layer=1)) for n in (1, 2)]
     for sees_prompts, second in ((True, 1.0), (False, 2.0)):

@@ -20,7 +20,11 @@ def gradients(readout: str, share: float | None, which: torch.Tensor) -> tuple[t
     with_own, without_own = model(images, [PRESENT[which], ABSENT[which]], passing=passing)
     finite = without_own.clamp_min(-1e3)
     (F.cross_entropy(with_own, LABELS[which]) + finite.softmax(dim=1).square().sum()).backward()
-    found = {name: model.get_parameter(name).grad.clone() for name in model.class_row_names}
+    found: dict[str, torch.Tensor] = {}
+    for name in model.class_row_names:
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None
+        found[name] = gradient.clone()
     return torch.stack([with_own, without_own]).detach(), found
 
 

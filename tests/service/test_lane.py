@@ -52,6 +52,11 @@ class Served:
         """Requests that went the short way and were answered."""
         return self.local.app.lane.answered  # type: ignore[attr-defined]
 
+    @property
+    def refused(self) -> int:
+        """Requests that went the short way and were refused for a class."""
+        return self.local.app.lane.refused  # type: ignore[attr-defined]
+
 
 @pytest.fixture(scope="module")
 def served(forms: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -117,10 +122,12 @@ SHORT = {
     "no outputs": asking(outputs=[]),
     "more headers": asking(more="X-Y: z\r\nConnection: keep-alive\r\n"),
 }
-USUAL = {
+REFUSED = {
     "a class that is hidden": asking(parameters={"active": ["grey"]}),
     "no class": asking(parameters={"active": ["nothing"]}),
     "no class left": asking(parameters={"without": ["red", "green", "blue"]}),
+}
+USUAL = {
     "another profile": asking(parameters={"profile": "other"}),
     "its own time": asking(parameters={"timeout": 9_000_000}),
     "an unknown parameter": asking(parameters={"withuot": ["red"]}),
@@ -149,7 +156,14 @@ def test_what_goes_the_short_way_gets_the_bytes_of_the_usual_one(served: Served)
             assert served.taken == before + 1, name
 
 
-def test_whatever_is_refused_or_odd_goes_the_usual_way(served: Served) -> None:
+def test_a_class_that_is_not_there_is_refused_the_short_way_with_the_bytes_of_the_usual_one(served: Served) -> None:
+    for name, request in REFUSED.items():
+        before = served.refused
+        assert served.ask(request) == served.ask_usually(request), name
+        assert served.refused == before + 1, name
+
+
+def test_what_is_refused_for_another_reason_or_is_odd_goes_the_usual_way(served: Served) -> None:
     for _ in range(2):
         for name, request in USUAL.items():
             before = served.taken
@@ -168,21 +182,22 @@ def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other
     host, _, port = served.address.rpartition(":")
     with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
         found: list[Answer] = []
-        for request in (SHORT["binary"], USUAL["no class"], SHORT["binary"]):
+        for request in (SHORT["binary"], REFUSED["no class"], SHORT["binary"], USUAL["its own time"]):
             connection.sendall(request)
             found.append(receive(connection))
         assert found[0] == found[2] == served.ask_usually(SHORT["binary"])
-        assert found[1] == served.ask_usually(USUAL["no class"])
+        assert found[1] == served.ask_usually(REFUSED["no class"])
+        assert found[3] == served.ask_usually(USUAL["its own time"])
 
 
 def test_a_connection_on_which_nothing_follows_is_ended_whichever_way_the_last_request_went(
     forms: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "KEEP_ALIVE", 0.2)
-    short, usual = SHORT["binary"], asking(parameters={"active": ["nothing"]})
+    short, refused, usual = SHORT["binary"], REFUSED["no class"], USUAL["its own time"]
     with listening(forms("requests")) as (_, address):
         host, _, port = address.rpartition(":")
-        for requests in ((short,), (short, usual), (usual, short)):
+        for requests in ((short,), (refused,), (short, usual), (usual, short), (usual, refused)):
             with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
                 for request in requests:
                     connection.sendall(request)
@@ -205,9 +220,13 @@ def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
         assert b"no class 'blue'" in gone[2]
         assert b"blue" not in here.ask(all_of_them)[2]
         Bundle.open(bundle).restore(["blue"])
-        assert b"blue" in here.ask(named)[2]
+        assert b"blue" in here.ask(named)[2]  # what the lane saw last has it not
+        outlines = local.app.lane._outlines["requests"]  # type: ignore[attr-defined]
+        assert "blue" in repr(outlines._kept)
         Bundle.open(bundle).erase(["blue"])
         assert here.ask(all_of_them) == here.ask_usually(all_of_them)
+        assert b"blue" not in here.ask(all_of_them)[2]
+        assert "blue" not in repr(outlines._kept)
         assert b"no class 'blue'" in here.ask(named)[2]
 
 

@@ -202,6 +202,24 @@ def test_a_suspended_class_is_out_of_its_profile_until_it_is_restored(folder: Pa
     assert (folder / "bank.safetensors").read_bytes() == bank  # no byte of a class went
 
 
+def test_rows_stay_gathered_while_classes_are_suspended_and_go_with_an_erased_one(folder: Path) -> None:
+    session, other = PromptSession(folder, device="cpu"), Bundle.open(folder)
+    rows = session._runner._rows_of
+    before = session.bundle
+    gathered = rows(before, [0, 2])
+    other.suspend(["blue"], profile="ward-7")
+    now = session.bundle
+    assert now is not before
+    assert rows(now, [0, 2]) is rows(before, [0, 2]) is gathered  # a pass that runs has the bundle as it was
+    with session.leaving(("red",)):
+        assert not session.bundle.has_rows_of(before)
+        assert rows(session.bundle, [0, 2]) is not gathered
+    rows(session.bundle, [0, 2])
+    other.erase(["red"])
+    assert session.classes.names == ("green", "blue", "grey")
+    assert session._runner._gathered is None
+
+
 def test_what_changes_during_a_pass_is_answered_once_more_only_where_it_matters(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

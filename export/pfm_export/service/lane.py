@@ -1,7 +1,8 @@
 """Ordinary inference requests, from their bytes to the bytes of their answer, past framework, tasks and timers.
 
-What is taken here would be answered with the same bytes in the usual way; whatever is refused, or is not ordinary, goes
-that way, so that nothing is refused here but what the engine refuses. A test compares both.
+What is taken here would be answered with the same bytes in the usual way; whatever is not ordinary goes that way.
+Refused here is what the engine refuses, and what names a class that is not there: after an erasure many clients ask for
+it, and the usual way takes as long for a refusal as several answers here. A test compares both.
 
 The bundle is the one that the session saw last. A pass looks at the files, and does not answer with a class that is
 gone meanwhile: then the request goes the usual way from its start, and is refused as if the class had never been there.
@@ -55,7 +56,7 @@ class Asking:
 
     message_event = _Nobody()
 
-    def __init__(self, lane: "Lane", wire: Wire, data: bytes, outline: Outline, note: Note) -> None:
+    def __init__(self, lane: "Lane", wire: Wire, data: bytes, outline: Outline | None, note: Note) -> None:
         self.keep_alive, self.response_complete, self.disconnected = True, False, False
         self.wire, self.data, self.outline, self.note = wire, data, outline, note
         self.begun = time.monotonic()
@@ -88,7 +89,7 @@ class Lane:
     """Takes requests off connections; in the thread of the event loop alone.
 
     Attributes:
-        answered: requests, so far.
+        answered, refused: requests, so far; refused for a class.
     """
 
     def __init__(self, service: Service, guard: Guard) -> None:
@@ -102,7 +103,7 @@ class Lane:
         self._gathered: dict[Engine, list[Job]] = {}
         self._waiting: deque[Asking] = deque()  # in the order in which they are too late
         self._timer: asyncio.TimerHandle | None = None
-        self.answered = 0
+        self.answered = self.refused = 0
         self._done: list[tuple[Asking, int, float]] = []
         self._defaults: tuple[Headers, bytes] = ([], b"")
 
@@ -121,13 +122,17 @@ class Lane:
                 return None
             tenant = self._service.door.find(head.token)
             outlines = self._outlines[head.model]
-            found = outlines.read(memoryview(data)[end:], head.json_length, tenant)
+            note = Note(route=ROUTE, model=head.model, tag=tenant.tag, held=len(data))
+            try:
+                found = outlines.read(memoryview(data)[end:], head.json_length, tenant)
+            except RefusedError as error:
+                return self._refuse(Asking(self, wire, data, None, note), outlines, error)
         except PfmError:  # the usual way says what is wrong
             return None
         if found is None:
             return None
         outline, inputs = found
-        asking = Asking(self, wire, data, outline, Note(route=ROUTE, model=head.model, tag=tenant.tag, held=len(data)))
+        asking = Asking(self, wire, data, outline, note)
         self._guard.hold(len(data))
         batch = Batch(inputs, outline.rows.owners, outline.rows.weights, is_plain=True)
         engine = outlines.model.engine
@@ -141,6 +146,15 @@ class Lane:
         self._waiting.append(asking)
         if self._timer is None:
             self._timer = self._loop.call_later(self._service.config.timeout, self._look)
+        return asking
+
+    def _refuse(self, asking: Asking, outlines: Outlines, error: RefusedError) -> Asking | None:
+        """Refuse a request for a class that is not there; None where it is to go the usual way."""
+        if not outlines.is_refused_for_good(error):
+            return None
+        self.refused += 1
+        self._guard.hold(asking.note.held)
+        self._loop.call_soon(self._fail, asking, error)
         return asking
 
     def _submit(self) -> None:
@@ -165,6 +179,7 @@ class Lane:
     def answer(self, asking: Asking, prediction: Prediction) -> None:
         """Send an answer."""
         if not asking.response_complete:
+            assert asking.outline is not None  # it was not refused
             self.answered += 1
             asking.note.active = len(prediction.classes)
             self._send(asking, 200, *asking.outline.written(asking.note.model, prediction))

@@ -1,14 +1,15 @@
 """What requests have in common with earlier ones, read once: their heads, and the JSON in front of binary tensors.
 
-Clients send the same head and the same JSON again and again, with other numbers behind them. What is kept belongs to
-one state of a bundle, and goes with it: a class that is erased is not among it any more. A head is kept by its hash,
-since there is a token in it.
+Clients send the same head and the same JSON again and again, with other numbers behind them. When a bundle changes,
+what is kept is asked once more whether its classes are there, and what names one that was erased goes: to read all of
+it again would hold up every request for milliseconds. A head is kept by its hash, since there is a token in it.
 
 Letters: B rows.
 """
 
 import math
 import re
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from pfm_export.service.guard import JSON
 from pfm_export.service.inference import BINARY, LENGTH
 from pfm_export.service.models import Model
 from pfm_export.service.plain import Plain
+from pfm_export.service.refusals import UNKNOWN_CLASS, RefusedError
 from pfm_export.service.tenants import Door, Right, Tenant
 from pfm_export.service.tensors import PROBABILITIES, InferRequest, read_infer, write_infer
 from pfm_export.serving.answers import ActiveSet, Prediction
@@ -96,6 +98,15 @@ class Outline:
             found = self._written[key] = (headers, body[: len(body) - len(numbers)])  # the rest is the same each time
         return found[0], found[1] + numbers
 
+    def names_only(self, classes: Set[str]) -> bool:
+        """Whether the request names no others."""
+        return {*(self.asked.selection.active or ()), *self.asked.selection.without} <= classes
+
+    def forget_but(self, classes: Set[str]) -> None:
+        """Let go of answers that have others."""
+        for key in [key for key in self._written if not set(key[1]) <= classes]:
+            del self._written[key]
+
     def _write(self, model: str, answer: Prediction) -> tuple[bytes, bytes]:
         written = write_infer(model, self.asked, answer)
         kind = JSON if written.json_length is None else BINARY
@@ -116,6 +127,7 @@ class Outlines:
         self._max_rows = max_rows
         self._owner: Bundle | None = None
         self._kept: dict[tuple[bytes, Tenant], Outline] = {}
+        self._checked: set[tuple[bytes, Tenant]] = set()  # those whose classes are there as the bundle is now
 
     def read(self, body: memoryview, json_length: int, tenant: Tenant) -> tuple[Outline, npt.NDArray[Any]] | None:
         """A request with binary tensors; None of one that is to be read in the usual way.
@@ -128,7 +140,7 @@ class Outlines:
         """
         bundle = self.model.session.seen
         if self._owner is not bundle:
-            self._owner, self._kept = bundle, {}
+            self._follow(bundle)
         if not 0 < json_length <= min(MOST_JSON, len(body)):
             return None
         key = (bytes(body[:json_length]), tenant)
@@ -139,7 +151,34 @@ class Outlines:
         dtype, numbers = np.dtype(kind.dtype).newbyteorder("<"), body[json_length:]
         if len(numbers) != math.prod(outline.shape) * dtype.itemsize:
             return None
-        return outline, kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+        inputs = kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+        if key not in self._checked:
+            selection = outline.asked.selection
+            try:
+                self.model.view(tenant, selection.profile, is_fresh=False).choose(selection)
+            except RefusedError:  # what was suspended is refused no faster than what was erased
+                del self._kept[key]
+                raise
+            self._checked.add(key)
+        return outline, inputs
+
+    def is_refused_for_good(self, error: RefusedError) -> bool:
+        """Whether a request that `read` has just refused is refused by what the files say now, for a class.
+
+        Raises:
+            BundleError: they are damaged.
+        """
+        return error.why == UNKNOWN_CLASS and self.model.session.bundle is self._owner
+
+    def _follow(self, bundle: Bundle) -> None:
+        before, self._owner = self._owner, bundle
+        self._checked.clear()
+        if before is None or before.classes.names == bundle.classes.names:
+            return
+        there = frozenset(bundle.classes.names)
+        self._kept = {key: outline for key, outline in self._kept.items() if outline.names_only(there)}
+        for outline in self._kept.values():
+            outline.forget_but(there)
 
     def _read_anew(
         self, body: bytes, key: tuple[bytes, Tenant], tenant: Tenant
@@ -157,6 +196,7 @@ class Outlines:
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
         self._kept[key] = outline
+        self._checked.add(key)
         return outline, asked.inputs
 
 

@@ -2,6 +2,8 @@
 
 from pfm.errors import PfmError
 
+UNKNOWN_CLASS = "class"
+
 
 class RefusedError(PfmError):
     """A request that is not answered.
@@ -26,7 +28,7 @@ def bad_request(message: str) -> RefusedError:
 
 def unknown_class(message: str) -> RefusedError:
     """A class that is not there, or not for this client."""
-    return RefusedError(400, "class", message)
+    return RefusedError(400, UNKNOWN_CLASS, message)
 
 
 def too_large(message: str) -> RefusedError:

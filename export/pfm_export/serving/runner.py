@@ -155,10 +155,10 @@ class GraphRunner:
 
     def _rows_of(self, bundle: Bundle, positions: Sequence[int]) -> Rows:
         """The rows of some classes in order, gathered when they were first asked for."""
-        owner, gathered = self._gathered or (None, {})
-        if owner is not bundle or len(gathered) >= MOST_KEPT:
+        owner, gathered = self._gathered or (bundle, {})
+        if not bundle.has_rows_of(owner) or len(gathered) >= MOST_KEPT:
             gathered = {}
-            self._gathered = (bundle, gathered)
+        self._gathered = (bundle, gathered)
         key = tuple(positions)
         if key not in gathered:
             gathered[key] = bundle.rows(positions)
@@ -166,10 +166,10 @@ class GraphRunner:
 
     def _rows(self, bundle: Bundle, active: Sequence[int], rows: Sequence[int]) -> Mapping[str, Tensor]:
         """The inputs that belong to classes, on the device since they were first asked for."""
-        owner, kept = self._kept or (None, {})
-        if owner is not bundle or len(kept) >= MOST_KEPT:
+        owner, kept = self._kept or (bundle, {})
+        if not bundle.has_rows_of(owner) or len(kept) >= MOST_KEPT:
             kept = {}
-            self._kept = (bundle, kept)
+        self._kept = (bundle, kept)
         key = (tuple(active), tuple(rows))
         if key not in kept:
             feed = {INPUT_PROMPTS: bundle.rows(active).prompts, **bundle.rows(rows).classifier_feed()}

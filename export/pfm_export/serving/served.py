@@ -56,8 +56,9 @@ class ServedBundle:
                 raise BundleError(f"{self._folder} is another bundle now; open it again")
             for names in self._leaving:
                 opened = opened.hiding(names)
-            self._seen, self._opened = seen, opened
-            self._on_change()
+            before, self._seen, self._opened = self._opened, seen, opened
+            if not opened.has_rows_of(before):
+                self._on_change()
             return opened
 
     @property
@@ -91,7 +92,7 @@ class ServedBundle:
         return self._bundle.stated
 
     def _on_change(self) -> None:
-        """What was kept of the bundle as it was before goes."""
+        """What was kept of the rows as they were before goes."""
 
     @contextmanager
     def leaving(self, names: tuple[str, ...]) -> Generator[None]:
