@@ -21,6 +21,7 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class KeptTrunks:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, ...], torch.Tensor] = {}
-        self.compute = PromptedClassifier.trunk
+        self.compute: Callable[[PromptedClassifier, torch.Tensor], torch.Tensor] = PromptedClassifier.trunk
 
     def install(self) -> None:
         """In every model of this process; on the CPU."""

@@ -83,12 +83,15 @@ def test_a_file_takes_the_cases_of_another_machine_in_and_says_which_made_which(
     assert Cases.read(tmp_path / "none.json").runs == {}
 
 
+def stub(tokens: int, *, sees_prompts: bool) -> Any:
+    config = SimpleNamespace(prompt_layer=1, prompt_tokens=tokens)
+    return SimpleNamespace(trunk_is_frozen=True, config=config, readout=SimpleNamespace(sees_prompts=sees_prompts))
+
+
 def test_a_trunk_that_is_kept_is_not_that_of_a_readout_with_a_projection_of_its_own() -> None:
-    kept: Any = KeptTrunks()
-    kept.compute = lambda model, inputs: inputs + model.number
-    models = [SimpleNamespace(number=n, trunk_is_frozen=True, config=SimpleNamespace(prompt_layer=1)) for n in (1, 2)]
+    kept = KeptTrunks()
+    added = {1: 1.0, 2: 2.0}
+    kept.compute = lambda model, inputs: inputs + added[model.config.prompt_tokens]
     for sees_prompts, second in ((True, 1.0), (False, 2.0)):
-        for model in models:
-            model.readout = SimpleNamespace(sees_prompts=sees_prompts)
-        answers = [kept.trunk(model, torch.zeros(1)) for model in models]
+        answers = [kept.trunk(stub(tokens, sees_prompts=sees_prompts), torch.zeros(1)) for tokens in added]
         assert [float(answer) for answer in answers] == [1.0, second]
