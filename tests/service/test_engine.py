@@ -283,6 +283,17 @@ def test_on_cuda_every_number_of_rows_is_warmed_up(provider: str, expected: list
     assert found == expected
 
 
+def test_a_bundle_whose_classes_are_all_suspended_is_started_all_the_same() -> None:
+    class Session:
+        provider = "CUDAExecutionProvider"
+        input = SimpleNamespace(zeros=lambda rows: np.zeros((rows, 2)))
+
+        def scores(self, inputs: np.ndarray) -> np.ndarray:
+            raise ClassNameError("every class is left out; leave at least one active")
+
+    warm_up(Session(), max_batch=4)  # type: ignore[arg-type]  # an input kind has more
+
+
 # --- with graphs ------------------------------------------------------------------------------------
 
 

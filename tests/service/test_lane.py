@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from making.served import Local, listening
-from pfm_export.service import worker
+from pfm_export.service import outlines, worker
 from pfm_export.service.tenants import Right
 from pfm_export.serving.bundle import Bundle
 
@@ -221,13 +221,23 @@ def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(
         assert b"blue" not in here.ask(all_of_them)[2]
         Bundle.open(bundle).restore(["blue"])
         assert b"blue" in here.ask(named)[2]  # what the lane saw last has it not
-        outlines = local.app.lane._outlines["requests"]  # type: ignore[attr-defined]
-        assert "blue" in repr(outlines._kept)
+        known = local.app.lane._outlines["requests"]  # type: ignore[attr-defined]
+        assert "blue" in repr(known._kept)
         Bundle.open(bundle).erase(["blue"])
         assert here.ask(all_of_them) == here.ask_usually(all_of_them)
         assert b"blue" not in here.ask(all_of_them)[2]
-        assert "blue" not in repr(outlines._kept)
+        assert "blue" not in repr(known._kept)
         assert b"no class 'blue'" in here.ask(named)[2]
+
+
+def test_what_is_known_of_requests_that_are_not_kept_goes_with_them(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlines, "MOST_KEPT", 3)
+    for number in range(8):  # clients may number their requests, so that no two are alike
+        assert served.ask(asking(id=str(number), **BINARY))[0].endswith("200 OK")
+    kept = served.local.app.lane._outlines["requests"]  # type: ignore[attr-defined]
+    assert len(kept._checked) <= len(kept._kept) <= 3
 
 
 def test_after_an_answer_of_one_worker_the_other_one_knows_whatever_it_saw_before(

@@ -195,6 +195,7 @@ class Outlines:
         )  # fmt: skip
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
+            self._checked.clear()
         self._kept[key] = outline
         self._checked.add(key)
         return outline, asked.inputs

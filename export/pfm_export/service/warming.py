@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pfm.errors import ClassNameError
 from pfm_export.serving.runtime import CUDA
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def warm_up(session: Warmable, *, max_batch: int) -> None:
 
     On CUDA each thread has cuBLAS and cuDNN handles of its own, the first pass of a shape chooses kernels, and the
     largest takes the memory that all others use. A CPU has nothing to choose, and one pass says that the graph runs.
-    TensorRT builds for each shape for so long that only the first is built.
+    TensorRT builds for each shape for so long that only the first is built. Nothing is warmed up where every class is
+    suspended: other profiles, and whoever restores a class, are to be served all the same.
     """
     for rows in range(max_batch if session.provider == CUDA else 1, 0, -1):
-        session.scores(session.input.zeros(rows))
+        try:
+            session.scores(session.input.zeros(rows))
+        except ClassNameError:
+            return
