@@ -15,7 +15,7 @@ from pfm.model.views import Views
 
 @torch.inference_mode()
 def answered_without_its_prompt(full: Checkpoint, name: str, asked: Asked) -> str | None:
-    """One line for people; None where no class has a row, or the class has no test sample.
+    """One line for people; None where a class without its prompt has no score, or no test sample.
 
     Args:
         full: the class is still there.
@@ -24,7 +24,7 @@ def answered_without_its_prompt(full: Checkpoint, name: str, asked: Asked) -> st
     Raises:
         BackboneError: the model cannot be built.
     """
-    if not READOUTS.get(full.model.readout).class_rows or asked.split is None or asked.data is None:
+    if not READOUTS.get(full.model.readout).scores_absent or asked.split is None or asked.data is None:
         return None
     own = (asked.split.labels == asked.data.position(name)).nonzero().flatten()
     if not len(own):
@@ -39,6 +39,6 @@ def answered_without_its_prompt(full: Checkpoint, name: str, asked: Asked) -> st
     share = float((torch.cat(answers) == position).double().mean())
     return (
         f"with its prompt away, and its row still there, {name} was answered for {100 * share:.1f} % of its "
-        f"{len(own)} test samples (chance {100 / len(full.classes):.1f} %); without its row it is answered never, but "
+        f"{len(own)} test samples (chance {100 / len(full.classes):.1f} %); without its row it is never answered, but "
         "what the shared weights say of it stays"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from making.served import PARAMS, Recorder, answer, rows
-from pfm.errors import ClassNameError, DataError
+from pfm.errors import ClassNameError, DataError, DeviceError
 from pfm_export.service.engine import Engine
 from pfm_export.service.refusals import RefusedError
 from pfm_export.service.warming import warm_up
@@ -283,15 +283,28 @@ def test_on_cuda_every_number_of_rows_is_warmed_up(provider: str, expected: list
     assert found == expected
 
 
+class Failing:
+    """A session on CUDA whose passes fail."""
+
+    provider = "CUDAExecutionProvider"
+    input = SimpleNamespace(zeros=lambda rows: np.zeros((rows, 2)))
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def scores(self, inputs: np.ndarray) -> np.ndarray:
+        raise self.error
+
+
 def test_a_bundle_whose_classes_are_all_suspended_is_started_all_the_same() -> None:
-    class Session:
-        provider = "CUDAExecutionProvider"
-        input = SimpleNamespace(zeros=lambda rows: np.zeros((rows, 2)))
+    session = Failing(ClassNameError("every class is left out; leave at least one active"))
+    warm_up(session, max_batch=4)  # type: ignore[arg-type]  # an input kind has more
 
-        def scores(self, inputs: np.ndarray) -> np.ndarray:
-            raise ClassNameError("every class is left out; leave at least one active")
 
-    warm_up(Session(), max_batch=4)  # type: ignore[arg-type]  # an input kind has more
+def test_what_does_not_fit_on_the_device_is_said_before_the_server_is_ready() -> None:
+    session = Failing(RuntimeError("Failed to allocate memory"))
+    with pytest.raises(DeviceError, match="a pass of 4 rows fails .* Failed to allocate memory; give a smaller --max"):
+        warm_up(session, max_batch=4)  # type: ignore[arg-type]  # an input kind has more
 
 
 # --- with graphs ------------------------------------------------------------------------------------
