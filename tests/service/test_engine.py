@@ -303,7 +303,7 @@ def test_a_bundle_whose_classes_are_all_suspended_is_started_all_the_same() -> N
 
 def test_what_does_not_fit_on_the_device_is_said_before_the_server_is_ready() -> None:
     session = Failing(RuntimeError("Failed to allocate memory"))
-    with pytest.raises(DeviceError, match="a pass of 4 rows fails .* Failed to allocate memory; give a smaller --max"):
+    with pytest.raises(DeviceError, match=r"a pass of 4 rows fails .* Failed to allocate memory; give a smaller --max"):
         warm_up(session, max_batch=4)  # type: ignore[arg-type]  # an input kind has more
 
 

@@ -70,9 +70,14 @@ def assert_same(first: Path, second: Path, tolerance: float = 0.0) -> None:
 # --- portions of a batch --------------------------------------------------------------------------
 
 
-def test_accumulation_over_four_batches_is_one_batch_as_large(npz: Path, tmp_path: Path) -> None:
-    large = run(npz, tmp_path / "a", batch_size=16)
-    small = run(npz, tmp_path / "b", batch_size=4, gradient_accumulation_steps=4)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"readout": "prompt", "wrong_target": "none", "decoys": 2}, {"tune": "prompts", "others_gradient": 0.3}],
+    ids=["paper", "decoys", "share"],
+)
+def test_accumulation_over_four_batches_is_one_batch_as_large(npz: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    large = run(npz, tmp_path / "a", batch_size=16, **more)
+    small = run(npz, tmp_path / "b", batch_size=4, gradient_accumulation_steps=4, **more)
     assert_same(large, small, 2e-4)  # rounding, through two epochs of Adam at 0.01
     assert len(records(tmp_path / "a", "step")) == len(records(tmp_path / "b", "step"))
 
