@@ -39,8 +39,9 @@ class ObjectiveConfig:
     decoys: int = option(
         0,
         "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and that "
-        "are never right. The first is minus the sum of those there: an erased class then does not come back by what "
-        "follows from the prompts that are left. Costs accuracy; further ones are random and cost more.",
+        "are never right (so no --label_smoothing). The first is minus the sum of those there: an erased class then does "
+        "not come back by what follows from the prompts that are left. Costs accuracy; further ones are random and cost "
+        "more.",
         minimum=0,
     )
     others_gradient: float = option(
@@ -218,6 +219,8 @@ class RunConfig:
                 f"--decoys are prompts that get the answer `unknown`, which --wrong_target {self.model.wrong_target} "
                 "does not have: give --readout prompt --wrong_target none with it"
             )
+        if self.objective.decoys and self.objective.label_smoothing:
+            raise ConfigError("--label_smoothing would make decoys right in part; leave it or --decoys out")
 
     def to_dict(self) -> dict[str, Any]:
         """By section and option: numbers, strings and bools, for a checkpoint or JSON; paths of data are whole."""

@@ -322,6 +322,12 @@ def test_an_evaluation_of_data_that_nobody_names_is_refused() -> None:
         ("train {sounds} --image_size 8", "image_size", "pixels", "--image_size is for images"),
         ("train --wrong_target none --readout cls", "wrong_target", "--readout prompt only", "does not go with"),
         ("train --decoys 1", "decoys", "--wrong_target none", "--decoys are prompts that get the answer `unknown`"),
+        (
+            "train --decoys 1 --label_smoothing 0.1 --readout prompt --wrong_target none",
+            "decoys",
+            "no --label_smoothing",
+            "--label_smoothing would make decoys right in part",
+        ),
         ("train --abstain 0.1 --readout prompt --wrong_target none", "abstain", "unknown", "--abstain is for models"),
         ("train --cache_trunk host", "cache_trunk", "--prompt_layer", "--cache_trunk"),
         ("train --mixed_precision fp16", "mixed_precision", "Autocast", "fp16 needs a GPU"),

@@ -171,3 +171,14 @@ def test_an_exact_bundle_is_solved_anew_before_it_is_certified(tmp_path: Path) -
         assert classes(local) == ["red", "green", "grey"]
         assert local.service.models["shared"].session.settle() is True
     assert Bundle.open(folder).is_exact
+
+
+def test_where_every_class_is_suspended_a_request_is_told_so(local: Local) -> None:
+    left = classes(local)[1:]
+    assert status(local, ERASE, json={"classes": classes(local)[:1], "request_id": "r1"}) == 200
+    with_one = left[:-1]
+    assert status(local, SUSPEND, json={"classes": with_one, "request_id": "r2"}) == 200
+    assert status(local, ERASE, json={"classes": left[-1:], "request_id": "r3"}) == 200
+    answer = local("POST", "/v2/models/shared/infer", json=BODY)
+    assert answer.status_code == 400
+    assert "no class of the model shared is active now" in answer.text

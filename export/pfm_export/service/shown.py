@@ -41,7 +41,9 @@ class Shown:
         except ClassNameError as error:
             if tenant.is_bound:
                 raise RefusedError(403, "forbidden", f"this token is not for the model {self.name}") from error
-            raise bad_request(f"there is no profile {str(profile)[:80]!r}") from error
+            if profile is None:  # the default one leaves out all that are left
+                raise bad_request(f"no class of the model {self.name} is active now") from error
+            raise bad_request(f"there is no profile {profile[:80]!r}") from error
         except BundleError as error:
             raise unserved(self.name) from error
 
