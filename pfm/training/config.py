@@ -38,10 +38,10 @@ class ObjectiveConfig:
     )
     decoys: int = option(
         0,
-        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and that "
-        "are never right (so no --label_smoothing). The first is minus the sum of those there: an erased class then does "
-        "not come back by what follows from the prompts that are left. Costs accuracy; further ones are random and cost "
-        "more.",
+        "With --wrong_target none: so many prompts of no class that each step shows beside those of classes and "
+        "that are never right (so no --label_smoothing). The first is minus the sum of those there: an erased class "
+        "then does not come back by what follows from the prompts that are left. Costs accuracy; further ones are "
+        "random and cost more.",
         minimum=0,
     )
     others_gradient: float = option(
