@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pfm.backbones.family import Card, HfConfig, Tensors
-from pfm.backbones.vit import Vit
+from pfm.backbones.vit import OLDER_ATTENTION, Vit
 
 if TYPE_CHECKING:
     from pfm.backbones.encoder import BlockShape
@@ -43,12 +43,7 @@ class Dinov2(Vit):
         (r"\.norm2\.", ".layernorm_after."),
         (r"\.layer_scale1\.lambda1$", ".scale_attention"),
         (r"\.layer_scale2\.lambda1$", ".scale_mlp"),
-        # as transformers named them until 5.17 at least
-        (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1_proj."),
-        (r"\.query_proj\.", ".q_proj."),
-        (r"\.key_proj\.", ".k_proj."),
-        (r"\.value_proj\.", ".v_proj."),
-        (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+        *OLDER_ATTENTION,  # until 5.17 at least, and so the next one
         (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
     )
     cards: ClassVar[tuple[Card, ...]] = (

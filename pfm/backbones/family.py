@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -279,9 +279,7 @@ class Family(ABC):
             return weights
         renamed: Tensors = {}
         for name, tensor in weights.items():
-            for pattern, replacement in self.renames:
-                name = re.sub(pattern, replacement, name)
-            renamed[name] = tensor
+            renamed[rename(name, self.renames)] = tensor
         return renamed
 
     def at_size(self, weights: Tensors, old: HfConfig, new: HfConfig) -> Tensors:
@@ -341,6 +339,13 @@ class Family(ABC):
     def num_special(self, config: HfConfig) -> int:
         """Tokens in front of the patches."""
         return sum(self.special(config).values())
+
+
+def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """The name of a weight after each rule, a pattern and what is put in its place, in order."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 FAMILIES: Registry[Family] = Registry("family of backbones")

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from pfm.data.inputs import Preprocess
 
 PAPER_MODEL = "google/vit-base-patch16-224"
+# of transformers 4, and of some models of 5: patterns of names in an attention, and what they are now
+OLDER_ATTENTION = (
+    (r"\.attention\.attention\.query\b", ".attention.q_proj"),
+    (r"\.attention\.attention\.key\b", ".attention.k_proj"),
+    (r"\.attention\.attention\.value\b", ".attention.v_proj"),
+    (r"\.attention\.output\.dense\b", ".attention.o_proj"),
+)
 
 
 class Vit(Family):

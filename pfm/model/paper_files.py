@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from pfm.backbones.config import BackboneConfig
-from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors
+from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors, rename
 from pfm.backbones.spec import BackboneSpec, describe_backbone
+from pfm.backbones.vit import OLDER_ATTENTION
 from pfm.classes import ClassList
 from pfm.data.inputs import Preprocess
 from pfm.errors import CheckpointError
@@ -23,13 +24,10 @@ from pfm.model.config import LoraSettings, ModelConfig
 _PREFIX = re.compile(r"^backbone\.(base_model\.model\.)?")
 # transformers 4 module names -> transformers 5, in this order
 _RENAMES = (
-    (re.compile(r"^encoder\.layer\.(\d+)\."), r"layers.\1."),
-    (re.compile(r"\.attention\.attention\.query\b"), ".attention.q_proj"),
-    (re.compile(r"\.attention\.attention\.key\b"), ".attention.k_proj"),
-    (re.compile(r"\.attention\.attention\.value\b"), ".attention.v_proj"),
-    (re.compile(r"\.attention\.output\.dense\b"), ".attention.o_proj"),
-    (re.compile(r"\.intermediate\.dense\b"), ".mlp.fc1"),
-    (re.compile(r"\.output\.dense\b"), ".mlp.fc2"),
+    (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
+    *OLDER_ATTENTION,
+    (r"\.intermediate\.dense\b", ".mlp.fc1"),
+    (r"\.output\.dense\b", ".mlp.fc2"),
 )
 _ALPHA = 4
 _HEAD_WIDTH = 64
@@ -63,9 +61,7 @@ def read_paper_file(path: Path, state: Tensors, model_name: str | None) -> Paper
     tensors: Tensors = {}
     for key, tensor in state.items():
         if key.startswith("backbone."):
-            name = _PREFIX.sub("", key)
-            for pattern, replacement in _RENAMES:
-                name = pattern.sub(replacement, name)
+            name = rename(_PREFIX.sub("", key), _RENAMES)
             if not name.startswith("pooler."):
                 encoder[name] = tensor
         elif key.startswith("prompt_dict."):
