@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from pfm.evaluation.evaluator import make_evaluator
 from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.flops import StepWork, step_flops
 from pfm.training import memory
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 from pfm.training.interrupt import StopRequest
@@ -30,8 +31,9 @@ from pfm.training.launch import TRACKERS, split_trackers, start_accelerator
 from pfm.training.memory import largest_micro_batch
 from pfm.training.objective import class_weights
 from pfm.training.optim import Average
+from pfm.training.records import flops_per_sample
 from pfm.training.run import train
-from pfm.training.setup import check_sharded
+from pfm.training.setup import Setup, check_sharded
 from pfm.training.shares import balanced_order
 from pfm.training.throughput import peak_of
 
@@ -348,6 +350,27 @@ def test_rates_land_in_the_log_and_in_the_runs_json(npz: Path, tmp_path: Path) -
         assert 0 <= entry["data_wait"] < 1
         assert entry["peak_memory_mib"] > 10
     assert records(tmp_path / "out", "step")[0]["samples_per_s"] > 0
+
+
+def test_the_operations_of_a_sample_count_the_decoys_that_it_sees() -> None:
+    model = tiny_model(readout="prompt", wrong_target="none")
+    feed, none, two = FeedConfig(), ObjectiveConfig(), ObjectiveConfig(decoys=2)
+    found = [
+        flops_per_sample(
+            cast(
+                Setup,
+                SimpleNamespace(
+                    model=model, lora=None, spec=model.backbone.spec, config=SimpleNamespace(feed=feed, objective=each)
+                ),
+            )
+        )
+        for each in (none, two)
+    ]
+    work = StepWork(prompts=(2.5, 1.5), num_scores=1, rank=0, is_frozen=False, reads_prompts=True)
+    shown = dataclasses.replace(
+        work, prompts=(2.5 + 2, 1.5 + 2 * 3 / 4)
+    )  # one step in four has no prompt in the other branch
+    assert found == [step_flops(model.backbone.spec, each) for each in (work, shown)]
 
 
 @pytest.mark.parametrize(
