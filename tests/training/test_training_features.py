@@ -87,7 +87,8 @@ def test_accumulation_over_four_batches_is_one_batch_as_large(npz: Path, tmp_pat
 def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = run(npz, tmp_path / "a")
+    more = {"readout": "prompt", "wrong_target": "none", "decoys": 2}  # which the trials show too
+    plain = run(npz, tmp_path / "a", **more)
     tried: list[int] = []
 
     def attempt(*arguments: Any) -> None:
@@ -99,7 +100,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
 
     original = memory.try_batch
     monkeypatch.setattr(memory, "try_batch", attempt)
-    parts = run(npz, tmp_path / "b", auto_batch_size=True)
+    parts = run(npz, tmp_path / "b", auto_batch_size=True, **more)
     assert tried == [16, 8, 4]
     assert_same(plain, parts, 2e-4)
 
@@ -367,9 +368,8 @@ def test_the_operations_of_a_sample_count_the_decoys_that_it_sees() -> None:
         for each in (none, two)
     ]
     work = StepWork(prompts=(2.5, 1.5), num_scores=1, rank=0, is_frozen=False, reads_prompts=True)
-    shown = dataclasses.replace(
-        work, prompts=(2.5 + 2, 1.5 + 2 * 3 / 4)
-    )  # one step in four has no prompt in the other branch
+    # the other branch has no prompt in one step of four, and then no decoy
+    shown = dataclasses.replace(work, prompts=(2.5 + 2, 1.5 + 2 * 3 / 4))
     assert found == [step_flops(model.backbone.spec, each) for each in (work, shown)]
 
 
