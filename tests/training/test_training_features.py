@@ -202,8 +202,14 @@ def test_bf16_stores_frozen_weights_in_bf16_unless_told_otherwise() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
-def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"tune": "lora", "epochs": 1}
+@pytest.mark.parametrize(
+    "options",
+    [{"tune": "lora"}, {"readout": "prompt", "wrong_target": "none", "decoys": 2},
+     {"tune": "prompts", "others_gradient": 0.3}],
+    ids=["lora", "decoys", "share"],
+)  # fmt: skip
+def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    options = {**options, "epochs": 1}
     eager, compiled = run(npz, tmp_path / "a", **options), run(npz, tmp_path / "b", compile=True, **options)
     assert_same(eager, compiled, 2e-4)
 
