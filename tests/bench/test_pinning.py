@@ -46,10 +46,18 @@ def test_a_simulated_queue_is_the_one_that_theory_knows(monkeypatch: pytest.Monk
 
 
 def test_a_simulated_queue_grows_where_cores_are_slower_for_a_while_and_refuses_what_has_no_room() -> None:
-    even = ideal_queue.simulate_uneven(0.0, 1.0, 800, lambda _: 1.0, 10)
-    slower = ideal_queue.simulate_uneven(0.0, 1.0, 800, lambda now: 1.3 if now < 5000 else 0.7, 10)
+    even = ideal_queue.simulate_uneven(0.0, 1.0, 800, ideal_queue.even, 10)
+    slower = ideal_queue.simulate_uneven(0.0, 1.0, 800, lambda now, ms: now + ms * (1.3 if now < 5000 else 0.7), 10)
     assert even.refused == 0
     assert even.p99_ms < 30
     assert slower.p99_ms > 100  # 31 too many a second, as long as it is slow
     assert slower.refused == 0
-    assert ideal_queue.simulate_uneven(0.0, 1.0, 2000, lambda _: 1.0, 10).refused == pytest.approx(0.5, abs=0.03)
+    assert ideal_queue.simulate_uneven(0.0, 1.0, 2000, ideal_queue.even, 10).refused == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_pass_of_a_simulated_queue_waits_for_the_end_of_a_pause() -> None:
+    ends = ideal_queue.paused([0.1, 0.2], 8)
+    assert ends(50, 2) == 52
+    assert ends(99, 2) == 109  # it begins meanwhile
+    assert ends(103, 2) == 110  # it had begun
+    assert ends(199, 2) == 209
