@@ -17,14 +17,13 @@ from typing import Protocol
 import numpy as np
 
 from pfm_export.service.logs import log_error
+from pfm_export.service.pass_times import PassTimes
 from pfm_export.service.queueing import Answer, Job, Post, Queue
 from pfm_export.service.refusals import RefusedError, closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
-FIRST_GUESS = 0.02  # seconds a row, before one was measured
-MEMORY = 0.9  # share of what was measured before in the time of a row
-LONG_PASS = 0.25  # seconds of a pass to which no company is added: rows that take so long gain nothing by it
+LONG_PASS = 0.25  # seconds that the rows of several requests may add to a pass: slower ones gain nothing by company
 
 
 class Answerer(Protocol):
@@ -59,6 +58,7 @@ class Engine:
         mixes_sets, shares_passes: what may share a pass, see `Queue`.
         max_batch: rows of one pass; fewer where a row takes long, see `LONG_PASS`.
         max_queue: rows that may wait.
+        max_wait: seconds that a request may wait for its pass; None leaves it to the request's own time.
         watcher: is told of queue and passes.
         clock: seconds that only grow.
     """
@@ -71,15 +71,19 @@ class Engine:
         shares_passes: bool = True,
         max_batch: int,
         max_queue: int,
+        max_wait: float | None = None,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
-        self._queue = Queue(most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes)
+        self._queue = Queue(
+            most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, longest_wait=max_wait
+        )
         self._watcher = watcher
         self._clock = clock
-        self._seconds_a_row = FIRST_GUESS
+        self._times = PassTimes()
+        self._ends: dict[int, float] = {}  # when a pass that runs should be over, by its thread
         self._changed = threading.Condition()
         self._is_closing = False
         self._threads: list[threading.Thread] = []
@@ -125,8 +129,8 @@ class Engine:
             for job in jobs:
                 if self._is_closing:
                     left.append((job, closing()))
-                elif not self._queue.put(job):
-                    left.append((job, too_busy(self._queue.rows * self._seconds_a_row)))
+                elif self._wait() > self._queue.longest_wait(job) or not self._queue.put(job):
+                    left.append((job, self._busy()))
             self._tell_queue()
             self._changed.notify()
         return left
@@ -134,14 +138,20 @@ class Engine:
     def step(self) -> bool:
         """One pass; False where nothing waited."""
         with self._changed:
-            jobs = self._queue.take(self._most_rows, self._clock())
+            begun = self._clock()
+            jobs = self._queue.take(self._most_rows, begun, self._busy)
             self._tell_queue()
-        if not jobs:
-            return False
-        begun = self._clock()
-        _answer(self._answerer, jobs)
-        seconds, rows = self._clock() - begun, sum(job.rows for job in jobs)
-        self._seconds_a_row = MEMORY * self._seconds_a_row + (1 - MEMORY) * seconds / rows
+            if not jobs:
+                return False
+            rows = sum(job.rows for job in jobs)
+            self._ends[threading.get_ident()] = begun + self._times.expected(rows)
+        try:
+            _answer(self._answerer, jobs)
+        finally:
+            with self._changed:
+                del self._ends[threading.get_ident()]
+        seconds = self._clock() - begun
+        self._times.add(rows, seconds)
         if self._watcher is not None:
             self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
         return True
@@ -149,7 +159,19 @@ class Engine:
     @property
     def _most_rows(self) -> int:
         """Of the next pass, where it is of several requests."""
-        return min(self._max_batch, max(1, int(LONG_PASS / self._seconds_a_row)))
+        return self._times.most_rows(LONG_PASS, self._max_batch)
+
+    def _wait(self) -> float:
+        """Seconds until the pass of a request that comes now should begin; 0 before a pass was measured."""
+        if not self._times.is_known:
+            return 0.0
+        threads, most = max(1, len(self._threads)), self._most_rows
+        is_idle = len(self._ends) < threads
+        rest = 0.0 if is_idle else max(0.0, min(self._ends.values()) - self._clock())
+        return rest + self._queue.passes_ahead(most) * self._times.expected(most) / threads
+
+    def _busy(self) -> RefusedError:
+        return too_busy(self._times.expected(self._queue.rows))
 
     def start(self, passes: int = 1, first: Callable[[], None] | None = None) -> None:
         """Answer from now on, in a thread for each of the passes that may run at a time.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pfm_export.service.refusals import too_late
+from pfm_export.service.refusals import RefusedError, too_late
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
@@ -70,10 +70,14 @@ class Queue:
         most_rows: that may wait.
         mixes_sets: whether one pass serves several active sets at less than the cost of several passes.
         shares_passes: whether requests may share a pass at all.
+        longest_wait: seconds until a job's pass has to begin; None where only its deadline counts.
     """
 
-    def __init__(self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True) -> None:
+    def __init__(
+        self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True, longest_wait: float | None = None
+    ) -> None:
         self._most_rows = most_rows
+        self._longest_wait = longest_wait
         self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
@@ -90,8 +94,21 @@ class Queue:
         self.rows += job.rows
         return True
 
-    def take(self, most_rows: int, now: float) -> list[Job]:
-        """The oldest job and those that fit into one pass with it; what is late or was given up is taken out."""
+    def passes_ahead(self, most_rows: int) -> int:
+        """Whole passes of so many rows that a job which is put now waits for, at least."""
+        return self.rows // most_rows if self._shares_passes else len(self._jobs)
+
+    def longest_wait(self, job: Job) -> float:
+        """Seconds that a job may wait for its pass."""
+        left = job.deadline - job.arrived
+        return left if self._longest_wait is None else min(left, self._longest_wait)
+
+    def take(self, most_rows: int, now: float, busy: Callable[[], RefusedError]) -> list[Job]:
+        """The oldest job and those that fit into one pass with it; what is late or was given up is taken out.
+
+        Args:
+            busy: what a job is refused with that has waited too long.
+        """
         taken: list[Job] = []
         left: deque[Job] = deque()
         rows = 0
@@ -101,6 +118,9 @@ class Queue:
             if job.deadline <= now:
                 if job.answer.set_running_or_notify_cancel():
                     job.answer.set_exception(too_late())
+            elif self._longest_wait is not None and now - job.arrived > self._longest_wait:
+                if job.answer.set_running_or_notify_cancel():
+                    job.answer.set_exception(busy())
             elif taken and (rows + job.rows > most_rows or not self._share(taken[0], job)):
                 left.append(job)
             elif job.answer.set_running_or_notify_cancel():
