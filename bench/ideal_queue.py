@@ -112,7 +112,7 @@ def paused(changes: Sequence[float], pause: float) -> Ends:
 
 def say_paused(changes: Sequence[float], pause: float, a: float, b: float, per_second: float, seconds: float) -> None:
     """Print a line with pauses, and one without."""
-    for name, rule in ((f"{len(changes)} pauses of {pause:g} ms", paused(changes, pause)), ("even", even)):
+    for name, rule in ((f"pauses of {pause:g} ms at {len(changes)} changes", paused(changes, pause)), ("even", even)):
         queue = simulate_uneven(a, b, per_second, rule, seconds)
         print(f"{name}, {queue.describe(per_second, seconds)}")
 
@@ -149,16 +149,19 @@ def main() -> None:
     given = parser.parse_args()
     found = json.loads(given.file.read_text())["sections"][given.section]
     a, b = fit(found["mean_passes"])
+    rate = found["phases"][-1]["asked_per_second"]  # of the load
     if given.speed is not None:
-        say_uneven(given.speed, a, b, found["share"] * found["capacity_per_second"])
+        say_uneven(given.speed, a, b, rate)
         return
     if given.pause:
         changes, seconds = [change["at"] for change in found["changes"]], found["phases"][-1]["arriving_seconds"]
-        say_paused(changes, given.pause, a, b, found["share"] * found["capacity_per_second"], seconds)
+        say_paused(changes, given.pause, a, b, rate, seconds)
         return
     alone, most = found["p50_alone_ms"], 1000 * MOST / (a + MOST * b)
     print(f"passes of {a:.2f} + {b:.3f} n ms; a request alone {alone:.2f} ms; at most {most:.1f} requests/s")
-    print(f"measured: {found['capacity_per_second']:.1f} requests/s carried, p99 {found['p99_ms']:.1f} ms at 80 %")
+    capacity = found["capacity_per_second"]  # None of a file whose rate was given
+    carried = "" if capacity is None else f"{capacity:.1f} requests/s carried, "
+    print(f"measured: {carried}p99 {found['p99_ms']:.1f} ms at {rate:.1f}")
     for share in SHARES:
         queue = simulate(a, b, share * most)
         around = alone - a - b  # what a request costs around its pass, that is in no queue here

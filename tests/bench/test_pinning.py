@@ -1,14 +1,20 @@
-"""Which CPUs a measurement uses, and how a queue is simulated."""
+"""Which CPUs and processes a measurement is of, and how a queue is simulated."""
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ideal_queue
+import serve_load
 from pfm.errors import ConfigError
 from pfm_bench.measuring.pinning import on_cpus, read_cpus, siblings, stolen_ms
+from pfm_bench.measuring.served import OwnServer
+from pfm_bench.measuring.worker_ports import children
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
 
@@ -32,6 +38,54 @@ def test_cpus_are_as_before_when_a_block_ends() -> None:
     assert os.sched_getaffinity(0) == before
     assert stolen_ms([first]) >= 0
     assert set(siblings([first])) <= {str(first)}
+
+
+def test_the_memory_of_a_server_is_that_of_each_kind_of_process_and_of_all_with_what_they_share_once() -> None:
+    # a worker with a clerk beside it; the parent is this process
+    with subprocess.Popen(["sh", "-c", "echo; cat & wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        while not children(worker.pid):
+            pass
+        assert worker.pid in children(os.getpid())
+        held = OwnServer(address="http://localhost:1", pid=os.getpid(), workers=(worker.pid,)).memory_mib()
+        worker.communicate()
+    assert 0 < held.worker < held.parent
+    assert 0 < held.clerk < held.parent
+    assert held.parent / 2 < held.together < held.worker + held.clerk + held.parent
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [(["--server_cpus", "0"], "load_apart takes one of the server's CPUs"), (["--only", "memory,all"], "--only all: ")],
+)
+def test_a_section_that_cannot_be_measured_is_one_line_before_anything_is(
+    given: list[str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(sys, "argv", ["serve_load.py", "--out", str(tmp_path / "out.json"), *given])
+    with pytest.raises(SystemExit, match="2"):
+        serve_load.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"serve_load.py: {what}")
+
+
+def test_the_queue_of_a_file_whose_rate_was_given_names_no_capacity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes = [{"rows": rows, "ms": 2 + 0.5 * rows} for rows in (1.0, 4.0)]
+    phase = {"asked_per_second": 100.0, "arriving_seconds": 2.0}
+    section = {
+        "capacity_per_second": None, "mean_passes": passes, "phases": [phase], "p50_alone_ms": 3.0, "p99_ms": 9.0,
+        "changes": [{"at": 1.0}],
+    }  # fmt: skip
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({"sections": {"load": section}}))
+    monkeypatch.setattr(ideal_queue, "REQUESTS", 500)
+    for more, said in (([], "measured: p99 9.0 ms at 100.0"), (["--pause", "8"], "pauses of 8 ms at 1 changes, 2 s at 100")):
+        monkeypatch.setattr(sys, "argv", ["ideal_queue.py", str(file), *more])
+        ideal_queue.main()
+        assert said in capsys.readouterr().out
 
 
 def test_a_simulated_queue_is_the_one_that_theory_knows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def test_bf16_stores_frozen_weights_in_bf16_unless_told_otherwise() -> None:
         assert tensor.dtype == (torch.float32 if name in trained else torch.bfloat16), name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 @pytest.mark.parametrize(
     "options",
