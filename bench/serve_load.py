@@ -404,7 +404,7 @@ def memory(setting: Setting) -> Json:
     print(
         f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests; then "
         f"the worker {samples[-1]['mib']} MiB, its clerk {samples[-1]['clerk_mib']}, their parent "
-        f"{samples[-1]['parent_mib']}; all {samples[-1]['all_mib']}, what they share counted once"
+        f"{samples[-1]['parent_mib']}; all {samples[-1]['all_mib']}, each with its share of what several have"
     )
     return {
         "requests": samples[-1]["requests"], "wrong": wrong, "errors": others, "grown_mib": grown,
