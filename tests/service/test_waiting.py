@@ -2,7 +2,7 @@
 latest when its pass would begin."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -117,15 +117,34 @@ def test_whoever_would_wait_too_long_is_refused_at_once_and_told_when_to_come_ba
 def test_what_waited_longer_than_expected_is_refused_when_its_pass_would_begin() -> None:
     answerer = Timed(Clock())
     engine = engine_of(answerer, max_wait=1.5)
-    late = engine.submit([rows()], 1, RED, timeout=60)
+    posts: list[str] = []
+
+    def post(give: Callable[[], None]) -> None:
+        posts.append("here")
+        give()
+
+    engine.submit([rows()], 1, RED, timeout=60)
+    tired = [engine.submit([rows()], 1, RED, timeout=60, post=post) for _ in range(2)]
     answerer.clock.now = 1.4
     in_time = engine.submit([rows()], 1, RED, timeout=60)
     answerer.clock.now = 1.6
-    assert engine.step()
-    error = late.exception(0)
-    assert isinstance(error, RefusedError)
-    assert error.status == 429
+    while engine.step():
+        pass
+    for each in tired:
+        error = each.exception(0)
+        assert isinstance(error, RefusedError)
+        assert error.status == 429
+    assert posts == ["here"]  # one wake-up for both
     assert in_time.result(0).labels == ["red"]
+
+
+def test_who_found_a_free_thread_is_answered_however_long_that_took_to_wake() -> None:
+    answerer = Timed(Clock())
+    engine = engine_of(answerer, max_wait=0.5)
+    future = engine.submit([rows()], 1, RED, timeout=60)
+    answerer.clock.now = 3.0
+    engine.step()
+    assert future.result(0).labels == ["red"]
 
 
 def test_without_a_limit_what_cannot_be_answered_in_its_own_time_is_refused_at_once() -> None:

@@ -10,6 +10,7 @@ gone meanwhile: then the request goes the usual way from its start, and is refus
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections import deque
 from typing import Protocol
@@ -26,6 +27,7 @@ from pfm_export.serving.answers import Prediction
 from pfm_export.serving.kinds import Batch
 
 MOST_HEADS = 512  # that are kept
+MOST_SAID = 64  # refusals
 ROUTE = "infer"
 
 
@@ -89,13 +91,15 @@ class Lane:
     """Takes requests off connections; in the thread of the event loop alone.
 
     Attributes:
-        answered, refused: requests, so far; refused for a class.
+        answered, refused: requests, so far; refused for a class, or since too many wait.
     """
 
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
         self._guard = guard
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._said: dict[tuple[int, str], tuple[bytes, bytes]] = {}
         self._heads: dict[bytes, Head] = {}
         self._outlines = {
             name: Outlines(model, max_rows=service.config.max_batch) for name, model in service.models.items()
@@ -123,6 +127,9 @@ class Lane:
             tenant = self._service.door.find(head.token)
             outlines = self._outlines[head.model]
             note = Note(route=ROUTE, model=head.model, tag=tenant.tag, held=len(data))
+            busy = outlines.model.engine.refusal(self._service.config.timeout)
+            if busy is not None:  # where there is too much to do, nothing is done for what is not answered
+                return self._turn_away(Asking(self, wire, data, None, note), busy)
             try:
                 found = outlines.read(memoryview(data)[end:], head.json_length, tenant)
             except RefusedError as error:
@@ -152,6 +159,9 @@ class Lane:
         """Refuse a request for a class that is not there; None where it is to go the usual way."""
         if not outlines.is_refused_for_good(error):
             return None
+        return self._turn_away(asking, error)
+
+    def _turn_away(self, asking: Asking, error: RefusedError) -> Asking:
         self.refused += 1
         self._guard.hold(asking.note.held)
         self._loop.call_soon(self._fail, asking, error)
@@ -187,7 +197,9 @@ class Lane:
     def post_failure(self, asking: Asking, error: BaseException) -> None:
         """Say that there is none, from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._fail, asking, error)
+            is_here = threading.get_ident() == self._thread
+            call = self._loop.call_soon if is_here else self._loop.call_soon_threadsafe  # which wakes the loop
+            call(self._fail, asking, error)
         except RuntimeError:  # the loop is closed, and nobody waits
             return
 
@@ -195,12 +207,23 @@ class Lane:
         if asking.response_complete:
             return
         if isinstance(error, RefusedError):
-            answer = refused(error, asking.note)
-            headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
-            self._send(asking, answer.status_code, headers, bytes(answer.body))
+            self._send(asking, error.status, *self._saying(error, asking.note))
             return
         self._let_go(asking)  # a class is not there any more, or a file
         asking.wire.answer_usually(asking.data)
+
+    def _saying(self, error: RefusedError, note: Note) -> tuple[bytes, bytes]:
+        """Headers and body of an answer that refuses."""
+        note.why = error.why
+        key = error.status, str(error)
+        found = self._said.get(key)
+        if found is None:
+            answer = refused(error, note)
+            headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+            if len(self._said) >= MOST_SAID:
+                self._said.clear()
+            found = self._said[key] = (headers, bytes(answer.body))
+        return found
 
     def _send(self, asking: Asking, status: int, headers: bytes, body: bytes) -> None:
         self._let_go(asking)
