@@ -58,6 +58,7 @@ from pfm_bench.scenarios.load_reference import SessionAnswers
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.service.engine import LONG_PASS
 from pfm_export.serving.answers import ActiveSet
 from pfm_export.serving.bundle import Bundle
 
@@ -68,6 +69,7 @@ BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
 PAUSE = 0.1  # seconds, in which the session's threads stop spinning, which would take cores from the server
 ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
+REPEATS = 5  # of a pass that is timed
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
 CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
@@ -228,71 +230,97 @@ async def _rounds(load: Load, server: OwnServer, seconds: float, clients: int) -
 
 
 def load(setting: Setting) -> Json:
-    """Arrivals at random at a share of the capacity, classes erased, suspended and restored beside them."""
-    full = one_pass(setting)
+    """Arrivals at random at a share of the capacity, classes erased, suspended and restored beside them.
 
-    async def measure(server: OwnServer) -> tuple[list[Phase], Json, float]:
-        load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
-        await load.prepare()
-        mean_passes: list[dict[str, float]] = []
-
-        async def counted(asking: Awaitable[Phase]) -> Phase:
-            before = await passes(load, setting.tokens[0])
-            phase = await asking
-            mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
-            return phase
-
-        alone = await counted(load.alone(setting.seconds / 12))
-        closed = await counted(load.closed(setting.clients, setting.seconds / 12))
-        unloaded = percentiles(alone.latencies_ms).p50_ms
-        capacity, trials = setting.rate / setting.share, list[Phase]()
-        if not setting.rate:
-            capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
-        calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
-        stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
-        loaded = await counted(load.open(setting.share, capacity, setting.seconds, changes=True))
-        computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
-        stolen = stolen_ms(setting.server_cpus) - stolen
-        await load.connections.close()
-        begun = min(each.due for each in load.asked)
-        changed = [
-            {
-                "at": round(change.asked - begun, 3), "name": change.name,
-                "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
-            }
-            for change in load.changes
-        ]  # fmt: skip
-        found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
-        tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
-        return (
-            [alone, closed, *calmer, loaded],
-            {
-                **found,
-                "trials": tried,
-                "mean_pass": mean_passes[-1],
-                "mean_passes": mean_passes,
-                "stolen_ms": stolen,
-                "by_second": by_second(load, begun),
-                "changes": changed,
-            },
-            computed,
-        )  # fmt: skip
-
+    Twice at the same rate: with a queue that is bounded by its rows, as a server has it unless told otherwise, and by
+    the time that a request may wait (`--max_wait`), so that p99 can be within the limit; what is refused then is told.
+    """
+    largest = largest_pass(setting)
     with setting.served("load", workers=setting.load_workers) as server:
-        phases, more, computed = run_precisely(measure(server))
-    p50, p99 = percentiles(phases[0].latencies_ms).p50_ms, percentiles(phases[-1].latencies_ms).p99_ms
-    statuses = phases[-1].statuses
-    errors = sum(n for status, n in statuses.items() if status not in (200, 429)) - phases[-1].verdicts.refused
-    limit = 3 * p50 + full
-    print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
+        phases, found = run_precisely(_calm_and_loaded(setting, server))
+    p50 = percentiles(phases[0].latencies_ms).p50_ms
+    limit = 3 * p50 + largest["ms"]
+    max_wait = (limit - 2 * p50) / 1000
+    bounded = replace(setting, options=(*setting.options, "--max_wait", f"{max_wait:.4f}"))
+    with bounded.served("bounded", workers=setting.load_workers) as server:
+        bound = run_precisely(_bounded(bounded, server, found["capacity_per_second"] or setting.rate / setting.share))
+    for name, section in (("a queue of rows", found), ("a bounded wait", bound)):
+        print(
+            f"  {name}: p99 {section['p99_ms']:.1f} ms; 3 x {p50:.2f} + {largest['ms']:.1f} = {limit:.1f}; refused "
+            f"{section['refused_share']:.2%}; wrong {section['wrong']}"
+        )
     return {
-        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more,
-        "server_ms_per_request": computed,
-        "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit,
-        "limit_with_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
-        "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
+        "share": setting.share, "workers": setting.load_workers, "largest_pass": largest, "p50_alone_ms": p50,
+        "limit_ms": limit, "limit_with_mean_pass_ms": 3 * p50 + found["mean_pass"]["ms"], **found,
+        "bounded": {"max_wait_ms": 1000 * max_wait, **bound},
         "phases": [phase.to_dict() for phase in phases],
     }  # fmt: skip
+
+
+async def _calm_and_loaded(setting: Setting, server: OwnServer) -> tuple[list[Phase], Json]:
+    """One after another, many that always wait, the capacity, shares of it while nothing changes, then with changes."""
+    load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
+    await load.prepare()
+    mean_passes: list[dict[str, float]] = []
+
+    async def counted(asking: Awaitable[Phase]) -> Phase:
+        before = await passes(load, setting.tokens[0])
+        phase = await asking
+        mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
+        return phase
+
+    alone = await counted(load.alone(setting.seconds / 12))
+    closed = await counted(load.closed(setting.clients, setting.seconds / 12))
+    unloaded = percentiles(alone.latencies_ms).p50_ms
+    capacity, trials = setting.rate / setting.share, list[Phase]()
+    if not setting.rate:
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
+    calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
+    loaded, found = await _loaded(setting, server, load, capacity)
+    await load.connections.close()
+    tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
+    return [alone, closed, *calmer, loaded], {
+        "capacity_per_second": capacity, "closed_per_second": closed.per_second, "trials": tried,
+        "mean_passes": [*mean_passes, found["mean_pass"]], **found,
+    }  # fmt: skip
+
+
+async def _bounded(setting: Setting, server: OwnServer, capacity: float) -> Json:
+    load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
+    await load.prepare()
+    warm = await load.closed(1, setting.seconds / 12)
+    loaded, found = await _loaded(setting, server, load, capacity)
+    await load.connections.close()
+    return {**found, "p50_one_client_ms": percentiles(warm.latencies_ms).p50_ms, "phase": loaded.to_dict()}
+
+
+async def _loaded(setting: Setting, server: OwnServer, load: Load, capacity: float) -> tuple[Phase, Json]:
+    """The share of the capacity, with changes: what came of it, and around it."""
+    before = await passes(load, setting.tokens[0])
+    stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
+    phase = await load.open(setting.share, capacity, setting.seconds, changes=True)
+    computed = (server.cpu_ms() - computed) / sum(phase.statuses.values())
+    stolen = stolen_ms(setting.server_cpus) - stolen
+    begun = min(each.due for each in load.asked)
+    changed = [
+        {
+            "at": round(change.asked - begun, 3), "name": change.name,
+            "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
+        }
+        for change in load.changes
+    ]  # fmt: skip
+    errors = sum(n for status, n in phase.statuses.items() if status not in (200, 429)) - phase.verdicts.refused
+    return phase, {
+        "mean_pass": mean_pass(before, await passes(load, setting.tokens[0])),
+        "p99_ms": percentiles(phase.latencies_ms).p99_ms,
+        "refused_share": phase.statuses[429] / sum(phase.statuses.values()),
+        "wrong": phase.verdicts.wrong,
+        "errors_not_429": errors,
+        "server_ms_per_request": computed,
+        "stolen_ms": stolen,
+        "by_second": by_second(load, begun),
+        "changes": changed,
+    }
 
 
 def by_second(load: Load, begun: float) -> list[list[float]]:
@@ -304,14 +332,23 @@ def by_second(load: Load, begun: float) -> list[list[float]]:
     return [np.quantile(found[second], (0.5, 0.99, 1)).round(1).tolist() for second in sorted(found)]
 
 
-def one_pass(setting: Setting) -> float:
-    """Milliseconds of a pass of as many rows as there may be, of different sets; nothing else runs."""
+def largest_pass(setting: Setting) -> Json:
+    """The largest that the server makes of requests of one image, of different sets; nothing else runs.
+
+    That is `--max_batch` rows, and fewer of a model whose rows take long.
+    """
+    row = _pass_ms(setting, 1)
+    rows = min(FULL, max(1, int(1000 * LONG_PASS / row)))
+    return {"rows": rows, "ms": row if rows == 1 else _pass_ms(setting, rows)}
+
+
+def _pass_ms(setting: Setting, rows: int) -> float:
     session = setting.expected.session
-    inputs = session.input.random(FULL, np.random.default_rng(0))
-    sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(FULL)]
-    times = []
+    inputs = session.input.random(rows, np.random.default_rng(0))
+    sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(rows)]
+    times: list[float] = []
     with on_cpus(setting.server_cpus):
-        for _ in range(3):
+        for _ in range(REPEATS):
             begun = time.perf_counter()
             session.predict_each(inputs, sets)
             times.append(1000 * (time.perf_counter() - begun))

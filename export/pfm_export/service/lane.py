@@ -14,6 +14,7 @@ gone meanwhile: then the request goes the usual way from its start, and is refus
 import asyncio
 import hashlib
 import itertools
+import threading
 import time
 
 from pfm.errors import PfmError
@@ -30,6 +31,7 @@ from pfm_export.serving.answers import Prediction
 from pfm_export.serving.kinds import Batch
 
 MOST_HEADS = 512  # that are kept
+MOST_SAID = 64  # refusals
 ROUTE = "infer"
 
 
@@ -37,13 +39,15 @@ class Lane:
     """Takes requests off connections; in the thread of the event loop alone.
 
     Attributes:
-        answered, refused: requests, so far; refused for a class.
+        answered, refused: requests, so far; refused for a class, or since too many wait.
     """
 
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
         self._guard = guard
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._said: dict[tuple[int, str], tuple[bytes, bytes]] = {}
         self._heads: dict[bytes, Head] = {}
         self._outlines = {
             name: Outlines(model, max_rows=service.config.max_batch) for name, model in service.models.items()
@@ -109,28 +113,32 @@ class Lane:
         Raises:
             PfmError: that too.
         """
-        outlines = self._outlines[asking.head.model]
+        outlines, timeout = self._outlines[asking.head.model], self._service.config.timeout
+        engine = outlines.model.engine
+        busy = engine.refusal(timeout)
+        if busy is not None:  # where there is too much to do, nothing is done for what is not answered
+            return self._turn_away(asking, busy)
         try:
             found = outlines.read(asking.body, asking.head.json_length, asking.tenant)
         except RefusedError as error:
-            if not outlines.is_refused_for_good(error):
-                return False
-            self.refused += 1
-            self._loop.call_soon(self._fail, asking, error)
-            return True
+            return outlines.is_refused_for_good(error) and self._turn_away(asking, error)
         if found is None:
             return False
         asking.outline, inputs = found
         batch = Batch(inputs, asking.outline.rows.owners, asking.outline.rows.weights, is_plain=True)
-        engine = outlines.model.engine
         job = engine.job(
-            asking, (batch,), len(inputs), asking.outline.chosen, timeout=self._service.config.timeout,
+            asking, (batch,), len(inputs), asking.outline.chosen, timeout=timeout,
             post=self._loop.call_soon_threadsafe,
         )  # fmt: skip
         if not self._jobs:
             self._loop.call_soon(self._submit)
         self._jobs.setdefault(engine, []).append(job)
         self._wait(asking)
+        return True
+
+    def _turn_away(self, asking: Asking, error: RefusedError) -> bool:
+        self.refused += 1
+        self._loop.call_soon(self._fail, asking, error)
         return True
 
     def _wait(self, asking: Asking) -> None:
@@ -174,7 +182,9 @@ class Lane:
     def post_failure(self, asking: Asking, error: BaseException) -> None:
         """Say that there is none, from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._fail, asking, error)
+            is_here = threading.get_ident() == self._thread
+            call = self._loop.call_soon if is_here else self._loop.call_soon_threadsafe  # which wakes the loop
+            call(self._fail, asking, error)
         except RuntimeError:  # the loop is closed, and nobody waits
             return
 
@@ -182,9 +192,7 @@ class Lane:
         if asking.response_complete:
             return
         if isinstance(error, RefusedError):
-            answer = refused(error, asking.note)
-            headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
-            self._send(asking, answer.status_code, headers, bytes(answer.body))
+            self._send(asking, error.status, *self._saying(error, asking.note))
             return
         self._let_go(asking)  # a class is not there any more, or a file
         asking.wire.answer_usually(asking.whole)
@@ -193,6 +201,19 @@ class Lane:
         """Refuse a request whose rest may still come, which nobody reads."""
         asking.keep_alive = False
         self._fail(asking, error)
+
+    def _saying(self, error: RefusedError, note: Note) -> tuple[bytes, bytes]:
+        """Headers and body of an answer that refuses."""
+        note.why = error.why
+        key = error.status, str(error)
+        found = self._said.get(key)
+        if found is None:
+            answer = refused(error, note)
+            headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+            if len(self._said) >= MOST_SAID:
+                self._said.clear()
+            found = self._said[key] = (headers, bytes(answer.body))
+        return found
 
     def _send(self, asking: Asking, status: int, headers: bytes, body: bytes) -> None:
         self._let_go(asking)
