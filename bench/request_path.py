@@ -3,9 +3,10 @@
     python bench/request_path.py --before CHECKOUT --out bench/pfm_bench/results/request_path.json
 
 serves two bundles of random weights, one of pictures of 32 pixels (12 KB a request) and one of 224 (600 KB) whose graph
-is next to nothing, and asks for them in blocks: head and body in one write; in two, as `http.client`, `requests` and
-curl send them; and by `tritonclient.http`. With `--before` a server of another checkout is asked in turn, block by
-block. Processor time is that of all threads of the worker, the pass with it, and is told for the median block.
+is next to nothing, and asks for them in blocks: head and body in one write; a millisecond apart, as a network may have
+them arrive; in two writes, by `http.client`; and by `tritonclient.http`. With `--before` a server of another checkout
+is asked in turn, block by block. Processor time is that of all threads of the worker, the pass with it, and is told for
+the median block.
 """
 
 import argparse
@@ -26,8 +27,9 @@ import numpy as np
 import tritonclient.http as triton
 
 from pfm.backbones.family import PRESETS
-from pfm.storage import write_json
+from pfm.storage import write_compact_json
 from pfm_bench.measuring.served import OwnServer, own_server
+from pfm_bench.measuring.stats import paired_ratio
 from pfm_bench.reports.header import FORMAT, host_facts
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
@@ -41,6 +43,7 @@ LARGE = {
 }  # fmt: skip
 SIDES = {"small": 32, "large": 224}
 BLOCK = {"small": 100, "large": 40}  # requests
+GAP = 0.001  # seconds
 
 
 def export(folder: Path) -> list[Path]:
@@ -87,17 +90,19 @@ class Client:
         path, body = f"/v2/models/{model}/infer", text + inputs.tobytes()
         headers = {"Inference-Header-Content-Length": str(len(text))}
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-        whole = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body
+        head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
         tensor = triton.InferInput("pixel_values", list(inputs.shape), "FP32")
         tensor.set_data_from_numpy(inputs, binary_data=True)
 
         def one_write() -> None:
-            self._socket.sendall(whole)
-            status, length = self._answers.readline(), 0
-            while (line := self._answers.readline()) != b"\r\n":
-                length = int(line[15:]) if line.startswith(b"content-length:") else length
-            assert status == b"HTTP/1.1 200 OK\r\n"
-            self._answers.read(length)
+            self._socket.sendall(head + body)
+            self._read()
+
+        def apart() -> None:
+            self._socket.sendall(head)
+            time.sleep(GAP)
+            self._socket.sendall(body)
+            self._read()
 
         def two_writes() -> None:
             self._connection.request("POST", path, body, headers)
@@ -108,7 +113,14 @@ class Client:
         def by_triton() -> object:
             return self._triton.infer(model, [tensor]).as_numpy("probabilities")
 
-        return {"one write": one_write, "http.client, two writes": two_writes, "tritonclient": by_triton}
+        return {"one write": one_write, "apart": apart, "http.client": two_writes, "tritonclient": by_triton}
+
+    def _read(self) -> None:
+        status, length = self._answers.readline(), 0
+        while (line := self._answers.readline()) != b"\r\n":
+            length = int(line[15:]) if line.startswith(b"content-length:") else length
+        assert status == b"HTTP/1.1 200 OK\r\n"
+        self._answers.read(length)
 
 
 def block(server: OwnServer, ask: Ask, count: int) -> tuple[float, list[float]]:
@@ -147,21 +159,21 @@ def main() -> None:
                         computed, each = block(clients[name].server, ways[name][way], count)
                         cpu[name] += [computed] * (number >= 0)
                         times[name] += each * (number >= 0)
-                found = {
+                found: dict[str, Any] = {
                     name: {
                         "cpu_ms": statistics.median(cpu[name]), "p50_ms": statistics.median(times[name]),
-                        "cpu_ms_of_blocks": [round(value, 4) for value in cpu[name]],
+                        "cpu_ms_of_blocks": cpu[name],
                     }
                     for name in clients
                 }  # fmt: skip
-                cases[f"{model}, {way}"] = found
                 print(f"{model}, {way}", {k: (round(v["cpu_ms"], 3), round(v["p50_ms"], 3)) for k, v in found.items()})
+                if given.before is not None:
+                    found["cpu_of_before"] = paired_ratio(cpu["now"], cpu["before"]).to_dict()
+                cases[f"{model}, {way}"] = found
     sizes = {name: 3 * side * side * 4 for name, side in SIDES.items()}
     command = f"python bench/request_path.py{' --before CHECKOUT' * (given.before is not None)} --rounds {given.rounds}"
-    write_json(
-        given.out, {"format": FORMAT, "command": command, "host": host_facts(), "bytes": sizes, "block": BLOCK,
-                    "cases": cases},
-    )  # fmt: skip
+    facts = {"host": host_facts(), "bytes": sizes, "block": BLOCK}
+    write_compact_json(given.out, {"format": FORMAT, "command": command, **facts, "cases": cases})
 
 
 if __name__ == "__main__":
