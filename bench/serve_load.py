@@ -6,10 +6,10 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), what is answered when too many ask (`overload`), how
-the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the
-highest rate at which requests may arrive at random so that none is refused and no queue grows, found by halving from
-what is answered where many requests always wait.
+(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), what
+is answered when too many ask (`overload`), how the memory of the server grows (`memory`), and what a worker that is
+killed takes with it (`kill`). The capacity is the highest rate at which requests may arrive at random so that none is
+refused and no queue grows, found by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share all CPUs, unless
 `--server_cpus` and `--client_cpus` say otherwise; `--rate` compares two states of the server at one rate:
@@ -74,7 +74,8 @@ REPEATS = 5  # of a pass that is timed
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
 CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
-TOLERANCES = {"cpu": Tolerance(), "cuda": Tolerance(probability=5e-3, tie=1e-2)}
+COARSE = Tolerance(probability=5e-3, tie=1e-2)
+TOLERANCES = {"cpu": Tolerance(), "openvino": Tolerance(), "openvino-bf16": COARSE, "cuda": COARSE}
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -345,10 +346,8 @@ async def _overloaded(setting: Setting, server: OwnServer) -> list[list[Json]]:
         per_second, found = 0.0, list[Json]()
         for times in (0, *OVER):
             before = server.cpu_ms()
-            asking = (
-                load.open(times, per_second, setting.seconds / 12) if times else load.closed(FEW, setting.seconds / 12)
-            )
-            phase = await asking
+            seconds = setting.seconds / 12
+            phase = await (load.open(times, per_second, seconds) if times else load.closed(FEW, seconds))
             per_second = per_second or phase.per_second
             found.append({
                 "times": times, "answered_to_clients": phase.per_second / per_second,
