@@ -8,8 +8,6 @@ from concurrent.futures import Future
 import pytest
 
 from making.served import Recorder, rows
-from pfm.errors import ConfigError
-from pfm_export.service.config import ServeConfig
 from pfm_export.service.engine import Engine
 from pfm_export.service.pass_times import FIRST_GUESS, PassTimes
 from pfm_export.service.refusals import RefusedError
@@ -180,11 +178,6 @@ def test_rows_that_share_a_pass_do_not_wait_for_each_other() -> None:
         engine.submit([rows()], 1, RED, timeout=60)  # there is a whole pass ahead
     assert engine.step()
     assert len(answerer.passes[-1]) == 4
-
-
-def test_a_wait_beyond_the_timeout_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--max_wait 20 is longer than --timeout 10"):
-        ServeConfig(max_wait=20)
 
 
 def test_threads_that_wait_take_over_from_those_that_compute() -> None:
