@@ -6,10 +6,10 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), how
-the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the
-highest rate at which requests may arrive at random so that none is refused and no queue grows, found by halving from
-what is answered where many requests always wait.
+(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), what
+is answered when too many ask (`overload`), how the memory of the server grows (`memory`), and what a worker that is
+killed takes with it (`kill`). The capacity is the highest rate at which requests may arrive at random so that none is
+refused and no queue grows, found by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share all CPUs, unless
 `--server_cpus` and `--client_cpus` say otherwise; `--rate` compares two states of the server at one rate:
@@ -67,13 +67,15 @@ TENANTS, CLASSES = 8, 10
 KEPT = 4  # classes that no tenant's profile leaves out; the first two of them are erased under load
 BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
 PAUSE = 0.1  # seconds, in which the session's threads stop spinning, which would take cores from the server
+OVER, FEW = (1.5, 3.0), 8  # times what so many clients get that always wait, few enough to wait within the bound
 ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
 REPEATS = 5  # of a pass that is timed
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
 CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
-TOLERANCES = {"cpu": Tolerance(), "cuda": Tolerance(probability=5e-3, tie=1e-2)}
+COARSE = Tolerance(probability=5e-3, tie=1e-2)
+TOLERANCES = {"cpu": Tolerance(), "openvino": Tolerance(), "openvino-bf16": COARSE, "cuda": COARSE}
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -324,6 +326,39 @@ async def _loaded(setting: Setting, server: OwnServer, load: Load, capacity: flo
     }
 
 
+def overload(setting: Setting) -> Json:
+    """More arrivals than can be answered, with a bounded wait: what is answered all the same, and how soon."""
+    max_wait = (_pass_ms(setting, 1) + largest_pass(setting)["ms"]) / 1000
+    bounded = replace(setting, options=(*setting.options, "--max_wait", f"{max_wait:.4f}"))
+    with bounded.served("overload", workers=setting.load_workers) as server:
+        rounds = run_precisely(_overloaded(bounded, server))
+    for times in OVER:
+        kept = [entry["answered_to_clients"] for each in rounds for entry in each if entry["times"] == times]
+        print(f"  {times} times as many: {np.median(kept):.2f} of what clients that wait get is answered")
+    return {"max_wait_ms": 1000 * max_wait, "rounds": rounds}
+
+
+async def _overloaded(setting: Setting, server: OwnServer) -> list[list[Json]]:
+    load = setting.load(server)
+    await load.prepare()
+    await load.closed(FEW, setting.seconds / 24)  # warms up
+    rounds: list[list[Json]] = []
+    for _ in range(ROUNDS):
+        per_second, found = 0.0, list[Json]()
+        for times in (0, *OVER):
+            before = server.cpu_ms()
+            seconds = setting.seconds / 12
+            phase = await (load.open(times, per_second, seconds) if times else load.closed(FEW, seconds))
+            per_second = per_second or phase.per_second
+            found.append({
+                "times": times, "answered_to_clients": phase.per_second / per_second,
+                "server_ms_per_request": (server.cpu_ms() - before) / sum(phase.statuses.values()), **short(phase),
+            })  # fmt: skip
+        rounds.append(found)
+    await load.connections.close()
+    return rounds
+
+
 def by_second(load: Load, begun: float) -> list[list[float]]:
     """p50, p99 and the greatest latency in milliseconds of what was due in each second of the last phase."""
     found: dict[int, list[float]] = {}
@@ -498,7 +533,7 @@ def load_shared(setting: Setting) -> Json:
 
 
 SECTIONS: dict[str, Callable[[Setting], Json]] = {
-    each.__name__: each for each in (http_overhead, batching, load, load_apart, load_shared, memory, kill)
+    each.__name__: each for each in (http_overhead, batching, load, load_apart, load_shared, overload, memory, kill)
 }  # fmt: skip
 
 
@@ -518,7 +553,7 @@ def main() -> None:
     parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
-    parser.add_argument("--only", default="http_overhead,batching,load,load_apart,memory,kill")
+    parser.add_argument("--only", default="http_overhead,batching,load,load_apart,overload,memory,kill")
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -77,6 +78,7 @@ class Engine:
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
+        self._max_wait = max_wait
         self._queue = Queue(
             most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, longest_wait=max_wait
         )
@@ -126,32 +128,45 @@ class Engine:
         """Let requests wait for their pass, which takes them together; those that are refused, and why."""
         left: list[tuple[Job, RefusedError]] = []
         with self._changed:
+            is_free = self._is_idle
             for job in jobs:
-                if self._is_closing:
-                    left.append((job, closing()))
-                elif self._wait() > self._queue.longest_wait(job) or not self._queue.put(job):
-                    left.append((job, self._busy()))
+                refusal = self._refusal(job.rows, job.deadline - job.arrived)
+                if refusal is None:
+                    self._queue.put(job, is_free=is_free)
+                else:
+                    left.append((job, refusal))
             self._tell_queue()
             self._changed.notify()
         return left
+
+    def refusal(self, timeout: float) -> RefusedError | None:
+        """What a small request would be refused with that came now, whatever is in it; None where it would not be.
+
+        Args:
+            timeout: seconds that it has.
+        """
+        with self._changed:
+            return self._refusal(1, timeout)
 
     def step(self) -> bool:
         """One pass; False where nothing waited."""
         with self._changed:
             begun = self._clock()
-            jobs = self._queue.take(self._most_rows, begun, self._busy)
+            jobs, tired = self._queue.take(self._most_rows, begun)
             self._tell_queue()
-            if not jobs:
-                return False
-            rows = sum(job.rows for job in jobs)
-            self._ends[threading.get_ident()] = begun + self._times.expected(rows)
-        try:
-            _answer(self._answerer, jobs)
-        finally:
-            with self._changed:
-                del self._ends[threading.get_ident()]
+            busy = self._busy()
+            if jobs:
+                self._ends[threading.get_ident()] = begun + self._times.expected(sum(job.rows for job in jobs))
+        _hand_over([(job, partial(job.answer.set_exception, busy)) for job in tired])
+        if not jobs:
+            return bool(tired)
+        ended = _answered(self._answerer, jobs)
         seconds = self._clock() - begun
-        self._times.add(rows, seconds)
+        rows = sum(job.rows for job in jobs)
+        with self._changed:  # before the answers, to which the next requests may be
+            del self._ends[threading.get_ident()]
+            self._times.add(rows, seconds)
+        _hand_over(ended)
         if self._watcher is not None:
             self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
         return True
@@ -161,14 +176,29 @@ class Engine:
         """Of the next pass, where it is of several requests."""
         return self._times.most_rows(LONG_PASS, self._max_batch)
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether a thread waits for the next request."""
+        return not self._queue and len(self._ends) < max(1, len(self._threads))
+
+    def _refusal(self, rows: int, left: float) -> RefusedError | None:
+        """Of a request that comes now.
+
+        Args:
+            left: seconds that it has.
+        """
+        if self._is_closing:
+            return closing()
+        longest = left if self._max_wait is None else min(left, self._max_wait)
+        return None if self._wait() <= longest and self._queue.has_room(rows) else self._busy()
+
     def _wait(self) -> float:
         """Seconds until the pass of a request that comes now should begin; 0 before a pass was measured."""
-        if not self._times.is_known:
+        if self._is_idle or not self._times.is_known:
             return 0.0
         threads, most = max(1, len(self._threads)), self._most_rows
-        is_idle = len(self._ends) < threads
-        rest = 0.0 if is_idle else max(0.0, min(self._ends.values()) - self._clock())
-        return rest + self._queue.passes_ahead(most) * self._times.expected(most) / threads
+        rest = min(self._ends.values()) - self._clock() if len(self._ends) >= threads else 0.0
+        return max(0.0, rest) + self._queue.passes_ahead(most) * self._times.expected(most) / threads
 
     def _busy(self) -> RefusedError:
         return too_busy(self._times.expected(self._queue.rows))
@@ -221,30 +251,30 @@ class Engine:
             self._watcher.queue(self._queue.rows)
 
 
-def _answer(answerer: Answerer, jobs: Sequence[Job]) -> None:
-    """Answer jobs that were taken; where that fails for several, each alone, so that none harms the others."""
+def _answered(answerer: Answerer, jobs: Sequence[Job]) -> list[tuple[Job, Callable[[], None]]]:
+    """What becomes of jobs that were taken; where that fails for several, each is tried alone: none harms another."""
     try:
         found = _together(answerer, jobs)
     except Exception as error:  # it is raised where the request's answer is waited for
         if len(jobs) == 1:
-            jobs[0].answer.set_exception(error)
-            return
-        for job in jobs:
-            _answer(answerer, [job])
-        return
-    for post in dict.fromkeys(job.post for job in jobs):
-        _hand_over(post, [(job, prediction) for job, prediction in zip(jobs, found, strict=True) if job.post == post])
+            return [(jobs[0], partial(jobs[0].answer.set_exception, error))]
+        return [ended for job in jobs for ended in _answered(answerer, [job])]
+    return [(job, partial(job.answer.set_result, prediction)) for job, prediction in zip(jobs, found, strict=True)]
 
 
-def _hand_over(post: Post, answered: Sequence[tuple[Job, Prediction]]) -> None:
-    def give() -> None:
-        for job, prediction in answered:
-            job.answer.set_result(prediction)
+def _hand_over(ended: Sequence[tuple[Job, Callable[[], None]]]) -> None:
+    """Say what became of jobs, by one call for each place where they are waited for."""
+    for post in dict.fromkeys(job.post for job, _ in ended):
+        says = [say for job, say in ended if job.post == post]
 
-    try:
-        post(give)
-    except RuntimeError:  # the loop is closed: nobody waits there any more
-        give()
+        def give(says: Sequence[Callable[[], None]] = says) -> None:
+            for say in says:
+                say()
+
+        try:
+            post(give)
+        except RuntimeError:  # the loop is closed: nobody waits there any more
+            give()
 
 
 def _call(give: Callable[[], None]) -> None:

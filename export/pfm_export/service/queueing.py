@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pfm_export.service.refusals import RefusedError, too_late
+from pfm_export.service.refusals import too_late
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
@@ -81,35 +81,38 @@ class Queue:
         self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
+        self._found_free: set[Job] = set()
         self.rows = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, job: Job) -> bool:
-        """Let a job wait; False where there is no room. One alone always has room."""
-        if self._jobs and self.rows + job.rows > self._most_rows:
-            return False
+    def has_room(self, rows: int) -> bool:
+        """Whether a job of so many rows may wait; one alone always may."""
+        return not self._jobs or self.rows + rows <= self._most_rows
+
+    def put(self, job: Job, *, is_free: bool = False) -> None:
+        """Let a job wait.
+
+        Args:
+            is_free: a thread has nothing else to do, so that the job is answered however long it takes to wake.
+        """
+        if is_free:
+            self._found_free.add(job)
         self._jobs.append(job)
         self.rows += job.rows
-        return True
 
     def passes_ahead(self, most_rows: int) -> int:
         """Whole passes of so many rows that a job which is put now waits for, at least."""
         return self.rows // most_rows if self._shares_passes else len(self._jobs)
 
-    def longest_wait(self, job: Job) -> float:
-        """Seconds that a job may wait for its pass."""
-        left = job.deadline - job.arrived
-        return left if self._longest_wait is None else min(left, self._longest_wait)
+    def take(self, most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
+        """The oldest job and those that fit into one pass with it, and those that have waited too long for theirs.
 
-    def take(self, most_rows: int, now: float, busy: Callable[[], RefusedError]) -> list[Job]:
-        """The oldest job and those that fit into one pass with it; what is late or was given up is taken out.
-
-        Args:
-            busy: what a job is refused with that has waited too long.
+        What is late or was given up is taken out.
         """
         taken: list[Job] = []
+        tired: list[Job] = []
         left: deque[Job] = deque()
         rows = 0
         for job in self._jobs:
@@ -118,16 +121,21 @@ class Queue:
             if job.deadline <= now:
                 if job.answer.set_running_or_notify_cancel():
                     job.answer.set_exception(too_late())
-            elif self._longest_wait is not None and now - job.arrived > self._longest_wait:
+            elif self._is_tired(job, now):
                 if job.answer.set_running_or_notify_cancel():
-                    job.answer.set_exception(busy())
+                    tired.append(job)
             elif taken and (rows + job.rows > most_rows or not self._share(taken[0], job)):
                 left.append(job)
             elif job.answer.set_running_or_notify_cancel():
                 taken.append(job)
                 rows += job.rows
         self._jobs, self.rows = left, sum(job.rows for job in left)
-        return taken
+        self._found_free.clear()
+        return taken, tired
+
+    def _is_tired(self, job: Job, now: float) -> bool:
+        is_long = self._longest_wait is not None and now - job.arrived > self._longest_wait
+        return is_long and job not in self._found_free
 
     def take_all(self) -> list[Job]:
         """Everything that waits and was not given up."""
