@@ -34,6 +34,9 @@ def test_what_a_pass_costs_and_what_a_row_adds_are_told_apart() -> None:
 def test_passes_of_one_size_are_taken_for_their_rows() -> None:
     times = times_of((2, 0.5), (2, 0.5), (2, 0.5))
     assert times.expected(4) == pytest.approx(1.0)
+    assert times.most_rows(0.1, 32) == 4  # until something is known of others
+    assert times.most_rows(0.1, 1) == 1
+    times.add(4, 1.0)
     assert times.most_rows(0.1, 32) == 1
 
 
@@ -46,6 +49,12 @@ def test_a_pass_never_takes_less_than_nothing_and_more_rows_never_less_time() ->
 def test_the_latest_passes_count_most() -> None:
     times = times_of(*[(1, 0.1)] * 50, *[(1, 0.2)] * 100)
     assert times.expected(1) == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_pass_that_stood_still_is_forgotten_and_a_slower_machine_is_not() -> None:
+    usual = [(1, 0.01)] * 50
+    assert times_of(*usual, (1, 60.0)).expected(1) < 0.02
+    assert times_of(*usual, *[(1, 1.0)] * 60).expected(1) == pytest.approx(1.0, rel=0.2)
 
 
 def test_before_a_pass_was_measured_there_is_a_guess() -> None:
@@ -64,10 +73,11 @@ class Clock:
 class Timed(Recorder):
     """Its passes take a second a row unless told otherwise, and let requests in while they run."""
 
-    def __init__(self, clock: Clock, row_seconds: float = 1.0) -> None:
+    def __init__(self, clock: Clock, row_seconds: float = 1.0, pass_seconds: float = 0.0) -> None:
         super().__init__()
         self.clock = clock
         self.row_seconds = row_seconds
+        self.pass_seconds = pass_seconds
         self.meanwhile: list[float] = []  # seconds after the begin of a pass at which a request comes
         self.come: list[Future[Prediction] | RefusedError] = []
         self.engine: Engine | None = None
@@ -82,14 +92,19 @@ class Timed(Recorder):
                 self.come.append(self.engine.submit([rows()], 1, RED, timeout=60))
             except RefusedError as error:
                 self.come.append(error)
-        self.clock.now = begun + count * self.row_seconds
+        self.clock.now = begun + self.pass_seconds + count * self.row_seconds
         return super().predict_prepared(batches, count, chosen)
 
+    def predict_each_prepared(self, batches: Sequence[Batch], sets: Sequence[ActiveSet]) -> list[Prediction]:
+        self.clock.now += self.pass_seconds + len(sets) * self.row_seconds
+        return super().predict_each_prepared(batches, sets)
 
-def engine_of(answerer: Timed, *, max_wait: float | None, max_batch: int = 1) -> Engine:
+
+def engine_of(answerer: Timed, *, max_wait: float | None, max_batch: int = 1, shares_passes: bool = True) -> Engine:
     engine = Engine(
-        answerer, mixes_sets=True, max_batch=max_batch, max_queue=64, max_wait=max_wait, clock=answerer.clock
-    )
+        answerer, mixes_sets=True, shares_passes=shares_passes, max_batch=max_batch, max_queue=64, max_wait=max_wait,
+        clock=answerer.clock,
+    )  # fmt: skip
     answerer.engine = engine
     return engine
 
@@ -180,30 +195,72 @@ def test_rows_that_share_a_pass_do_not_wait_for_each_other() -> None:
     assert len(answerer.passes[-1]) == 4
 
 
+def test_where_a_pass_is_slow_whatever_is_in_it_passes_become_large() -> None:
+    answerer = Timed(Clock(), row_seconds=0.01, pass_seconds=0.7)
+    engine = engine_of(answerer, max_wait=None, max_batch=8)
+    engine.submit([rows()], 1, RED, timeout=60)
+    engine.step()
+    for _ in range(8 + 2 + 1):
+        engine.submit([rows()], 1, RED, timeout=60)
+    while engine.step():
+        pass
+    assert [len(each) for each in answerer.passes] == [1, 2, 8, 1]
+
+
+def test_where_no_pass_is_shared_who_waits_is_ahead_with_its_own_rows() -> None:
+    answerer = Timed(Clock(), row_seconds=0.0, pass_seconds=0.01)
+    engine = engine_of(answerer, max_wait=0.035, max_batch=8, shares_passes=False)
+    engine.submit([rows()], 1, RED, timeout=60)
+    engine.step()
+    for _ in range(4):
+        engine.submit([rows()], 1, RED, timeout=60)  # at most three passes of 0.01 s are ahead
+    with pytest.raises(RefusedError):
+        engine.submit([rows()], 1, RED, timeout=60)
+
+
+class Held(Recorder):
+    """Says when a pass begins, which then waits until it may end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Event()
+
+    def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
+        self.begun.release()
+        self.may_end.wait(60)
+        return super().predict_prepared(batches, count, chosen)
+
+
+def test_requests_that_come_together_are_begun_by_all_threads_that_are_free() -> None:
+    held = Held()
+    engine = Engine(held, mixes_sets=True, max_batch=1, max_queue=64)
+    engine.start(2)
+    answers: list[Future[Prediction]] = [Future(), Future()]
+    jobs = [engine.job(each, [rows()], 1, RED, timeout=60, post=lambda give: give()) for each in answers]
+    assert engine.submit_all(jobs) == []
+    both = [held.begun.acquire(timeout=5) for _ in jobs]
+    held.may_end.set()
+    assert all(both)
+    assert [each.result(60).labels for each in answers] == [["red"]] * 2
+    engine.close(60)
+
+
 def test_threads_that_wait_take_over_from_those_that_compute() -> None:
     """With two passes at a time a request waits for the first that ends, and for none where a thread is free."""
 
-    class Held(Recorder):
-        begun = threading.Semaphore(0)
-        may_end = threading.Event()
-
-        def predict_prepared(self, batches: Sequence[Batch], count: int, chosen: ActiveSet) -> Prediction:
-            self.begun.release()
-            self.may_end.wait(60)
-            return super().predict_prepared(batches, count, chosen)
-
-    clock = Clock()
-    engine = Engine(Held(), mixes_sets=True, max_batch=1, max_queue=64, max_wait=0.5, clock=clock)
+    held, clock = Held(), Clock()
+    engine = Engine(held, mixes_sets=True, max_batch=1, max_queue=64, max_wait=0.5, clock=clock)
     engine._times.add(1, 1.0)
     engine.start(2)
     running = [engine.submit([rows()], 1, RED, timeout=60)]
-    assert Held.begun.acquire(timeout=60)
+    assert held.begun.acquire(timeout=60)
     running.append(engine.submit([rows()], 1, RED, timeout=60))  # the other thread is free
-    assert Held.begun.acquire(timeout=60)
+    assert held.begun.acquire(timeout=60)
     with pytest.raises(RefusedError):
         engine.submit([rows()], 1, RED, timeout=60)  # a second until the first of them ends
     clock.now = 0.6
     running.append(engine.submit([rows()], 1, RED, timeout=60))  # 0.4 s
-    Held.may_end.set()
+    held.may_end.set()
     assert [each.result(60).labels for each in running] == [["red"]] * 3
     engine.close(60)

@@ -155,6 +155,8 @@ class Engine:
             jobs, tired = self._queue.take(self._most_rows, begun)
             self._tell_queue()
             busy = self._busy()
+            if self._queue:  # several may have come at once, and one thread was woken for them
+                self._changed.notify()
             if jobs:
                 self._ends[threading.get_ident()] = begun + self._times.expected(sum(job.rows for job in jobs))
         _hand_over([(job, partial(job.answer.set_exception, busy)) for job in tired])
@@ -198,7 +200,8 @@ class Engine:
             return 0.0
         threads, most = max(1, len(self._threads)), self._most_rows
         rest = min(self._ends.values()) - self._clock() if len(self._ends) >= threads else 0.0
-        return max(0.0, rest) + self._queue.passes_ahead(most) * self._times.expected(most) / threads
+        passes, rows = self._queue.passes_ahead(most)
+        return max(0.0, rest) + self._times.expected(rows, passes=passes) / threads
 
     def _busy(self) -> RefusedError:
         return too_busy(self._times.expected(self._queue.rows))

@@ -1,11 +1,13 @@
 """How long a pass takes, from those before: about a + b n seconds for n rows.
 
 Passes of few rows say what a pass costs whatever is in it, and those of many what a row adds. The latest count most,
-since a machine's speed changes.
+since a machine's speed changes; but what one pass took that stood still for seconds would have requests refused, and
+passes of one row, for a hundred passes more.
 """
 
 FIRST_GUESS = 0.02  # seconds a row, before a pass was measured
 MEMORY = 0.95  # what a pass counts, to the one after it
+MOST_SLOWER = 4.0  # than what was expected, or than most are; the rest of it is taken for a stall of the machine
 
 
 class PassTimes:
@@ -21,29 +23,47 @@ class PassTimes:
 
     def add(self, rows: int, seconds: float) -> None:
         """A pass of so many rows took so long."""
+        if self.is_known:
+            usual = max(self.expected(rows), self._seconds / self._weight)
+            seconds = min(seconds, MOST_SLOWER * usual)
         self._weight = MEMORY * self._weight + 1
         self._rows = MEMORY * self._rows + rows
         self._squares = MEMORY * self._squares + rows * rows
         self._seconds = MEMORY * self._seconds + seconds
         self._products = MEMORY * self._products + rows * seconds
 
-    def expected(self, rows: int) -> float:
-        """Seconds of a pass of so many rows."""
+    def expected(self, rows: int, *, passes: int = 1) -> float:
+        """Seconds of a pass of so many rows, or of several with so many together."""
         pass_seconds, row_seconds = self._line()
-        return pass_seconds + row_seconds * rows
+        return pass_seconds * passes + row_seconds * rows
 
     def most_rows(self, seconds: float, most: int) -> int:
-        """How many rows a pass may have so that they add so many seconds to it: at least one, and at most `most`."""
+        """How many rows a pass may have so that they add so many seconds to it: at least one, and at most `most`.
+
+        After passes of one size it may have twice as many, however long those took: else nobody would ever learn what a
+        row adds to a pass that is slow whatever is in it.
+        """
         row_seconds = self._line()[1]
-        return most if row_seconds * most <= seconds else max(1, int(seconds / row_seconds))
+        if row_seconds * most <= seconds:
+            return most
+        least = 2 * round(self._rows / self._weight) if self.is_known and not self._is_of_sizes else 1
+        return min(most, max(least, int(seconds / row_seconds)))
+
+    @property
+    def _spread(self) -> float:
+        return self._squares / self._weight - (self._rows / self._weight) ** 2
+
+    @property
+    def _is_of_sizes(self) -> bool:
+        """Whether the passes were of different ones."""
+        return self._spread > 1e-6 * (self._rows / self._weight) ** 2
 
     def _line(self) -> tuple[float, float]:
         """a and b, by least squares; neither is negative."""
         if not self.is_known:
             return 0.0, FIRST_GUESS
         rows, seconds = self._rows / self._weight, self._seconds / self._weight
-        spread = self._squares / self._weight - rows * rows
         # passes of one size say nothing of others: all of it is taken for the rows'
-        slope = (self._products / self._weight - rows * seconds) / spread if spread > 1e-6 * rows * rows else seconds
+        slope = (self._products / self._weight - rows * seconds) / self._spread if self._is_of_sizes else seconds
         slope = min(max(0.0, slope), seconds / rows)
         return seconds - slope * rows, slope

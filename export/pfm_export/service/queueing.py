@@ -102,9 +102,16 @@ class Queue:
         self._jobs.append(job)
         self.rows += job.rows
 
-    def passes_ahead(self, most_rows: int) -> int:
-        """Whole passes of so many rows that a job which is put now waits for, at least."""
-        return self.rows // most_rows if self._shares_passes else len(self._jobs)
+    def passes_ahead(self, most_rows: int) -> tuple[int, int]:
+        """Passes that a job which is put now waits for, at least, and the rows of all of them.
+
+        Args:
+            most_rows: of a pass that several share; only whole ones count.
+        """
+        if not self._shares_passes:
+            return len(self._jobs), self.rows
+        passes = self.rows // most_rows
+        return passes, passes * most_rows
 
     def take(self, most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
         """The oldest job and those that fit into one pass with it, and those that have waited too long for theirs.
