@@ -130,8 +130,10 @@ class TokenDoor:
     def key(self, authorization: str) -> str:
         """The token's SHA-256."""
         token = authorization[len(SCHEME) :].strip() if authorization.lower().startswith(SCHEME) else ""
-        if len(token) < SHORTEST:
+        if not token:
             raise RefusedError(401, "token", "a token is needed: Authorization: Bearer …")
+        if len(token) < SHORTEST:
+            raise RefusedError(401, "token", f"a token has {SHORTEST} characters at least")
         return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
     def find(self, key: str) -> Tenant:
@@ -160,13 +162,17 @@ def read_tokens(path: Path) -> dict[str, Tenant]:
         entries = fields.many(fields.mapping(parse_json(read_ordinary(path)))["tokens"], _entry)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"--tokens {path} is not a file of tokens ({type(error).__name__}: {error}); it holds "
+            f"--tokens {path} is not a file of tokens: {_said(error)}; it holds "
             '{"tokens": [{"sha256": "…", "profile": "…", "rights": ["predict"]}]}'
         ) from error
     found = dict(entries)
     if not found or len(found) != len(entries):
         raise ConfigError(f"--tokens {path} has {'a token twice' if found else 'no token'}")
     return found
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _entry(value: Any) -> tuple[str, Tenant]:
