@@ -100,7 +100,9 @@ class OpenDoor:
     def __init__(self, *, is_local: bool) -> None:
         rights = frozenset(Right) if is_local else frozenset({Right.PREDICT, Right.METRICS})
         self._anybody = Tenant(
-            tag="-", rights=rights, why_not="without --tokens nothing can be changed from other machines"
+            tag="-",
+            rights=rights,
+            why_not="where other machines reach the port, nothing can be changed without --tokens",
         )
 
     def key(self, authorization: str) -> str:
