@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
-from uvicorn.protocols.http.flow_control import FlowControl
 
 LONGEST_HEAD = 1 << 14  # bytes
 MOST_FIELDS = 64
@@ -77,17 +76,29 @@ def line_of(status: int) -> bytes:
     return _LINES[status]
 
 
+class Flow(Protocol):
+    """What is read on a connection; uvicorn's."""
+
+    def pause_reading(self) -> None:
+        """Nothing, from now on."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Again what comes."""
+        ...
+
+
 class Exchange:
     """One such request and its answer; to uvicorn it is a cycle like its own.
 
     Args:
-        flow: of what is read on the connection.
+        flow: of the connection.
         answers_with: headers of every answer.
         ended: is called when the answer was written.
     """
 
     def __init__(
-        self, request: Plain, transport: asyncio.Transport, flow: FlowControl, *, answers_with: Headers,
+        self, request: Plain, transport: asyncio.Transport, flow: Flow, *, answers_with: Headers,
         ended: Callable[[], None],
     ) -> None:  # fmt: skip
         self.keep_alive = True
