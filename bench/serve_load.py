@@ -282,7 +282,8 @@ async def _calm_and_loaded(setting: Setting, server: OwnServer) -> tuple[list[Ph
     await load.connections.close()
     tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
     return [alone, closed, *calmer, loaded], {
-        "capacity_per_second": capacity, "closed_per_second": closed.per_second, "trials": tried,
+        "capacity_per_second": None if setting.rate else capacity, "closed_per_second": closed.per_second,
+        "trials": tried,
         "mean_passes": [*mean_passes, found["mean_pass"]], **found,
     }  # fmt: skip
 
@@ -415,18 +416,18 @@ async def passes(load: Load, token: str) -> dict[str, float]:
 
 
 def memory(setting: Setting) -> Json:
-    """Resident memory of the server, looked at every so many requests."""
+    """Resident memory of each kind of process of the server, looked at every so many requests."""
 
     async def measure(server: OwnServer) -> tuple[list[Json], int, int]:
         load = setting.load(server, sets=8)
         await load.prepare()
-        samples = [{"requests": 0, "mib": server.resident_mib()}]
+        samples = [{"requests": 0, **_held(server)}]
         wrong = others = done = 0
         while done < setting.requests:
             phase = await load.closed(setting.clients, 0, requests=min(SAMPLE, setting.requests - done))
             done += sum(phase.statuses.values())
             wrong, others = wrong + phase.verdicts.wrong, others + done_otherwise(phase)
-            samples.append({"requests": done, "mib": round(server.resident_mib(), 2)})
+            samples.append({"requests": done, **_held(server)})
         await load.connections.close()
         return samples, wrong, others
 
@@ -435,11 +436,22 @@ def memory(setting: Setting) -> Json:
     settled = [entry for entry in samples if entry["requests"] >= SETTLED * setting.requests]
     slope = np.polyfit([entry["requests"] for entry in settled], [entry["mib"] for entry in settled], 1)[0]
     grown = settled[-1]["mib"] - settled[0]["mib"]
-    print(f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests")
+    print(
+        f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests; then "
+        f"the worker {samples[-1]['mib']} MiB, its clerk {samples[-1]['clerk_mib']}, their parent "
+        f"{samples[-1]['parent_mib']}; all {samples[-1]['all_mib']}, each with its share of what several have"
+    )
     return {
         "requests": samples[-1]["requests"], "wrong": wrong, "errors": others, "grown_mib": grown,
         "grown_from_request": settled[0]["requests"], "mib_per_100000_requests": 1e5 * slope, "samples": samples,
     }  # fmt: skip
+
+
+def _held(server: OwnServer) -> dict[str, float]:
+    """MiB of the worker, of the process beside it that changes bundles, of the one that keeps them, and of all."""
+    found = server.memory_mib()
+    held = {"mib": found.worker, "clerk_mib": found.clerk, "parent_mib": found.parent, "all_mib": found.together}
+    return {name: round(value, 2) for name, value in held.items()}
 
 
 def done_otherwise(phase: Phase) -> int:
@@ -483,18 +495,21 @@ async def _killed(setting: Setting, server: OwnServer) -> Json:
     broken = [each for each in load.asked if each.reply.status == 0]
     strangers = [each for each in broken if each.reply.port not in lost["ports"]]
     await striking
+    # those that are open were nearly all opened before it was there, and stay with the other one
+    await load.connections.close()
     after = await load.closed(setting.clients, setting.seconds / 20)
     ports = client_ports(lost["new"])
     by_new = [each for each in load.asked if each.reply.port in ports and each.reply.status == 200]
     await load.connections.close()
     print(
         f"  {len(broken)} broken, {len(strangers)} of them on connections of the other worker; "
-        f"again after {lost['again']:.2f} s; {len(by_new)} answered by the new one"
+        f"again after {lost['again']:.2f} s; then {len(by_new)} of {len(load.asked)} answered by the new one"
     )
     return {
         "connections_of_the_killed": len(lost["ports"]), "connections_of_the_other": lost["others"],
         "broken": len(broken), "broken_on_the_other_worker": len(strangers),
         "seconds_until_another": lost["again"], "answered_by_the_new_one": len(by_new),
+        "connections_of_the_new_one": len(ports),
         "wrong": phase.verdicts.wrong + after.verdicts.wrong, "phase": phase.to_dict(), "after": short(after),
     }  # fmt: skip
 
@@ -544,6 +559,15 @@ def main() -> None:
     given = parser.parse_args()
     only = [name for name in given.only.split(",") if name]
     server_cpus = read_cpus(given.server_cpus) or tuple(sorted(os.sched_getaffinity(0)))
+    unknown = [name for name in only if name not in SECTIONS]
+    if unknown:
+        parser.exit(2, f"serve_load.py: --only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}\n")
+    if load_apart.__name__ in only and len(server_cpus) < 2:
+        parser.exit(
+            2,
+            f"serve_load.py: {load_apart.__name__} takes one of the server's CPUs for the client, and there is one; "
+            "name two with --server_cpus, or leave it out of --only\n",
+        )
     client_cpus = read_cpus(given.client_cpus) or server_cpus
     document: Json = json.loads(given.out.read_text()) if given.out.exists() else {"format": FORMAT, "sections": {}}
     with tempfile.TemporaryDirectory() as temporary:

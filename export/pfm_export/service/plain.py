@@ -77,14 +77,14 @@ def line_of(status: int) -> bytes:
 
 
 class Flow(Protocol):
-    """What is read on a connection; uvicorn's."""
+    """What is read on a connection, and when."""
 
     def pause_reading(self) -> None:
-        """Nothing, from now on."""
+        """Nothing for now."""
         ...
 
     def resume_reading(self) -> None:
-        """Again what comes."""
+        """What comes."""
         ...
 
 
@@ -92,7 +92,7 @@ class Exchange:
     """One such request and its answer; to uvicorn it is a cycle like its own.
 
     Args:
-        flow: of the connection.
+        flow: of what is read on the connection.
         answers_with: headers of every answer.
         ended: is called when the answer was written.
     """
