@@ -41,12 +41,12 @@ def test_cpus_are_as_before_when_a_block_ends() -> None:
 
 
 def test_the_memory_of_a_server_is_that_of_each_kind_of_process_and_of_all() -> None:
-    # a worker with a clerk beside it; the parent is this process
-    with subprocess.Popen(["sh", "-c", "echo; cat & wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+    # a worker with a clerk beside it, until its input ends; the parent is this process
+    command = ["sh", "-c", "exec 3<&0; cat <&3 & echo; wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
-        while not children(worker.pid):
-            pass
+        assert len(children(worker.pid)) == 1
         assert worker.pid in children(os.getpid())
         held = OwnServer(address="http://localhost:1", pid=os.getpid(), workers=(worker.pid,)).memory_mib()
         worker.communicate()

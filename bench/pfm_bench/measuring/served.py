@@ -26,8 +26,8 @@ class HeldMemory:
         worker: of those that answer.
         clerk: of those beside them that change bundles.
         parent: of the one that keeps the workers.
-        together: of all, where each counts its share of what several processes have, such as the code of libraries: also
-            of what the client has.
+        together: of all, where each counts its share of what several processes have, such as the code of libraries; the
+            client may be one of them.
     """
 
     worker: float

@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
-from uvicorn.protocols.http.flow_control import FlowControl
 
 LONGEST_HEAD = 1 << 14  # bytes
 MOST_FIELDS = 64
@@ -77,6 +76,18 @@ def line_of(status: int) -> bytes:
     return _LINES[status]
 
 
+class Flow(Protocol):
+    """What is read on a connection, and when."""
+
+    def pause_reading(self) -> None:
+        """Nothing for now."""
+        ...
+
+    def resume_reading(self) -> None:
+        """What comes."""
+        ...
+
+
 class Exchange:
     """One such request and its answer; to uvicorn it is a cycle like its own.
 
@@ -87,7 +98,7 @@ class Exchange:
     """
 
     def __init__(
-        self, request: Plain, transport: asyncio.Transport, flow: FlowControl, *, answers_with: Headers,
+        self, request: Plain, transport: asyncio.Transport, flow: Flow, *, answers_with: Headers,
         ended: Callable[[], None],
     ) -> None:  # fmt: skip
         self.keep_alive = True
