@@ -78,15 +78,15 @@ def test_a_triton_server_answers_as_the_session_and_batches_what_the_page_says(t
 def require_answers(session: PromptSession, address: str, name: str) -> int:
     """Ask for random active sets, several at a time; how many requests there were."""
     bank = load_file(session.folder / "bank.safetensors")
-    numbers = {entry["name"]: entry["id"] for entry in session.manifest["classes"]}
+    numbers: dict[str, int] = {entry["name"]: entry["id"] for entry in session.manifest["classes"]}
 
     def rows(kind: str, active: list[str]) -> Any:
         return np.stack([bank[f"{kind}.{numbers[each]}"] for each in active])
 
     def ask(seed: int) -> None:
         with triton.InferenceServerClient(address) as client:
-            config = client.get_model_config(name)
-            active = sorted(random.Random(seed).sample(session.classes.names, 1 + seed % 4), key=numbers.get)
+            config: Any = client.get_model_config(name)
+            active = sorted(random.Random(seed).sample(session.classes.names, 1 + seed % 4), key=numbers.__getitem__)
             inputs = session.input.random(1, np.random.default_rng(seed))
             prompts = np.concatenate([bank[f"prompt.{numbers[each]}"] for each in active])
             feed = {session.input.inputs[0]: inputs, "prompts": prompts}
@@ -100,7 +100,7 @@ def require_answers(session: PromptSession, address: str, name: str) -> int:
             tensors = [triton.InferInput(end, feed[end].shape, TYPES[ends[end]["data_type"]]) for end in feed]
             for tensor in tensors:
                 tensor.set_data_from_numpy(np.ascontiguousarray(feed[tensor.name()]))
-            found = client.infer(name, tensors).as_numpy(config["output"][0]["name"])
+            found: Any = client.infer(name, tensors).as_numpy(config["output"][0]["name"])
         # a pass of several rows sums in another order
         np.testing.assert_allclose(found, session.scores(inputs, active), rtol=0, atol=1e-5)
 
@@ -110,7 +110,8 @@ def require_answers(session: PromptSession, address: str, name: str) -> int:
 
 def passes(address: str, name: str) -> int:
     with triton.InferenceServerClient(address) as client:
-        return client.get_inference_statistics(name)["model_stats"][0]["execution_count"]
+        found: Any = client.get_inference_statistics(name)
+        return found["model_stats"][0]["execution_count"]
 
 
 @contextlib.contextmanager
