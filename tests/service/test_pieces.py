@@ -1,11 +1,13 @@
 """Requests in pieces, as most clients send them: the answers of requests in one, and all that guards a body."""
 
 import asyncio
+import gc
 import hashlib
 import http.client
 import json
 import random
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from making.wires import Wire, connected
 from pfm_export.service.connection import Connection
 from pfm_export.service.guard import BODIES_AT_ONCE
 from pfm_export.service.lane import Lane
+from pfm_export.service.refusals import too_busy
 from pfm_export.serving.bundle import Bundle
 
 WARD, OTHER = "ward-" + "a" * 32, "other-" + "b" * 32
@@ -282,6 +285,52 @@ def test_what_is_kept_of_a_request_holds_none_of_its_numbers(local: Local) -> No
     for outline in kept:
         assert outline.rows.inputs.base is None
         assert outline.asked.inputs.base is None
+
+
+@pytest.mark.parametrize("request_of", [SHORT, GONE, asking(np.full_like(INPUTS, np.nan).tobytes())])
+def test_an_open_connection_keeps_nothing_of_a_request_that_was_answered(
+    local: Local, run: Run, request_of: bytes
+) -> None:
+    async def asks(connection: Connection, wire: Wire) -> None:
+        connection.data_received(request_of[:-10])
+        gathered: Any = connection.cycle
+        connection.data_received(request_of[-10:])
+        await until(lambda: bool(wire.writes))
+        assert len(gathered.whole) == 0
+
+    run(asks)
+
+
+@pytest.mark.parametrize("come", [b"", SHORT[:-10], SHORT, UPLOAD[:-10], UPLOAD])
+def test_nothing_keeps_a_connection_that_is_lost(local: Local, come: bytes) -> None:
+    """No timer of it, so that what had come on it goes as well."""
+
+    async def one() -> "weakref.ref[Connection]":
+        async with connected(local.app) as (connection, wire):
+            if come:
+                connection.data_received(come)
+                await asyncio.sleep(0)
+            if come in (SHORT, UPLOAD):
+                await until(lambda: bool(wire.writes))
+            return weakref.ref(connection)
+
+    async def breaks() -> None:
+        local.app.lane = Lane(local.service, local.app)
+        lost = await one()
+        await asyncio.sleep(0.01)
+        gc.collect()
+        assert lost() is None
+
+    asyncio.run(breaks())
+
+
+def test_who_may_not_ask_is_told_so_however_much_there_is_to_do(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = local.service.models["requests"].engine
+    monkeypatch.setattr(engine, "refusal", lambda timeout: too_busy(1))
+    for token, status in ((WARD, 429), (OTHER, 403), ("c" * 40, 401)):
+        request = asking(token=token)
+        for ((line, _, _),) in ask(local, [[request], [request[:-10], request[-10:]]]):
+            assert line.startswith(f"HTTP/1.1 {status} ")
 
 
 def test_clients_of_others_go_the_short_way_with_small_and_large_bodies(forms: Callable[[str], Path]) -> None:

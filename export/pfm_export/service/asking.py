@@ -105,6 +105,10 @@ class Asking:
         self._lane.gather(self, len(part))
         return rest
 
+    def release(self) -> None:
+        """Let go of all that has come: a connection knows its last request for as long as it is open."""
+        self._data, self._front, self._start = b"", 0, 0
+
     def end(self) -> None:
         """Its connection has ended."""
         self._lane.lose(self)

@@ -45,12 +45,14 @@ class Connection(H11Protocol):
         self._joined = Joined(transport)
         super().connection_made(cast("asyncio.Transport", self._joined))
         self._lane = cast("Lane | None", getattr(cast("object", self.app), "lane", None))  # the application is a guard
-        self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
+        self._unused_timer = self.loop.call_later(self.config.timeout_keep_alive, self._end_unused)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timer = _cancelled(self._head_timer)
         self._write_timer = _cancelled(self._write_timer)
         self._idle_timer = _cancelled(self._idle_timer)
+        self._unused_timer.cancel()  # which would keep the connection, and all that it knows
+        self._held = b""
         if isinstance(self._exchange, Asking):
             self._exchange.end()
         super().connection_lost(exc)

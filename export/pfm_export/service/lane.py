@@ -73,10 +73,10 @@ class Lane:
             if head is None or len(data) > end + head.length or head.model not in self._outlines:
                 return None
             tenant = self._service.door.find(head.token)
+            tenant.require(Right.PREDICT)
             note = Note(route=ROUTE, model=head.model, tag=tenant.tag)
             asking = Asking(self, wire, data, end, head=head, tenant=tenant, note=note)
             if asking.missing:
-                tenant.require(Right.PREDICT)
                 self._wait(asking)
             elif not self._begin(asking):
                 return None
@@ -97,8 +97,7 @@ class Lane:
             except PfmError:
                 is_begun = False
             if not is_begun:
-                self._let_go(asking)
-                asking.wire.answer_usually(asking.whole)
+                self._answer_usually(asking)
 
     def lose(self, asking: Asking) -> None:
         """The connection of a request has ended; one that has begun is answered to nobody."""
@@ -194,8 +193,12 @@ class Lane:
         if isinstance(error, RefusedError):
             self._send(asking, error.status, *self._saying(error, asking.note))
             return
-        self._let_go(asking)  # a class is not there any more, or a file
-        asking.wire.answer_usually(asking.whole)
+        self._answer_usually(asking)  # a class is not there any more, or a file
+
+    def _answer_usually(self, asking: Asking) -> None:
+        whole = asking.whole
+        self._let_go(asking)
+        asking.wire.answer_usually(whole)
 
     def _break_off(self, asking: Asking, error: RefusedError) -> None:
         """Refuse a request whose rest may still come, which nobody reads."""
@@ -229,6 +232,7 @@ class Lane:
         asking.response_complete = True
         self._hold(asking, -asking.note.held)
         self._waiting.pop(asking, None)
+        asking.release()
 
     def _log(self, asking: Asking, status: int) -> None:
         if not self._done:
@@ -248,7 +252,6 @@ class Lane:
 
     def _look(self) -> None:
         """Give up what is too late; each waits as long as the others, so that the first of them is the oldest."""
-        self._timer = None
         now = time.monotonic()
         for late in list(itertools.takewhile(lambda asking: self._waiting[asking] <= now, self._waiting)):
             if late.missing:
@@ -256,6 +259,7 @@ class Lane:
             else:
                 late.cancel()
                 self._fail(late, too_late())
+        self._timer = None  # only now, since a request that was held back behind one given up begins to wait
         if self._waiting:
             first = next(iter(self._waiting.values()))
             self._timer = self._loop.call_later(first - now, self._look)
