@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pfm.errors import ConfigError, PfmError, StorageError
 from pfm.storage import parse_json, read_ordinary
+from pfm_export.service.logs import log_error
 from pfm_export.service.refusals import RefusedError
 from pfm_export.serving import fields
 
@@ -89,6 +90,11 @@ class Door(Protocol):
         """
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can tell anybody from others."""
+        ...
+
 
 class OpenDoor:
     """No token is asked for.
@@ -111,6 +117,10 @@ class OpenDoor:
     def find(self, key: str) -> Tenant:
         return self._anybody
 
+    @property
+    def is_whole(self) -> bool:
+        return True
+
 
 class TokenDoor:
     """Whoever has a token of a file.
@@ -127,6 +137,7 @@ class TokenDoor:
         self._path = path
         self._place = str(path)  # looked at for each request: no path is made of it
         self._seen = _stamp(path)
+        self._failed: tuple[object, str] | None = None  # what was said of it last
         self._tenants = read_tokens(path)
 
     def key(self, authorization: str) -> str:
@@ -144,11 +155,23 @@ class TokenDoor:
             raise RefusedError(401, "token", "this token is not known")
         return tenant
 
+    @property
+    def is_whole(self) -> bool:
+        try:
+            self._current()
+        except RefusedError:
+            return False
+        return True
+
     def _current(self) -> Mapping[str, Tenant]:
+        seen = None
         try:
             if (seen := _stamp(self._place)) != self._seen:
                 self._tenants, self._seen = read_tokens(self._path), seen
         except PfmError as error:
+            if self._failed != (seen, str(error)):  # once for each state of it
+                self._failed = seen, str(error)
+                log_error("tokens", error)
             raise RefusedError(503, "tokens", "the file of tokens cannot be read") from error
         return self._tenants
 
