@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402  # what comes before the imports is for them
 
+import functools
 import gc
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 gc.disable()  # for as long as modules are loaded, of which nothing is garbage: a seventh of that time
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each; models this small are all overhead
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 if sys.dont_write_bytecode:  # each process would compile torch anew, for seconds; still nothing beside the sources
@@ -19,6 +21,7 @@ if sys.dont_write_bytecode:  # each process would compile torch anew, for second
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 from collections.abc import Iterator
+from importlib.metadata import EntryPoints
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,10 +64,34 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_teardown() -> None:
-    """A test that measures lets the collector look at all that was loaded again: from then on half a second a time."""
+    """What a test that measures leaves behind, which every later test would pay for.
+
+    It lets the collector look at all that was loaded again, from then on half a second a time; and it has torch compute
+    with all cores, which the processes of a test run have only one each of.
+    """
     if thaws:
         gc.freeze()
         thaws.clear()
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def entry_points_read_once() -> Iterator[None]:
+    """Every loading of data looks for plugins, in a file of each distribution that is installed: a twentieth of it all.
+
+    A test that installs one puts its folder on the path, and then they are read anew.
+    """
+    from pfm import registry
+
+    @functools.cache
+    def read(path: tuple[str, ...], group: str) -> EntryPoints:
+        return read_all(group=group)
+
+    read_all = registry.entry_points
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lambda group: read(tuple(sys.path), group))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
