@@ -6,9 +6,11 @@ import functools
 import gc
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
+KEPT = Path(__file__).parent.parent / ".pytest_cache"  # for later runs
 gc.disable()  # for as long as modules are loaded, of which nothing is garbage: a seventh of that time
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each; models this small are all overhead
 THREADS = int(os.environ["OMP_NUM_THREADS"])
@@ -17,7 +19,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 if sys.dont_write_bytecode:  # each process would compile torch anew, for seconds; still nothing beside the sources
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
+    sys.pycache_prefix = str(KEPT / "bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 from collections.abc import Iterator
@@ -25,6 +27,10 @@ from importlib.metadata import EntryPoints
 from typing import TYPE_CHECKING
 
 import pytest
+
+from making.sources import sources_sha256
+
+STATE = sources_sha256()  # before any of it is loaded
 
 # what takes seconds to load is imported in the fixtures: the process that only shares out the tests needs none of it
 if TYPE_CHECKING:
@@ -95,17 +101,19 @@ def entry_points_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Iterator[Traces]":
-    """Every model is traced once, whichever test and process is the first to need it."""
+def traces() -> "Iterator[Traces]":
+    """Every model is traced once, whichever test, process and run of the same code is the first to need it."""
     import torch
 
     from making.traces import Traces
 
-    own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "traces"
-    folder.mkdir(exist_ok=True)
+    folder = KEPT / "traces" / STATE
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)  # another process may do the same
     with pytest.MonkeyPatch.context() as patch:
-        kept = Traces(folder, torch.onnx.export)
+        kept = Traces(folder, torch.onnx.export, is_current=lambda: sources_sha256() == STATE)
         patch.setattr(torch.onnx, "export", kept)
         yield kept
 
