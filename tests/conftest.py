@@ -53,31 +53,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=seconds, reverse=True)
 
 
-thaws: list[None] = []  # `gc.get_freeze_count` would tell as well, but walks through a million objects each time
-
-
 def pytest_collection_finish() -> None:
-    """From here on there is garbage; what was loaded is not looked at again."""
-    unfreeze = gc.unfreeze
+    """From here on there is garbage; what was loaded is not looked at again.
 
-    def thaw() -> None:
-        thaws.append(None)
-        unfreeze()
-
-    gc.unfreeze = thaw
+    Nor where a test measures, which would take it all back when it is done: from then on half a second a time.
+    """
+    gc.unfreeze = lambda: None
     gc.freeze()
     gc.enable()
 
 
 def pytest_runtest_teardown() -> None:
-    """What a test that measures leaves behind, which every later test would pay for.
-
-    It lets the collector look at all that was loaded again, from then on half a second a time; and it has torch compute
-    with all cores, which the processes of a test run have only one each of.
-    """
-    if thaws:
-        gc.freeze()
-        thaws.clear()
+    """A test that measures has torch compute with all cores; the processes of a test run have only one each."""
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != THREADS:
         torch.set_num_threads(THREADS)
 
