@@ -12,12 +12,16 @@ slower than the passes here, so that what this queue misses no server meets whos
 
 Passes take longer where a core did, which `machine_speed.py` measured from second to second: what p99 is at the rate
 that FILE was measured at where nothing but the speed of the cores is not even. A row that finds 256 waiting is refused.
+
+    python bench/ideal_queue.py FILE --pause 8
+
+Nothing goes on for so many milliseconds at each change of classes that FILE names.
 """
 
 import argparse
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,7 @@ import numpy as np
 MOST, REQUESTS = 32, 200_000
 ROOM = 256  # rows that may wait, as `pfm serve` has it
 SHARES = (0.5, 0.6, 0.65, 0.7, 0.8)
+Ends = Callable[[float, float], float]  # when a pass ends that begins at a time and computes so long, in milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,13 @@ class Found:
     p99_ms: float
     rows: float
     refused: float = 0.0
+
+    def describe(self, per_second: float, seconds: float) -> str:
+        """For people, of so many requests a second for so long."""
+        return (
+            f"{seconds:.0f} s at {per_second:.0f} requests/s: p50 {self.p50_ms:.1f}, p99 {self.p99_ms:.1f} ms, "
+            f"{self.refused:.2%} refused"
+        )
 
 
 def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: int = 0) -> Found:
@@ -57,8 +69,8 @@ def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: i
     return Found(p50_ms=p50, p99_ms=p99, rows=REQUESTS / passes)
 
 
-def simulate_uneven(a: float, b: float, per_second: float, slowness: Callable[[float], float], seconds: float) -> Found:
-    """The same where a pass that begins at a time in milliseconds takes so many times as long; for some seconds."""
+def simulate_uneven(a: float, b: float, per_second: float, ends: Ends, seconds: float) -> Found:
+    """The same where a pass does not always take as long; for some seconds."""
     count = round(per_second * seconds)
     arrivals: list[float] = np.cumsum(np.random.default_rng(0).exponential(1000 / per_second, count)).tolist()
     waiting, latencies, now, first, passes = deque[float](), list[float](), 0.0, 0, 0
@@ -70,11 +82,39 @@ def simulate_uneven(a: float, b: float, per_second: float, slowness: Callable[[f
                 waiting.append(arrivals[first])
             first += 1
         taken = [waiting.popleft() for _ in range(min(MOST, len(waiting)))]
-        now += (a + b * len(taken)) * slowness(now)
+        now = ends(now, a + b * len(taken))
         latencies += [now - each for each in taken]
         passes += 1
     p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
     return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / count)
+
+
+def even(now: float, work: float) -> float:
+    """A pass takes as long as it computes."""
+    return now + work
+
+
+def paused(changes: Sequence[float], pause: float) -> Ends:
+    """Nothing goes on for some milliseconds at each change.
+
+    Args:
+        changes: their seconds, in order.
+    """
+
+    def ends(now: float, work: float) -> float:
+        for begun in (1000 * each for each in changes):
+            if begun < now + work and now < begun + pause:
+                now, work = (begun + pause, work) if begun <= now else (now, work + pause)
+        return now + work
+
+    return ends
+
+
+def say_paused(changes: Sequence[float], pause: float, a: float, b: float, per_second: float, seconds: float) -> None:
+    """Print a line with pauses, and one without."""
+    for name, rule in ((f"pauses of {pause:g} ms at {len(changes)} changes", paused(changes, pause)), ("even", even)):
+        queue = simulate_uneven(a, b, per_second, rule, seconds)
+        print(f"{name}, {queue.describe(per_second, seconds)}")
 
 
 def say_uneven(speed: Path, a: float, b: float, per_second: float) -> None:
@@ -84,18 +124,12 @@ def say_uneven(speed: Path, a: float, b: float, per_second: float) -> None:
         times = computed / computed.mean()
         low, high = np.quantile(times, (0.1, 0.9))
 
-        def slowness(now: float, begun: np.ndarray = begun, times: np.ndarray = times) -> float:
-            return float(times[max(0, int(np.searchsorted(begun, now / 1000, side="right")) - 1)])
+        def ends(now: float, work: float, begun: np.ndarray = begun, times: np.ndarray = times) -> float:
+            return now + work * float(times[max(0, int(np.searchsorted(begun, now / 1000, side="right")) - 1)])
 
-        for name, rule in (
-            (f"core {core}, {low:.2f} to {high:.2f} of its mean", slowness),
-            ("even", lambda _: 1.0),
-        ):
+        for name, rule in ((f"core {core}, {low:.2f} to {high:.2f} of its mean", ends), ("even", even)):
             queue = simulate_uneven(a, b, per_second, rule, begun[-1])
-            print(
-                f"{name}, {begun[-1]:.0f} s at {per_second:.0f} requests/s: p50 {queue.p50_ms:.1f}, "
-                f"p99 {queue.p99_ms:.1f} ms, {queue.refused:.2%} refused"
-            )
+            print(f"{name}, {queue.describe(per_second, begun[-1])}")
 
 
 def fit(passes: list[dict[str, float]]) -> tuple[float, float]:
@@ -111,15 +145,23 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="of serve_load.py")
     parser.add_argument("--section", default="load")
     parser.add_argument("--speed", type=Path, help="of machine_speed.py")
+    parser.add_argument("--pause", type=float, default=0.0, help="milliseconds at each change of classes")
     given = parser.parse_args()
     found = json.loads(given.file.read_text())["sections"][given.section]
     a, b = fit(found["mean_passes"])
+    rate = found["phases"][-1]["asked_per_second"]  # of the load
     if given.speed is not None:
-        say_uneven(given.speed, a, b, found["share"] * found["capacity_per_second"])
+        say_uneven(given.speed, a, b, rate)
+        return
+    if given.pause:
+        changes, seconds = [change["at"] for change in found["changes"]], found["phases"][-1]["arriving_seconds"]
+        say_paused(changes, given.pause, a, b, rate, seconds)
         return
     alone, most = found["p50_alone_ms"], 1000 * MOST / (a + MOST * b)
     print(f"passes of {a:.2f} + {b:.3f} n ms; a request alone {alone:.2f} ms; at most {most:.1f} requests/s")
-    print(f"measured: {found['capacity_per_second']:.1f} requests/s carried, p99 {found['p99_ms']:.1f} ms at 80 %")
+    capacity = found["capacity_per_second"]  # None of a file whose rate was given
+    carried = "" if capacity is None else f"{capacity:.1f} requests/s carried, "
+    print(f"measured: {carried}p99 {found['p99_ms']:.1f} ms at {rate:.1f}")
     for share in SHARES:
         queue = simulate(a, b, share * most)
         around = alone - a - b  # what a request costs around its pass, that is in no queue here

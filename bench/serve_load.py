@@ -6,10 +6,10 @@
 
 measures, a section each: what a request over HTTP costs beside the session (`http_overhead`), how much more is answered
 when many ask at once (`batching`), latency at a share of the capacity while classes are erased, suspended and restored
-(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), how
-the memory of the server grows (`memory`), and what a worker that is killed takes with it (`kill`). The capacity is the
-highest rate at which requests may arrive at random so that none is refused and no queue grows, found by halving from
-what is answered where many requests always wait.
+(`load`; `load_apart` with the last of the server's CPUs for the client, `load_shared` with all of them for both), what
+is answered when too many ask (`overload`), how the memory of the server grows (`memory`), and what a worker that is
+killed takes with it (`kill`). The capacity is the highest rate at which requests may arrive at random so that none is
+refused and no queue grows, found by halving from what is answered where many requests always wait.
 
 Every answer is compared with `PromptSession` on a copy of the bundle. Client and server share all CPUs, unless
 `--server_cpus` and `--client_cpus` say otherwise; `--rate` compares two states of the server at one rate:
@@ -58,6 +58,7 @@ from pfm_bench.scenarios.load_reference import SessionAnswers
 from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
+from pfm_export.service.engine import LONG_PASS
 from pfm_export.serving.answers import ActiveSet
 from pfm_export.serving.bundle import Bundle
 
@@ -66,12 +67,15 @@ TENANTS, CLASSES = 8, 10
 KEPT = 4  # classes that no tenant's profile leaves out; the first two of them are erased under load
 BLOCKS, BLOCK = 12, 15  # a block of one kind, then of the other
 PAUSE = 0.1  # seconds, in which the session's threads stop spinning, which would take cores from the server
+OVER, FEW = (1.5, 3.0), 8  # times what so many clients get that always wait, few enough to wait within the bound
 ROUNDS = 3  # of one after another, then many at once
 FULL = 32  # rows of the largest pass, `--max_batch`
+REPEATS = 5  # of a pass that is timed
 SUSPENSIONS = 16
 SAMPLE = 5000  # requests between two looks at the memory
 CALMER = (0.5, 0.65, 0.8)  # shares of the capacity that are measured too, for a shorter time and while nothing changes
-TOLERANCES = {"cpu": Tolerance(), "cuda": Tolerance(probability=5e-3, tie=1e-2)}
+COARSE = Tolerance(probability=5e-3, tie=1e-2)
+TOLERANCES = {"cpu": Tolerance(), "openvino": Tolerance(), "openvino-bf16": COARSE, "cuda": COARSE}
 SETTLED = 0.2  # share of the requests after which memory should be flat
 
 
@@ -228,71 +232,131 @@ async def _rounds(load: Load, server: OwnServer, seconds: float, clients: int) -
 
 
 def load(setting: Setting) -> Json:
-    """Arrivals at random at a share of the capacity, classes erased, suspended and restored beside them."""
-    full = one_pass(setting)
+    """Arrivals at random at a share of the capacity, classes erased, suspended and restored beside them.
 
-    async def measure(server: OwnServer) -> tuple[list[Phase], Json, float]:
-        load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
-        await load.prepare()
-        mean_passes: list[dict[str, float]] = []
-
-        async def counted(asking: Awaitable[Phase]) -> Phase:
-            before = await passes(load, setting.tokens[0])
-            phase = await asking
-            mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
-            return phase
-
-        alone = await counted(load.alone(setting.seconds / 12))
-        closed = await counted(load.closed(setting.clients, setting.seconds / 12))
-        unloaded = percentiles(alone.latencies_ms).p50_ms
-        capacity, trials = setting.rate / setting.share, list[Phase]()
-        if not setting.rate:
-            capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
-        calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
-        stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
-        loaded = await counted(load.open(setting.share, capacity, setting.seconds, changes=True))
-        computed = (server.cpu_ms() - computed) / sum(loaded.statuses.values())
-        stolen = stolen_ms(setting.server_cpus) - stolen
-        await load.connections.close()
-        begun = min(each.due for each in load.asked)
-        changed = [
-            {
-                "at": round(change.asked - begun, 3), "name": change.name,
-                "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
-            }
-            for change in load.changes
-        ]  # fmt: skip
-        found = {"capacity_per_second": capacity, "closed_per_second": closed.per_second}
-        tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
-        return (
-            [alone, closed, *calmer, loaded],
-            {
-                **found,
-                "trials": tried,
-                "mean_pass": mean_passes[-1],
-                "mean_passes": mean_passes,
-                "stolen_ms": stolen,
-                "by_second": by_second(load, begun),
-                "changes": changed,
-            },
-            computed,
-        )  # fmt: skip
-
+    Twice at the same rate: with a queue that is bounded by its rows, as a server has it unless told otherwise, and by
+    the time that a request may wait (`--max_wait`), so that p99 can be within the limit; what is refused then is told.
+    """
+    largest = largest_pass(setting)
     with setting.served("load", workers=setting.load_workers) as server:
-        phases, more, computed = run_precisely(measure(server))
-    p50, p99 = percentiles(phases[0].latencies_ms).p50_ms, percentiles(phases[-1].latencies_ms).p99_ms
-    statuses = phases[-1].statuses
-    errors = sum(n for status, n in statuses.items() if status not in (200, 429)) - phases[-1].verdicts.refused
-    limit = 3 * p50 + full
-    print(f"  p99 {p99:.1f} ms; 3 x {p50:.2f} + {full:.1f} = {limit:.1f}; wrong {phases[-1].verdicts.wrong}")
+        phases, found = run_precisely(_calm_and_loaded(setting, server))
+    p50 = percentiles(phases[0].latencies_ms).p50_ms
+    limit = 3 * p50 + largest["ms"]
+    max_wait = (limit - 2 * p50) / 1000
+    bounded = replace(setting, options=(*setting.options, "--max_wait", f"{max_wait:.4f}"))
+    with bounded.served("bounded", workers=setting.load_workers) as server:
+        bound = run_precisely(_bounded(bounded, server, found["capacity_per_second"] or setting.rate / setting.share))
+    for name, section in (("a queue of rows", found), ("a bounded wait", bound)):
+        print(
+            f"  {name}: p99 {section['p99_ms']:.1f} ms; 3 x {p50:.2f} + {largest['ms']:.1f} = {limit:.1f}; refused "
+            f"{section['refused_share']:.2%}; wrong {section['wrong']}"
+        )
     return {
-        "share": setting.share, "workers": setting.load_workers, "full_pass_ms": full, **more,
-        "server_ms_per_request": computed,
-        "p99_ms": p99, "p50_alone_ms": p50, "limit_ms": limit,
-        "limit_with_mean_pass_ms": 3 * p50 + more["mean_pass"]["ms"],
-        "wrong": phases[-1].verdicts.wrong, "errors_not_429": errors,
+        "share": setting.share, "workers": setting.load_workers, "largest_pass": largest, "p50_alone_ms": p50,
+        "limit_ms": limit, "limit_with_mean_pass_ms": 3 * p50 + found["mean_pass"]["ms"], **found,
+        "bounded": {"max_wait_ms": 1000 * max_wait, **bound},
         "phases": [phase.to_dict() for phase in phases],
     }  # fmt: skip
+
+
+async def _calm_and_loaded(setting: Setting, server: OwnServer) -> tuple[list[Phase], Json]:
+    """One after another, many that always wait, the capacity, shares of it while nothing changes, then with changes."""
+    load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
+    await load.prepare()
+    mean_passes: list[dict[str, float]] = []
+
+    async def counted(asking: Awaitable[Phase]) -> Phase:
+        before = await passes(load, setting.tokens[0])
+        phase = await asking
+        mean_passes.append(mean_pass(before, await passes(load, setting.tokens[0])))
+        return phase
+
+    alone = await counted(load.alone(setting.seconds / 12))
+    closed = await counted(load.closed(setting.clients, setting.seconds / 12))
+    unloaded = percentiles(alone.latencies_ms).p50_ms
+    capacity, trials = setting.rate / setting.share, list[Phase]()
+    if not setting.rate:
+        capacity, trials = await load.find_capacity(closed.per_second, setting.seconds / 12, unloaded)
+    calmer = [await counted(load.open(share, capacity, setting.seconds / 4)) for share in CALMER]
+    loaded, found = await _loaded(setting, server, load, capacity)
+    await load.connections.close()
+    tried = [{**short(phase), "is_carried": phase.is_carried(unloaded)} for phase in trials]
+    return [alone, closed, *calmer, loaded], {
+        "capacity_per_second": None if setting.rate else capacity, "closed_per_second": closed.per_second,
+        "trials": tried,
+        "mean_passes": [*mean_passes, found["mean_pass"]], **found,
+    }  # fmt: skip
+
+
+async def _bounded(setting: Setting, server: OwnServer, capacity: float) -> Json:
+    load = setting.load(server, erase="class0,class1", suspensions=SUSPENSIONS)
+    await load.prepare()
+    warm = await load.closed(1, setting.seconds / 12)
+    loaded, found = await _loaded(setting, server, load, capacity)
+    await load.connections.close()
+    return {**found, "p50_one_client_ms": percentiles(warm.latencies_ms).p50_ms, "phase": loaded.to_dict()}
+
+
+async def _loaded(setting: Setting, server: OwnServer, load: Load, capacity: float) -> tuple[Phase, Json]:
+    """The share of the capacity, with changes: what came of it, and around it."""
+    before = await passes(load, setting.tokens[0])
+    stolen, computed = stolen_ms(setting.server_cpus), server.cpu_ms()
+    phase = await load.open(setting.share, capacity, setting.seconds, changes=True)
+    computed = (server.cpu_ms() - computed) / sum(phase.statuses.values())
+    stolen = stolen_ms(setting.server_cpus) - stolen
+    begun = min(each.due for each in load.asked)
+    changed = [
+        {
+            "at": round(change.asked - begun, 3), "name": change.name,
+            "is_there": change.is_there, "ms": round(1000 * (change.answered - change.asked), 1),
+        }
+        for change in load.changes
+    ]  # fmt: skip
+    errors = sum(n for status, n in phase.statuses.items() if status not in (200, 429)) - phase.verdicts.refused
+    return phase, {
+        "mean_pass": mean_pass(before, await passes(load, setting.tokens[0])),
+        "p99_ms": percentiles(phase.latencies_ms).p99_ms,
+        "refused_share": phase.statuses[429] / sum(phase.statuses.values()),
+        "wrong": phase.verdicts.wrong,
+        "errors_not_429": errors,
+        "server_ms_per_request": computed,
+        "stolen_ms": stolen,
+        "by_second": by_second(load, begun),
+        "changes": changed,
+    }
+
+
+def overload(setting: Setting) -> Json:
+    """More arrivals than can be answered, with a bounded wait: what is answered all the same, and how soon."""
+    max_wait = (_pass_ms(setting, 1) + largest_pass(setting)["ms"]) / 1000
+    bounded = replace(setting, options=(*setting.options, "--max_wait", f"{max_wait:.4f}"))
+    with bounded.served("overload", workers=setting.load_workers) as server:
+        rounds = run_precisely(_overloaded(bounded, server))
+    for times in OVER:
+        kept = [entry["answered_to_clients"] for each in rounds for entry in each if entry["times"] == times]
+        print(f"  {times} times as many: {np.median(kept):.2f} of what clients that wait get is answered")
+    return {"max_wait_ms": 1000 * max_wait, "rounds": rounds}
+
+
+async def _overloaded(setting: Setting, server: OwnServer) -> list[list[Json]]:
+    load = setting.load(server)
+    await load.prepare()
+    await load.closed(FEW, setting.seconds / 24)  # warms up
+    rounds: list[list[Json]] = []
+    for _ in range(ROUNDS):
+        per_second, found = 0.0, list[Json]()
+        for times in (0, *OVER):
+            before = server.cpu_ms()
+            seconds = setting.seconds / 12
+            phase = await (load.open(times, per_second, seconds) if times else load.closed(FEW, seconds))
+            per_second = per_second or phase.per_second
+            found.append({
+                "times": times, "answered_to_clients": phase.per_second / per_second,
+                "server_ms_per_request": (server.cpu_ms() - before) / sum(phase.statuses.values()), **short(phase),
+            })  # fmt: skip
+        rounds.append(found)
+    await load.connections.close()
+    return rounds
 
 
 def by_second(load: Load, begun: float) -> list[list[float]]:
@@ -304,14 +368,23 @@ def by_second(load: Load, begun: float) -> list[list[float]]:
     return [np.quantile(found[second], (0.5, 0.99, 1)).round(1).tolist() for second in sorted(found)]
 
 
-def one_pass(setting: Setting) -> float:
-    """Milliseconds of a pass of as many rows as there may be, of different sets; nothing else runs."""
+def largest_pass(setting: Setting) -> Json:
+    """The largest that the server makes of requests of one image, of different sets; nothing else runs.
+
+    That is `--max_batch` rows, and fewer of a model whose rows take long.
+    """
+    row = _pass_ms(setting, 1)
+    rows = min(FULL, max(1, int(1000 * LONG_PASS / row)))
+    return {"rows": rows, "ms": row if rows == 1 else _pass_ms(setting, rows)}
+
+
+def _pass_ms(setting: Setting, rows: int) -> float:
     session = setting.expected.session
-    inputs = session.input.random(FULL, np.random.default_rng(0))
-    sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(FULL)]
-    times = []
+    inputs = session.input.random(rows, np.random.default_rng(0))
+    sets = [ActiveSet(profile=f"tenant-{number % TENANTS}") for number in range(rows)]
+    times: list[float] = []
     with on_cpus(setting.server_cpus):
-        for _ in range(3):
+        for _ in range(REPEATS):
             begun = time.perf_counter()
             session.predict_each(inputs, sets)
             times.append(1000 * (time.perf_counter() - begun))
@@ -343,18 +416,18 @@ async def passes(load: Load, token: str) -> dict[str, float]:
 
 
 def memory(setting: Setting) -> Json:
-    """Resident memory of the server, looked at every so many requests."""
+    """Resident memory of each kind of process of the server, looked at every so many requests."""
 
     async def measure(server: OwnServer) -> tuple[list[Json], int, int]:
         load = setting.load(server, sets=8)
         await load.prepare()
-        samples = [{"requests": 0, "mib": server.resident_mib()}]
+        samples = [{"requests": 0, **_held(server)}]
         wrong = others = done = 0
         while done < setting.requests:
             phase = await load.closed(setting.clients, 0, requests=min(SAMPLE, setting.requests - done))
             done += sum(phase.statuses.values())
             wrong, others = wrong + phase.verdicts.wrong, others + done_otherwise(phase)
-            samples.append({"requests": done, "mib": round(server.resident_mib(), 2)})
+            samples.append({"requests": done, **_held(server)})
         await load.connections.close()
         return samples, wrong, others
 
@@ -363,11 +436,22 @@ def memory(setting: Setting) -> Json:
     settled = [entry for entry in samples if entry["requests"] >= SETTLED * setting.requests]
     slope = np.polyfit([entry["requests"] for entry in settled], [entry["mib"] for entry in settled], 1)[0]
     grown = settled[-1]["mib"] - settled[0]["mib"]
-    print(f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests")
+    print(
+        f"  {grown:+.1f} MiB from request {settled[0]['requests']} on, {1e5 * slope:.2f} MiB in 100,000 requests; then "
+        f"the worker {samples[-1]['mib']} MiB, its clerk {samples[-1]['clerk_mib']}, their parent "
+        f"{samples[-1]['parent_mib']}; all {samples[-1]['all_mib']}, each with its share of what several have"
+    )
     return {
         "requests": samples[-1]["requests"], "wrong": wrong, "errors": others, "grown_mib": grown,
         "grown_from_request": settled[0]["requests"], "mib_per_100000_requests": 1e5 * slope, "samples": samples,
     }  # fmt: skip
+
+
+def _held(server: OwnServer) -> dict[str, float]:
+    """MiB of the worker, of the process beside it that changes bundles, of the one that keeps them, and of all."""
+    found = server.memory_mib()
+    held = {"mib": found.worker, "clerk_mib": found.clerk, "parent_mib": found.parent, "all_mib": found.together}
+    return {name: round(value, 2) for name, value in held.items()}
 
 
 def done_otherwise(phase: Phase) -> int:
@@ -411,18 +495,21 @@ async def _killed(setting: Setting, server: OwnServer) -> Json:
     broken = [each for each in load.asked if each.reply.status == 0]
     strangers = [each for each in broken if each.reply.port not in lost["ports"]]
     await striking
+    # those that are open were nearly all opened before it was there, and stay with the other one
+    await load.connections.close()
     after = await load.closed(setting.clients, setting.seconds / 20)
     ports = client_ports(lost["new"])
     by_new = [each for each in load.asked if each.reply.port in ports and each.reply.status == 200]
     await load.connections.close()
     print(
         f"  {len(broken)} broken, {len(strangers)} of them on connections of the other worker; "
-        f"again after {lost['again']:.2f} s; {len(by_new)} answered by the new one"
+        f"again after {lost['again']:.2f} s; then {len(by_new)} of {len(load.asked)} answered by the new one"
     )
     return {
         "connections_of_the_killed": len(lost["ports"]), "connections_of_the_other": lost["others"],
         "broken": len(broken), "broken_on_the_other_worker": len(strangers),
         "seconds_until_another": lost["again"], "answered_by_the_new_one": len(by_new),
+        "connections_of_the_new_one": len(ports),
         "wrong": phase.verdicts.wrong + after.verdicts.wrong, "phase": phase.to_dict(), "after": short(after),
     }  # fmt: skip
 
@@ -446,7 +533,7 @@ def load_shared(setting: Setting) -> Json:
 
 
 SECTIONS: dict[str, Callable[[Setting], Json]] = {
-    each.__name__: each for each in (http_overhead, batching, load, load_apart, load_shared, memory, kill)
+    each.__name__: each for each in (http_overhead, batching, load, load_apart, load_shared, overload, memory, kill)
 }  # fmt: skip
 
 
@@ -466,12 +553,21 @@ def main() -> None:
     parser.add_argument("--load_workers", type=int, default=1, help="of the section load")
     parser.add_argument("--options", default="", help="more of `pfm serve`, such as '--passes 2'")
     parser.add_argument("--requests", type=int, default=200_000, help="of the section memory")
-    parser.add_argument("--only", default="http_overhead,batching,load,load_apart,memory,kill")
+    parser.add_argument("--only", default="http_overhead,batching,load,load_apart,overload,memory,kill")
     parser.add_argument("--work", type=Path, help="folder where the bundle stays for the next run")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     only = [name for name in given.only.split(",") if name]
     server_cpus = read_cpus(given.server_cpus) or tuple(sorted(os.sched_getaffinity(0)))
+    unknown = [name for name in only if name not in SECTIONS]
+    if unknown:
+        parser.exit(2, f"serve_load.py: --only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}\n")
+    if load_apart.__name__ in only and len(server_cpus) < 2:
+        parser.exit(
+            2,
+            f"serve_load.py: {load_apart.__name__} takes one of the server's CPUs for the client, and there is one; "
+            "name two with --server_cpus, or leave it out of --only\n",
+        )
     client_cpus = read_cpus(given.client_cpus) or server_cpus
     document: Json = json.loads(given.out.read_text()) if given.out.exists() else {"format": FORMAT, "sections": {}}
     with tempfile.TemporaryDirectory() as temporary:

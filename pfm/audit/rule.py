@@ -253,11 +253,6 @@ def power(
     return Shares(counts[PASS] / draws, counts[INCONCLUSIVE] / draws, counts[FAIL] / draws)
 
 
-def power_curve(gaps: Sequence[float], spread: float, oracles: int, **settings: float | int) -> list[Shares]:
-    """`power` at each of several gaps."""
-    return [power(gap, spread, oracles, **settings) for gap in gaps]  # type: ignore[arg-type]  # its keywords
-
-
 def recommended_oracles(
     spread: float, tolerance: float = Tolerance.AREA, most: int = 30, num_measures: int = 1
 ) -> int | None:

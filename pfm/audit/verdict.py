@@ -75,6 +75,16 @@ class Judgement:
     settles: bool = False
 
 
+def by_number(
+    level: str, measure: str, value: float, *, limit: float, verdict: str, reason: str, settles: bool = False
+) -> Judgement:
+    """Of a number that is what it is, without an interval; see `Judgement`."""
+    return Judgement(
+        level=level, measure=measure, value=value, low=value, high=value, limit=limit, verdict=verdict, reason=reason,
+        settles=settles,
+    )  # fmt: skip
+
+
 def by_rule(level: str, measure: str, found: Comparison, what: str, num_measures: int = 1) -> Judgement:
     """What the rule says of a comparison with the retrained models.
 

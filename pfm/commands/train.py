@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from pfm.backbones.config import SCRATCH, BackboneConfig
+from pfm.backbones.config import BackboneConfig
 from pfm.commands.config_file import config_option
 from pfm.commands.options import CONTEXT_SETTINGS, all_but, only, was_given, with_options
 from pfm.commands.recipe import with_recipe
 from pfm.commands.sections import SectionedCommand, SectionedOption
+from pfm.commands.unheeded import refuse_adapters, refuse_unused
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig, launched_precision, resolve_device
 from pfm.errors import ConfigError
@@ -79,33 +80,3 @@ def train(plan: bool, **configs: Any) -> None:
         plan_only(config, device, say=click.echo)
     else:
         run_training(config, device, say=click.echo)
-
-
-def refuse_adapters(config: RunConfig) -> None:
-    """Refuse options of adapters, and of what is frozen below them, where there are none.
-
-    Raises:
-        ConfigError: which.
-    """
-    tune = config.model.resolve_tune(is_pretrained=not config.backbone.model_name.startswith(SCRATCH))
-    given = [f"--{field.name}" for field in dataclasses.fields(LoraSettings) if was_given(field.name)]
-    if given and tune != "lora":
-        why = f"--tune {tune} has no adapters" if was_given("tune") else f"{config.backbone.model_name} trains whole"
-        raise ConfigError(f"{', '.join(given)}: {why}; leave it out, or give --tune lora")
-    if config.device.frozen_dtype == "bf16" and tune != "lora":
-        raise ConfigError(f"--frozen_dtype bf16 is for --tune lora, and here it is {tune}; leave it out")
-
-
-def refuse_unused(readout: str) -> None:
-    """Refuse options of the running command that the readout's way of training does not heed.
-
-    Raises:
-        ConfigError: which.
-    """
-    from pfm.model.readouts import READOUTS
-    from pfm.training.procedures import PROCEDURES
-
-    names = dict.fromkeys(PROCEDURES.get(READOUTS.get(readout).procedure).unused())
-    given = [f"--{name}" for name in names if was_given(name)]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: has no meaning with --readout {readout}; leave it out")

@@ -1,4 +1,7 @@
-"""How much memory and disk there is for data, and sizes as people write them; knows no torch."""
+"""How much memory and disk there is for data, and sizes as people write them; knows no torch.
+
+What a run takes of it is estimated in `pfm.training.room`.
+"""
 
 import os
 import re

@@ -8,7 +8,7 @@ import dataclasses
 import secrets
 from pathlib import Path
 
-from pfm.errors import ConfigError, StorageError, TraceFoundError
+from pfm.errors import StorageError, TraceFoundError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts.checkpoints import exact_facts
 from pfm.forgetting.files import REMAINS_EXACT, finish
@@ -101,13 +101,3 @@ def _search(content: bytes, before: Checkpoint, after: Checkpoint) -> None:
         own = row.tobytes()
         if own not in left and own in content:
             raise TraceFoundError("the integers of a sample that was taken out are in the bytes to be written")
-
-
-def check_readout(checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse a file that keeps no samples.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if checkpoint.exact.get("memory") != "features":
-        raise ConfigError(f"{path} keeps no samples, so that none can be taken out; only --memory features does")

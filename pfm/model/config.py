@@ -110,6 +110,13 @@ class StartConfig:
         expand_paths(self)
         if self.init_key:  # so that whoever erases a class finds it
             object.__setattr__(self, "init_key", str(Path(self.init_key).absolute()))
+
+    def check(self) -> None:
+        """Refuse a file of keys for a start that keeps none; of a run, whose start a recipe may have chosen.
+
+        Raises:
+            ConfigError: so it is.
+        """
         if self.init_key and not STARTS.get(self.prompt_start).keeps_keys:
             raise ConfigError(
                 f"--init_key is for starts from keys that are kept, and --prompt_start {self.prompt_start} takes none; "

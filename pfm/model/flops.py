@@ -46,14 +46,14 @@ class StepWork:
 
     Attributes:
         prompts: how many prompt tokens each branch sees.
-        num_scores: products with rows of the classifier, of width D, in each branch.
+        num_scores: rows of the classifier, of width D, that each token that is read out is multiplied with.
         rank: of the adapters; 0 where there are none.
         prompt_layer: the blocks below it run once for all branches, without adapters.
         is_cached: and not at all.
         is_plain: a whole forward for each branch and all tokens in the last block, which ours cuts.
         has_backward: False counts the forward alone.
         is_frozen: False where the backbone's own weights train too.
-        readout_tokens: tokens that are read out; None where that is the summary of the input: CLS, or a pool's.
+        reads_prompts: the prompts' tokens are read out, and not the summary of the input: CLS, or a pool's.
     """
 
     prompts: tuple[float, ...]
@@ -64,7 +64,7 @@ class StepWork:
     is_plain: bool = False
     has_backward: bool = True
     is_frozen: bool = True
-    readout_tokens: int | None = None
+    reads_prompts: bool = False
 
 
 def step_flops(spec: BackboneSpec, work: StepWork) -> float:
@@ -87,12 +87,12 @@ def _trunk(spec: BackboneSpec, work: StepWork) -> float:
 def _branch(spec: BackboneSpec, work: StepWork, count: float) -> float:
     """The blocks that `count` prompt tokens pass, and the classifier."""
     own, width = spec.num_patches + spec.num_special, spec.hidden_size
-    tokens, pool = own + count, spec.pool_multiply_adds if work.readout_tokens is None else None
-    read = work.readout_tokens or (1 if pool is None else own)
+    tokens, pool = own + count, None if work.reads_prompts else spec.pool_multiply_adds
+    read, scored = (count, count) if work.reads_prompts else (1 if pool is None else own, 1)
     whole = _block(spec, tokens, tokens, work.rank)
     last = whole if work.is_plain else _block(spec, tokens, read, work.rank)
     blocks = [*[whole] * (spec.num_layers - work.prompt_layer - 1), last]
-    classifier = 2 * width * work.num_scores
+    classifier = 2 * width * work.num_scores * scored
     total = sum(block.forward for block in blocks) + classifier + 2 * (pool or 0.0)
     if work.has_backward:
         total += sum(block.backward(is_frozen=work.is_frozen) for block in blocks) + 2 * classifier

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pfm.backbones.config import BackboneConfig
+from pfm.backbones.config import SCRATCH, BackboneConfig
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
 from pfm.device import DeviceConfig
 from pfm.errors import ConfigError
@@ -66,6 +66,18 @@ class ObjectiveConfig:
                 "--target_temperature 0 divides by zero; give a number above 0, 1 for the target as it is"
             )
 
+    def check_share(self, tune: str) -> None:
+        """Refuse a share of the gradient where more than prompts and readout trains.
+
+        Raises:
+            ConfigError: so it does.
+        """
+        if self.others_gradient < 1 and tune != "prompts":
+            raise ConfigError(
+                f"--others_gradient {self.others_gradient:g} keeps examples from prompts and rows of other classes, "
+                "and what all classes share would still learn of them; give --tune prompts, or --others_gradient 1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
@@ -73,6 +85,7 @@ class RecipeConfig:
 
     Attributes:
         chose: what the recipe said and the user did not, as typed; of a command, not an option.
+        left_out: what it said besides, and what the user typed does not go with; as typed, and not an option.
     """
 
     section: ClassVar = Section.OPTIMISATION
@@ -82,10 +95,14 @@ class RecipeConfig:
         "to bring back as one that was never there; or a TOML file of one's own.",
     )
     chose: str = option("", "")
+    left_out: str = option("", "")
 
     def describe(self) -> str:
         """For people."""
-        return f"{self.recipe}: {self.chose or 'chose nothing here'}" if self.recipe != PAPER else PAPER
+        if self.recipe == PAPER:
+            return PAPER
+        left_out = f"; left out beside what was given: {self.left_out}" if self.left_out else ""
+        return f"{self.recipe}: {self.chose or 'chose nothing here'}{left_out}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +208,11 @@ class TrainConfig(OptimConfig, SaveConfig):
             raise ConfigError("--best_metric needs evaluations; give --eval_every 1 or more")
 
 
+def tune_of(model: ModelConfig, backbone: BackboneConfig) -> str:
+    """What trains beside prompts and readout, by the name of the backbone alone."""
+    return model.resolve_tune(is_pretrained=not backbone.model_name.startswith(SCRATCH))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run, whole."""
@@ -221,6 +243,7 @@ class RunConfig:
             )
         if self.objective.decoys and self.objective.label_smoothing:
             raise ConfigError("--label_smoothing would make decoys right in part; leave it or --decoys out")
+        self.start.check()
 
     def to_dict(self) -> dict[str, Any]:
         """By section and option: numbers, strings and bools, for a checkpoint or JSON; paths of data are whole."""

@@ -11,6 +11,7 @@ from pfm.data.feed import Feed
 from pfm.device import Processes
 from pfm.errors import TrainingError
 from pfm.model.classifier import PromptedClassifier
+from pfm.model.decoys import draw_decoys
 from pfm.model.trunk_cache import TrunkCache, cache_trunk
 from pfm.model.views import StoredInputs
 from pfm.training.interrupt import StopRequest
@@ -43,7 +44,9 @@ def prepare_memory(setup: Setup, stop: StopRequest) -> Memory:
     part_size = train.batch_size
     if train.auto_batch_size:
         part_size = largest_micro_batch(
-            train.batch_size, lambda size: try_batch(setup.model, stored, setup.processes, size), stop
+            train.batch_size,
+            lambda size: try_batch(setup.model, stored, setup.processes, setup.config.objective.decoys, size),
+            stop,
         )
         if part_size < train.batch_size:
             setup.tell(f"a batch of {train.batch_size} does not fit into memory: computed {part_size} images at a time")
@@ -64,14 +67,16 @@ def prepare_memory(setup: Setup, stop: StopRequest) -> Memory:
     return Memory(part_size=part_size, train=stored, caches=caches)
 
 
-def try_batch(model: PromptedClassifier, stored: StoredInputs, processes: Processes, size: int) -> None:
-    """Forward and backward of `size` examples with as many prompts as there can be; nothing is updated."""
+def try_batch(model: PromptedClassifier, stored: StoredInputs, processes: Processes, decoys: int, size: int) -> None:
+    """Forward and backward of `size` examples with as many prompts and decoys as there can be; nothing is updated."""
     index = torch.arange(size) % len(stored)
     everyone = torch.arange(model.num_classes, device=processes.device).expand(size, -1)
+    shape = model.decoys(decoys)
+    drawn = None if shape is None else draw_decoys(shape, torch.Generator()).to(processes.device)
     model.train()
     try:
         with processes.autocast():
-            with_own, without_own = model(stored(index), (everyone, everyone))
+            with_own, without_own = model(stored(index), (everyone, everyone), decoys=drawn)
         (with_own.float().logsumexp(dim=1).sum() + without_own.float().logsumexp(dim=1).sum()).backward()
     finally:
         model.zero_grad(set_to_none=True)

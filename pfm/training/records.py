@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from pfm.backbones.backbone import SUMMARY
 from pfm.model.flops import StepWork, step_flops
 from pfm.runlog import RunLog
 from pfm.storage import write_json
@@ -30,7 +31,7 @@ class Records:
         self.learner = learner
         self.log = log
         processes = setup.processes
-        self.meter = Meter(processes.device, processes.world_size, _flops_per_sample(setup))
+        self.meter = Meter(processes.device, processes.world_size, flops_per_sample(setup))
         self._totals: dict[str, torch.Tensor] = {}
         self._pending = 0
         self._epochs: list[dict[str, float | None]] = []
@@ -125,10 +126,12 @@ def _epoch_line(at: Position, epochs: int, samples_per_s: float, modes: dict[str
     return line
 
 
-def _flops_per_sample(setup: Setup) -> float:
+def flops_per_sample(setup: Setup) -> float:
+    """Floating-point operations of a sample in a step with as many prompts as there are on average."""
     model = setup.model
-    tokens, classes = model.config.prompt_tokens, model.num_classes
-    present, absent = tokens * (classes + 1) / 2, tokens * (classes - 1) / 2  # on average
+    tokens, classes, decoys = model.config.prompt_tokens, model.num_classes, setup.config.objective.decoys
+    present = tokens * ((classes + 1) / 2 + decoys)  # on average
+    absent = tokens * ((classes - 1) / 2 + decoys * (classes - 1) / classes)  # none where no prompt is there
     work = StepWork(
         prompts=(present, absent),
         num_scores=len(model.readout.weights(model)[0]),
@@ -136,5 +139,6 @@ def _flops_per_sample(setup: Setup) -> float:
         prompt_layer=model.config.prompt_layer,
         is_cached=setup.config.feed.cache_trunk != "off",
         is_frozen=model.trunk_is_frozen,
+        reads_prompts=model.readout.reads(model.num_tokens) != SUMMARY,
     )
     return step_flops(setup.spec, work)

@@ -1,5 +1,7 @@
 """Whether a run fits into memory, by its options alone: said before a model is built that would take hours to fail.
 
+`pfm.data.room` says how much memory there is; this says how much a run takes, and refuses one that is far too large.
+
 The parts are rough and the limit is wide: what is refused here is several times what there is, mostly a digit too many.
 """
 
@@ -25,10 +27,11 @@ def activation_bytes(config: RunConfig, spec: BackboneSpec, *, num_prompts: int,
     """Of both branches of a batch: every block that passes gradients keeps its intermediate results.
 
     Args:
-        num_prompts: tokens of all prompts of the bank, of which an example sees half.
+        num_prompts: tokens of all prompts of the bank, of which an example sees half; it sees every decoy beside them.
         first: block from which on gradients are passed.
     """
-    tokens, blocks = spec.num_special + spec.num_patches + num_prompts // 2, spec.num_layers - first
+    seen = num_prompts // 2 + config.objective.decoys * config.model.prompt_tokens
+    tokens, blocks = spec.num_special + spec.num_patches + seen, spec.num_layers - first
     kept = KEPT_PER_TOKEN * tokens * spec.hidden_size * (1 if config.train.gradient_checkpointing else blocks)
     if config.train.gradient_checkpointing:
         kept += tokens * spec.hidden_size * blocks  # the input of each block
@@ -52,8 +55,13 @@ def check_steps_fit(
     prompts = num_classes * model.prompt_tokens
     batch = 1 if train.auto_batch_size else min(train.batch_size, num_samples)
     activations = activation_bytes(config, spec, num_prompts=prompts, first=first, batch_size=batch)
-    many = prompts // 2 > spec.num_special + spec.num_patches
-    smaller = f"--prompt_tokens {model.prompt_tokens}" if many else f"--batch_size {train.batch_size}"
+    decoys = config.objective.decoys
+    _, smaller = max(
+        (spec.num_special + spec.num_patches, f"--batch_size {train.batch_size}"),
+        (prompts // 2, f"--prompt_tokens {model.prompt_tokens}"),
+        (decoys * model.prompt_tokens, f"--decoys {decoys}"),
+        key=lambda part: part[0],
+    )
     # two projections of each block, a pair of matrices each
     adapters = 4 * (spec.num_layers - first) * config.lora.lora_r * spec.hidden_size if tune == "lora" else 0
     check_room(

@@ -130,11 +130,7 @@ def set_up(
             f"beside the own one, with a prompt to spare: it takes at least {FEWEST_NESTED} classes, and here are "
             f"{model.num_classes}"
         )
-    if config.objective.others_gradient < 1 and model.config.tune != "prompts":
-        raise ConfigError(
-            f"--others_gradient {config.objective.others_gradient:g} keeps examples from prompts and rows of other "
-            "classes, and what all classes share would still learn of them; give --tune prompts, or --others_gradient 1"
-        )
+    config.objective.check_share(model.config.tune)
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
     check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)

@@ -107,8 +107,8 @@ def test_a_level_of_many_measures_takes_more_oracles_than_one_measure() -> None:
     assert rule.recommended_oracles(0.05, num_measures=16, most=12) is None
 
 
-def test_the_power_curve_falls_from_pass_to_fail() -> None:
-    shares = rule.power_curve([0.0, 0.025, 0.05, 0.10, 0.15], 0.02, 5, tolerance=0.05, draws=1500)
+def test_power_falls_from_pass_to_fail_with_the_gap() -> None:
+    shares = [rule.power(gap, 0.02, 5, tolerance=0.05, draws=1500) for gap in (0.0, 0.025, 0.05, 0.10, 0.15)]
     assert [s.passed for s in shares] == sorted((s.passed for s in shares), reverse=True)
     assert [s.failed for s in shares] == sorted(s.failed for s in shares)
     assert shares[-1].passed == 0

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from making.benches import run_bench, tiny_preset
 from making.models import tiny_backbone, tiny_model, tiny_spec
 from pfm.cli import pfm, run
+from pfm.model.decoys import draw_decoys
 from pfm.model.flops import StepWork, step_flops
 from pfm.training.config import ObjectiveConfig
 from pfm.training.objective import Objective
@@ -187,6 +188,17 @@ def test_operations_of_our_step_are_what_torch_counts(prompts: tuple[int, int], 
     with FlopCounterMode(display=False) as trunk, torch.no_grad():
         model.trunk(inputs)
     assert trunk.get_total_flops() == count() - count(is_cached=True)
+
+
+def test_operations_of_a_step_with_decoys_are_what_torch_counts() -> None:
+    model = tiny_model(lora=LORA, tune="lora", readout="prompt", wrong_target="none")
+    model.backbone.encoder.set_eager(True)
+    presents = [torch.arange(count)[None] for count in (3, 2)]
+    drawn = draw_decoys((2, 1, model.row_size), torch.Generator())
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, 8, 8), presents, decoys=drawn)
+    work = StepWork(prompts=(5, 4), num_scores=1, rank=4, has_backward=False, reads_prompts=True)
+    assert counter.get_total_flops() == step_flops(tiny_spec(), work)
 
 
 @pytest.mark.parametrize("prompts", [(3, 2), (1, 1), (4, 0)])

@@ -18,8 +18,10 @@ class Planned:
         self.seen: list[RunConfig] = []
         patch.setattr("pfm.training.run.plan_only", lambda config, *_, **__: self.seen.append(config))
 
-    def __call__(self, *options: str | Path) -> RunConfig:
-        arguments = train_arguments("colours.npz", Path("run"), "--plan", *map(str, options))
+    def __call__(self, *options: str | Path, of_scratch: bool = True) -> RunConfig:
+        arguments = ["train", "--dataset", "colours.npz", "--plan", *map(str, options)]
+        if of_scratch:
+            arguments = train_arguments("colours.npz", Path("run"), "--plan", *map(str, options))
         assert run(pfm, arguments) == 0
         return self.seen[-1]
 
@@ -59,6 +61,55 @@ def test_a_file_of_ones_own_says_other_things_of_adapters_than_of_whole_backbone
     assert (config.recipe.recipe, config.recipe.chose) == ("mine.toml", "--hflip True")
     assert load_recipe(str(mine)).options("cls", "lora") == {"epochs": 3, "lr": 1e-4}
     assert load_recipe(str(mine)).options("prompt", "lora") == {}
+
+
+LORA = "--prompt_start secret, --tune prompts, --others_gradient 0.3, --lr 0.01"  # recommended for adapters
+
+
+@pytest.mark.parametrize(
+    ("given", "tune", "chose", "left_out"),
+    [
+        ([], "prompts", LORA, ""),
+        (["--tune", "prompts"], "prompts", LORA.replace("--tune prompts, ", ""), ""),
+        (["--tune", "lora"], "lora", "--prompt_start secret", "--others_gradient 0.3, --lr 0.01"),
+        (["--lora_r", "8"], "auto", "--prompt_start secret", LORA.partition(", ")[2]),
+        (["--frozen_dtype", "bf16"], "auto", "--prompt_start secret", LORA.partition(", ")[2]),
+        (["--tune", "full"], "full", "--prompt_start secret, --wrong_target others", ""),
+        (["--readout", "prompt", "--abstain", "0.1"], "auto", "--prompt_start secret, --absent_weight 0.3",
+         "--wrong_target none"),
+        (["--readout", "prompt", "--decoys", "1"], "auto",
+         "--prompt_start secret, --wrong_target none, --absent_weight 0.3", ""),
+        (["--init_key", "keys"], "prompts", LORA, ""),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_says_is_left_out_and_named_where_it_does_not_go_with_what_is_typed(
+    planned: Planned, given: list[str], tune: str, chose: str, left_out: str
+) -> None:
+    config = planned("--recipe", "recommended", *given, of_scratch=False)
+    assert config.model.tune == tune
+    assert (config.recipe.chose, config.recipe.left_out) == (chose, left_out)
+    if left_out:
+        assert config.recipe.describe() == f"recommended: {chose}; left out beside what was given: {left_out}"
+
+
+def test_what_the_user_gave_and_does_not_go_together_is_no_matter_of_the_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = (*train_arguments("colours.npz", tmp_path), "--plan", "--recipe", "recommended", "--readout", "prompt")
+    line = Refuse(capsys)(*start, "--decoys", "1", "--label_smoothing", "0.1")
+    assert "--label_smoothing would make decoys right in part" in line
+
+
+def test_a_file_whose_options_go_with_each_other_in_any_order_only_loses_what_the_user_rules_out(
+    planned: Planned, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[prompt]\ndecoys = 2\nhflip = true\nwrong_target = "none"\n')
+    config = planned("--recipe", mine, "--readout", "prompt")
+    assert (config.objective.decoys, config.recipe.left_out) == (2, "")
+    config = planned("--recipe", mine, "--readout", "prompt", "--label_smoothing", "0.1")
+    assert (config.objective.decoys, config.model.wrong_target, config.augment.hflip) == (0, "none", True)
+    assert config.recipe.left_out == "--decoys 2"
 
 
 def test_a_recipe_in_a_file_of_options_holds_too_and_the_file_wins(planned: Planned, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(
             monkeypatch.setattr("pfm.training.memory.try_batch", failing)
             return tried(*given)  # type: ignore[arg-type]  # handed on
 
-        def failing(model: object, stored: object, processes: object, size: int) -> None:
+        def failing(model: object, stored: object, processes: object, decoys: int, size: int) -> None:
             if size > 8:
                 torch.empty(2**45, dtype=torch.uint8, device=device)  # a real out-of-memory, 32 TiB
 

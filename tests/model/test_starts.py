@@ -249,5 +249,7 @@ def test_fresh_keys_are_of_256_bits_and_never_the_same() -> None:
 def test_a_file_of_keys_goes_with_secret_starts_only() -> None:
     for start in ("common", "data", "seed"):
         with pytest.raises(ConfigError, match=f"--prompt_start {start} takes none"):
-            StartConfig(prompt_start=start, init_key="keys")
-    assert Path(StartConfig(prompt_start="secret", init_key="keys").init_key).is_absolute()
+            StartConfig(prompt_start=start, init_key="keys").check()
+    secret = StartConfig(prompt_start="secret", init_key="keys")
+    secret.check()
+    assert Path(secret.init_key).is_absolute()

@@ -16,6 +16,7 @@ import pytest
 
 from making.served import Local, listening
 from pfm_export.service import outlines, worker
+from pfm_export.service.engine import Engine
 from pfm_export.service.tenants import Right
 from pfm_export.serving.bundle import Bundle
 
@@ -54,7 +55,7 @@ class Served:
 
     @property
     def refused(self) -> int:
-        """Requests that went the short way and were refused for a class."""
+        """Requests that went the short way and were refused."""
         return self.local.app.lane.refused  # type: ignore[attr-defined]
 
 
@@ -169,6 +170,21 @@ def test_what_is_refused_for_another_reason_or_is_odd_goes_the_usual_way(served:
             before = served.taken
             assert served.ask(request) == served.ask_usually(request), name
             assert served.taken == before, name
+
+
+def test_who_would_wait_too_long_is_refused_the_short_way_with_the_bytes_of_the_usual_one(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "_wait", lambda _: 99.0)
+    before = served.refused
+    bad = asking(**BINARY)[: -INPUTS[0].nbytes] + np.full_like(INPUTS[0], np.inf).tobytes()
+    for request in (*SHORT.values(), bad):  # whose numbers are not looked at
+        status, headers, body = served.ask(request)
+        assert status == "HTTP/1.1 429 Too Many Requests"
+        assert any(line.startswith("retry-after: ") for line in headers)
+        assert request is bad or (status, headers, body) == served.ask_usually(request)
+    assert served.refused == before + len(SHORT) + 1
+    assert served.ask(USUAL["a stranger"])[0] == "HTTP/1.1 401 Unauthorized"
 
 
 def test_numbers_that_are_bad_are_seen_where_the_rest_is_known(served: Served) -> None:

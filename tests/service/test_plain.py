@@ -3,18 +3,15 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import h11
 import pytest
-import uvicorn
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.server import ServerState
 
+from making.wires import Wire, talk
 from pfm_export.service.connection import Connection
 from pfm_export.service.packets import Joined
-from pfm_export.service.plain import Headers, read_plain
+from pfm_export.service.plain import MOST_AHEAD, Headers, read_plain
 
 HEAD = b"POST /v2/models/m/infer?a=%20b HTTP/1.1\r\nHost: localhost:8000\r\n"
 GOOD = HEAD + b"Content-Length: 4\r\n\r\nbody"
@@ -69,8 +66,20 @@ def test_whatever_is_taken_is_what_h11_reads_and_what_h11_refuses_is_not_taken()
         plain = read_plain(data)
         if plain is not None:
             taken += 1
-            assert by_h11(data) == (plain.target, plain.headers, plain.body, True), data
+            rest = b"x" * plain.missing
+            assert by_h11(data + rest) == (plain.target, plain.headers, plain.body + rest, True), data
     assert taken > 50
+
+
+def test_what_is_missing_of_a_body_is_counted_and_what_is_behind_it_is_left_to_h11() -> None:
+    whole = read_plain(GOOD)
+    for cut in range(GOOD.index(b"body"), len(GOOD)):
+        plain = read_plain(GOOD[:cut])
+        assert plain is not None
+        assert whole is not None
+        assert (plain.target, plain.headers, plain.missing) == (whole.target, whole.headers, len(GOOD) - cut)
+        assert GOOD[:cut].endswith(plain.body)
+    assert read_plain(GOOD + b"x") is None
 
 
 def test_what_changes_how_a_message_is_read_is_left_to_h11() -> None:
@@ -82,47 +91,6 @@ def test_what_changes_how_a_message_is_read_is_left_to_h11() -> None:
 
 
 # --- on a connection --------------------------------------------------------------------------------
-
-
-class Wire(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.is_closed = False
-
-    def write(self, data: Any) -> None:
-        self.writes.append(bytes(data))
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-Talk = Callable[[Connection, Wire], Awaitable[None]]
-
-
-def talk(app: Callable[[Scope, Receive, Send], Awaitable[None]], what: Talk) -> Wire:
-    """A conversation on one connection of a server with this application."""
-    wire = Wire()
-
-    async def run() -> None:
-        config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None)
-        config.load()
-        connection = Connection(config=config, server_state=ServerState(), app_state={})
-        connection.connection_made(wire)
-        await what(connection, wire)
-        connection.connection_lost(None)
-
-    asyncio.run(run())
-    return wire
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,6 +183,59 @@ def test_an_answer_that_is_not_well_formed_is_a_bug_and_ends_the_connection(head
     assert len(raised) == 1
     assert wire.is_closed
     assert wire.writes == []
+
+
+def test_a_body_is_handed_out_as_it_comes_and_reading_stops_where_nobody_asks_for_it() -> None:
+    seen: list[Message] = []
+    asked = asyncio.Event()
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        await asked.wait()
+        while not seen or seen[-1]["more_body"]:
+            seen.append(await receive())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def what(connection: Connection, wire: Wire) -> None:
+        half = b"a" * (MOST_AHEAD // 2 + 1)
+        request = asking(3 * half)
+        head = len(request) - 3 * len(half)
+        connection.data_received(request[:head])
+        connection.data_received(half)
+        assert not wire.is_reading_paused
+        connection.data_received(half)
+        assert wire.is_reading_paused
+        asked.set()
+        await a_while()
+        assert not wire.is_reading_paused
+        connection.data_received(half + asking(b""))  # the next one waits for the answer
+        assert wire.is_reading_paused
+        asked.clear()
+        await a_while()
+        assert not wire.is_reading_paused
+        assert b"".join(message["body"] for message in seen) == 3 * half
+        assert [message["more_body"] for message in seen] == [True, False]
+        asked.set()
+        await a_while()
+
+    assert len(talk(reads, what).writes) == 2
+
+
+def test_behind_a_body_that_was_not_read_nothing_is_taken_for_a_request() -> None:
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def what(connection: Connection, wire: Wire) -> None:
+        connection.data_received(asking(b"x" * 1000)[:-900])
+        await a_while()
+        assert wire.is_closed
+        connection.data_received(asking(b"hidden"))
+        await a_while()
+
+    wire = talk(refuses, what)
+    assert len(wire.writes) == 1
+    assert b"connection: close" in wire.writes[0]
 
 
 def test_what_is_written_in_one_go_is_sent_at_once_and_before_the_end() -> None:

@@ -1,12 +1,16 @@
 """Serving without torch: any active set, images of any kind, erasing while it runs."""
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession, OrtValue
 from PIL import Image
 
 from making.checkpoints import PREPROCESS, image_checkpoint
@@ -15,6 +19,7 @@ from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.images import ImageSettings, preprocess
 from pfm_export.serving.manifest import write_manifest
+from pfm_export.serving.runtime import Graph, Tensor
 from pfm_export.serving.session import ActiveSet, PromptSession
 from pfm_export.serving.signature import MODEL
 
@@ -266,6 +271,43 @@ def test_the_profile_default_counts_where_none_is_named(folder: Path) -> None:
     assert session.predict(INPUTS).classes == ("grey",)
     session.restore(["red"])
     assert session.predict(INPUTS).classes == ("red", "grey")
+
+
+class Recording(Graph):
+    """As on a GPU with CUDA graphs: one thread makes all passes. They are computed on the CPU."""
+
+    def __init__(self, session: InferenceSession, *, keeps_output: bool, captures: bool) -> None:
+        assert not captures
+        super().__init__(session, keeps_output=keeps_output, captures=True)
+        self.device = "cuda"
+
+    def put(self, array: np.ndarray) -> OrtValue:
+        return OrtValue.ortvalue_from_numpy(array)
+
+    def _replay(self, feed: Mapping[str, Tensor]) -> OrtValue:
+        return self._run(feed)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_session_on_a_gpu_says_in_a_fork_that_it_is_of_another_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = PromptSession(folder, device="cpu").predict(INPUTS).labels
+    monkeypatch.setattr("pfm_export.serving.runner.Graph", Recording)
+    session = PromptSession(folder, device="cpu")
+    assert session.predict(INPUTS).labels == expected
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # what it would wait for for ever
+        try:
+            session.predict(INPUTS)
+        except DeviceError as error:
+            os._exit(0 if "before this process was forked" in str(error) else 3)
+        os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert session.predict(INPUTS).labels == expected  # the other side goes on
+    assert PromptSession(**session.__getstate__()).predict(INPUTS).labels == expected  # type: ignore[arg-type]  # by name
 
 
 def test_cuda_graphs_are_for_cuda(folder: Path) -> None:

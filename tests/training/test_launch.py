@@ -65,8 +65,15 @@ EQUAL = ["--optimizer", "adamw", "--shift", "1", "--hflip", "--balance", "weight
          "--max_grad_norm", "1", "--eval_batch_size", "4"]  # fmt: skip
 
 
+NONE = ["--readout", "prompt", "--wrong_target", "none"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--tune", "lora", "--readout", "prompt", "--wrong_target", "none"]])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--tune", "lora", *NONE], ["--decoys", "2", *NONE], ["--tune", "prompts", "--others_gradient", "0.3"]],
+    ids=["paper", "lora", "decoys", "share"],
+)
 def test_two_processes_of_half_a_batch_are_one_process_of_the_whole(tmp_path: Path, more: list[str]) -> None:
     data = write_npz(tmp_path / "colours.npz", train=90, test=23)
     alone(data, tmp_path / "one", *EQUAL, *more)

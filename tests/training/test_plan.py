@@ -65,8 +65,10 @@ def test_the_plan_of_a_fit_says_its_recipe_too(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.usefixtures("preset")
 @pytest.mark.parametrize(
-    "option", [("prompt_tokens", 30_000_000), ("batch_size", 40_000_000), ("lora_r", 50_000_000), ("width", 16_384)]
-)
+    "option",
+    [("prompt_tokens", 30_000_000), ("batch_size", 40_000_000), ("lora_r", 50_000_000), ("decoys", 30_000_000),
+     ("width", 16_384)],
+)  # fmt: skip
 def test_a_run_that_is_far_too_large_for_memory_is_refused_before_its_model_is_built(
     option: tuple[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_run_that_is_far_too_large_for_memory_is_refused_before_its_model_is_b
     name, value = option
     data = write_npz(tmp_path / "colours.npz", train=3000 if name == "batch_size" else 70, test=22)
     exact = ["--readout", "ridge", "--features", "raw"] if name == "width" else ["--tune", "lora"]
+    exact += ["--readout", "prompt", "--wrong_target", "none"] if name == "decoys" else []
     own = ["train", "--dataset", str(data), *exact] if name == "width" else [*train_arguments(data, tmp_path), *exact]
     for more in ([], ["--plan"]):
         assert run(pfm, [*own, f"--{name}", str(value), *more]) == 2

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from pfm.evaluation.evaluator import make_evaluator
 from pfm.evaluation.samples import label_positions
 from pfm.model.checkpoint import load_checkpoint
 from pfm.model.config import LoraSettings, ModelConfig
+from pfm.model.flops import StepWork, step_flops
 from pfm.training import memory
 from pfm.training.config import ObjectiveConfig, RunConfig, TrainConfig
 from pfm.training.interrupt import StopRequest
@@ -30,8 +31,9 @@ from pfm.training.launch import TRACKERS, split_trackers, start_accelerator
 from pfm.training.memory import largest_micro_batch
 from pfm.training.objective import class_weights
 from pfm.training.optim import Average
+from pfm.training.records import flops_per_sample
 from pfm.training.run import train
-from pfm.training.setup import check_sharded
+from pfm.training.setup import Setup, check_sharded
 from pfm.training.shares import balanced_order
 from pfm.training.throughput import peak_of
 
@@ -85,7 +87,8 @@ def test_accumulation_over_four_batches_is_one_batch_as_large(npz: Path, tmp_pat
 def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = run(npz, tmp_path / "a")
+    more = {"readout": "prompt", "wrong_target": "none", "decoys": 2}  # which the trials show too
+    plain = run(npz, tmp_path / "a", **more)
     tried: list[int] = []
 
     def attempt(*arguments: Any) -> None:
@@ -97,7 +100,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_with_the_same_numbers(
 
     original = memory.try_batch
     monkeypatch.setattr(memory, "try_batch", attempt)
-    parts = run(npz, tmp_path / "b", auto_batch_size=True)
+    parts = run(npz, tmp_path / "b", auto_batch_size=True, **more)
     assert tried == [16, 8, 4]
     assert_same(plain, parts, 2e-4)
 
@@ -197,10 +200,16 @@ def test_bf16_stores_frozen_weights_in_bf16_unless_told_otherwise() -> None:
         assert tensor.dtype == (torch.float32 if name in trained else torch.bfloat16), name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
-def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"tune": "lora", "epochs": 1}
+@pytest.mark.parametrize(
+    "options",
+    [{"tune": "lora"}, {"readout": "prompt", "wrong_target": "none", "decoys": 2},
+     {"tune": "prompts", "others_gradient": 0.3}],
+    ids=["lora", "decoys", "share"],
+)  # fmt: skip
+def test_a_compiled_step_gives_the_numbers_of_the_eager_one(npz: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    options = {**options, "epochs": 1}
     eager, compiled = run(npz, tmp_path / "a", **options), run(npz, tmp_path / "b", compile=True, **options)
     assert_same(eager, compiled, 2e-4)
 
@@ -348,6 +357,26 @@ def test_rates_land_in_the_log_and_in_the_runs_json(npz: Path, tmp_path: Path) -
         assert 0 <= entry["data_wait"] < 1
         assert entry["peak_memory_mib"] > 10
     assert records(tmp_path / "out", "step")[0]["samples_per_s"] > 0
+
+
+def test_the_operations_of_a_sample_count_the_decoys_that_it_sees() -> None:
+    model = tiny_model(readout="prompt", wrong_target="none")
+    feed, none, two = FeedConfig(), ObjectiveConfig(), ObjectiveConfig(decoys=2)
+    found = [
+        flops_per_sample(
+            cast(
+                Setup,
+                SimpleNamespace(
+                    model=model, lora=None, spec=model.backbone.spec, config=SimpleNamespace(feed=feed, objective=each)
+                ),
+            )
+        )
+        for each in (none, two)
+    ]
+    work = StepWork(prompts=(2.5, 1.5), num_scores=1, rank=0, is_frozen=False, reads_prompts=True)
+    # the other branch has no prompt in one step of four, and then no decoy
+    shown = dataclasses.replace(work, prompts=(2.5 + 2, 1.5 + 2 * 3 / 4))
+    assert found == [step_flops(model.backbone.spec, each) for each in (work, shown)]
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,13 @@ def forward_gflop(manifest: Mapping[str, Any], num_prompts: int) -> float:
     tokens = num_prompts * manifest["prompt_tokens"]
     readout = READOUTS.get(manifest["readout"])
     own = spec.num_special + spec.num_patches
-    read = len(range(own + tokens)[readout.reads(own)])
     work = StepWork(
         prompts=(tokens,),
-        num_scores=read * (num_prompts if readout.class_rows else 1),  # rows of the classes, or one that all share
+        num_scores=num_prompts if readout.class_rows else 1,  # rows of the classes, or one that all share
         rank=0,
         prompt_layer=manifest.get("prompt_layer", 0),
         has_backward=False,
-        readout_tokens=None if readout.reads(own) == SUMMARY else read,
+        reads_prompts=readout.reads(own) != SUMMARY,
     )
     return step_flops(spec, work) / 1e9
 

@@ -13,8 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pfm.errors import ConfigError
+from pfm_bench.measuring.worker_ports import children
 
 SERVE = "from pfm.cli import main; main()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldMemory:
+    """Resident megabytes (MiB) of a server's processes.
+
+    Attributes:
+        worker: of those that answer.
+        clerk: of those beside them that change bundles.
+        parent: of the one that keeps the workers.
+        together: of all, where each counts its share of what several processes have, such as the code of libraries; the
+            client may be one of them.
+    """
+
+    worker: float
+    clerk: float
+    parent: float
+    together: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +60,27 @@ class OwnServer:
         return sum(_nanoseconds(path) for pid in self.workers for path in _threads(pid)) / 1e6
 
     def resident_mib(self) -> float:
-        """What it holds."""
-        return self._memory_mib("VmRSS")
+        """What its workers hold."""
+        return _memory_mib(self.workers, "status", "VmRSS")
+
+    def memory_mib(self) -> HeldMemory:
+        """What all of its processes hold."""
+        clerks = [clerk for worker in self.workers for clerk in children(worker)]
+        return HeldMemory(
+            worker=self.resident_mib(),
+            clerk=_memory_mib(clerks, "status", "VmRSS"),
+            parent=_memory_mib([self.pid], "status", "VmRSS"),
+            together=_memory_mib([*self.workers, *clerks, self.pid], "smaps_rollup", "Pss"),
+        )
 
     def peak_mib(self) -> float:
-        """The most that it held since `forget_peak`."""
-        return self._memory_mib("VmHWM")
+        """The most that its workers held since `forget_peak`."""
+        return _memory_mib(self.workers, "status", "VmHWM")
 
     def forget_peak(self) -> None:
         """Let the peak count from here."""
         for pid in self.workers:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-    def _memory_mib(self, name: str) -> float:
-        lines = [line for pid in self.workers for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-        return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 @contextlib.contextmanager
@@ -80,12 +105,17 @@ def own_server(bundles: Sequence[str | Path], *options: str, log: Path) -> Itera
             line = process.stdout.readline().strip()
             if not line:
                 raise ConfigError(f"pfm serve did not start: {(log.read_text().splitlines() or [''])[-1]}")
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             yield OwnServer(
-                address=line.removeprefix("serving on "), pid=process.pid, workers=tuple(map(int, children))
+                address=line.removeprefix("serving on "), pid=process.pid, workers=tuple(children(process.pid))
             )
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+def _memory_mib(processes: Sequence[int], file: str, name: str) -> float:
+    """The sum over processes of what a file of `/proc` states in kilobytes."""
+    lines = [line for pid in processes for line in Path(f"/proc/{pid}/{file}").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def _threads(pid: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Which worker of a server on this machine has which connection; Linux only."""
+"""The processes of a server on this machine, and which of them has which connection; Linux only."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,9 @@ ESTABLISHED = "01"
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Processes that a process has started, in any of its threads, and that have not ended."""
+    started = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return [int(child) for child in started]
 
 
 def client_ports(pid: int) -> set[int]:

@@ -15,7 +15,8 @@ import h11
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pfm_export.service.lane import Asking, Lane
+from pfm_export.service.asking import Asking
+from pfm_export.service.lane import Lane
 from pfm_export.service.packets import Joined
 from pfm_export.service.plain import Exchange, Headers, Plain, read_plain, scope_of
 from pfm_export.service.tensors import as_json
@@ -50,12 +51,17 @@ class Connection(H11Protocol):
         self._head_timer = _cancelled(self._head_timer)
         self._write_timer = _cancelled(self._write_timer)
         self._idle_timer = _cancelled(self._idle_timer)
+        if isinstance(self._exchange, Asking):
+            self._exchange.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
-            self._held += data
-            self.flow.pause_reading()
+            if rest := self._exchange.add(data):
+                self._held += rest
+                self.flow.pause_reading()
+            return
+        if self.transport.is_closing():  # what follows the last answer, such as the rest of a body that was refused
             return
         if self._is_between_requests:
             if self._lane is not None and (asking := self._lane.take(data, self)) is not None:
@@ -82,7 +88,7 @@ class Connection(H11Protocol):
         """Past h11, whose state stays as it is between two requests."""
         self._unset_keepalive_if_required()
         exchange = Exchange(
-            request, self.transport, answers_with=self.server_state.default_headers, ended=self._on_answered
+            request, self.transport, self.flow, answers_with=self.server_state.default_headers, ended=self._on_answered
         )
         self._exchange = exchange
         self.cycle = cast("Any", exchange)

@@ -12,19 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from pfm_export.service.logs import log_error
+from pfm_export.service.pass_times import PassTimes
 from pfm_export.service.queueing import Answer, Job, Post, Queue
 from pfm_export.service.refusals import RefusedError, closing, too_busy
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.kinds import Batch
 
-FIRST_GUESS = 0.02  # seconds a row, before one was measured
-MEMORY = 0.9  # share of what was measured before in the time of a row
-LONG_PASS = 0.25  # seconds of a pass to which no company is added: rows that take so long gain nothing by it
+LONG_PASS = 0.25  # seconds that the rows of several requests may add to a pass: slower ones gain nothing by company
 
 
 class Answerer(Protocol):
@@ -59,6 +59,7 @@ class Engine:
         mixes_sets, shares_passes: what may share a pass, see `Queue`.
         max_batch: rows of one pass; fewer where a row takes long, see `LONG_PASS`.
         max_queue: rows that may wait.
+        max_wait: seconds that a request may wait for its pass; None leaves it to the request's own time.
         watcher: is told of queue and passes.
         clock: seconds that only grow.
     """
@@ -71,15 +72,20 @@ class Engine:
         shares_passes: bool = True,
         max_batch: int,
         max_queue: int,
+        max_wait: float | None = None,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
-        self._queue = Queue(most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes)
+        self._max_wait = max_wait
+        self._queue = Queue(
+            most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, longest_wait=max_wait
+        )
         self._watcher = watcher
         self._clock = clock
-        self._seconds_a_row = FIRST_GUESS
+        self._times = PassTimes()
+        self._ends: dict[int, float] = {}  # when a pass that runs should be over, by its thread
         self._changed = threading.Condition()
         self._is_closing = False
         self._threads: list[threading.Thread] = []
@@ -122,26 +128,45 @@ class Engine:
         """Let requests wait for their pass, which takes them together; those that are refused, and why."""
         left: list[tuple[Job, RefusedError]] = []
         with self._changed:
+            is_free = self._is_idle
             for job in jobs:
-                if self._is_closing:
-                    left.append((job, closing()))
-                elif not self._queue.put(job):
-                    left.append((job, too_busy(self._queue.rows * self._seconds_a_row)))
+                refusal = self._refusal(job.rows, job.deadline - job.arrived)
+                if refusal is None:
+                    self._queue.put(job, is_free=is_free)
+                else:
+                    left.append((job, refusal))
             self._tell_queue()
             self._changed.notify()
         return left
 
+    def refusal(self, timeout: float) -> RefusedError | None:
+        """What a small request would be refused with that came now, whatever is in it; None where it would not be.
+
+        Args:
+            timeout: seconds that it has.
+        """
+        with self._changed:
+            return self._refusal(1, timeout)
+
     def step(self) -> bool:
         """One pass; False where nothing waited."""
         with self._changed:
-            jobs = self._queue.take(self._most_rows, self._clock())
+            begun = self._clock()
+            jobs, tired = self._queue.take(self._most_rows, begun)
             self._tell_queue()
+            busy = self._busy()
+            if jobs:
+                self._ends[threading.get_ident()] = begun + self._times.expected(sum(job.rows for job in jobs))
+        _hand_over([(job, partial(job.answer.set_exception, busy)) for job in tired])
         if not jobs:
-            return False
-        begun = self._clock()
-        _answer(self._answerer, jobs)
-        seconds, rows = self._clock() - begun, sum(job.rows for job in jobs)
-        self._seconds_a_row = MEMORY * self._seconds_a_row + (1 - MEMORY) * seconds / rows
+            return bool(tired)
+        ended = _answered(self._answerer, jobs)
+        seconds = self._clock() - begun
+        rows = sum(job.rows for job in jobs)
+        with self._changed:  # before the answers, to which the next requests may be
+            del self._ends[threading.get_ident()]
+            self._times.add(rows, seconds)
+        _hand_over(ended)
         if self._watcher is not None:
             self._watcher.passed(rows, seconds, [begun - job.arrived for job in jobs])
         return True
@@ -149,7 +174,34 @@ class Engine:
     @property
     def _most_rows(self) -> int:
         """Of the next pass, where it is of several requests."""
-        return min(self._max_batch, max(1, int(LONG_PASS / self._seconds_a_row)))
+        return self._times.most_rows(LONG_PASS, self._max_batch)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether a thread waits for the next request."""
+        return not self._queue and len(self._ends) < max(1, len(self._threads))
+
+    def _refusal(self, rows: int, left: float) -> RefusedError | None:
+        """Of a request that comes now.
+
+        Args:
+            left: seconds that it has.
+        """
+        if self._is_closing:
+            return closing()
+        longest = left if self._max_wait is None else min(left, self._max_wait)
+        return None if self._wait() <= longest and self._queue.has_room(rows) else self._busy()
+
+    def _wait(self) -> float:
+        """Seconds until the pass of a request that comes now should begin; 0 before a pass was measured."""
+        if self._is_idle or not self._times.is_known:
+            return 0.0
+        threads, most = max(1, len(self._threads)), self._most_rows
+        rest = min(self._ends.values()) - self._clock() if len(self._ends) >= threads else 0.0
+        return max(0.0, rest) + self._queue.passes_ahead(most) * self._times.expected(most) / threads
+
+    def _busy(self) -> RefusedError:
+        return too_busy(self._times.expected(self._queue.rows))
 
     def start(self, passes: int = 1, first: Callable[[], None] | None = None) -> None:
         """Answer from now on, in a thread for each of the passes that may run at a time.
@@ -199,30 +251,30 @@ class Engine:
             self._watcher.queue(self._queue.rows)
 
 
-def _answer(answerer: Answerer, jobs: Sequence[Job]) -> None:
-    """Answer jobs that were taken; where that fails for several, each alone, so that none harms the others."""
+def _answered(answerer: Answerer, jobs: Sequence[Job]) -> list[tuple[Job, Callable[[], None]]]:
+    """What becomes of jobs that were taken; where that fails for several, each is tried alone: none harms another."""
     try:
         found = _together(answerer, jobs)
     except Exception as error:  # it is raised where the request's answer is waited for
         if len(jobs) == 1:
-            jobs[0].answer.set_exception(error)
-            return
-        for job in jobs:
-            _answer(answerer, [job])
-        return
-    for post in dict.fromkeys(job.post for job in jobs):
-        _hand_over(post, [(job, prediction) for job, prediction in zip(jobs, found, strict=True) if job.post == post])
+            return [(jobs[0], partial(jobs[0].answer.set_exception, error))]
+        return [ended for job in jobs for ended in _answered(answerer, [job])]
+    return [(job, partial(job.answer.set_result, prediction)) for job, prediction in zip(jobs, found, strict=True)]
 
 
-def _hand_over(post: Post, answered: Sequence[tuple[Job, Prediction]]) -> None:
-    def give() -> None:
-        for job, prediction in answered:
-            job.answer.set_result(prediction)
+def _hand_over(ended: Sequence[tuple[Job, Callable[[], None]]]) -> None:
+    """Say what became of jobs, by one call for each place where they are waited for."""
+    for post in dict.fromkeys(job.post for job, _ in ended):
+        says = [say for job, say in ended if job.post == post]
 
-    try:
-        post(give)
-    except RuntimeError:  # the loop is closed: nobody waits there any more
-        give()
+        def give(says: Sequence[Callable[[], None]] = says) -> None:
+            for say in says:
+                say()
+
+        try:
+            post(give)
+        except RuntimeError:  # the loop is closed: nobody waits there any more
+            give()
 
 
 def _call(give: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ from pfm_export.service.config import LOCALHOST, ServeConfig
 from pfm_export.service.logs import log_all, log_error
 from pfm_export.service.metrics import Metrics
 from pfm_export.service.plain import Headers
-from pfm_export.service.refusals import RefusedError, bad_request, too_busy, too_large
+from pfm_export.service.refusals import RefusedError, bad_request, too_busy, too_large, too_slow
 from pfm_export.service.tensors import as_json
 
 NOTE = "pfm.note"  # in the scope of a request
@@ -190,7 +190,7 @@ class Guard:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError as error:
-                raise RefusedError(408, "slow", "the body did not come in time") from error
+                raise too_slow() from error
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 note.held += size

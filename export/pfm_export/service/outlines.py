@@ -22,7 +22,7 @@ from pfm_export.service.models import Model
 from pfm_export.service.plain import Plain
 from pfm_export.service.refusals import UNKNOWN_CLASS, RefusedError
 from pfm_export.service.tenants import Door, Right, Tenant
-from pfm_export.service.tensors import PROBABILITIES, InferRequest, read_infer, write_infer
+from pfm_export.service.tensors import PROBABILITIES, InferRequest, as_numbers, read_infer, write_infer
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.kinds import Batch
@@ -61,7 +61,7 @@ def read_head(request: Plain, door: Door) -> Head | None:
     if asked is None or not (json_length.isdigit() and len(json_length) < 18):
         return None
     return Head(
-        model=asked[1].decode("ascii"), length=len(request.body), json_length=int(json_length),
+        model=asked[1].decode("ascii"), length=len(request.body) + request.missing, json_length=int(json_length),
         token=door.key(headers.get(b"authorization", "")),
     )  # fmt: skip
 
@@ -146,12 +146,12 @@ class Outlines:
         key = (bytes(body[:json_length]), tenant)
         outline = self._kept.get(key)
         if outline is None:
-            return self._read_anew(bytes(body), key, tenant)
+            return self._read_anew(body, key, tenant)
         kind = self.model.input
         dtype, numbers = np.dtype(kind.dtype).newbyteorder("<"), body[json_length:]
         if len(numbers) != math.prod(outline.shape) * dtype.itemsize:
             return None
-        inputs = kind.checked(np.frombuffer(numbers, dtype).reshape(outline.shape))
+        inputs = kind.checked(as_numbers(numbers, dtype).reshape(outline.shape))
         if key not in self._checked:
             selection = outline.asked.selection
             try:
@@ -181,17 +181,17 @@ class Outlines:
             outline.forget_but(there)
 
     def _read_anew(
-        self, body: bytes, key: tuple[bytes, Tenant], tenant: Tenant
+        self, body: memoryview, key: tuple[bytes, Tenant], tenant: Tenant
     ) -> tuple[Outline, npt.NDArray[Any]] | None:
         tenant.require(Right.PREDICT)
         asked = read_infer(body, len(key[0]), self.model.input, max_rows=self._max_rows)
         if len(key[0]) == len(body) or asked.timeout is not None:  # the numbers are in the JSON; or it has its own time
             return None
         view = self.model.view(tenant, asked.selection.profile, is_fresh=False)
-        rows = len(asked.inputs)
+        kept = _without_numbers(asked)
         outline = Outline(
-            asked=_without_numbers(asked), shape=asked.inputs.shape, chosen=view.choose(asked.selection),
-            rows=Batch.of_items(range(rows), asked.inputs[:0]),
+            asked=kept, shape=asked.inputs.shape, chosen=view.choose(asked.selection),
+            rows=Batch.of_items(range(len(asked.inputs)), kept.inputs),
         )  # fmt: skip
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()

@@ -70,29 +70,49 @@ class Queue:
         most_rows: that may wait.
         mixes_sets: whether one pass serves several active sets at less than the cost of several passes.
         shares_passes: whether requests may share a pass at all.
+        longest_wait: seconds until a job's pass has to begin; None where only its deadline counts.
     """
 
-    def __init__(self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True) -> None:
+    def __init__(
+        self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True, longest_wait: float | None = None
+    ) -> None:
         self._most_rows = most_rows
+        self._longest_wait = longest_wait
         self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
+        self._found_free: set[Job] = set()
         self.rows = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, job: Job) -> bool:
-        """Let a job wait; False where there is no room. One alone always has room."""
-        if self._jobs and self.rows + job.rows > self._most_rows:
-            return False
+    def has_room(self, rows: int) -> bool:
+        """Whether a job of so many rows may wait; one alone always may."""
+        return not self._jobs or self.rows + rows <= self._most_rows
+
+    def put(self, job: Job, *, is_free: bool = False) -> None:
+        """Let a job wait.
+
+        Args:
+            is_free: a thread has nothing else to do, so that the job is answered however long it takes to wake.
+        """
+        if is_free:
+            self._found_free.add(job)
         self._jobs.append(job)
         self.rows += job.rows
-        return True
 
-    def take(self, most_rows: int, now: float) -> list[Job]:
-        """The oldest job and those that fit into one pass with it; what is late or was given up is taken out."""
+    def passes_ahead(self, most_rows: int) -> int:
+        """Whole passes of so many rows that a job which is put now waits for, at least."""
+        return self.rows // most_rows if self._shares_passes else len(self._jobs)
+
+    def take(self, most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
+        """The oldest job and those that fit into one pass with it, and those that have waited too long for theirs.
+
+        What is late or was given up is taken out.
+        """
         taken: list[Job] = []
+        tired: list[Job] = []
         left: deque[Job] = deque()
         rows = 0
         for job in self._jobs:
@@ -101,13 +121,21 @@ class Queue:
             if job.deadline <= now:
                 if job.answer.set_running_or_notify_cancel():
                     job.answer.set_exception(too_late())
+            elif self._is_tired(job, now):
+                if job.answer.set_running_or_notify_cancel():
+                    tired.append(job)
             elif taken and (rows + job.rows > most_rows or not self._share(taken[0], job)):
                 left.append(job)
             elif job.answer.set_running_or_notify_cancel():
                 taken.append(job)
                 rows += job.rows
         self._jobs, self.rows = left, sum(job.rows for job in left)
-        return taken
+        self._found_free.clear()
+        return taken, tired
+
+    def _is_tired(self, job: Job, now: float) -> bool:
+        is_long = self._longest_wait is not None and now - job.arrived > self._longest_wait
+        return is_long and job not in self._found_free
 
     def take_all(self) -> list[Job]:
         """Everything that waits and was not given up."""

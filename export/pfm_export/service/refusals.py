@@ -46,6 +46,11 @@ def too_busy(seconds: float) -> RefusedError:
     return RefusedError(429, "busy", f"too many requests wait; try again in {after} s", retry_after=after)
 
 
+def too_slow() -> RefusedError:
+    """A body was not there when it had to be."""
+    return RefusedError(408, "slow", "the body did not come in time")
+
+
 def too_late() -> RefusedError:
     """The deadline went by."""
     return RefusedError(504, "deadline", "the request was not answered in time")

@@ -84,7 +84,7 @@ def parse_document(content: bytes | memoryview) -> dict[str, Any]:
         raise bad_request(f"the body is not a JSON object: {_short(error)}") from error
 
 
-def read_infer(body: bytes, json_length: int | None, kind: InputKind, *, max_rows: int) -> InferRequest:
+def read_infer(body: bytes | memoryview, json_length: int | None, kind: InputKind, *, max_rows: int) -> InferRequest:
     """A request for one model.
 
     Args:
@@ -153,7 +153,15 @@ def _inputs(document: Mapping[str, Any], behind: memoryview, kind: InputKind, ma
     expected = math.prod(shape) * np.dtype(kind.dtype).itemsize
     if fields.number(size) != expected or len(behind) != expected:
         raise ValueError(f"{name} of shape {list(shape)} has {expected} bytes; {size} announced, {len(behind)} sent")
-    return np.frombuffer(behind, np.dtype(kind.dtype).newbyteorder("<")).reshape(shape)
+    return as_numbers(behind, np.dtype(kind.dtype).newbyteorder("<")).reshape(shape)
+
+
+def as_numbers(content: memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The numbers of a tensor (n,), where they are; copied where they begin at an address that is not a multiple of
+    their size, since numpy takes up to thirty times as long for such ones.
+    """
+    found = np.frombuffer(content, dtype)
+    return found if found.flags.aligned else np.frombuffer(bytes(content), dtype)
 
 
 def _check_shape(shape: Sequence[int], kind: InputKind, max_rows: int) -> None:

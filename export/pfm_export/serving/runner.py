@@ -3,6 +3,7 @@
 Letters: B batch, T tokens, D hidden size, K active prompts, C classifier rows that are given.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,8 @@ class GraphRunner:
             for name in self._ends.files
         }
         self._last = list(self.graphs.values())[-1]
+        self._process = os.getpid()
+        self._is_on_gpu = isinstance(self._last, Graph) and self._last.device != "cpu"
         self._kept: tuple[Bundle, dict[tuple[object, ...], dict[str, Tensor]]] | None = None
         self._gathered: tuple[Bundle, dict[tuple[int, ...], Rows]] | None = None
 
@@ -73,7 +76,17 @@ class GraphRunner:
         return Signatures({name: graph.signature for name, graph in self.graphs.items()})
 
     def trunk(self, inputs: npt.NDArray[Any]) -> Tensor:
-        """What any number of active sets can be asked of: tokens (B, T, D), or the inputs where there is no trunk."""
+        """What any number of active sets can be asked of: tokens (B, T, D), or the inputs where there is no trunk.
+
+        Raises:
+            DeviceError: it is on a GPU, and this is a fork of the process that loaded it: there CUDA cannot be used,
+                and the thread of the recordings is not there, so that it would be waited for for ever.
+        """
+        if self._is_on_gpu and os.getpid() != self._process:
+            raise DeviceError(
+                "the bundle was loaded onto the GPU before this process was forked, and cannot be used here; open it "
+                "here anew, or start processes with multiprocessing's spawn"
+            )
         return self.graphs[TRUNK].run(self.input.feed(inputs)) if self._ends.is_split else inputs
 
     def scores(self, bundle: Bundle, inputs: npt.NDArray[Any], actives: Sequence[tuple[int, ...]]) -> list[Floats]:

@@ -29,7 +29,7 @@ from pfm.audit.markup import table
 from pfm.audit.models import Models
 from pfm.audit.resurrection import Recovery, Tested, recover
 from pfm.audit.subject import Loaded
-from pfm.audit.verdict import FAIL, PASS, Judgement, at_most
+from pfm.audit.verdict import FAIL, PASS, Judgement, at_most, by_number
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import BANK, PromptedClassifier
 from pfm.model.draws import shared_set
@@ -290,12 +290,10 @@ def _mean(hits: torch.Tensor) -> float:
 def judge(entry: Derived) -> Iterator[Judgement]:
     """Whether a formula gives the key, and whether one brings back more than random prompts."""
     key = entry["key"]["cosine"]
-    yield Judgement(
-        level="erase",
-        measure=f"the key is derivable: {entry['name']}",
-        value=key,
-        low=key,
-        high=key,
+    yield by_number(
+        "erase",
+        f"the key is derivable: {entry['name']}",
+        key,
         limit=KEY,
         verdict=at_most(key, key, KEY),
         reason=f"{_said_of_key(entry['key'])}, at most {KEY}",
@@ -307,12 +305,10 @@ def judge(entry: Derived) -> Iterator[Judgement]:
         if not best["as_good"]
         else f"of {best['rounds']} rounds of random prompts in its place {best['as_good']} as much or more"
     )
-    yield Judgement(
-        level="erase",
-        measure=f"derivable: {entry['name']}",
-        value=excess,
-        low=excess,
-        high=excess,
+    yield by_number(
+        "erase",
+        f"derivable: {entry['name']}",
+        excess,
         limit=0.0,
         verdict=PASS if best["as_good"] else FAIL,
         reason=f"a formula ({best['way']}) brings back {best['selective']:.3f}, {against}; the best of "

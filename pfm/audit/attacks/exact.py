@@ -6,7 +6,7 @@ from typing import TypedDict
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.comparisons.fresh import fit_afresh, hash_of_rows
 from pfm.audit.models import Models
-from pfm.audit.verdict import FAIL, PASS, Judgement
+from pfm.audit.verdict import FAIL, PASS, by_number
 
 
 class ExactFigures(TypedDict):
@@ -40,12 +40,10 @@ class Exact:
         said = "is that of" if judged == fresh.digest else "is not that of"
         threshold = "" if is_threshold else "; its threshold for `unknown` is another"
         rows = "" if has_rows or judged != fresh.digest else "; its rows are not those that are solved from them"
-        judgement = Judgement(
-            level="exact",
-            measure="digest",
-            value=float(is_equal),
-            low=float(is_equal),
-            high=float(is_equal),
+        judgement = by_number(
+            "exact",
+            "digest",
+            float(is_equal),
             limit=1.0,
             verdict=PASS if is_equal else FAIL,
             reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes"

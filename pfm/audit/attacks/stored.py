@@ -4,7 +4,7 @@ from typing import TypedDict
 
 from pfm.audit.attacks.attack import Measurement
 from pfm.audit.models import Models
-from pfm.audit.verdict import FAIL, PASS, Judgement
+from pfm.audit.verdict import FAIL, PASS, by_number
 
 
 class StoredFigures(TypedDict):
@@ -38,12 +38,10 @@ class Stored:
                 f"the file holds the prompt of {len(held)} of the classes (suspended, not erased); put back, they are "
                 f"answered for {again:.1%} of their samples"
             )
-        judgement = Judgement(
-            level="erase",
-            measure="nothing stored",
-            value=len(held),
-            low=len(held),
-            high=len(held),
+        judgement = by_number(
+            "erase",
+            "nothing stored",
+            len(held),
             limit=0,
             verdict=FAIL if held else PASS,
             reason=reason,

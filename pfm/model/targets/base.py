@@ -20,11 +20,9 @@ class Target(ABC):
 
     Attributes:
         unknown_logit: the fixed logit of an `unknown` answer; -inf where the model has none.
-        imitates_retrained: whether it aims at what a model that never saw the class would answer, which is not uniform.
     """
 
     unknown_logit: ClassVar[float] = -torch.inf
-    imitates_retrained: ClassVar[bool] = False
 
     def wants_nested(self, readout: Readout) -> bool:
         """Whether it compares the branches class by class, so that both are to see the same others."""

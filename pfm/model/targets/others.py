@@ -16,8 +16,6 @@ class Others(Target):
     nothing.
     """
 
-    imitates_retrained = True
-
     def wants_nested(self, readout: Readout) -> bool:
         return not readout.scores_absent
 

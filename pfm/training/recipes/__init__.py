@@ -2,7 +2,8 @@
 
 A recipe says what an option is where nobody gave it. Its file is TOML: `about`, a sentence, and a table for each
 readout that it says something of, named as the readout is. What only holds where adapters are trained, or the whole
-backbone, stands in a table of that readout's, named as `--tune` has it (`[cls.lora]`).
+backbone, stands in a table of that readout's, named as `--tune` has it (`[cls.lora]`). Such a table may choose another
+`tune`; the table of that one then holds too.
 
 Those that come with the package lie beside this file; another one is named by its path. Needs no torch.
 """
@@ -44,10 +45,16 @@ class Recipe:
     about: str
     tables: Mapping[str, Mapping[str, Any]]
 
-    def options(self, readout: str, tune: str) -> dict[str, Value]:
-        """What it says of a readout where `tune` is trained beside prompts and readout."""
+    def options(self, readout: str, tune: str, *, follows: bool = True) -> dict[str, Value]:
+        """What it says of a readout where `tune` is trained beside prompts and readout.
+
+        Args:
+            follows: add what it says of the `tune` that it chooses itself.
+        """
         own = self.tables.get(readout, {})
-        return {**{name: value for name, value in own.items() if name not in TUNED}, **own.get(tune, {})}
+        said = {**{name: value for name, value in own.items() if name not in TUNED}, **own.get(tune, {})}
+        further = own.get(said.get("tune", tune), {}) if follows else {}
+        return {**said, **{name: value for name, value in further.items() if name not in said}}
 
     def everything(self) -> Iterator[tuple[str, Value]]:
         """Every option that stands in it, whatever the readout."""
