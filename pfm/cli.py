@@ -36,6 +36,8 @@ COMMANDS = {
     "demo": ("pfm_bench.commands.demo:demo", "The whole story on real data, in two minutes."),
 }
 
+OURS = ("pfm", "pfm_export", "pfm_bench")
+
 
 class LazyGroup(click.Group):
     """Knows its commands by name and one line of help; imports one only when it is used."""
@@ -86,6 +88,11 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
         return _leave_pipe()
     except BrokenPipeError:
         return _leave_pipe()
+    except ModuleNotFoundError as error:  # where only what serving needs was installed
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *OURS):
+            raise
+        return _fail(f"this needs {package}, which is not installed; `pip install pfm` brings it", 2)
     except OSError as error:
         if _can_print():  # it came from elsewhere
             if error.errno not in CANNOT_WRITE:

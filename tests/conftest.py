@@ -2,26 +2,35 @@
 
 # ruff: noqa: E402  # what comes before the imports is for them
 
+import functools
 import gc
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
+KEPT = Path(__file__).parent.parent / ".pytest_cache"  # for later runs
 gc.disable()  # for as long as modules are loaded, of which nothing is garbage: a seventh of that time
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each; models this small are all overhead
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 if sys.dont_write_bytecode:  # each process would compile torch anew, for seconds; still nothing beside the sources
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
+    sys.pycache_prefix = str(KEPT / "bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 from collections.abc import Iterator
+from importlib.metadata import EntryPoints
 from typing import TYPE_CHECKING
 
 import pytest
+
+from making.sources import sources_sha256
+
+STATE = sources_sha256()  # before any of it is loaded
 
 # what takes seconds to load is imported in the fixtures: the process that only shares out the tests needs none of it
 if TYPE_CHECKING:
@@ -44,41 +53,54 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=seconds, reverse=True)
 
 
-thaws: list[None] = []  # `gc.get_freeze_count` would tell as well, but walks through a million objects each time
-
-
 def pytest_collection_finish() -> None:
-    """From here on there is garbage; what was loaded is not looked at again."""
-    unfreeze = gc.unfreeze
+    """From here on there is garbage; what was loaded is not looked at again.
 
-    def thaw() -> None:
-        thaws.append(None)
-        unfreeze()
-
-    gc.unfreeze = thaw
+    Nor where a test measures, which would take it all back when it is done: from then on half a second a time.
+    """
+    gc.unfreeze = lambda: None
     gc.freeze()
     gc.enable()
 
 
 def pytest_runtest_teardown() -> None:
-    """A test that measures lets the collector look at all that was loaded again: from then on half a second a time."""
-    if thaws:
-        gc.freeze()
-        thaws.clear()
+    """A test that measures has torch compute with all cores; the processes of a test run have only one each."""
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Iterator[Traces]":
-    """Every model is traced once, whichever test and process is the first to need it."""
+def entry_points_read_once() -> Iterator[None]:
+    """Every loading of data looks for plugins, in a file of each distribution that is installed: a twentieth of it all.
+
+    A test that installs one puts its folder on the path, and then they are read anew.
+    """
+    from pfm import registry
+
+    @functools.cache
+    def read(path: tuple[str, ...], group: str) -> EntryPoints:
+        return read_all(group=group)
+
+    read_all = registry.entry_points
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lambda group: read(tuple(sys.path), group))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces() -> "Iterator[Traces]":
+    """Every model is traced once, whichever test, process and run of the same code is the first to need it."""
     import torch
 
     from making.traces import Traces
 
-    own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "traces"
-    folder.mkdir(exist_ok=True)
+    folder = KEPT / "traces" / STATE
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)  # another process may do the same
     with pytest.MonkeyPatch.context() as patch:
-        kept = Traces(folder, torch.onnx.export)
+        kept = Traces(folder, torch.onnx.export, is_current=lambda: sources_sha256() == STATE)
         patch.setattr(torch.onnx, "export", kept)
         yield kept
 

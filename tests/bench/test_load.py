@@ -239,9 +239,9 @@ def test_the_capacity_is_a_rate_that_was_carried(carries: float, tried: int) -> 
     load = Load(LoadPlan(address="http://127.0.0.1:1"), "m", [], lambda _: None)
     rates: list[float] = []
 
-    async def trial(share: float, capacity: float, seconds: float) -> Phase:
+    async def trial(share: float, capacity: float, seconds: float, *, name: str) -> Phase:
         rates.append(share * capacity)
-        found = Phase(name="x", seconds=seconds, arriving_seconds=seconds)
+        found = Phase(name=name, seconds=seconds, arriving_seconds=seconds)
         found.statuses.update({200: 1} if rates[-1] <= carries else {429: 1})
         return found
 

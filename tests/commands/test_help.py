@@ -277,3 +277,18 @@ def test_a_full_standard_output_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         done = python(MAIN, "train", "--help", stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (2, "pfm: standard output cannot be written: No space left on device\n")
+
+
+def test_a_library_that_is_not_installed_is_named_and_a_module_of_ours_is_a_bug(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def running(name: str) -> click.Command:
+        def fails() -> None:
+            raise ModuleNotFoundError("No module", name=name)
+
+        return click.Command("needy", callback=fails)
+
+    assert run(running("torch.nn"), []) == 2
+    assert capsys.readouterr().err == "pfm: this needs torch, which is not installed; `pip install pfm` brings it\n"
+    with pytest.raises(ModuleNotFoundError):
+        run(running("pfm.no_such_module"), [])

@@ -82,7 +82,7 @@ def test_samples_that_are_there_again_are_found(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(image_data(), tmp_path)
+    fit(image_data(), tmp_path, width=300)  # of which `test_exact_graph.py` has a trace
     path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"
     assert run(pfm, ["export", "onnx", "--ckpt", str(path), "--out", str(tmp_path / "b"), "--with_sums"]) == 0
     both = [str(path), str(tmp_path / "b")]

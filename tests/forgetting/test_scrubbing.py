@@ -12,7 +12,7 @@ import torch
 from making.checkpoints import trained_state
 from making.commands import train_arguments
 from making.images import coloured_images, write_npz
-from making.models import TINY, tiny_model
+from making.models import TINY
 from pfm.audit import config as audit_config
 from pfm.audit import retraining, scrubbing
 from pfm.audit.comparisons.tuning import tune
@@ -51,8 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shrinking_moves_shared_weights_towards_the_untrained_ones_and_leaves_rows_alone() -> None:
     state = trained_state()
-    model = tiny_model()
-    model.load_state_dict(state.tensors, strict=False)
+    model = state.build_model()
     before = {name: tensor.detach().clone() for name, tensor in model.trained_tensors().items()}
     shrink(model, state, 0.25)
     fresh = scrubbing.untrained(state).trained_tensors()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from making import sources
 from making.traces import Traces, fingerprint
 
 
@@ -49,3 +50,25 @@ def test_what_was_traced_is_not_traced_again(tmp_path: Path) -> None:
     kept = Traces(tmp_path, export)
     assert [kept(Scaled(), (torch.randn(2, 3),)).model_proto for _ in range(2)] == [graph, graph]
     assert len(calls) == 1
+
+
+def test_what_was_traced_with_code_that_was_edited_since_is_not_kept(tmp_path: Path) -> None:
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "traced", [], []))
+    edited = Traces(tmp_path, lambda *_: SimpleNamespace(model_proto=graph), is_current=lambda: False)
+    assert edited(Scaled(), (torch.randn(2, 3),)).model_proto == graph
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_code_of_a_trace_is_all_of_ours_that_it_could_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    seen = {sources.sources_sha256()}
+    for changed in ("pfm/backbones/vit.py", "export/pfm_export/graph/tracing.py", "tests/making/models.py"):
+        (tmp_path / changed).parent.mkdir(parents=True)
+        for text in ("one", "two"):
+            (tmp_path / changed).write_text(text)
+            seen.add(sources.sources_sha256())
+    assert len(seen) == 7
+    monkeypatch.setattr(sources, "version", lambda name: "2.13" if name == "torch" else "1")
+    assert sources.sources_sha256() not in seen

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from making.models import tiny_ast_backbone, tiny_ast_spec, tiny_model, tiny_spec
+from making.models import tiny_ast_backbone, tiny_ast_spec, tiny_backbone, tiny_model, tiny_spec
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.data.images import ImagePreprocess
 from pfm.data.sounds import SoundPreprocess
@@ -72,8 +72,8 @@ BLUE = 2
 
 
 def trained_state(seed: int = 0, readout: str = "cls") -> Checkpoint:
-    """A model in training: with moments, an average, and a position to go on from."""
-    model = tiny_model(readout=readout)
+    """A model in training: with moments, an average, and a position to go on from; of one block, of which each has."""
+    model = tiny_model(backbone=tiny_backbone(num_hidden_layers=1), readout=readout)
     optimizer = torch.optim.Adam(model.trained_tensors().values())
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(5, 3, 8, 8, generator=generator)
@@ -85,7 +85,7 @@ def trained_state(seed: int = 0, readout: str = "cls") -> Checkpoint:
     preprocess = ImagePreprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return snapshot(
         model,
-        spec=tiny_spec(),
+        spec=tiny_spec(num_hidden_layers=1),
         preprocess=preprocess,
         lora=None,
         optimizer=optimizer,

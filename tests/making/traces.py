@@ -1,8 +1,9 @@
-"""Each model is traced once in a test run: what `torch.onnx.export` gave is kept, for all the processes of the run.
+"""Each model is traced once: what `torch.onnx.export` gave is kept, for all processes of a run, and for later runs.
 
 A trace of a tiny model takes seconds, a bundle made of it milliseconds, and most tests of bundles are not about the
 trace. A trace is that of another only where all it is made from is the same: the modules, what they are set to, every
-weight, the inputs' shapes and names. A test that is about tracing itself asks for the fixture `traced_anew`.
+weight, the inputs' shapes and names; and all our code and the libraries' versions, of which each state has a folder. A
+test that is about tracing itself asks for the fixture `traced_anew`.
 """
 
 import hashlib
@@ -24,22 +25,29 @@ class Traces:
     """Stands in for `torch.onnx.export`, which it calls for what it has not seen yet.
 
     Args:
-        folder: shared by the processes of a test run.
+        folder: shared by the processes of a test run, and by later runs of the same code.
         export: `torch.onnx.export` itself.
+        is_current: the code is still what the folder is for; what was edited since may be loaded or not, so that
+            nothing is kept then.
     """
 
-    def __init__(self, folder: Path, export: Callable[..., Any]) -> None:
+    def __init__(
+        self, folder: Path, export: Callable[..., Any], *, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
         self.folder = folder
         self.export = export
+        self.is_current = is_current
 
     def __call__(self, model: torch.nn.Module, args: tuple[torch.Tensor, ...], **settings: Any) -> SimpleNamespace:
         path = self.folder / f"{fingerprint(model, args, settings)}.trace"
-        if not path.exists():
-            content = self.export(model, args, **settings).model_proto.SerializeToString()
+        if path.exists():
+            return SimpleNamespace(model_proto=onnx.load_model_from_string(path.read_bytes()))
+        content = self.export(model, args, **settings).model_proto.SerializeToString()
+        if self.is_current():
             unfinished = path.with_suffix(f".{os.getpid()}")
             unfinished.write_bytes(content)
             unfinished.replace(path)
-        return SimpleNamespace(model_proto=onnx.load_model_from_string(path.read_bytes()))
+        return SimpleNamespace(model_proto=onnx.load_model_from_string(content))
 
 
 def fingerprint(model: torch.nn.Module, args: tuple[torch.Tensor, ...], settings: dict[str, Any]) -> str:

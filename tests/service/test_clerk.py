@@ -1,5 +1,7 @@
 """The process that changes bundles beside a worker: what the worker hides meanwhile, and what happens when it ends."""
 
+import errno
+import json
 import os
 import shutil
 import signal
@@ -148,17 +150,21 @@ def test_a_change_during_which_the_process_is_killed_is_done_when_it_is_asked_fo
     ("first_lost", "is_begun"), [("ledger.write", False), ("write_bytes", True), ("write_manifest", True)]
 )
 def test_an_erasure_that_could_not_write_a_file_is_completed_before_it_is_certified(
-    first_lost: str, is_begun: bool, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    first_lost: str, is_begun: bool, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     def fails(*_: object) -> None:
-        raise StorageError("the file system is read-only")
+        raise StorageError("cannot write 'a name'") from OSError(errno.EROFS, "Read-only file system", "a name")
 
     folder, before = shown.served.folder, Bundle.open(shown.served.folder).bank_sha256
     changes = Changes(Journal(tmp_path / "records"), lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(f"pfm_export.serving.bundle.{first_lost}", fails)
-        with pytest.raises(RefusedError, match=UNDONE):
+        with pytest.raises(RefusedError, match=rf"{UNDONE} \(Read-only file system\); ask again") as refused:
             changes.carry_out(shown, WARD, BLUE)
+    logged = capsys.readouterr().err
+    assert json.loads(logged)["system"] == "EROFS"
+    assert "a name" not in logged + str(refused.value)
     assert bool(Bundle.open(folder).pending) is is_begun
     assert shown.served.classes.knows("blue") is not is_begun  # whatever is in the bank
     again = Changes(Journal(tmp_path / "records"), lambda *_: None)  # of another process

@@ -153,6 +153,9 @@ def test_a_wrong_or_missing_token_is_refused(hidden: Local) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
         for path in ("/v2/models/shared", "/metrics", "/v1/models"):
             assert hidden("GET", path, headers={"authorization": header}).status_code == 401
+    for header, said in ((None, "a token is needed"), ("Bearer short", "a token has 32 characters at least")):
+        answer = hidden("GET", "/metrics", headers={} if header is None else {"authorization": header})
+        assert answer.json()["error"].startswith(said)
 
 
 def test_a_token_for_a_profile_that_a_model_does_not_have_is_not_for_that_model(
@@ -165,7 +168,7 @@ def test_a_token_for_a_profile_that_a_model_does_not_have_is_not_for_that_model(
 
 
 def test_a_token_that_is_taken_out_is_refused_from_then_on_and_everybody_while_the_file_is_damaged(
-    tokens: Path,
+    tokens: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     door = TokenDoor(tokens)
     assert door.find(door.key(f"Bearer {WARD}")).profile == "ward"
@@ -178,6 +181,12 @@ def test_a_token_that_is_taken_out_is_refused_from_then_on_and_everybody_while_t
     with pytest.raises(RefusedError) as caught:
         door.find(door.key(f"Bearer {ADMIN}"))
     assert caught.value.status == 503
+    assert not door.is_whole
+    said = capsys.readouterr().err.splitlines()
+    with pytest.raises(RefusedError):
+        door.find(door.key("Bearer " + "w" * 40))
+    assert [json.loads(line)["event"] for line in said] == ["tokens"]
+    assert capsys.readouterr().err == ""  # once for each state of the file
 
 
 def test_a_file_of_tokens_says_what_it_has_to(tmp_path: Path) -> None:
@@ -188,3 +197,5 @@ def test_a_file_of_tokens_says_what_it_has_to(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError, match="--tokens"):
             read_tokens(write_tokens(tmp_path / "tokens.json", *bad))
+    with pytest.raises(ConfigError, match="is not a file of tokens: 'profile' is missing; it holds"):
+        read_tokens(write_tokens(tmp_path / "tokens.json", {key: good[key] for key in ("sha256", "rights")}))

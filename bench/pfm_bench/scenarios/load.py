@@ -263,22 +263,24 @@ class Load:
                 raise ConfigError(f"no rate down to {upper:.1f} requests/s is carried; look at the server's log")
             lower = lower if len(trials) < TRIALS else LEAST * upper  # what was taken for carried was too much
             rate = (lower + upper) / 2
-            trials.append(phase := await self.open(1.0, rate, seconds))
-            phase.name = f"trial {len(trials)}"
+            trials.append(phase := await self.open(1.0, rate, seconds, name=f"trial {len(trials) + 1}"))
             is_carried = phase.is_carried(alone_ms)
             lower, upper, is_found = (rate, upper, True) if is_carried else (lower, rate, is_found)
         self._say(f"capacity: {lower:.1f} requests/s that arrive at random")
         return lower, trials
 
-    async def open(self, share: float, capacity: float, seconds: float, *, changes: bool = False) -> Phase:
+    async def open(
+        self, share: float, capacity: float, seconds: float, *, name: str = "", changes: bool = False
+    ) -> Phase:
         """Requests arrive at random.
 
         Args:
             share: of the capacity, in requests a second.
+            name: of the phase; its share unless given.
             changes: erase, suspend and restore meanwhile, as planned.
         """
         rate = share * capacity
-        phase, asked = Phase(name=f"load {share:.0%}", asked_per_second=rate), list[Asked]()
+        phase, asked = Phase(name=name or f"load {share:.0%}", asked_per_second=rate), list[Asked]()
         gaps = self._random.exponential(1 / rate, max(1, round(rate * seconds)))
         chosen = self._random.integers(len(self.questions), size=len(gaps)).tolist()
         await self.connections.open(self.plan.clients)

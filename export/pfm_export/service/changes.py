@@ -13,7 +13,7 @@ from pfm.forgetting import certificate
 from pfm.forgetting.keys import load_key
 from pfm.storage import Json, sha256
 from pfm_export.service.journal import Asked, Journal
-from pfm_export.service.logs import log_error
+from pfm_export.service.logs import log_error, system_reason
 from pfm_export.service.refusals import RefusedError, bad_request, unknown_class
 from pfm_export.service.shown import Shown, unserved
 from pfm_export.service.tenants import Tenant
@@ -22,7 +22,7 @@ from pfm_export.serving.bundle import DEFAULT_PROFILE
 from pfm_export.serving.content import bundle_content
 
 UNCERTIFIED = "the classes are erased, and their certificate is missing; ask again with the same request_id"
-UNDONE = "the change was not made, or not recorded; ask again with the same request_id"
+UNDONE = "the change was not made, or not recorded"
 NO_SUCH = "a class that was named is not there, or no class would be left"
 
 
@@ -136,7 +136,8 @@ class Changes:
             raise
         except PfmError as error:  # a disk that is full, a trace of the class in another file
             log_error("change", error, model=model.name)
-            raise RefusedError(500, "change", UNDONE) from error
+            why = f" ({reason})" if (reason := system_reason(error)) else ""
+            raise RefusedError(500, "change", f"{UNDONE}{why}; ask again with the same request_id") from error
 
     def _view(self, model: Shown, tenant: Tenant, asked: Asked) -> View:
         return model.view(tenant, asked.profile)

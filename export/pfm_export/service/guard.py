@@ -233,7 +233,7 @@ def require_query(request: Request, *, once: Sequence[str] = (), often: Sequence
     known = (*often, *once)
     for name in names:
         if name not in known:
-            raise bad_request(f"no parameter {name[:40]!r} in the address; there is {', '.join(known) or 'none'}")
+            raise bad_request(f"no parameter {name[:40]!r} in the address; known: {', '.join(known) or 'none'}")
         if name in once and names.count(name) > 1:
             raise bad_request(f"the parameter {name} is there more than once")
 

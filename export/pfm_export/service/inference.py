@@ -55,9 +55,9 @@ class InferenceRoutes:
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """200 where the files of every model are whole; else 503."""
+        """200 where the files of every model and of the tokens are whole; else 503."""
         note_of(request).route = "ready"
-        is_ready = all(model.is_ready for model in self._service.models.values())
+        is_ready = self._service.door.is_whole and all(model.is_ready for model in self._service.models.values())
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
     async def model_ready(self, model: str, request: Request) -> Response:

@@ -5,6 +5,7 @@ in the code, not its message, which may quote what came in.
 """
 
 import datetime
+import errno
 import json
 import logging
 import sys
@@ -32,8 +33,23 @@ def log_all(event: str, lines: Sequence[Mapping[str, JsonValue]]) -> None:
 
 
 def log_error(event: str, error: BaseException, **facts: JsonValue) -> None:
-    """Write a line about a bug of ours, or something that broke."""
-    log(event, error=type(error).__name__, places=_places(error.__traceback__), **facts)
+    """Write a line about a bug of ours, or something that broke, with what the system said of it."""
+    found = _system_error(error)
+    said = {} if found is None else {"system": errno.errorcode.get(found.errno or 0, "")}
+    log(event, error=type(error).__name__, **said, places=_places(error.__traceback__), **facts)
+
+
+def system_reason(error: BaseException) -> str:
+    """Why the system refused, such as "No space left on device", without the file's name; "" where it did not."""
+    found = _system_error(error)
+    return "" if found is None else found.strerror or ""
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that an error came of."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__
+    return error
 
 
 def _places(trace: TracebackType | None) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pfm.errors import ConfigError, PfmError, StorageError
 from pfm.storage import parse_json, read_ordinary
+from pfm_export.service.logs import log_error
 from pfm_export.service.refusals import RefusedError
 from pfm_export.serving import fields
 
@@ -89,6 +90,11 @@ class Door(Protocol):
         """
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can tell anybody from others."""
+        ...
+
 
 class OpenDoor:
     """No token is asked for.
@@ -100,7 +106,9 @@ class OpenDoor:
     def __init__(self, *, is_local: bool) -> None:
         rights = frozenset(Right) if is_local else frozenset({Right.PREDICT, Right.METRICS})
         self._anybody = Tenant(
-            tag="-", rights=rights, why_not="without --tokens nothing can be changed from other machines"
+            tag="-",
+            rights=rights,
+            why_not="where other machines reach the port, nothing can be changed without --tokens",
         )
 
     def key(self, authorization: str) -> str:
@@ -108,6 +116,10 @@ class OpenDoor:
 
     def find(self, key: str) -> Tenant:
         return self._anybody
+
+    @property
+    def is_whole(self) -> bool:
+        return True
 
 
 class TokenDoor:
@@ -125,13 +137,16 @@ class TokenDoor:
         self._path = path
         self._place = str(path)  # looked at for each request: no path is made of it
         self._seen = _stamp(path)
+        self._failed: tuple[object, str] | None = None  # what was said of it last
         self._tenants = read_tokens(path)
 
     def key(self, authorization: str) -> str:
         """The token's SHA-256."""
         token = authorization[len(SCHEME) :].strip() if authorization.lower().startswith(SCHEME) else ""
-        if len(token) < SHORTEST:
+        if not token:
             raise RefusedError(401, "token", "a token is needed: Authorization: Bearer …")
+        if len(token) < SHORTEST:
+            raise RefusedError(401, "token", f"a token has {SHORTEST} characters at least")
         return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
     def find(self, key: str) -> Tenant:
@@ -140,11 +155,23 @@ class TokenDoor:
             raise RefusedError(401, "token", "this token is not known")
         return tenant
 
+    @property
+    def is_whole(self) -> bool:
+        try:
+            self._current()
+        except RefusedError:
+            return False
+        return True
+
     def _current(self) -> Mapping[str, Tenant]:
+        seen = None
         try:
             if (seen := _stamp(self._place)) != self._seen:
                 self._tenants, self._seen = read_tokens(self._path), seen
         except PfmError as error:
+            if self._failed != (seen, str(error)):  # once for each state of it
+                self._failed = seen, str(error)
+                log_error("tokens", error)
             raise RefusedError(503, "tokens", "the file of tokens cannot be read") from error
         return self._tenants
 
@@ -160,13 +187,17 @@ def read_tokens(path: Path) -> dict[str, Tenant]:
         entries = fields.many(fields.mapping(parse_json(read_ordinary(path)))["tokens"], _entry)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"--tokens {path} is not a file of tokens ({type(error).__name__}: {error}); it holds "
+            f"--tokens {path} is not a file of tokens: {_said(error)}; it holds "
             '{"tokens": [{"sha256": "…", "profile": "…", "rights": ["predict"]}]}'
         ) from error
     found = dict(entries)
     if not found or len(found) != len(entries):
         raise ConfigError(f"--tokens {path} has {'a token twice' if found else 'no token'}")
     return found
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _entry(value: Any) -> tuple[str, Tenant]:

@@ -205,7 +205,7 @@ def _known(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
     found = fields.mapping(entry.get("parameters", {}))
     odd = [name for name in found if name not in names]
     if odd:
-        raise ValueError(f"no parameter {odd[0][:40]!r} of {entry['name'][:40]!r}; there is {', '.join(names)}")
+        raise ValueError(f"no parameter {odd[0][:40]!r} of {entry['name'][:40]!r}; known: {', '.join(names)}")
     return found
 
 

@@ -9,6 +9,7 @@ Sizes that are left open stay so: one compiled graph serves any batch and any nu
 # openvino is an extra
 
 import importlib.util
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from pfm_export.serving.inspection import check_graph
 from pfm_export.serving.runtime import HostTensor, Tensor
 from pfm_export.serving.signature import Signature
 
+_TELEMETRY = "openvino_telemetry"
 _TYPES: Mapping[str, type[np.generic]] = {
     "f32": np.float32,
     "f16": np.float16,
@@ -40,6 +42,24 @@ def require_openvino() -> None:
         raise DeviceError("OpenVINO is not installed; pip install 'pfm[openvino]'")
 
 
+def _openvino() -> Any:
+    """The library, without the message that its import sends to its makers.
+
+    It sends that from a fork of the process, which may hang for ever beside the threads that are there, and then holds
+    whatever the process had open, such as the port of a server that ended long ago.
+    """
+    modules: dict[str, Any] = sys.modules
+    is_new = _TELEMETRY not in modules
+    if is_new:
+        modules[_TELEMETRY] = None  # cannot be imported: a stub of theirs takes its place
+    try:
+        import openvino
+    finally:
+        if is_new:
+            modules.pop(_TELEMETRY, None)
+    return openvino
+
+
 def compile_graph(
     content: bytes, *, hint: str, threads: int, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[Any, Mapping[str, type[np.generic]]]:
@@ -53,8 +73,7 @@ def compile_graph(
     Raises:
         BundleError: OpenVINO cannot run it.
     """
-    import openvino
-
+    openvino = _openvino()
     settings: Mapping[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
