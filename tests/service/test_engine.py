@@ -358,3 +358,22 @@ def test_what_waits_while_a_class_is_erased_is_answered_without_it(bundle: Path,
     engine.step()
     assert everything.result(0).classes == ("red", "green", "grey")
     assert isinstance(named.exception(0), ClassNameError)
+
+
+def _at_once(give: Callable[[], None]) -> None:
+    give()
+
+
+def test_an_answer_that_cannot_be_given_keeps_none_of_its_pass_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Future[Prediction]):
+        def set_result(self, result: Prediction) -> None:
+            raise OSError("its connection is broken")
+
+    logged: list[BaseException] = []
+    monkeypatch.setattr("pfm_export.service.engine.log_error", lambda event, error: logged.append(error))
+    engine = engine_of(Recorder())
+    answers: list[Future[Prediction]] = [Broken(), Future()]
+    engine.submit_all([engine.job(each, [rows()], 1, RED, timeout=60, post=_at_once) for each in answers])
+    engine.step()
+    assert answers[1].result(0).labels == ["red"]
+    assert [str(error) for error in logged] == ["its connection is broken"]

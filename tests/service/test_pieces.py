@@ -324,6 +324,35 @@ def test_nothing_keeps_a_connection_that_is_lost(local: Local, come: bytes) -> N
     asyncio.run(breaks())
 
 
+def test_one_timer_gives_up_all_that_is_late(local: Local, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.service.models["requests"].engine, "submit_all", lambda jobs: [])  # nobody is answered
+    looks = 0
+
+    async def asks(connection: Connection, wire: Wire) -> None:
+        lane: Any = local.app.lane
+        look = lane._look
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            look()
+
+        monkeypatch.setattr(lane, "_look", counted)
+        connection.data_received(SHORT)
+        connection.data_received(SHORT)  # it is held back until the one before it is given up
+        await until(lambda: len(wire.writes) == 2)
+        await asyncio.sleep(0.1)
+
+    timeout = local.service.config.timeout
+    object.__setattr__(local.service.config, "timeout", 0.05)
+    try:
+        found = said(run(asks))
+    finally:
+        object.__setattr__(local.service.config, "timeout", timeout)
+    assert [status[:12] for status, _, _ in found] == ["HTTP/1.1 504"] * 2
+    assert looks == 2
+
+
 def test_who_may_not_ask_is_told_so_however_much_there_is_to_do(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = local.service.models["requests"].engine
     monkeypatch.setattr(engine, "refusal", lambda timeout: too_busy(1))

@@ -272,7 +272,10 @@ def _hand_over(ended: Sequence[tuple[Job, Callable[[], None]]]) -> None:
 
         def give(says: Sequence[Callable[[], None]] = says) -> None:
             for say in says:
-                say()
+                try:
+                    say()
+                except Exception as error:  # of one answer; the others of its pass are given all the same
+                    log_error("bug", error)
 
         try:
             post(give)
