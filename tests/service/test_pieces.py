@@ -324,6 +324,26 @@ def test_nothing_keeps_a_connection_that_is_lost(local: Local, come: bytes) -> N
     asyncio.run(breaks())
 
 
+@pytest.mark.parametrize("request_of", [SHORT, UPLOAD])
+def test_of_who_does_not_read_answers_nothing_more_is_read(run: Run, request_of: bytes) -> None:
+    async def asks(connection: Connection, wire: Wire) -> None:
+        connection.data_received(request_of)
+        connection.data_received(request_of)
+        connection.pause_writing()
+        await until(lambda: len(wire.writes) == 1)
+        await asyncio.sleep(0.02)
+        assert len(wire.writes) == 1
+        assert wire.is_reading_paused
+        connection.resume_writing()
+        await until(lambda: len(wire.writes) == 2)
+        connection.pause_writing()
+        assert wire.is_reading_paused
+        connection.resume_writing()
+        assert not wire.is_reading_paused
+
+    run(asks)
+
+
 def test_one_timer_gives_up_all_that_is_late(local: Local, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.service.models["requests"].engine, "submit_all", lambda jobs: [])  # nobody is answered
     looks = 0

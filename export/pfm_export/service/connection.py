@@ -146,7 +146,7 @@ class Connection(H11Protocol):
         self._take_held()
 
     def _take_held(self) -> None:
-        if self._held:
+        if self._held and not self.flow.write_paused:
             data, self._held = self._held, b""
             self.flow.resume_reading()
             self.data_received(data)
@@ -157,11 +157,16 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.flow.pause_reading()  # of a client that does not read its answers; else they would pile up
         self._write_timer = self.loop.call_later(self.config.timeout_keep_alive, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._write_timer = _cancelled(self._write_timer)
         super().resume_writing()
+        if self._exchange is None:
+            self._take_held()
+        if not self._held:
+            self.flow.resume_reading()
 
     def _end_unused(self) -> None:
         cycle = cast("object", self.cycle)  # None before the first request
