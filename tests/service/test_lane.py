@@ -175,7 +175,7 @@ def test_what_is_refused_for_another_reason_or_is_odd_goes_the_usual_way(served:
 def test_who_would_wait_too_long_is_refused_the_short_way_with_the_bytes_of_the_usual_one(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "_wait", lambda _: 99.0)
+    monkeypatch.setattr(Engine, "_takes", lambda *_: 99.0)
     before = served.refused
     bad = asking(**BINARY)[: -INPUTS[0].nbytes] + np.full_like(INPUTS[0], np.inf).tobytes()
     for request in (*SHORT.values(), bad):  # whose numbers are not looked at

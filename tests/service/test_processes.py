@@ -187,7 +187,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
     for options, text in (
         (["--tls_cert", "c.pem"], "both --tls_cert and --tls_key"),
         (["--max_queue", "2"], "no batch fits"),
-        (["--max_wait", "20"], "--max_wait 20 is longer than --timeout 10"),
+        (["--answer_within", "20"], "--answer_within 20 is longer than --timeout 10"),
         (["--records", tmp_path / "a" / "records"], "its signing key would go wherever that goes"),
         (["--records", __file__], f"{__file__} is a file; name another one"),
         (["--records", Path(__file__) / "records"], f"{__file__} is a file; name another one"),

@@ -100,10 +100,12 @@ class Timed(Recorder):
         return super().predict_each_prepared(batches, sets)
 
 
-def engine_of(answerer: Timed, *, max_wait: float | None, max_batch: int = 1, shares_passes: bool = True) -> Engine:
+def engine_of(
+    answerer: Timed, *, answer_within: float | None, max_batch: int = 1, shares_passes: bool = True
+) -> Engine:
     engine = Engine(
-        answerer, mixes_sets=True, shares_passes=shares_passes, max_batch=max_batch, max_queue=64, max_wait=max_wait,
-        clock=answerer.clock,
+        answerer, mixes_sets=True, shares_passes=shares_passes, max_batch=max_batch, max_queue=64,
+        answer_within=answer_within, clock=answerer.clock,
     )  # fmt: skip
     answerer.engine = engine
     return engine
@@ -111,25 +113,25 @@ def engine_of(answerer: Timed, *, max_wait: float | None, max_batch: int = 1, sh
 
 def test_whoever_would_wait_too_long_is_refused_at_once_and_told_when_to_come_back() -> None:
     answerer = Timed(Clock())
-    engine = engine_of(answerer, max_wait=1.5)
+    engine = engine_of(answerer, answer_within=2.5)
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()  # a second a row is known from here on
     answerer.meanwhile = [0.1, 0.2, 0.3, 0.9]
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()
     first, second, third, fourth = answerer.come
-    assert isinstance(first, Future)  # 0.9 s until its pass
-    assert isinstance(second, RefusedError)  # 0.8 s, and the pass of the first
+    assert isinstance(first, Future)  # 0.9 s until its pass, and that pass
+    assert isinstance(second, RefusedError)  # 0.8 s, the pass of the first, and its own
     assert isinstance(third, RefusedError)
-    assert isinstance(fourth, Future)  # 0.1 s, and a pass
+    assert isinstance(fourth, Future)  # 0.1 s, and two passes
     assert (second.status, second.why, second.retry_after) == (429, "busy", 2)
     engine.step()
     assert first.result(0).labels == ["red"]
 
 
 def test_what_waited_longer_than_expected_is_refused_when_its_pass_would_begin() -> None:
-    answerer = Timed(Clock())
-    engine = engine_of(answerer, max_wait=1.5)
+    answerer = Timed(Clock(), row_seconds=0.1)
+    engine = engine_of(answerer, answer_within=1.5)
     posts: list[str] = []
 
     def post(give: Callable[[], None]) -> None:
@@ -151,9 +153,25 @@ def test_what_waited_longer_than_expected_is_refused_when_its_pass_would_begin()
     assert in_time.result(0).labels == ["red"]
 
 
+def test_who_waits_longest_is_refused_where_the_pass_that_all_share_would_end_too_late_for_it() -> None:
+    answerer = Timed(Clock(), row_seconds=0.1)
+    engine = engine_of(answerer, answer_within=0.5, max_batch=4)
+    engine.submit([rows()], 1, RED, timeout=60)
+    engine.step()
+    begun = answerer.clock.now
+    engine.submit([rows()], 1, RED, timeout=60)  # finds a thread free
+    old = engine.submit([rows()], 1, RED, timeout=60)
+    answerer.clock.now = begun + 0.35
+    new = engine.submit([rows()], 1, RED, timeout=60)
+    engine.step()
+    error = old.exception(0)  # 0.35 s, and a pass of two rows
+    assert isinstance(error, RefusedError)
+    assert new.result(0).labels == ["red"]
+
+
 def test_who_found_a_free_thread_is_answered_however_long_that_took_to_wake() -> None:
     answerer = Timed(Clock())
-    engine = engine_of(answerer, max_wait=0.5)
+    engine = engine_of(answerer, answer_within=0.5)
     future = engine.submit([rows()], 1, RED, timeout=60)
     answerer.clock.now = 3.0
     engine.step()
@@ -162,7 +180,7 @@ def test_who_found_a_free_thread_is_answered_however_long_that_took_to_wake() ->
 
 def test_without_a_limit_what_cannot_be_answered_in_its_own_time_is_refused_at_once() -> None:
     answerer = Timed(Clock())
-    engine = engine_of(answerer, max_wait=None)
+    engine = engine_of(answerer, answer_within=None)
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()
     for _ in range(3):
@@ -170,12 +188,12 @@ def test_without_a_limit_what_cannot_be_answered_in_its_own_time_is_refused_at_o
     with pytest.raises(RefusedError) as caught:
         engine.submit([rows()], 1, RED, timeout=2)
     assert caught.value.status == 429
-    engine.submit([rows()], 1, RED, timeout=4)
+    engine.submit([rows()], 1, RED, timeout=4.5)
 
 
 def test_an_idle_engine_refuses_nobody() -> None:
     answerer = Timed(Clock())
-    engine = engine_of(answerer, max_wait=0.001)
+    engine = engine_of(answerer, answer_within=0.001)
     for _ in range(3):
         future = engine.submit([rows()], 1, RED, timeout=60)
         engine.step()
@@ -184,20 +202,20 @@ def test_an_idle_engine_refuses_nobody() -> None:
 
 def test_rows_that_share_a_pass_do_not_wait_for_each_other() -> None:
     answerer = Timed(Clock(), row_seconds=0.01)
-    engine = engine_of(answerer, max_wait=0.005, max_batch=4)
+    engine = engine_of(answerer, answer_within=0.045, max_batch=4)
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()
     for _ in range(4):
         engine.submit([rows()], 1, RED, timeout=60)
     with pytest.raises(RefusedError):
-        engine.submit([rows()], 1, RED, timeout=60)  # there is a whole pass ahead
+        engine.submit([rows()], 1, RED, timeout=60)  # there is a whole pass ahead of its own
     assert engine.step()
     assert len(answerer.passes[-1]) == 4
 
 
 def test_where_a_pass_is_slow_whatever_is_in_it_passes_become_large() -> None:
     answerer = Timed(Clock(), row_seconds=0.01, pass_seconds=0.7)
-    engine = engine_of(answerer, max_wait=None, max_batch=8)
+    engine = engine_of(answerer, answer_within=None, max_batch=8)
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()
     for _ in range(8 + 2 + 1):
@@ -209,11 +227,11 @@ def test_where_a_pass_is_slow_whatever_is_in_it_passes_become_large() -> None:
 
 def test_where_no_pass_is_shared_who_waits_is_ahead_with_its_own_rows() -> None:
     answerer = Timed(Clock(), row_seconds=0.0, pass_seconds=0.01)
-    engine = engine_of(answerer, max_wait=0.035, max_batch=8, shares_passes=False)
+    engine = engine_of(answerer, answer_within=0.045, max_batch=8, shares_passes=False)
     engine.submit([rows()], 1, RED, timeout=60)
     engine.step()
     for _ in range(4):
-        engine.submit([rows()], 1, RED, timeout=60)  # at most three passes of 0.01 s are ahead
+        engine.submit([rows()], 1, RED, timeout=60)  # at most three passes of 0.01 s are ahead, and their own
     with pytest.raises(RefusedError):
         engine.submit([rows()], 1, RED, timeout=60)
 
@@ -250,7 +268,7 @@ def test_threads_that_wait_take_over_from_those_that_compute() -> None:
     """With two passes at a time a request waits for the first that ends, and for none where a thread is free."""
 
     held, clock = Held(), Clock()
-    engine = Engine(held, mixes_sets=True, max_batch=1, max_queue=64, max_wait=0.5, clock=clock)
+    engine = Engine(held, mixes_sets=True, max_batch=1, max_queue=64, answer_within=1.5, clock=clock)
     engine._times.add(1, 1.0)
     engine.start(2)
     running = [engine.submit([rows()], 1, RED, timeout=60)]
@@ -258,9 +276,9 @@ def test_threads_that_wait_take_over_from_those_that_compute() -> None:
     running.append(engine.submit([rows()], 1, RED, timeout=60))  # the other thread is free
     assert held.begun.acquire(timeout=60)
     with pytest.raises(RefusedError):
-        engine.submit([rows()], 1, RED, timeout=60)  # a second until the first of them ends
+        engine.submit([rows()], 1, RED, timeout=60)  # a second until the first of them ends, and its own
     clock.now = 0.6
-    running.append(engine.submit([rows()], 1, RED, timeout=60))  # 0.4 s
+    running.append(engine.submit([rows()], 1, RED, timeout=60))  # 0.4 s, and a pass
     held.may_end.set()
     assert [each.result(60).labels for each in running] == [["red"]] * 3
     engine.close(60)

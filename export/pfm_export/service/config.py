@@ -57,10 +57,10 @@ class ServeConfig:
         256, "Of those that wait in one worker; whoever comes then is told to come back.",
         minimum=1, section=Section.LIMITS,
     )  # fmt: skip
-    max_wait: float | None = option(
+    answer_within: float | None = option(
         None,
-        "Seconds that a request may wait for its pass; whoever would wait longer is told to come back.  "
-        "[default: --timeout]",
+        "Seconds that an answer may take; whoever could not be answered in time, by the passes before, is told to come "
+        "back.  [default: --timeout]",
         minimum=0.0001, section=Section.LIMITS,
     )  # fmt: skip
     timeout: float = option(
@@ -75,8 +75,8 @@ class ServeConfig:
         expand_paths(self)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("HTTPS needs both --tls_cert and --tls_key")
-        if self.max_wait is not None and self.max_wait > self.timeout:
-            raise ConfigError(f"--max_wait {self.max_wait:g} is longer than --timeout {self.timeout:g}")
+        if self.answer_within is not None and self.answer_within > self.timeout:
+            raise ConfigError(f"--answer_within {self.answer_within:g} is longer than --timeout {self.timeout:g}")
         if self.max_queue < self.max_batch:
             raise ConfigError(f"--max_queue {self.max_queue} is less than --max_batch {self.max_batch}; no batch fits")
 

@@ -59,7 +59,7 @@ class Engine:
         mixes_sets, shares_passes: what may share a pass, see `Queue`.
         max_batch: rows of one pass; fewer where a row takes long, see `LONG_PASS`.
         max_queue: rows that may wait.
-        max_wait: seconds that a request may wait for its pass; None leaves it to the request's own time.
+        answer_within: seconds that a request may take, its pass with it; None leaves it to the request's own time.
         watcher: is told of queue and passes.
         clock: seconds that only grow.
     """
@@ -72,15 +72,15 @@ class Engine:
         shares_passes: bool = True,
         max_batch: int,
         max_queue: int,
-        max_wait: float | None = None,
+        answer_within: float | None = None,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
-        self._max_wait = max_wait
+        self._answer_within = answer_within
         self._queue = Queue(
-            most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, longest_wait=max_wait
+            most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, answer_within=answer_within
         )
         self._watcher = watcher
         self._clock = clock
@@ -152,7 +152,7 @@ class Engine:
         """One pass; False where nothing waited."""
         with self._changed:
             begun = self._clock()
-            jobs, tired = self._queue.take(self._most_rows, begun)
+            jobs, tired = self._queue.take(self._most_rows, begun, self._times.expected)
             self._tell_queue()
             busy = self._busy()
             if self._queue:  # several may have come at once, and one thread was woken for them
@@ -191,17 +191,18 @@ class Engine:
         """
         if self._is_closing:
             return closing()
-        longest = left if self._max_wait is None else min(left, self._max_wait)
-        return None if self._wait() <= longest and self._queue.has_room(rows) else self._busy()
+        longest = left if self._answer_within is None else min(left, self._answer_within)
+        return None if self._takes(rows) <= longest and self._queue.has_room(rows) else self._busy()
 
-    def _wait(self) -> float:
-        """Seconds until the pass of a request that comes now should begin; 0 before a pass was measured."""
+    def _takes(self, rows: int) -> float:
+        """Seconds that a request of so many rows should take that comes now; 0 where none was measured or waits."""
         if self._is_idle or not self._times.is_known:
             return 0.0
         threads, most = max(1, len(self._threads)), self._most_rows
         rest = min(self._ends.values()) - self._clock() if len(self._ends) >= threads else 0.0
-        passes, rows = self._queue.passes_ahead(most)
-        return max(0.0, rest) + self._times.expected(rows, passes=passes) / threads
+        passes, ahead = self._queue.passes_ahead(most)
+        own = self._times.expected(self._queue.rows - ahead + rows)
+        return max(0.0, rest) + self._times.expected(ahead, passes=passes) / threads + own
 
     def _busy(self) -> RefusedError:
         return too_busy(self._times.expected(self._queue.rows))

@@ -4,7 +4,7 @@ Letters: B rows of graph inputs.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,14 +70,14 @@ class Queue:
         most_rows: that may wait.
         mixes_sets: whether one pass serves several active sets at less than the cost of several passes.
         shares_passes: whether requests may share a pass at all.
-        longest_wait: seconds until a job's pass has to begin; None where only its deadline counts.
+        answer_within: seconds from a job's arrival to the end of its pass; None where only its deadline counts.
     """
 
     def __init__(
-        self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True, longest_wait: float | None = None
+        self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True, answer_within: float | None = None
     ) -> None:
         self._most_rows = most_rows
-        self._longest_wait = longest_wait
+        self._answer_within = answer_within
         self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
@@ -113,41 +113,61 @@ class Queue:
         passes = self.rows // most_rows
         return passes, passes * most_rows
 
-    def take(self, most_rows: int, now: float) -> tuple[list[Job], list[Job]]:
-        """The oldest job and those that fit into one pass with it, and those that have waited too long for theirs.
+    def take(self, most_rows: int, now: float, pass_seconds: Callable[[int], float]) -> tuple[list[Job], list[Job]]:
+        """The oldest job and those that fit into one pass with it, and those that it would come too late for.
 
         What is late or was given up is taken out.
+
+        Args:
+            pass_seconds: of a pass of so many rows.
         """
-        taken: list[Job] = []
-        tired: list[Job] = []
-        left: deque[Job] = deque()
-        rows = 0
+        in_time = self._in_time(now)
+        tired = [job for job in in_time if self._is_tired(job, now + pass_seconds(job.rows))]  # even alone
+        waiting = [job for job in in_time if job not in tired] if tired else in_time
+        while True:
+            taken = self._gathered(waiting, most_rows)
+            ends = now + pass_seconds(sum(job.rows for job in taken))
+            too_late_for = {job for job in taken if self._is_tired(job, ends)}
+            if not too_late_for:
+                break
+            tired += [job for job in taken if job in too_late_for]
+            waiting = [job for job in waiting if job not in too_late_for]
+        gone = set(taken)
+        self._jobs = deque(job for job in waiting if job not in gone)
+        self.rows = sum(job.rows for job in self._jobs)
+        self._found_free.clear()
+        return _begun(taken), _begun(tired)
+
+    def _in_time(self, now: float) -> list[Job]:
+        """Jobs that somebody waits for; the others are told."""
+        waiting: list[Job] = []
         for job in self._jobs:
             if job.answer.cancelled():
                 continue
-            if job.deadline <= now:
-                if job.answer.set_running_or_notify_cancel():
-                    job.answer.set_exception(too_late())
-            elif self._is_tired(job, now):
-                if job.answer.set_running_or_notify_cancel():
-                    tired.append(job)
-            elif taken and (rows + job.rows > most_rows or not self._share(taken[0], job)):
-                left.append(job)
+            if job.deadline > now:
+                waiting.append(job)
             elif job.answer.set_running_or_notify_cancel():
+                job.answer.set_exception(too_late())
+        return waiting
+
+    def _gathered(self, waiting: Sequence[Job], most_rows: int) -> list[Job]:
+        taken: list[Job] = []
+        rows = 0
+        for job in waiting:
+            if not taken or (rows + job.rows <= most_rows and self._share(taken[0], job)):
                 taken.append(job)
                 rows += job.rows
-        self._jobs, self.rows = left, sum(job.rows for job in left)
-        self._found_free.clear()
-        return taken, tired
+        return taken
 
-    def _is_tired(self, job: Job, now: float) -> bool:
-        is_long = self._longest_wait is not None and now - job.arrived > self._longest_wait
+    def _is_tired(self, job: Job, ends: float) -> bool:
+        """Whether a pass that ends then is too late for a job."""
+        is_long = self._answer_within is not None and ends - job.arrived > self._answer_within
         return is_long and job not in self._found_free
 
     def take_all(self) -> list[Job]:
         """Everything that waits and was not given up."""
         jobs, self._jobs, self.rows = list(self._jobs), deque(), 0
-        return [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+        return _begun(jobs)
 
     def _share(self, first: Job, other: Job) -> bool:
         """Whether two jobs can share a pass: inputs of one shape, and one set where sets do not mix."""
@@ -156,3 +176,8 @@ class Queue:
         one, two = first.batches[0].inputs, other.batches[0].inputs
         is_alike = one.shape[1:] == two.shape[1:] and one.dtype == two.dtype
         return is_alike and (self._mixes_sets or first.chosen == other.chosen)
+
+
+def _begun(jobs: Sequence[Job]) -> list[Job]:
+    """Those that nobody has given up meanwhile."""
+    return [job for job in jobs if job.answer.set_running_or_notify_cancel()]

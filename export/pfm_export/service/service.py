@@ -60,7 +60,7 @@ class Service:
                 shares_passes=session.stated.is_row_by_row,
                 max_batch=config.max_batch,
                 max_queue=config.max_queue,
-                max_wait=config.max_wait,
+                answer_within=config.answer_within,
                 watcher=metrics.watcher(bundle.name),
             )
             engine.start(config.passes, partial(warm_up, session, max_batch=config.max_batch))
