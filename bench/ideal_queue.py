@@ -16,6 +16,10 @@ that FILE was measured at where nothing but the speed of the cores is not even. 
     python bench/ideal_queue.py FILE --pause 8
 
 Nothing goes on for so many milliseconds at each change of classes that FILE names.
+
+    python bench/ideal_queue.py FILE --within 660
+
+Whom it would answer later than that many milliseconds after its arrival is refused; the rate is that of FILE.
 """
 
 import argparse
@@ -89,6 +93,30 @@ def simulate_uneven(a: float, b: float, per_second: float, ends: Ends, seconds: 
     return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / count)
 
 
+def simulate_bounded(a: float, b: float, per_second: float, within: float, *, most: int = MOST) -> Found:
+    """Requests that arrive at random, of whom those are refused that would be answered too late.
+
+    Args:
+        within: milliseconds from the arrival to the end of the pass.
+    """
+    arrivals: list[float] = np.cumsum(np.random.default_rng(0).exponential(1000 / per_second, REQUESTS)).tolist()
+    waiting, latencies, now, first, passes = deque[float](), list[float](), 0.0, 0, 0
+    while first < REQUESTS or waiting:
+        if not waiting and arrivals[first] > now:
+            now = arrivals[first]
+        while first < REQUESTS and arrivals[first] <= now:
+            waiting.append(arrivals[first])
+            first += 1
+        while waiting and now + a + b * min(most, len(waiting)) - waiting[0] > within:
+            waiting.popleft()
+        if taken := [waiting.popleft() for _ in range(min(most, len(waiting)))]:
+            now += a + b * len(taken)
+            latencies += [now - each for each in taken]
+            passes += 1
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / REQUESTS)
+
+
 def even(now: float, work: float) -> float:
     """A pass takes as long as it computes."""
     return now + work
@@ -146,12 +174,17 @@ def main() -> None:
     parser.add_argument("--section", default="load")
     parser.add_argument("--speed", type=Path, help="of machine_speed.py")
     parser.add_argument("--pause", type=float, default=0.0, help="milliseconds at each change of classes")
+    parser.add_argument("--within", type=float, help="milliseconds in which what is not refused is answered")
     given = parser.parse_args()
     found = json.loads(given.file.read_text())["sections"][given.section]
     a, b = fit(found["mean_passes"])
     rate = found["phases"][-1]["asked_per_second"]  # of the load
     if given.speed is not None:
         say_uneven(given.speed, a, b, rate)
+        return
+    if given.within is not None:
+        queue = simulate_bounded(a, b, rate, given.within, most=found["largest_pass"]["rows"])
+        print(f"answers within {given.within:g} ms, {queue.describe(rate, REQUESTS / rate)}")
         return
     if given.pause:
         changes, seconds = [change["at"] for change in found["changes"]], found["phases"][-1]["arriving_seconds"]

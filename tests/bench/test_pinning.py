@@ -77,7 +77,7 @@ def test_the_queue_of_a_file_whose_rate_was_given_names_no_capacity(
     phase = {"asked_per_second": 100.0, "arriving_seconds": 2.0}
     section = {
         "capacity_per_second": None, "mean_passes": passes, "phases": [phase], "p50_alone_ms": 3.0, "p99_ms": 9.0,
-        "changes": [{"at": 1.0}],
+        "changes": [{"at": 1.0}], "largest_pass": {"rows": 4, "ms": 4.0},
     }  # fmt: skip
     file = tmp_path / "load.json"
     file.write_text(json.dumps({"sections": {"load": section}}))
@@ -85,6 +85,7 @@ def test_the_queue_of_a_file_whose_rate_was_given_names_no_capacity(
     for more, said in (
         ([], "measured: p99 9.0 ms at 100.0"),
         (["--pause", "8"], "pauses of 8 ms at 1 changes, 2 s at 100"),
+        (["--within", "9"], "answers within 9 ms, 5 s at 100"),
     ):
         monkeypatch.setattr(sys, "argv", ["ideal_queue.py", str(file), *more])
         ideal_queue.main()
@@ -110,6 +111,18 @@ def test_a_simulated_queue_grows_where_cores_are_slower_for_a_while_and_refuses_
     assert slower.p99_ms > 100  # 31 too many a second, as long as it is slow
     assert slower.refused == 0
     assert ideal_queue.simulate_uneven(0.0, 1.0, 2000, ideal_queue.even, 10).refused == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_simulated_queue_that_is_bounded_refuses_whom_it_would_answer_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ideal_queue, "REQUESTS", 20_000)
+    loss = ideal_queue.simulate_bounded(0.0, 1.0, 800, 1.0, most=1)  # served at once or not at all: Erlang's B
+    assert loss.refused == pytest.approx(0.8 / 1.8, abs=0.02)
+    assert loss.p99_ms == pytest.approx(1.0)
+    bounded = ideal_queue.simulate_bounded(0.0, 1.0, 800, 4.0, most=1)
+    assert bounded.p99_ms <= 4
+    assert 0.01 < bounded.refused < 0.1
 
 
 def test_a_pass_of_a_simulated_queue_waits_for_the_end_of_a_pause() -> None:
