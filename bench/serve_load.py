@@ -44,7 +44,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pfm.storage import write_json
+from pfm.storage import write_compact_json
 from pfm_bench.measuring.pinning import on_cpus, pin, read_cpus, siblings, stolen_ms
 from pfm_bench.measuring.served import OwnServer, own_server
 from pfm_bench.measuring.stats import percentiles
@@ -601,7 +601,7 @@ def main() -> None:
             begun = time.perf_counter()
             found = SECTIONS[name](setting)
             changed = [
-                f" --{option} {shlex.quote(str(getattr(given, option)))}"
+                f" --{option}={shlex.quote(str(getattr(given, option)))}"
                 for option in ("precision", "device", "rate", "server_cpus", "client_cpus", "load_workers", "options")
                 if getattr(given, option) != parser.get_default(option)
             ]
@@ -609,7 +609,7 @@ def main() -> None:
             command = f"python bench/serve_load.py {options} --only {name}"
             document["sections"][name] = {"command": command, "took_s": round(time.perf_counter() - begun, 1), **found}
             document |= {"host": host, "shape": given.shape, "tenants": TENANTS}
-            write_json(given.out, document)
+            write_compact_json(given.out, document)
     print(f"wrote {given.out}")
 
 
