@@ -73,8 +73,14 @@ def simulate(a: float, b: float, per_second: float, *, most: int = MOST, seed: i
     return Found(p50_ms=p50, p99_ms=p99, rows=REQUESTS / passes)
 
 
-def simulate_uneven(a: float, b: float, per_second: float, ends: Ends, seconds: float) -> Found:
-    """The same where a pass does not always take as long; for some seconds."""
+def simulate_uneven(
+    a: float, b: float, per_second: float, ends: Ends, seconds: float, *, within: float = float("inf"), most: int = MOST
+) -> Found:
+    """The same where a pass does not always take as long; for some seconds.
+
+    Args:
+        within: milliseconds from the arrival to the end of the pass; whom that would be too late for is refused.
+    """
     count = round(per_second * seconds)
     arrivals: list[float] = np.cumsum(np.random.default_rng(0).exponential(1000 / per_second, count)).tolist()
     waiting, latencies, now, first, passes = deque[float](), list[float](), 0.0, 0, 0
@@ -85,36 +91,14 @@ def simulate_uneven(a: float, b: float, per_second: float, ends: Ends, seconds: 
             if len(waiting) < ROOM:
                 waiting.append(arrivals[first])
             first += 1
-        taken = [waiting.popleft() for _ in range(min(MOST, len(waiting)))]
-        now = ends(now, a + b * len(taken))
-        latencies += [now - each for each in taken]
-        passes += 1
-    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
-    return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / count)
-
-
-def simulate_bounded(a: float, b: float, per_second: float, within: float, *, most: int = MOST) -> Found:
-    """Requests that arrive at random, of whom those are refused that would be answered too late.
-
-    Args:
-        within: milliseconds from the arrival to the end of the pass.
-    """
-    arrivals: list[float] = np.cumsum(np.random.default_rng(0).exponential(1000 / per_second, REQUESTS)).tolist()
-    waiting, latencies, now, first, passes = deque[float](), list[float](), 0.0, 0, 0
-    while first < REQUESTS or waiting:
-        if not waiting and arrivals[first] > now:
-            now = arrivals[first]
-        while first < REQUESTS and arrivals[first] <= now:
-            waiting.append(arrivals[first])
-            first += 1
-        while waiting and now + a + b * min(most, len(waiting)) - waiting[0] > within:
+        while waiting and ends(now, a + b * min(most, len(waiting))) - waiting[0] > within:
             waiting.popleft()
         if taken := [waiting.popleft() for _ in range(min(most, len(waiting)))]:
-            now += a + b * len(taken)
+            now = ends(now, a + b * len(taken))
             latencies += [now - each for each in taken]
             passes += 1
     p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
-    return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / REQUESTS)
+    return Found(p50_ms=p50, p99_ms=p99, rows=len(latencies) / passes, refused=1 - len(latencies) / count)
 
 
 def even(now: float, work: float) -> float:
@@ -183,8 +167,9 @@ def main() -> None:
         say_uneven(given.speed, a, b, rate)
         return
     if given.within is not None:
-        queue = simulate_bounded(a, b, rate, given.within, most=found["largest_pass"]["rows"])
-        print(f"answers within {given.within:g} ms, {queue.describe(rate, REQUESTS / rate)}")
+        seconds, most = REQUESTS / rate, found["largest_pass"]["rows"]
+        queue = simulate_uneven(a, b, rate, even, seconds, within=given.within, most=most)
+        print(f"answers within {given.within:g} ms, {queue.describe(rate, seconds)}")
         return
     if given.pause:
         changes, seconds = [change["at"] for change in found["changes"]], found["phases"][-1]["arriving_seconds"]

@@ -113,14 +113,11 @@ def test_a_simulated_queue_grows_where_cores_are_slower_for_a_while_and_refuses_
     assert ideal_queue.simulate_uneven(0.0, 1.0, 2000, ideal_queue.even, 10).refused == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_simulated_queue_that_is_bounded_refuses_whom_it_would_answer_too_late(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ideal_queue, "REQUESTS", 20_000)
-    loss = ideal_queue.simulate_bounded(0.0, 1.0, 800, 1.0, most=1)  # served at once or not at all: Erlang's B
-    assert loss.refused == pytest.approx(0.8 / 1.8, abs=0.02)
+def test_a_simulated_queue_that_is_bounded_refuses_whom_it_would_answer_too_late() -> None:
+    loss = ideal_queue.simulate_uneven(0.0, 1.0, 800, ideal_queue.even, 25, within=1.0, most=1)
+    assert loss.refused == pytest.approx(0.8 / 1.8, abs=0.02)  # served at once or not at all: Erlang's B
     assert loss.p99_ms == pytest.approx(1.0)
-    bounded = ideal_queue.simulate_bounded(0.0, 1.0, 800, 4.0, most=1)
+    bounded = ideal_queue.simulate_uneven(0.0, 1.0, 800, ideal_queue.even, 25, within=4.0, most=1)
     assert bounded.p99_ms <= 4
     assert 0.01 < bounded.refused < 0.1
 
