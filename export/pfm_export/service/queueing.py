@@ -122,8 +122,9 @@ class Queue:
             pass_seconds: of a pass of so many rows.
         """
         in_time = self._in_time(now)
-        tired = [job for job in in_time if self._is_tired(job, now + pass_seconds(job.rows))]  # even alone
-        waiting = [job for job in in_time if job not in tired] if tired else in_time
+        hopeless = {job for job in in_time if self._is_tired(job, now + pass_seconds(job.rows))}  # even alone
+        tired = [job for job in in_time if job in hopeless]
+        waiting = [job for job in in_time if job not in hopeless]
         while True:
             taken = self._gathered(waiting, most_rows)
             ends = now + pass_seconds(sum(job.rows for job in taken))
