@@ -78,7 +78,6 @@ class Engine:
     ) -> None:
         self._answerer = answerer
         self._max_batch = max_batch
-        self._answer_within = answer_within
         self._queue = Queue(
             most_rows=max_queue, mixes_sets=mixes_sets, shares_passes=shares_passes, answer_within=answer_within
         )
@@ -154,17 +153,16 @@ class Engine:
             begun = self._clock()
             jobs, tired = self._queue.take(self._most_rows, begun, self._times.expected)
             self._tell_queue()
-            busy = self._busy()
+            busy, rows = self._busy(), sum(job.rows for job in jobs)
             if self._queue:  # several may have come at once, and one thread was woken for them
                 self._changed.notify()
             if jobs:
-                self._ends[threading.get_ident()] = begun + self._times.expected(sum(job.rows for job in jobs))
+                self._ends[threading.get_ident()] = begun + self._times.expected(rows)
         _hand_over([(job, partial(job.answer.set_exception, busy)) for job in tired])
         if not jobs:
             return bool(tired)
         ended = _answered(self._answerer, jobs)
         seconds = self._clock() - begun
-        rows = sum(job.rows for job in jobs)
         with self._changed:  # before the answers, to which the next requests may be
             del self._ends[threading.get_ident()]
             self._times.add(rows, seconds)
@@ -191,8 +189,8 @@ class Engine:
         """
         if self._is_closing:
             return closing()
-        longest = left if self._answer_within is None else min(left, self._answer_within)
-        return None if self._takes(rows) <= longest and self._queue.has_room(rows) else self._busy()
+        is_taken = self._takes(rows) <= self._queue.longest(left) and self._queue.has_room(rows)
+        return None if is_taken else self._busy()
 
     def _takes(self, rows: int) -> float:
         """Seconds that a request of so many rows should take that comes now; 0 where none was measured or waits."""

@@ -21,7 +21,7 @@ from pfm_export.service.inference import BINARY, LENGTH
 from pfm_export.service.models import Model
 from pfm_export.service.plain import Plain
 from pfm_export.service.refusals import UNKNOWN_CLASS, RefusedError
-from pfm_export.service.tenants import Door, Right, Tenant
+from pfm_export.service.tenants import Door, Tenant
 from pfm_export.service.tensors import PROBABILITIES, InferRequest, as_numbers, read_infer, write_infer
 from pfm_export.serving.answers import ActiveSet, Prediction
 from pfm_export.serving.bundle import Bundle
@@ -134,6 +134,7 @@ class Outlines:
 
         Args:
             body: the JSON, and the tensors behind it.
+            tenant: that may predict.
 
         Raises:
             PfmError: it is refused, or the numbers are not as they have to be.
@@ -183,7 +184,6 @@ class Outlines:
     def _read_anew(
         self, body: memoryview, key: tuple[bytes, Tenant], tenant: Tenant
     ) -> tuple[Outline, npt.NDArray[Any]] | None:
-        tenant.require(Right.PREDICT)
         asked = read_infer(body, len(key[0]), self.model.input, max_rows=self._max_rows)
         if len(key[0]) == len(body) or asked.timeout is not None:  # the numbers are in the JSON; or it has its own time
             return None

@@ -15,6 +15,7 @@ class PassTimes:
 
     def __init__(self) -> None:
         self._weight = self._rows = self._squares = self._seconds = self._products = 0.0
+        self._pass_seconds, self._row_seconds = 0.0, FIRST_GUESS  # the line, which is asked for by every request
 
     @property
     def is_known(self) -> bool:
@@ -31,11 +32,11 @@ class PassTimes:
         self._squares = MEMORY * self._squares + rows * rows
         self._seconds = MEMORY * self._seconds + seconds
         self._products = MEMORY * self._products + rows * seconds
+        self._pass_seconds, self._row_seconds = self._line()
 
     def expected(self, rows: int, *, passes: int = 1) -> float:
         """Seconds of a pass of so many rows, or of several with so many together."""
-        pass_seconds, row_seconds = self._line()
-        return pass_seconds * passes + row_seconds * rows
+        return self._pass_seconds * passes + self._row_seconds * rows
 
     def most_rows(self, seconds: float, most: int) -> int:
         """How many rows a pass may have so that they add so many seconds to it: at least one, and at most `most`.
@@ -43,11 +44,10 @@ class PassTimes:
         After passes of one size it may have twice as many, however long those took: else nobody would ever learn what a
         row adds to a pass that is slow whatever is in it.
         """
-        row_seconds = self._line()[1]
-        if row_seconds * most <= seconds:
+        if self._row_seconds * most <= seconds:
             return most
         least = 2 * round(self._rows / self._weight) if self.is_known and not self._is_of_sizes else 1
-        return min(most, max(least, int(seconds / row_seconds)))
+        return min(most, max(least, int(seconds / self._row_seconds)))
 
     @property
     def _spread(self) -> float:
@@ -60,8 +60,6 @@ class PassTimes:
 
     def _line(self) -> tuple[float, float]:
         """a and b, by least squares; neither is negative."""
-        if not self.is_known:
-            return 0.0, FIRST_GUESS
         rows, seconds = self._rows / self._weight, self._seconds / self._weight
         # passes of one size say nothing of others: all of it is taken for the rows'
         slope = (self._products / self._weight - rows * seconds) / self._spread if self._is_of_sizes else seconds

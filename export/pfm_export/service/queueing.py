@@ -3,6 +3,7 @@
 Letters: B rows of graph inputs.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Queue:
         self, *, most_rows: int, mixes_sets: bool, shares_passes: bool = True, answer_within: float | None = None
     ) -> None:
         self._most_rows = most_rows
-        self._answer_within = answer_within
+        self._answer_within = math.inf if answer_within is None else answer_within
         self._shares_passes = shares_passes
         self._mixes_sets = mixes_sets
         self._jobs: deque[Job] = deque()
@@ -90,6 +91,10 @@ class Queue:
     def has_room(self, rows: int) -> bool:
         """Whether a job of so many rows may wait; one alone always may."""
         return not self._jobs or self.rows + rows <= self._most_rows
+
+    def longest(self, left: float) -> float:
+        """Seconds that a request may take which has so many."""
+        return min(left, self._answer_within)
 
     def put(self, job: Job, *, is_free: bool = False) -> None:
         """Let a job wait.
@@ -121,23 +126,29 @@ class Queue:
         Args:
             pass_seconds: of a pass of so many rows.
         """
-        in_time = self._in_time(now)
-        hopeless = {job for job in in_time if self._is_tired(job, now + pass_seconds(job.rows))}  # even alone
-        tired = [job for job in in_time if job in hopeless]
-        waiting = [job for job in in_time if job not in hopeless]
-        while True:
-            taken = self._gathered(waiting, most_rows)
-            ends = now + pass_seconds(sum(job.rows for job in taken))
-            too_late_for = {job for job in taken if self._is_tired(job, ends)}
-            if not too_late_for:
-                break
-            tired += [job for job in taken if job in too_late_for]
-            waiting = [job for job in waiting if job not in too_late_for]
-        gone = set(taken)
-        self._jobs = deque(job for job in waiting if job not in gone)
+        waiting, tired = self._in_time(now), list[Job]()
+        if self._answer_within < math.inf:
+            tired = self._tired(waiting, most_rows, now, pass_seconds)
+            waiting = _without(waiting, tired)
+        taken = self._gathered(waiting, most_rows)
+        self._jobs = deque(_without(waiting, taken))
         self.rows = sum(job.rows for job in self._jobs)
         self._found_free.clear()
         return _begun(taken), _begun(tired)
+
+    def _tired(
+        self, waiting: Sequence[Job], most_rows: int, now: float, pass_seconds: Callable[[int], float]
+    ) -> list[Job]:
+        """Jobs for which a pass of their own would be too late, or the next one is, as it is without them."""
+        tired = more = [job for job in waiting if self._is_late(job, now + pass_seconds(job.rows))]
+        while True:
+            waiting = _without(waiting, more)
+            taken = self._gathered(waiting, most_rows)
+            ends = now + pass_seconds(sum(job.rows for job in taken))
+            more = [job for job in taken if self._is_late(job, ends)]
+            if not more:
+                return tired
+            tired = tired + more
 
     def _in_time(self, now: float) -> list[Job]:
         """Jobs that somebody waits for; the others are told."""
@@ -160,10 +171,9 @@ class Queue:
                 rows += job.rows
         return taken
 
-    def _is_tired(self, job: Job, ends: float) -> bool:
+    def _is_late(self, job: Job, ends: float) -> bool:
         """Whether a pass that ends then is too late for a job."""
-        is_long = self._answer_within is not None and ends - job.arrived > self._answer_within
-        return is_long and job not in self._found_free
+        return ends - job.arrived > self._answer_within and job not in self._found_free
 
     def take_all(self) -> list[Job]:
         """Everything that waits and was not given up."""
@@ -182,3 +192,9 @@ class Queue:
 def _begun(jobs: Sequence[Job]) -> list[Job]:
     """Those that nobody has given up meanwhile."""
     return [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+
+
+def _without(jobs: Sequence[Job], gone: Sequence[Job]) -> list[Job]:
+    """The others, in their order."""
+    left_out = set(gone)
+    return [job for job in jobs if job not in left_out]
