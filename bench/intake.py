@@ -186,7 +186,7 @@ def last_step(log: Path) -> int:
     """The newest step in a run's log; 0 for none."""
     if not log.exists():
         return 0
-    lines = [line for line in log.read_text().splitlines() if '"event": "step"' in line]
+    lines = [line for line in log.read_text().split("\n")[:-1] if '"event": "step"' in line]  # but one that has no end
     return json.loads(lines[-1])["step"] if lines else 0
 
 

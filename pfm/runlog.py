@@ -9,11 +9,14 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from pfm.errors import StorageError
-from pfm.storage import explain, write_whole
+from pfm.storage import cut_half_a_line, explain, write_whole
 
 
 class RunLog:
-    """Appends records to a `.jsonl` file; silent on processes that are not the main one."""
+    """Appends records to a `.jsonl` file; silent on processes that are not the main one.
+
+    What a killed run left of a line at the end goes when the file is opened: the next record would be a part of it.
+    """
 
     def __init__(self, path: Path | None, *, is_main: bool = True) -> None:
         self.path = path if is_main else None
@@ -22,7 +25,8 @@ class RunLog:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("ab", buffering=0)  # what cannot be written is not tried again at the end
+                self._file = self.path.open("a+b", buffering=0)  # what cannot be written is not tried again at the end
+                cut_half_a_line(self._file)
             except OSError as error:
                 raise StorageError(f"cannot write {self.path}: {explain(error)}; choose another folder") from error
 

@@ -12,6 +12,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -123,6 +124,30 @@ def write_whole(descriptor: int, content: bytes) -> None:
     """
     while content:
         content = content[os.write(descriptor, content) :]
+
+
+def cut_half_a_line(file: FileIO) -> None:
+    """Take away what stands behind the last end of a line of an open file, if that is an ordinary one.
+
+    Args:
+        file: unbuffered, open for reading and writing.
+
+    Raises:
+        OSError: it cannot be read or cut.
+    """
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return
+    end = size = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - (1 << 16), 0)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
 
 
 def write_text(path: Path, content: str) -> None:

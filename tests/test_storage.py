@@ -94,6 +94,22 @@ def test_what_cannot_be_written_is_not_tried_again_when_the_file_is_closed() -> 
         log.write("start")
 
 
+HALVES = [b"", b'{"event": "sta', b"x" * 200_000]
+
+
+@pytest.mark.parametrize("left", [*HALVES, *(b'{"event": "step"}\n' + half for half in HALVES)])
+def test_what_a_killed_run_left_of_a_line_does_not_spoil_the_next(tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(left)
+    with RunLog(path) as log:
+        log.write("start", config={})
+        log.write("end")
+    whole = left[: left.rfind(b"\n") + 1]
+    assert path.read_bytes().startswith(whole)
+    found = [json.loads(line)["event"] for line in path.read_bytes().splitlines()]
+    assert found == ["step"] * bool(whole) + ["start", "end"]
+
+
 def test_what_is_written_in_parts_is_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(storage.os, "write", lambda descriptor, content: write(descriptor, content[:2]))

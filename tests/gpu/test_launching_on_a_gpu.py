@@ -1,6 +1,5 @@
 """`accelerate launch` on one GPU: a process of its own, NCCL, and a model that FSDP2 shares out to one process."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from making.images import write_npz
 from making.launching import ROOT
+from making.logs import log_records
 from pfm.model.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -29,8 +29,8 @@ class Launched:
     folder: Path
 
     def losses(self) -> list[float]:
-        log = (self.folder / "colours_seed_42_log.jsonl").read_text().splitlines()
-        return [record["loss"] for record in map(json.loads, log) if record["event"] == "step"]
+        records = log_records(self.folder / "colours_seed_42_log.jsonl")
+        return [record["loss"] for record in records if record["event"] == "step"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from making.commands import Refuse
+from making.logs import log_records
 from pfm.cli import pfm, run
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.training import run as training
@@ -34,7 +35,7 @@ def trained(npz: Path, folder: Path, *more: str) -> list[float]:
 
 
 def losses(folder: Path) -> list[float]:
-    records = [json.loads(line) for line in (folder / "colours_seed_42_log.jsonl").read_text().splitlines()]
+    records = log_records(folder / "colours_seed_42_log.jsonl")
     return [record["loss"] for record in records if record["event"] == "step"]
 
 

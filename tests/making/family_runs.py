@@ -1,6 +1,5 @@
 """Runs of any family by its case's name: a small model in a folder, data that it learns, and commands over both."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,6 +11,7 @@ import torch
 
 from making.families import CASES, MORE
 from making.images import write_npz
+from making.logs import log_records
 from making.models import tiny_model
 from making.sounds import write_tones
 from making.speech import MORE_SPEECH, SPEECH
@@ -71,8 +71,7 @@ def call(*arguments: object) -> None:
 def losses(folder: Path) -> list[float]:
     """Of each step of a run."""
     (log,) = folder.glob("*_log.jsonl")
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    return [record["loss"] for record in records if record["event"] == "step"]
+    return [record["loss"] for record in log_records(log) if record["event"] == "step"]
 
 
 def killed(arguments: list[str], folder: Path, *, after: int) -> int:

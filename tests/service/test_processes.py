@@ -1,7 +1,6 @@
 """`pfm serve` as a user starts it: workers on one port, killed, told to stop, and asked while a class is erased."""
 
 import datetime
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from making.commands import Refuse
+from making.logs import log_records
 from making.served import listening, until
 from pfm_export.service import supervisor
 from pfm_export.service.config import ServeConfig
@@ -53,7 +53,7 @@ class Server:
         return children(self.process.pid)
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.errors.read_text().splitlines()]
+        return log_records(self.errors)
 
 
 @pytest.fixture

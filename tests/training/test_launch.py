@@ -16,6 +16,7 @@ import torch
 
 from making.images import write_npz
 from making.launching import ROOT, environment, launch
+from making.logs import log_records
 from pfm.cli import pfm, run
 from pfm.model.checkpoint import load_checkpoint
 
@@ -56,7 +57,7 @@ def test_launching_the_script_gives_the_numbers_of_the_command(tmp_path: Path) -
 
 
 def losses(folder: Path) -> list[float]:
-    records = [json.loads(line) for line in (folder / "colours_seed_42_log.jsonl").read_text().splitlines()]
+    records = log_records(folder / "colours_seed_42_log.jsonl")
     return [record["loss"] for record in records if record["event"] == "step"]
 
 
@@ -196,7 +197,7 @@ def test_two_processes_that_were_stopped_inside_an_epoch_end_with_the_same_bytes
         )  # fmt: skip
         log = folder / "colours_seed_42_log.jsonl"
         deadline = time.monotonic() + 400
-        while not log.exists() or len(log.read_text().splitlines()) < step:
+        while len(log_records(log)) < step:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -1,7 +1,6 @@
 """A launcher that dies leaves no workers behind, and what they had done is saved."""
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from making.images import write_npz
 from making.launching import ROOT, environment
+from making.logs import last_step
 from pfm.model.checkpoint import load_checkpoint
 from pfm.training.launcher import is_launcher
 
@@ -56,18 +56,13 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def steps_done(folder: Path) -> int:
-    log = folder / "colours_seed_42_log.jsonl"
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return max((record.get("step", 0) for record in records), default=0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAUNCHERS)
 @pytest.mark.parametrize("at_step", [0, 5])
 def test_workers_leave_when_their_launcher_is_killed(name: str, at_step: int, tmp_path: Path) -> None:
     """Killed outright: in training, where the run is saved, and before it, while the workers still import."""
     data, folder = write_npz(tmp_path / "colours.npz", train=400, test=20), tmp_path / "run"
+    log = folder / "colours_seed_42_log.jsonl"
     command = [*LAUNCHERS[name], "pfm/train.py", "--dataset", str(data), "--save_dir", str(folder), "--epochs", "500",
                "--model_name", "scratch:vit_digits", "--batch_size", "8", "--log_every", "1", "--eval_every", "0",
                "--save_every", "0", "--cpu"]  # fmt: skip
@@ -84,7 +79,7 @@ def test_workers_leave_when_their_launcher_is_killed(name: str, at_step: int, tm
     try:
         assert wait_until(are_started, 60)
         if at_step:
-            assert wait_until(lambda: steps_done(folder) >= at_step, 120), (tmp_path / "said").read_text()
+            assert wait_until(lambda: last_step(log) >= at_step, 120), (tmp_path / "said").read_text()
         else:
             time.sleep(0.5)
         process.kill()

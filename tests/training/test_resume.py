@@ -17,6 +17,7 @@ from PIL import Image
 from making.checkpoints import same_bytes
 from making.commands import train_arguments
 from making.images import write_npz
+from making.logs import last_step
 from making.models import TINY
 from pfm.cli import pfm, run
 from pfm.data.decoding import BEFORE
@@ -56,9 +57,7 @@ def finish(arguments: list[str]) -> None:
 
 
 def steps_done(folder: Path) -> int:
-    log = folder / f"{STEM}_log.jsonl"
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return max((record.get("step", 0) for record in records), default=0)
+    return last_step(folder / f"{STEM}_log.jsonl")
 
 
 def wait_for_step(folder: Path, step: int, process: Any) -> None:

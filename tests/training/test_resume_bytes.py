@@ -16,6 +16,7 @@ import pytest
 
 from making.checkpoints import trained_state
 from making.launching import ROOT, environment
+from making.logs import last_step
 from pfm.model.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 
 STEM = "digits_seed_42"
@@ -73,9 +74,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def steps_done(folder: Path) -> int:
-    log = folder / "run" / f"{STEM}_log.jsonl"
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return max((record.get("step", 0) for record in records), default=0)
+    return last_step(folder / "run" / f"{STEM}_log.jsonl")
 
 
 def kill_at(folder: Path, processes: int, step: int, after_s: float) -> None:

@@ -18,6 +18,7 @@ from making.checkpoints import same_bytes
 from making.commands import Refuse, train_on_sounds
 from making.files import files
 from making.launching import ROOT, launch
+from making.logs import log_records
 from making.models import TINY_AST
 from making.sounds import PITCHES, write_tones
 from pfm.backbones.config import AUDIO_DEFAULT
@@ -173,7 +174,7 @@ def test_two_processes_of_half_a_batch_are_one_process_of_the_whole(tmp_path: Pa
     assert "2 process(es) on cpu" in said
     losses = []
     for name in ("one", "two"):
-        records = [json.loads(line) for line in (tmp_path / name / f"{STEM}_log.jsonl").read_text().splitlines()]
+        records = log_records(tmp_path / name / f"{STEM}_log.jsonl")
         losses.append([record["loss"] for record in records if record["event"] == "step"])
     assert len(losses[0]) == 6
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)  # rounding, over 6 steps

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from making.batches import IMAGES, LABELS, PREPROCESS, make_loader
+from making.logs import log_records
 from making.models import tiny_model
 from pfm.backbones.config import BackboneConfig
 from pfm.backbones.family import PRESETS
@@ -162,7 +163,7 @@ def test_a_run_learns_and_leaves_the_papers_files(npz: Path, tmp_path: Path) -> 
     assert {"full_bank", "infer_best", "class_0", "none"} <= set(accuracies)
     assert all(len(values) == 12 for values in accuracies.values())
     assert accuracies["full_bank"][-1] == result.modes["full_bank"]
-    records = [json.loads(line) for line in (tmp_path / "out" / f"{stem}_log.jsonl").read_text().splitlines()]
+    records = log_records(tmp_path / "out" / f"{stem}_log.jsonl")
     assert next(r["event"] for r in records) == "start"
     assert {r["event"] for r in records} == {"start", "step", "epoch", "end"}
     losses = [r["loss"] for r in records if r["event"] == "step"]
@@ -217,8 +218,8 @@ def test_bf16_autocast_trains(npz: Path, tmp_path: Path) -> None:
 def test_augmentation_changes_what_is_seen_and_repeats_with_the_seed(npz: Path, tmp_path: Path) -> None:
     def loss(name: str, **augment: Any) -> list[float]:
         train(run_config(npz, tmp_path / name, train={"eval_every": 0}, augment=augment), CPU, silent)
-        lines = (tmp_path / name / "colours_seed_42_log.jsonl").read_text().splitlines()
-        return [record["loss"] for record in map(json.loads, lines) if record["event"] == "step"]
+        records = log_records(tmp_path / name / "colours_seed_42_log.jsonl")
+        return [record["loss"] for record in records if record["event"] == "step"]
 
     shifted = loss("a", shift=2, hflip=True)
     assert shifted == loss("b", shift=2, hflip=True)

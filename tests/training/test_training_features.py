@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from making.images import write_npz
+from making.logs import log_records
 from making.models import tiny_model
 from pfm.backbones.config import BackboneConfig
 from pfm.data.config import AugmentConfig, DataConfig, FeedConfig
@@ -58,8 +59,7 @@ def run(data: Path, folder: Path, **changes: Any) -> Path:
 
 
 def records(folder: Path, event: str) -> list[dict[str, Any]]:
-    lines = (folder / f"{STEM}_log.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["event"] == event]
+    return [record for record in log_records(folder / f"{STEM}_log.jsonl") if record["event"] == event]
 
 
 def assert_same(first: Path, second: Path, tolerance: float = 0.0) -> None:
