@@ -336,6 +336,7 @@ COUNTS = (
     ("audit.md", r"made again,\s+(\d+) times and more", "pfm.audit.config:QUICK.random_rounds"),
     ("serving.md", r"above `--max_pixels` \(([\d,]+),", "pfm.data.limits:MOST_PIXELS"),
     ("serving.md", r"`--max_expansion` \((\d+)\)", "pfm.data.limits:MOST_EXPANSION"),
+    ("serving.md", r"takes less than ([\d.]+) ms of the processor", "pfm_export.service.thread_choice:QUICK_MS"),
 )
 WORDS = {"three": 3, "five": 5, "ten": 10, "twenty": 20}
 
