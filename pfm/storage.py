@@ -330,10 +330,38 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise StorageError(
-            f"cannot write into {path}: {explain(error)}; choose a folder that you may write to"
-        ) from error
+        raise _no_folder(path, error) from error
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that could not be written into, before any long work; none is made.
+
+    Raises:
+        StorageError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before any long work; none is made.
+
+    Raises:
+        StorageError: it is a folder, or its folder cannot be made or written into.
+    """
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        raise StorageError(f"cannot write {path}: a folder of that name exists; name a file")
+    check_folder(real.parent)
+
+
+def _no_folder(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write into {path}: {explain(error)}; choose a folder that you may write to")
 
 
 def sha256(path: Path) -> str:
