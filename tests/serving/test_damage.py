@@ -1,15 +1,20 @@
 """A bundle with a file that is not what its manifest states: taking away goes on and says so, serving is refused."""
 
+import errno
+import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from making.checkpoints import image_checkpoint
 from making.commands import Refuse
 from pfm.cli import pfm, run
-from pfm.errors import BundleError
+from pfm.errors import BundleError, StorageError
 from pfm_export.graph.export import export_bundle
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
@@ -123,3 +128,23 @@ def test_a_class_is_erased_by_a_session_whose_graph_is_gone_since(whole: Path) -
     (whole / MODEL).unlink()
     session.erase(["red"])
     assert "red" not in Bundle.open(whole).classes.names
+
+
+def test_a_bundle_is_opened_and_answers_where_nothing_can_be_written(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    opened = io.open
+
+    def reading(file: object, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        return opened(file, mode, *rest, **named) if not {*mode} & {*"wax+"} else refused()  # type: ignore[arg-type]
+
+    monkeypatch.setattr(io, "open", reading)
+    for name in ("mkdir", "replace", "rename", "unlink"):
+        monkeypatch.setattr(os, name, refused)
+    session = PromptSession(whole, device="cpu")
+    assert len(session.predict(np.zeros((1, 3, 8, 8), np.float32)).labels) == 1
+    with pytest.raises(StorageError, match="Read-only file system"):
+        session.erase(["red"])
