@@ -259,6 +259,21 @@ def try_lock(path: Path) -> BinaryIO | None:
     return _locked(path, wait=False)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody has an ordinary file locked; where nobody has, not even for the moment that it takes to look.
+
+    Raises:
+        StorageError: that cannot be seen.
+    """
+    try:
+        with path.open("rb") as file:
+            return not _lock(file, wait=False, shared=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+
+
 def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
     while True:
         try:
@@ -285,8 +300,12 @@ def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
         file.close()
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file; whether that was possible, where nobody waits."""
+def _lock(file: BinaryIO, *, wait: bool, shared: bool = False) -> bool:
+    """Lock an open file; whether that was possible, where nobody waits.
+
+    Args:
+        shared: with others who ask for no more than that, where the system knows such locks.
+    """
     try:
         if os.name == "nt":
             import msvcrt
@@ -296,7 +315,7 @@ def _lock(file: BinaryIO, *, wait: bool) -> bool:
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError):
         if wait:
             raise

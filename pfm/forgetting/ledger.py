@@ -50,6 +50,7 @@ class Erasure:
         line: its number, from 1.
         classes: number and name of each.
         begun: hash of the line that announced it; "" where none did.
+        takes_samples: groups or samples went, so that the classes they were of are others now.
     """
 
     line: int
@@ -58,6 +59,7 @@ class Erasure:
     classes: tuple[tuple[int, str], ...]
     changes: tuple[Change, ...]
     begun: str
+    takes_samples: bool = False
 
 
 def canonical(record: Record) -> bytes:
@@ -170,6 +172,7 @@ def _erasure(line: int, record: Record) -> Erasure:
         classes=pairs(record["classes"]),
         changes=changes,
         begun=text(record.get("begun", "")),
+        takes_samples=record["action"] == ERASE_SAMPLES,
     )
 
 

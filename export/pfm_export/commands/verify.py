@@ -52,7 +52,8 @@ class AskedFor:
     "--later",
     multiple=True,
     type=PATH,
-    help="Certificate of a later erasure, by the same key, that says what the prompts are since they were centred.",
+    help="Certificate of a later erasure, by the same key: says what prompts are since they were centred, and what "
+    "classes of an exact readout are solved from since samples were taken out.",
 )
 @with_options(asked=AskedFor)
 def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tuple[Path, ...], asked: AskedFor) -> None:
@@ -64,7 +65,7 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
 
     Exit code 0: everything given holds. 2: something is broken, and which link. 3: nothing is broken, and yet
     nothing is shown: no --public_key was named, a file of a bundle could not be looked into, or a later
-    erasure centred the prompts, and its certificate was not given with --later.
+    erasure centred the prompts or took samples out, and its certificate was not given with --later.
     """
     from pfm.forgetting import verify as verifying
     from pfm.forgetting.certificate import read_certificate
@@ -110,7 +111,7 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
             raise NotShownError(f"{check.name}: {check.remark}")
     for entry in signed.artifacts:
         if entry.exact:
-            click.echo(f"exact: {entry.file} was solved from what is left, digest {entry.exact}")
+            click.echo(f"exact: {entry.file} was solved from what was left when this was signed, digest {entry.exact}")
     names = dict.fromkeys(name for entry in signed.artifacts for _, name in entry.classes)
     if names:
         click.echo(f"holds: {', '.join(names)} erased, and nowhere in what was looked into")

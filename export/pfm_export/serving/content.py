@@ -8,7 +8,7 @@ import numpy as np
 from pfm.errors import BundleError
 from pfm.exact.solve import TOLERANCE
 from pfm.forgetting.artifacts.text import may_hold_numbers
-from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of
+from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of, sums_digest
 from pfm.forgetting.ledger import LEDGER
 from pfm_export.serving.bank import BANK, Floats
 from pfm_export.serving.bundle import Bundle
@@ -40,8 +40,10 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         problems.append(f"{MANIFEST}: {WRITTEN_OUT}")
     if solves:
         problems += _misfits_of_solution(bundle)
+    exact = bundle.exact if bundle.is_exact else None
+    sums = {} if exact is None else {own.id: sums_digest(own.count, own.sha256) for own in exact.classes}
     classes = tuple(
-        _class(number, name, bundle.tensors_of(number))
+        _class(number, name, bundle.tensors_of(number), sums.get(number, ""))
         for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
     )
     own = {*bundle.stated.signatures.files, *_OWN, *(() if bundle.exact is None else bundle.exact.files)}
@@ -53,7 +55,7 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
         files=tuple(hashes.items()),
         problems=tuple(problems),
-        exact=bundle.exact.digest if bundle.exact is not None and bundle.is_exact else "",
+        exact="" if exact is None else exact.digest,
         prompts_centred=bool(bundle.prompts_centred),
         unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in own),
     )
@@ -77,10 +79,10 @@ def _misfits_of_solution(bundle: Bundle) -> list[str]:
     ]
 
 
-def _class(number: int, name: str, tensors: dict[str, Floats]) -> ClassContent:
+def _class(number: int, name: str, tensors: dict[str, Floats], sums: str) -> ClassContent:
     parts = {kind: (kind, str(array.dtype), array.shape, array.tobytes()) for kind, array in tensors.items()}
     prompt = parts.pop("prompt")
-    return ClassContent(number=number, name=name, prompt=digest_of([prompt]), rows=digest_of(parts.values()))
+    return ClassContent(number=number, name=name, prompt=digest_of([prompt]), rows=digest_of(parts.values()), sums=sums)
 
 
 def _files(folder: Path) -> list[Path]:
