@@ -169,7 +169,7 @@ def show_plan(setup: Setup) -> Plan:
 
 
 def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan | None:
-    """What `train` would do, said as there, with nothing trained and nothing written.
+    """What `train` would do, said as there, with nothing trained and nothing written but what `--cache` keeps.
 
     Raises:
         PfmError: as `train`, of what it checks before it starts.
@@ -180,7 +180,8 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
     _check_named(config, None)
     spec = describe_backbone(config.backbone)
     check_options(config, spec)
-    data = load_run_data(config, spec, accelerator, None)
+    unhashed = dataclasses.replace(config.data, hash_groups="")  # whose key would be made
+    data = load_run_data(dataclasses.replace(config, data=unhashed), spec, accelerator, None)
     spec = _fitted(spec, data)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)
