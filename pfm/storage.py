@@ -323,5 +323,5 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_bytes(content: bytes) -> str:
+def sha256_bytes(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

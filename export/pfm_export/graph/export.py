@@ -68,7 +68,7 @@ def export_bundle(
     model = checkpoint.build_model()
     form = form or GraphForm()
     bank = _bank(model)
-    manifest = describe(checkpoint, model, form, bank, with_sums=with_sums)
+    manifest = describe(checkpoint, model, form, with_sums=with_sums)
     sums = class_sums(checkpoint) if with_sums else {}
     graphs = export_graphs(model, form, checkpoint.preprocess, graph_facts(manifest))
     others = hub_files(checkpoint.spec, checkpoint.preprocess)
