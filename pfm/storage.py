@@ -155,8 +155,9 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any parser reads: a number that is not one becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON that any parser reads: a number that is not one becomes null, half a character JSON's own escape."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_compact_json(path: Path, content: Mapping[str, Any], digits: int = 6) -> None:
