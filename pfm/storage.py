@@ -151,7 +151,8 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode())
+    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
