@@ -261,6 +261,21 @@ def try_lock(path: Path) -> BinaryIO | None:
     return _locked(path, wait=False)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody has an ordinary file locked; where nobody has, not even for the moment that it takes to look.
+
+    Raises:
+        StorageError: that cannot be seen.
+    """
+    try:
+        with path.open("rb") as file:
+            return not _lock(file, wait=False, shared=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {explain(error)}") from error
+
+
 def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
     while True:
         try:
@@ -287,8 +302,12 @@ def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
         file.close()
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file; whether that was possible, where nobody waits."""
+def _lock(file: BinaryIO, *, wait: bool, shared: bool = False) -> bool:
+    """Lock an open file; whether that was possible, where nobody waits.
+
+    Args:
+        shared: with others who ask for no more than that, where the system knows such locks.
+    """
     try:
         if os.name == "nt":
             import msvcrt
@@ -298,7 +317,7 @@ def _lock(file: BinaryIO, *, wait: bool) -> bool:
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError):
         if wait:
             raise
@@ -313,10 +332,38 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise StorageError(
-            f"cannot write into {path}: {explain(error)}; choose a folder that you may write to"
-        ) from error
+        raise _no_folder(path, error) from error
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that could not be written into, before any long work; none is made.
+
+    Raises:
+        StorageError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before any long work; none is made.
+
+    Raises:
+        StorageError: it is a folder, or its folder cannot be made or written into.
+    """
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        raise StorageError(f"cannot write {path}: a folder of that name exists; name a file")
+    check_folder(real.parent)
+
+
+def _no_folder(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write into {path}: {explain(error)}; choose a folder that you may write to")
 
 
 def sha256(path: Path) -> str:

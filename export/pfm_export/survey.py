@@ -1,5 +1,6 @@
 """What some paths name, found and opened: which artifacts hold which classes, and which files hold none. No torch."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -128,12 +129,14 @@ def copies(held: Sequence[Held]) -> dict[Path, Path]:
     sizes: dict[int, list[Path]] = {}
     for entry in held:
         if isinstance(entry.kind, HoldingKind):
-            sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was opened, as a run does
+                sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
     found: dict[Path, Path] = {}
     for files in sizes.values():
         first: dict[str, Path] = {}
         for file in files if len(files) > 1 else []:
-            original = first.setdefault(sha256(file), file)
-            if original != file:
-                found[file] = original
+            with contextlib.suppress(FileNotFoundError):
+                original = first.setdefault(sha256(file), file)
+                if original != file:
+                    found[file] = original
     return found

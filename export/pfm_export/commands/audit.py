@@ -10,6 +10,7 @@ import click
 
 from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
+from pfm.classes import check_removal
 from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
@@ -17,7 +18,7 @@ from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.options import option
-from pfm.storage import make_folder, write_compact_json, write_text
+from pfm.storage import check_folder, make_folder, write_compact_json, write_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -83,13 +84,17 @@ def audit_command(
     if is_small:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     source = data_of_run(checkpoint, data)
+    check_removal(checkpoint.classes, present)
+    judged = load_checkpoint(options.forgotten) if options.forgotten else None
+    check_folder(out)
+    served = {"bundle": _served(options.bundle, checkpoint)} if options.bundle else {}
     request = AuditRequest(
         full=checkpoint,
         source=source,
         data=load_data(source, checkpoint.preprocess.storage, intake=Intake(device=where)),
         keys=keys,
-        judged=load_checkpoint(options.forgotten) if options.forgotten else None,
-        served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},
+        judged=judged,
+        served=served,
     )
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)

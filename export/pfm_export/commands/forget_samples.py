@@ -9,6 +9,7 @@ import click
 
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
+from pfm.storage import check_file
 from pfm_export.commands.asking import ask
 from pfm_export.commands.records import RecordOptions
 
@@ -44,6 +45,7 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     from pfm.forgetting.samples import Removal
 
     target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
+    check_file(target)
     removal = Removal(groups=chosen.group, samples=chosen.sample)
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
