@@ -163,7 +163,7 @@ def _in_batches(evaluation: EvalConfig, batch_size: int | None) -> EvalConfig:
 
 
 def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", suspend: str, path: Path) -> None:
-    from pfm.classes import Typed, names_meant, split_names
+    from pfm.classes import Typed, listed, names_meant, split_names
     from pfm.evaluation.results import percent
     from pfm.forgetting.suspend import active_positions
     from pfm.storage import write_json
@@ -176,7 +176,7 @@ def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", sus
     if not evaluator.processes.is_main:
         return
     click.echo(
-        f"suspended (reversible, nothing erased): {', '.join(names)}\n"
+        f"suspended (reversible, nothing erased): {listed(names)}\n"
         f"  accuracy on their samples  {percent(result.forget)}\n"
         f"  accuracy on the others     {percent(result.retain)}"
     )
