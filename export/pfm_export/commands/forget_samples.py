@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import listed
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
 from pfm.storage import check_file
@@ -112,6 +113,6 @@ def forget_in_place(
 
 
 def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {', '.join(classes)} is left, so the class went too" if classes else ""
+    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
     click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
     click.echo(f"exact: the weights are those of a fit without them, digest {digest}")
