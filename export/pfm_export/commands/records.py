@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class RecordOptions:
     """What is written down of an erasure."""
 
-    reason: str = option("", "Free text for the record.")
-    requested_by: str = option("", "Free text for the record.")
+    reason: str = option("", "Free text for the record.", may_be_empty=True)
+    requested_by: str = option("", "Free text for the record.", may_be_empty=True)
     certificate: Path | None = option(None, "Write a signed statement here.")
     key: Path | None = option(
         None,
