@@ -151,12 +151,14 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode())
+    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any parser reads: a number that is not one becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON that any parser reads: a number that is not one becomes null, half a character JSON's own escape."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_compact_json(path: Path, content: Mapping[str, Any], digits: int = 6) -> None:
@@ -370,5 +372,5 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_bytes(content: bytes) -> str:
+def sha256_bytes(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -369,6 +369,7 @@ COUNTS = (
     ("serving.md", r"A token has (\d+) characters", "pfm_export.service.tenants:SHORTEST"),
     ("serving.md", r"JPEGs of more than (\d+) scans", "pfm.data.pixels:MOST_SCANS"),
     ("serving.md", r"\(DICOM: (\d+)\)", "pfm.data.packed_frames:MOST_EXPANSION"),
+    ("serving.md", r"takes less than ([\d.]+) ms of the processor", "pfm_export.service.thread_choice:QUICK_MS"),
 )
 WORDS = {"three": 3, "four": 4, "five": 5, "ten": 10, "twenty": 20}
 

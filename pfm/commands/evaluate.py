@@ -181,6 +181,7 @@ def _left_active(classes: "ClassList", suspend: str) -> list[int]:
 
 
 def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", active: list[int], path: Path) -> None:
+    from pfm.classes import listed
     from pfm.evaluation.results import percent
     from pfm.storage import write_json
 
@@ -189,7 +190,7 @@ def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", act
     if not evaluator.processes.is_main:
         return
     click.echo(
-        f"suspended (reversible, nothing erased): {', '.join(names)}\n"
+        f"suspended (reversible, nothing erased): {listed(names)}\n"
         f"  accuracy on their samples  {percent(result.forget)}\n"
         f"  accuracy on the others     {percent(result.retain)}"
     )

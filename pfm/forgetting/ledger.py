@@ -65,6 +65,8 @@ class Erasure:
 def canonical(record: Record) -> bytes:
     """The one byte string of a record that is hashed."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # two halves of one character become that character, as whoever reads their escapes takes them
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     # what is no valid text (a byte of another encoding, typed on the command line) becomes JSON's own escape
     return text.encode(errors="backslashreplace")
 

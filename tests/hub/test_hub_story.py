@@ -37,7 +37,7 @@ def train_apart(hub: Hub, arguments: list[str]) -> None:
     environment = {**inherited, "HF_ENDPOINT": hub.address, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; from pfm.cli import pfm, run; sys.exit(run(pfm, {arguments!r}))"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 

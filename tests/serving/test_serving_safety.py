@@ -98,7 +98,7 @@ def erase_elsewhere(folder: Path, *names: str, announce: bool = False) -> "subpr
 
 
 def finished(process: "subprocess.Popen[str]") -> str:
-    said, errors = process.communicate(timeout=120)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return said
 
@@ -195,10 +195,10 @@ def test_no_thread_answers_a_class_that_another_process_has_erased(exported: Pat
             what, name = line.split()
             if what == "erased":
                 gone.add(name)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         stop.set()
         for thread in threads:
-            thread.join(timeout=120)
+            thread.join(timeout=600)
         assert failures == []
         assert process.returncode == 0
         assert session.predict(INPUTS).classes == ("class10", "class11")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import listed
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
 from pfm.storage import check_file
@@ -71,16 +72,19 @@ def forget_in_place(
     """
     from pfm.forgetting.sample_files import erase_samples
     from pfm.forgetting.samples import Removal
+    from pfm_export.erasing import check_names, sweep
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    exact = [held.path for held in found.held if held.holding.is_exact and held.path.is_file()]
+    changed = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    exact = [held.path for held in changed]
     others = [held.path for held in found.held if held.path not in exact]
     if not exact:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
+    check_names(found, changed, allow_unknown=allow_unknown)
     ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
     removal = Removal(groups=chosen.group, samples=chosen.sample)
     refused: list[ClassNameError] = []
@@ -95,17 +99,20 @@ def forget_in_place(
         _tell(path, removed.num_samples, removed.classes, removed.digest)
     if len(refused) == len(exact):
         raise refused[0]
+    found.others += sweep(found.walk.parts)
     record.certify_samples(lines, chosen.group, chosen.sample)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
         click.echo(f"not looked into: {seen.path}")
-    left = [*others, *(seen.path for seen in found.closed)]
+    for path in found.linked:
+        click.echo(f"still there: {path} had another name on its disk, which goes on holding the samples")
+    left = [*others, *found.linked, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
 
 
 def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {', '.join(classes)} is left, so the class went too" if classes else ""
+    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
     click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
     click.echo(f"exact: the weights are those of a fit without them, digest {digest}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import listed
 from pfm.commands.class_choice import ClassChoice
 from pfm.errors import ConfigError
 
@@ -50,6 +51,6 @@ def edit_profiles(
         bundle = edit(found, keys)
         out = bundle.suspended(profile)
         names = [name for position, name in enumerate(bundle.classes.names) if position in out]
-        click.echo(f"{folder}: profile {profile} leaves out {', '.join(names) or 'nothing'}")
+        click.echo(f"{folder}: profile {profile} leaves out {listed(names) or 'nothing'}")
         for said in damaged_files(bundle):
             click.echo(f"damaged: {folder}: {said}; the bundle is not served until it is put back, or exported again")

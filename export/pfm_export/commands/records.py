@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.classes import check_removal
+from pfm.classes import check_removal, listed
 from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 from pfm.storage import check_file
@@ -96,7 +96,7 @@ class RecordOptions:
             else:
                 described.append(found)
         if not described:
-            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {', '.join(keys)}")
+            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
     def certify_samples(self, removals: "Mapping[Path, Record]", groups: Sequence[str], samples: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def write_copy(
     request = Request(record.reason, record.requested_by, centre_prompts)
     written = files.erase_file(ckpt, checkpoint, keys, target, request=request, scrubbed=scrubbed)
     left = checkpoint.classes.without(checkpoint.classes.positions(keys))
-    click.echo(f"erased {', '.join(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
+    click.echo(f"erased {listed(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
     click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
     click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
     for remark in written["remains"]:

@@ -68,7 +68,7 @@ def export_bundle(
     sums = class_sums(checkpoint) if with_sums else {}
     model = checkpoint.build_model()
     bank = _bank(model)
-    manifest = describe(checkpoint, model, form, bank, with_sums=with_sums)
+    manifest = describe(checkpoint, model, form, with_sums=with_sums)
     graphs = export_graphs(model, form, checkpoint.preprocess, graph_facts(manifest))
     others = hub_files(checkpoint.spec, checkpoint.preprocess)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pfm.classes import listed
 from pfm.errors import BundleError
 from pfm.exact.solve import TOLERANCE
 from pfm.forgetting.artifacts.text import may_hold_numbers
@@ -32,7 +33,7 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
     again = bundle.held_again
     problems = [*damaged_files(bundle)]
     if bundle.pending:
-        names = ", ".join(name for _, name in bundle.pending)
+        names = listed(name for _, name in bundle.pending)
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
     if again:
         problems.append(again)
