@@ -72,6 +72,8 @@ COPY = "--ckpt model.pt --class red"
         ("train --dataset bloodmnist --class_names a,b", "gives 2 names, but the data has 8"),
         ("train --dataset four.npz --size 28", "--size: for MedMNIST by name"),
         ("train --dataset digits --data_dir full", "--data_dir: for MedMNIST by name"),
+        ("train --dataset four.npz --max_seconds 5", "--max_seconds: for sounds"),
+        ("train --dataset audiofolder:full --fit crop --depth range", "--fit, --depth: for images"),
         ("train --dataset four.npz --label_column finding", "--label_column: for folders"),
         ("train --dataset four.npz --label_from name:{a}_{b} --label a", "--label_from: for folders"),
         ("train --dataset four.npz --ignore a", "--table and --ignore are for folders of files"),
