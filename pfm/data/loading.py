@@ -7,6 +7,7 @@ from pathlib import Path
 from pfm.data.config import DataConfig
 from pfm.data.groups import check_key, hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
+from pfm.data.kinds import KINDS
 from pfm.data.pixels import limit_pixels
 from pfm.data.readers import READERS, EarlyReader, Reader
 from pfm.data.readers.digits import DigitsReader
@@ -72,6 +73,10 @@ def _check_heeded(config: DataConfig, reader: Reader) -> None:
         ConfigError: which.
     """
     given = {entry.name for entry in dataclasses.fields(config) if getattr(config, entry.name) != entry.default}
+    for kind in (kind.storage for kind in KINDS if kind.storage.kind != config.kind):
+        flags = ", ".join(f"--{name}" for name in getattr(kind, "data_options", ()) if name in given)
+        if flags:
+            raise ConfigError(f"{flags}: for {kind.noun}, and --dataset {config.dataset} has none; leave it out")
     for names, readers, whose in _ABOUT:
         flags = ", ".join(f"--{name}" for name in names if name in given)
         if flags and isinstance(reader, _OURS) and not isinstance(reader, readers):

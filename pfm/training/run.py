@@ -16,7 +16,7 @@ from pfm.errors import ConfigError, StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.holding import running
-from pfm.model.checkpoint import Checkpoint, checkpoint_file
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.starts.keys import read_keys
 from pfm.runlog import RunLog, progress
@@ -148,7 +148,7 @@ def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
     if data is None:
         check_data(config.data)
     if config.train.resume not in ("", NEWEST):
-        checkpoint_file(config.train.resume)
+        load_checkpoint(config.train.resume)  # read once more later, which takes less than data do
     if config.start.init_key:
         keys = Path(config.start.init_key)
         _ = read_keys(keys) if keys.exists() else check_file(keys)  # which is made where there is none

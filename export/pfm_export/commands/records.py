@@ -62,7 +62,7 @@ class RecordOptions:
             raise ConfigError(
                 f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
             )
-        if is_bundle(self.key_path.resolve().parent):
+        if any(is_bundle(folder) for folder in self.key_path.resolve().parents):
             raise ConfigError(
                 f"the key {self.key_path} would be in a bundle, and go wherever that goes; "
                 "keep it elsewhere, with --key"
