@@ -122,7 +122,7 @@ def listening(*folders: Path, **config: Any) -> Iterator[tuple[Local, str]]:
 
 def until(is_so: Callable[[], bool]) -> None:
     """Wait for something that another process does."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -35,7 +35,7 @@ def served(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Iter
 
 def curl(*arguments: str, body: bytes = b"") -> str:
     """What a server says."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "60", *arguments]
+    command = ["curl", "--silent", "--show-error", "--max-time", "600", *arguments]
     return subprocess.run(command, input=body, check=True, capture_output=True).stdout.decode()
 
 

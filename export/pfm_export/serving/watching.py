@@ -62,11 +62,6 @@ def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
         return (), Bundle.open(folder)  # which says what is missing
     while True:
         before = stamp(folder)
-        try:
-            bundle = Bundle.open(folder)
-        except BundleError:
-            if stamp(folder) == before:
-                raise
-            continue
+        bundle = Bundle.open(folder)
         if stamp(folder) == before:
             return before, bundle
