@@ -57,16 +57,16 @@ def replacing(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name exists")
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(OSError):  # where there are no locks, nobody can tell that it is being written
-                _lock(file, wait=False)
+        opened, temporary = unfinished(path)
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+            if os.name == "nt":  # where an open file cannot be renamed; elsewhere it stays locked until it is in place
+                file.close()
+            os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
             _sync_folder(path.parent)
     except OSError as error:
@@ -78,6 +78,24 @@ def replacing(
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def unfinished(path: Path) -> tuple[BinaryIO, str]:
+    """A new file in the same folder, locked, so that nobody takes it for one that a dead process left; and its name.
+
+    Raises:
+        OSError: there is no room, or no right.
+    """
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        file = os.fdopen(descriptor, "wb")
+        try:
+            is_ours = _lock(file, wait=False)
+        except OSError:  # where there are no locks, nobody can tell that it is being written
+            is_ours = True
+        if is_ours and os.path.exists(temporary):
+            return file, temporary
+        file.close()  # somebody who sweeps was quicker than the lock, and deletes it
 
 
 def _mode(path: Path) -> int | None:
