@@ -63,6 +63,13 @@ def test_a_new_file_has_the_permissions_that_the_umask_asks_for(tmp_path: Path) 
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_no_other_thread_meets_a_umask_that_was_set_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", None)
+    write_bytes(tmp_path / "file", b"")
+    assert (tmp_path / "file").exists()
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_block_that_raises_leaves_the_old_file(old: Path, kind: type[BaseException]) -> None:
     def write_half() -> None:
