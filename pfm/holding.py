@@ -118,17 +118,25 @@ def check_not_erased(folder: Path, names: Iterable[str]) -> None:
         TrainingError: which of them, and what to do.
         StorageError: the folder's ledger cannot be read.
     """
-    found = erased_from(folder)
+    found, samples = erased_from(folder)
     gone = [name for name in names if name in found]
     if gone:
         raise TrainingError(
             f"{', '.join(map(repr, gone))} was erased from {folder} ({LEDGER}, {found[gone[0]]}), and this run would "
             "bring it back; nothing was written. Train without its data, or in another folder with --save_dir"
         )
+    if samples:
+        raise TrainingError(
+            f"groups or samples were erased from {folder} ({LEDGER}, {samples}), which does not say whose they were: "
+            "this run cannot tell whether it would bring them back; nothing was written. Train on data without them "
+            "in another folder, with --save_dir"
+        )
 
 
-def erased_from(folder: Path) -> dict[str, str]:
-    """Name of each class that was erased from the files of a folder, and when; copies made without it do not count.
+def erased_from(folder: Path) -> tuple[dict[str, str], str]:
+    """Name of each class that was erased from the files of a folder, and when; and when groups or samples last were.
+
+    Copies made without them do not count; "" where no samples were.
 
     Raises:
         StorageError: the ledger cannot be read.
@@ -137,18 +145,20 @@ def erased_from(folder: Path) -> dict[str, str]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return {}
+        return {}, ""
     except OSError as error:
         raise StorageError(f"cannot read {path}: {explain(error)}") from error
     found: dict[str, str] = {}
+    samples = ""
     for number, line in enumerate(lines, start=1):
         try:
             record: Any = json.loads(line)
-            if record["action"] not in ("erase", "erase-begin"):
+            if record["action"] not in ("erase", "erase-begin", "erase-samples"):
                 continue
             entries = record.get("files", [record])
             if not entries or any(entry.get("source", entry["file"]) == entry["file"] for entry in entries):
                 found |= {item["name"]: record["time"] for item in record["classes"]}
+                samples = record["time"] if record["action"] == "erase-samples" else samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StorageError(f"{path}, line {number}: this is not a record of an erasure; it was changed") from error
-    return found
+    return found, samples

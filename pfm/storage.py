@@ -178,12 +178,14 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode())
+    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any parser reads: a number that is not one becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON that any parser reads: a number that is not one becomes null, half a character JSON's own escape."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_compact_json(path: Path, content: Mapping[str, Any], digits: int = 6) -> None:
@@ -357,10 +359,38 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise StorageError(
-            f"cannot write into {path}: {explain(error)}; choose a folder that you may write to"
-        ) from error
+        raise _no_folder(path, error) from error
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that could not be written into, before any long work; none is made.
+
+    Raises:
+        StorageError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before any long work; none is made.
+
+    Raises:
+        StorageError: it is a folder, or its folder cannot be made or written into.
+    """
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        raise StorageError(f"cannot write {path}: a folder of that name exists; name a file")
+    check_folder(real.parent)
+
+
+def _no_folder(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write into {path}: {explain(error)}; choose a folder that you may write to")
 
 
 def sha256(path: Path) -> str:
@@ -369,5 +399,5 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_bytes(content: bytes) -> str:
+def sha256_bytes(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -257,6 +257,12 @@ def test_json_turns_what_is_no_number_into_null(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
+def test_json_of_half_a_character_is_read_as_it_was(tmp_path: Path) -> None:
+    """A folder's name may be bytes of another encoding, and with it a class's."""
+    storage.write_json(tmp_path / "x.json", {"b\udcff": "\udcff"})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"b\udcff": "\udcff"}
+
+
 def test_json_that_cannot_be_written_leaves_the_old_file(old: Path) -> None:
     with pytest.raises(TypeError):
         write_json(old, {"a": object()})

@@ -73,6 +73,26 @@ def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
     return is_gone
 
 
+def part_of(checkpoint: Checkpoint, removal: Removal) -> tuple[Removal, list[ClassNameError]]:
+    """What of it is in a checkpoint's memory, and why each of the rest is not.
+
+    Raises:
+        ConfigError: see `find`; also where groups are asked for and none are stored, so that nobody can tell.
+    """
+    refused: list[ClassNameError] = []
+
+    def is_there(one: Removal) -> bool:
+        try:
+            return bool(find(checkpoint, one).any())
+        except ClassNameError as error:
+            refused.append(error)
+            return False
+
+    groups = tuple(name for name in removal.groups if is_there(Removal(groups=[name])))
+    samples = tuple(name for name in removal.samples if is_there(Removal(samples=[name])))
+    return Removal(groups=groups, samples=samples), refused
+
+
 def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
     """Take groups and samples out.
 

@@ -115,7 +115,8 @@ def test_a_bad_file_stops_or_is_skipped_and_the_exit_code_says_so(
 ) -> None:
     bad = ["images/inner/notes.txt", "missing.png"]
     good = "images/0[x].png"
-    error = refuse("predict", "image_bundle", good, *bad, "--out", "never.csv")
+    assert "cannot read missing.png: it is not there" in refuse("predict", "image_bundle", good, *bad)
+    error = refuse("predict", "image_bundle", good, bad[0], "--out", "never.csv")
     assert "cannot read images/inner/notes.txt: it is not an image of a known kind" in error
     assert "--skip_bad" in error
     assert not (here / "never.csv").exists()

@@ -13,9 +13,10 @@ from making.commands import Refuse
 from making.exact import fit, image_data, only
 from making.images import write_npz
 from pfm.cli import pfm, run
+from pfm.errors import ConfigError
 from pfm.exact.recipe import LARGEST, LARGEST_SUM, Projection, Recipe
 from pfm.exact.solve import solve
-from pfm.exact.sums import sums_of
+from pfm.exact.sums import num_packed, sums_of
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of
@@ -77,6 +78,12 @@ def test_options_of_the_other_way_of_training_are_refused(
     steps = ("train", "--dataset", npz, "--save_dir", tmp_path, "--model_name", "scratch:vit_mini")
     assert "--width: " in refuse(*steps, "--width", "64")
     assert "--memory: has no meaning" in refuse(*steps, "--memory", "features")
+
+
+def test_a_penalty_that_is_too_small_to_solve_with_is_said_so() -> None:
+    sums = np.ones(num_packed(16), np.int64)
+    with pytest.raises(ConfigError, match="--alpha 1e-30 is too small"):
+        solve([sums], [1], width=16, alpha=1e-30)
 
 
 def test_numpys_integers_are_torchs_at_the_bounds() -> None:

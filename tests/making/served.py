@@ -99,7 +99,7 @@ def opened(*folders: Path, **config: Any) -> Iterator[Local]:
     """Bundles served without a socket, called like their folders."""
     config.setdefault("device", "cpu")
     named = [Named(folder.name, folder) for folder in folders]
-    service = Service.open(named, ServeConfig(**config))
+    service = Service.open(named, ServeConfig(**config), threads=config.get("threads") or 0)
     try:
         yield Local(service, records_folder(named, service.config))
     finally:

@@ -136,7 +136,7 @@ def ask(local: Local, pieces: Sequence[Sequence[bytes]], answers: int = 1) -> li
         return await asyncio.gather(*map(one, pieces))
 
     found = asyncio.run(all_of_them())
-    assert local.app._held == 0
+    assert local.app.room.held == 0
     return found
 
 
@@ -174,7 +174,7 @@ def run(local: Local) -> Callable[[Callable[[Connection, Wire], Any]], Wire]:
             local.app.lane = Lane(local.service, local.app)
             async with connected(local.app) as (connection, wire):
                 await what(connection, wire)
-            await until(lambda: local.app._held == 0)
+            await until(lambda: local.app.room.held == 0)
             return wire
 
         return asyncio.run(go())
@@ -211,7 +211,7 @@ def test_what_was_gathered_counts_until_the_connection_is_lost(
         start = request_of.index(b"\r\n\r\n") + 4
         connection.data_received(request_of[: start + 100])
         connection.data_received(request_of[start + 100 : -10])
-        await until(lambda: local.app._held >= len(request_of) - start - 10)
+        await until(lambda: local.app.room.held >= len(request_of) - start - 10)
 
     assert run(breaks).writes == []
     (line,) = (json.loads(line) for line in capsys.readouterr().err.splitlines() if '"request"' in line)
@@ -224,12 +224,12 @@ def test_where_too_many_bodies_are_in_memory_one_that_grows_is_refused(
 ) -> None:
     async def grows(connection: Connection, wire: Wire) -> None:
         connection.data_received(request_of[:-500])
-        await until(lambda: local.app._held > 0)
-        others = (BODIES_AT_ONCE << 20) - local.app._held
-        local.app.hold(others)
+        await until(lambda: local.app.room.held > 0)
+        others = (BODIES_AT_ONCE << 20) - local.app.room.held
+        local.app.room.held += others
         connection.data_received(request_of[-500:-100])
         await until(lambda: wire.is_closed)
-        local.app.hold(-others)
+        local.app.room.held -= others
 
     ((status, headers, _),) = said(run(grows))
     assert status.startswith("HTTP/1.1 429 ")

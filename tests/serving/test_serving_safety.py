@@ -32,7 +32,7 @@ from pfm_export.serving.writing import write_bundle
 ROOT = Path(__file__).parent.parent.parent
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
 NAMES = [f"class{i}" for i in range(12)]
-FILES = (MODEL, BANK, MANIFEST, LEDGER)
+FILES = (MODEL, BANK, MANIFEST, LEDGER, "config.json", "preprocessor_config.json")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ Damage = Callable[[random.Random, Path, Path], None]
 
 
 def flip(rng: random.Random, folder: Path, other: Path) -> None:
-    path = folder / rng.choice((MODEL, BANK, MANIFEST, LEDGER))
+    path = folder / rng.choice(FILES)
     content = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 1, 5))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -227,7 +227,7 @@ def remove(rng: random.Random, folder: Path, other: Path) -> None:
 
 
 def swap(rng: random.Random, folder: Path, other: Path) -> None:
-    name = rng.choice(FILES)
+    name = rng.choice(FILES[:4])  # the others are the same in both
     (folder / name).write_bytes((other / name).read_bytes())
 
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import check_removal, listed
 from pfm.errors import ConfigError, StorageError
 from pfm.options import option
+from pfm.storage import check_file
 
 if TYPE_CHECKING:
     from pfm.forgetting.files import Scrubbed
     from pfm.forgetting.ledger import Record
+    from pfm.forgetting.samples import Removal
     from pfm.model.checkpoint import Checkpoint
 
 
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 class RecordOptions:
     """What is written down of an erasure."""
 
-    reason: str = option("", "Free text for the record.")
-    requested_by: str = option("", "Free text for the record.")
+    reason: str = option("", "Free text for the record.", may_be_empty=True)
+    requested_by: str = option("", "Free text for the record.", may_be_empty=True)
     certificate: Path | None = option(None, "Write a signed statement here.")
     key: Path | None = option(
         None,
@@ -49,6 +52,7 @@ class RecordOptions:
 
         Raises:
             ConfigError: the file is not such a key, others may read it, or the certificate exists.
+            StorageError: one of the two could not be written.
         """
         from pfm.forgetting.keys import load_key
         from pfm_export.serving.manifest import is_bundle
@@ -59,13 +63,16 @@ class RecordOptions:
             raise ConfigError(
                 f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
             )
-        if is_bundle(self.key_path.resolve().parent):
+        if any(is_bundle(folder) for folder in self.key_path.resolve().parents):
             raise ConfigError(
                 f"the key {self.key_path} would be in a bundle, and go wherever that goes; "
                 "keep it elsewhere, with --key"
             )
+        check_file(self.certificate)
         if self.key_path.exists():
             load_key(self.key_path)
+        else:
+            check_file(self.key_path)
 
     def certify(self, artifacts: Sequence[Path], keys: Sequence[str]) -> None:
         """Write the certificate, if one is asked for, of those artifacts whose ledger records the erasure.
@@ -90,14 +97,15 @@ class RecordOptions:
             else:
                 described.append(found)
         if not described:
-            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {', '.join(keys)}")
+            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
-    def certify_samples(self, removals: "Mapping[Path, Record]", groups: Sequence[str], samples: Sequence[str]) -> None:
+    def certify_samples(self, removals: "Mapping[Path, Record]", parts: "Mapping[Path, Removal]") -> None:
         """Write the certificate, if one is asked for, of checkpoints that groups or samples were taken out of.
 
         Args:
             removals: the ledger's line that says so, of each checkpoint.
+            parts: which of them, of each checkpoint.
         """
         from pfm.forgetting import certificate
         from pfm.forgetting.keys import load_key, secret_of
@@ -108,10 +116,18 @@ class RecordOptions:
             return
         signer, is_new = load_key(self.key_path)
         secret = secret_of(signer)
-        subjects = spoken_of(groups, samples, secret)
+        groups = dict.fromkeys(name for path in removals for name in parts[path].groups)
+        samples = dict.fromkeys(name for path in removals for name in parts[path].samples)
+        subjects = spoken_of(tuple(groups), tuple(samples), secret)
+
+        def spoken(path: Path) -> "list[Record]":
+            names = zip((*groups, *samples), subjects, strict=True)
+            there = {"group": parts[path].groups, "sample": parts[path].samples}
+            return [subject for name, subject in names if name in there[subject["what"]]]
+
         self._sign(
             [
-                certificate.describe_samples(path, open_content(path), removal, subjects)
+                certificate.describe_samples(path, open_content(path), removal, spoken(path))
                 for path, removal in removals.items()
             ],
             is_new=is_new,
@@ -137,10 +153,19 @@ class RecordOptions:
 
 
 def copy_path(ckpt: Path, checkpoint: "Checkpoint", keys: Sequence[str], out: Path | None) -> Path:
-    """Where a copy without some classes goes."""
+    """Where a copy without some classes goes; whether it can is said now, before any long work.
+
+    Raises:
+        ClassNameError: it would have no class.
+        ConfigError, StorageError: nothing can be written there.
+    """
     from pfm.forgetting import files
 
-    return out or files.erased_path(ckpt, checkpoint, checkpoint.classes.positions(keys))
+    positions = checkpoint.classes.positions(keys)
+    check_removal(checkpoint.classes, positions)
+    target = out or files.erased_path(ckpt, checkpoint, positions)
+    files.check_copy(ckpt, target)
+    return target
 
 
 def write_copy(
@@ -165,7 +190,7 @@ def write_copy(
     request = Request(record.reason, record.requested_by, centre_prompts)
     written = files.erase_file(ckpt, checkpoint, keys, target, request=request, scrubbed=scrubbed)
     left = checkpoint.classes.without(checkpoint.classes.positions(keys))
-    click.echo(f"erased {', '.join(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
+    click.echo(f"erased {listed(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
     click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
     click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
     for remark in written["remains"]:

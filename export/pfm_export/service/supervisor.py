@@ -228,7 +228,7 @@ def check_tls(config: ServeConfig) -> None:
 
 
 def shares(config: ServeConfig, number: int) -> tuple[int, tuple[int, ...]]:
-    """Threads of a pass, and the cores that are a worker's own; 0 and none for a worker alone.
+    """Threads that a pass has or may have, and the cores that are a worker's own; 0 and none for a worker alone.
 
     Args:
         number: of the worker, from 0.
