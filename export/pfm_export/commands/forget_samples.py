@@ -15,6 +15,7 @@ from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
+    from pfm.forgetting.samples import Removal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +39,26 @@ class SampleChoice:
         """For people."""
         return [*(f"group {name}" for name in self.group), *(f"sample {name}" for name in self.sample)]
 
+    @property
+    def removal(self) -> "Removal":
+        """Each once."""
+        from pfm.forgetting.samples import Removal
+
+        return Removal(groups=tuple(dict.fromkeys(self.group)), samples=tuple(dict.fromkeys(self.sample)))
+
 
 def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: RecordOptions) -> None:
     """Write a checkpoint without the samples."""
     from pfm.forgetting.sample_files import erase_samples
-    from pfm.forgetting.samples import Removal
 
     target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
-    removal = Removal(groups=chosen.group, samples=chosen.sample)
+    removal = chosen.removal
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
     _tell(target, removed.num_samples, removed.classes, removed.digest)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
-    record.certify_samples({target: line}, chosen.group, chosen.sample)
+    record.certify_samples({target: (removal, line)})
 
 
 def forget_in_place(
@@ -62,39 +69,42 @@ def forget_in_place(
     yes: bool,
     allow_unknown: bool,
 ) -> None:
-    """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
+    """Take what it has of the samples out of every checkpoint that is named or in a folder; name what still has them.
 
     Raises:
-        ClassNameError: none of them has the samples.
+        ClassNameError: none of them has one of the groups or samples, or one would have nothing left. Nothing changes.
         NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
     """
     from pfm.forgetting.sample_files import erase_samples
-    from pfm.forgetting.samples import Removal
+    from pfm.model.checkpoint import load_checkpoint
     from pfm_export.survey import survey
 
     found = survey(artifacts)
     exact = [held.path for held in found.held if held.holding.is_exact and held.path.is_file()]
+    exact = [path for path in exact if load_checkpoint(path).exact.get("memory") == "features"]
     others = [held.path for held in found.held if held.path not in exact]
     if not exact:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
+    removal = chosen.removal
+    parts = _parts(exact, removal)
     ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
-    removal = Removal(groups=chosen.group, samples=chosen.sample)
-    refused: list[ClassNameError] = []
-    lines: dict[Path, Record] = {}
-    for path in exact:
-        try:
-            removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
-        except ClassNameError as error:
-            refused.append(error)
-            click.echo(f"{'never had it':<17}  {path}")
+    done: dict[Path, tuple[Removal, Record]] = {}
+    for path, part in parts.items():
+        if not part:
+            click.echo(f"{'has none of it':<17}  {path}")
             continue
+        removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
+        done[path] = part, line
         _tell(path, removed.num_samples, removed.classes, removed.digest)
-    if len(refused) == len(exact):
-        raise refused[0]
-    record.certify_samples(lines, chosen.group, chosen.sample)
+        for what, lacking in (
+            ("group", set(removal.groups) - set(part.groups)), ("sample", set(removal.samples) - set(part.samples)),
+        ):  # fmt: skip
+            if lacking:
+                click.echo(f"{'':<17}  it had no {what} {listed(sorted(lacking))}")
+    record.certify_samples(done)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
@@ -102,6 +112,32 @@ def forget_in_place(
     left = [*others, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
+
+
+def _parts(exact: Sequence[Path], removal: "Removal") -> "dict[Path, Removal]":
+    """What each checkpoint has of the groups and samples.
+
+    Raises:
+        ClassNameError: none has one of them, or one would have nothing left.
+        ConfigError: one cannot say.
+    """
+    from pfm.forgetting.samples import part_of
+    from pfm.model.checkpoint import load_checkpoint
+
+    parts: dict[Path, Removal] = {}
+    for path in exact:
+        try:
+            parts[path] = part_of(load_checkpoint(path), removal)
+        except (ClassNameError, ConfigError) as error:
+            raise type(error)(f"{path}: {error}") from error
+    for what, wanted, found in (
+        ("group", removal.groups, {name for part in parts.values() for name in part.groups}),
+        ("sample", removal.samples, {name for part in parts.values() for name in part.samples}),
+    ):
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise ClassNameError(f"{what} {missing[0]!r} is not in the memory of {listed(map(str, exact))}")
+    return parts
 
 
 def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:

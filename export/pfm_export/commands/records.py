@@ -15,6 +15,7 @@ from pfm.options import option
 if TYPE_CHECKING:
     from pfm.forgetting.files import Scrubbed
     from pfm.forgetting.ledger import Record
+    from pfm.forgetting.samples import Removal
     from pfm.model.checkpoint import Checkpoint
 
 
@@ -94,11 +95,11 @@ class RecordOptions:
             raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
-    def certify_samples(self, removals: "Mapping[Path, Record]", groups: Sequence[str], samples: Sequence[str]) -> None:
+    def certify_samples(self, removals: "Mapping[Path, tuple[Removal, Record]]") -> None:
         """Write the certificate, if one is asked for, of checkpoints that groups or samples were taken out of.
 
         Args:
-            removals: the ledger's line that says so, of each checkpoint.
+            removals: what went out of each checkpoint, and the ledger's line that says so.
         """
         from pfm.forgetting import certificate
         from pfm.forgetting.keys import load_key, secret_of
@@ -109,14 +110,15 @@ class RecordOptions:
             return
         signer, is_new = load_key(self.key_path)
         secret = secret_of(signer)
+        groups = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.groups))
+        samples = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.samples))
         subjects = spoken_of(groups, samples, secret)
-        self._sign(
-            [
-                certificate.describe_samples(path, open_content(path), removal, subjects)
-                for path, removal in removals.items()
-            ],
-            is_new=is_new,
-        )
+        of = dict(zip([*(("group", g) for g in groups), *(("sample", s) for s in samples)], subjects, strict=True))
+        described: list[Record] = []
+        for path, (removal, line) in removals.items():
+            own = [*(of["group", name] for name in removal.groups), *(of["sample", name] for name in removal.samples)]
+            described.append(certificate.describe_samples(path, open_content(path), line, own))
+        self._sign(described, is_new=is_new)
         click.echo("it names nobody; for whoever asked, the key of their entry (`pfm verify --subject_key`):")
         for name, subject in zip((*groups, *samples), subjects, strict=True):
             click.echo(f"  {subject['what']} {name}: {subject_key(secret, subject['salt']).hex()}")
