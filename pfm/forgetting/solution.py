@@ -58,16 +58,20 @@ def _misfits_of_rows(memory: Memory) -> list[str]:
 
 
 def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequence[str]) -> list[str]:
-    """Which of some groups and samples are in the memory of a checkpoint, in words."""
+    """Which of some groups and samples are in the memory of a checkpoint, in words.
+
+    Raises:
+        ConfigError: it keeps no samples, or no groups, and cannot say.
+    """
     if checkpoint.exact.get("memory") != "features":
-        return []
+        raise ConfigError("it keeps no samples, so that whose it learned from cannot be told")
     found: list[str] = []
     for what, names in (("group", groups), ("sample", samples)):
         for name in names:
             removal = Removal(groups=[name]) if what == "group" else Removal(samples=[name])
             try:
                 count = int(find(checkpoint, removal).sum())
-            except (ClassNameError, ConfigError):  # also where no groups are left
+            except ClassNameError:
                 continue
             found.append(f"{count} stored samples are of the {what} {name}")
     return found

@@ -120,6 +120,34 @@ def test_samples_that_are_there_again_are_found(tmp_path: Path, capsys: pytest.C
     assert "changed since the certificate" in found.err
 
 
+def test_each_checkpoint_loses_what_it_has_of_several_groups_or_none_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(image_data(), tmp_path)
+    full, less, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "less.pt", tmp_path / "cert.json"
+    assert run(pfm, ["forget", "--group", "camera1", "--ckpt", str(full), "--out", str(less)]) == 0
+    before = full.read_bytes(), less.read_bytes()
+    forget = ["forget", "--in_place", str(full), str(less), "--certificate", str(cert), "--group", "camera1"]
+    refuse = Refuse(capsys)
+    assert "group 'camera9' is not in the memory of" in refuse(*forget, "--group", "camera9")
+    every = [word for i in range(6) for word in ("--group", f"camera{i}")]
+    assert "would leave no sample" in refuse(*forget, *every)
+    assert (full.read_bytes(), less.read_bytes()) == before
+
+    capsys.readouterr()
+    assert run(pfm, [*forget, "--group", "camera2"]) == 0
+    out = capsys.readouterr().out
+    assert "it had no group camera1\n" in out
+    assert [list(memory_of(load_checkpoint(path)).groups) for path in (full, less)] == [
+        ["camera0", "camera3", "camera4", "camera5"]
+    ] * 2
+    entries = {entry.file: entry for entry in read_certificate(cert).artifacts}
+    assert [len(entries[path.name].subjects) for path in (full, less)] == [2, 1]
+    (key,) = re.findall(r"^  group camera1: ([0-9a-f]{64})$", out, re.MULTILINE)
+    assert [any(s.is_meant("group", "camera1", bytes.fromhex(key)) for s in entry.subjects)
+            for entry in (entries[full.name], entries[less.name])] == [True, False]  # fmt: skip
+
+
 def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(image_data(), tmp_path, width=300)  # of which `test_exact_graph.py` has a trace
     path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"

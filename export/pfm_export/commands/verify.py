@@ -164,7 +164,11 @@ def _sought(artifacts: Iterable[Path], asked: AskedFor) -> "list[Check]":
         from pfm.forgetting.solution import still_stored
         from pfm.model.checkpoint import load_checkpoint
 
-        there = still_stored(load_checkpoint(path), asked.group, asked.sample)
+        try:
+            there = still_stored(load_checkpoint(path), asked.group, asked.sample)
+        except ConfigError as error:
+            found.append(Check(name=str(path), remark=str(error), is_unknown=True))
+            continue
         found += [Check(name=str(path), problem=told) for told in there]
         if not there:
             found.append(Check(name=str(path), remark="none of its stored samples is of what was asked for"))
