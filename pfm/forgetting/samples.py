@@ -34,6 +34,9 @@ class Removal:
     groups: Sequence[str] = ()
     samples: Sequence[str] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.samples)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
@@ -71,6 +74,27 @@ def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
     for sample in removal.samples:
         is_gone |= memory.rows_where(lambda rows, sample=sample: _rows_of(sample, rows, memory, checkpoint))
     return is_gone
+
+
+def held_of(checkpoint: Checkpoint, removal: Removal) -> Removal:
+    """Those groups and samples that a checkpoint has.
+
+    Raises:
+        ConfigError: it does not keep what could be taken out.
+        DataError: a file that cannot be read.
+    """
+
+    def has(**one: Sequence[str]) -> bool:
+        try:
+            find(checkpoint, Removal(**one))
+        except ClassNameError:
+            return False
+        return True
+
+    return Removal(
+        groups=[name for name in removal.groups if has(groups=[name])],
+        samples=[name for name in removal.samples if has(samples=[name])],
+    )
 
 
 def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:

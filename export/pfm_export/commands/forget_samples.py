@@ -16,6 +16,7 @@ from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
+    from pfm.forgetting.samples import Removal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,9 @@ def forget_in_place(
     """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
 
     Raises:
-        ClassNameError: none of them has the samples.
+        ClassNameError: none of them has the samples, and nothing was changed; or none has some of them, and the others
+            were taken out. Nothing records whose samples went, so an interrupted command has to go on without them.
+        ConfigError: none keeps samples that could be taken out.
         NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
     """
     from pfm.forgetting.sample_files import erase_samples
@@ -76,40 +79,75 @@ def forget_in_place(
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    changed = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
-    exact = [held.path for held in changed]
-    others = [held.path for held in found.held if held.path not in exact]
+    exact = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
     if not exact:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
+    plan = _plan([held.path for held in exact], Removal(groups=chosen.group, samples=chosen.sample))
+    changed = [held for held in exact if plan.get(held.path)]
+    others = [held.path for held in found.held if held.path not in plan]
     check_names(found, changed, allow_unknown=allow_unknown)
-    ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
-    removal = Removal(groups=chosen.group, samples=chosen.sample)
-    refused: list[ClassNameError] = []
+    there = SampleChoice(
+        group=tuple(name for name in chosen.group if any(name in own.groups for own in plan.values())),
+        sample=tuple(name for name in chosen.sample if any(name in own.samples for own in plan.values())),
+    )
+    missing = [told for told in chosen.described if told not in there.described]
+    for told in missing:
+        click.echo(f"{told}: no file named has it")
+    ask(there.described, [f"checkpoint  {held.path}" for held in changed], found.closed, yes=yes)
     lines: dict[Path, Record] = {}
-    for path in exact:
-        try:
-            removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
-        except ClassNameError as error:
-            refused.append(error)
-            click.echo(f"{'never had it':<17}  {path}")
+    for path, removal in plan.items():
+        if not removal:
+            click.echo(f"{'does not have it':<17}  {path}")
             continue
+        removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
         _tell(path, removed.num_samples, removed.classes, removed.digest)
-    if len(refused) == len(exact):
-        raise refused[0]
     found.others += sweep(found.walk.parts)
-    record.certify_samples(lines, chosen.group, chosen.sample)
+    record.certify_samples(lines, there.group, there.sample)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
         click.echo(f"not looked into: {seen.path}")
     for path in found.linked:
         click.echo(f"still there: {path} had another name on its disk, which goes on holding the samples")
+    if missing:
+        raise ClassNameError(
+            f"no file named has {missing[0]}: it was taken out before, or is called otherwise; all else that was asked "
+            "for is done"
+        )
     left = [*others, *found.linked, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
+
+
+def _plan(paths: Sequence[Path], wanted: "Removal") -> "dict[Path, Removal]":
+    """What goes from which checkpoint, of those that keep what can be taken out; nothing is changed.
+
+    Raises:
+        ClassNameError: none has any of it, or a checkpoint would have no sample left.
+        ConfigError: none keeps it.
+    """
+    from pfm.forgetting.samples import Removal, find, held_of
+    from pfm.model.checkpoint import load_checkpoint
+
+    plan: dict[Path, Removal] = {}
+    lacking: list[ConfigError] = []
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        try:
+            plan[path] = held_of(checkpoint, wanted)
+        except ConfigError as error:  # it keeps sums alone, or samples without groups
+            lacking.append(error)
+            continue
+        if plan[path] and find(checkpoint, plan[path]).all():
+            raise ClassNameError(f"{path} would have no sample left; delete the file if the whole model is to go")
+    if not plan:
+        raise lacking[0]
+    if not any(plan.values()):
+        find(load_checkpoint(next(iter(plan))), wanted)  # which says what is wrong
+    return plan
 
 
 def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
