@@ -14,6 +14,7 @@ from making.commands import Refuse
 from making.exact import fit, image_data, only
 from making.images import write_npz
 from pfm.cli import pfm, run
+from pfm.device import Processes
 from pfm.errors import ConfigError
 from pfm.exact.recipe import LARGEST, LARGEST_SUM, Projection, Recipe
 from pfm.exact.solve import solve
@@ -21,6 +22,7 @@ from pfm.exact.sums import num_packed, sums_of
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of
+from pfm.training.learning import learn_on
 
 
 def test_train_eval_and_learn_on_the_command_line(
@@ -201,3 +203,8 @@ def test_a_checkpoint_that_would_have_no_sample_left_is_refused_before_another_o
     assert run(pfm, ["forget", "--group", "camera1", "--in_place", *files]) == 2
     assert f"{files[1]} would have no sample left" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "a.pt").exact["digest"] == before
+    loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
+    learned = learn_on(load_checkpoint(tmp_path / "a.pt"), loose, Processes(device=torch.device("cpu"))).checkpoint
+    save_checkpoint(tmp_path / "c.pt", learned)
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", str(tmp_path / "c.pt")]) == 0
+    assert "48 of its stored samples are of no group, and nothing says whose they are" in capsys.readouterr().out

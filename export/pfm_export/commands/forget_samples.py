@@ -16,7 +16,7 @@ from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
-    from pfm.forgetting.samples import Removal
+    from pfm.forgetting.samples import Removal, Removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
-    _tell(target, removed.num_samples, removed.classes, removed.digest)
+    _tell(target, removed, chosen.group)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
     record.certify_samples({target: line}, chosen.group, chosen.sample)
 
@@ -103,7 +103,7 @@ def forget_in_place(
             click.echo(f"{'does not have it':<17}  {path}")
             continue
         removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
-        _tell(path, removed.num_samples, removed.classes, removed.digest)
+        _tell(path, removed, chosen.group)
     found.others += sweep(found.walk.parts)
     record.certify_samples(lines, there.group, there.sample)
     for path in others:
@@ -150,7 +150,12 @@ def _plan(paths: Sequence[Path], wanted: "Removal") -> "dict[Path, Removal]":
     return plan
 
 
-def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
-    click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
-    click.echo(f"exact: the weights are those of a fit without them, digest {digest}")
+def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:
+    from pfm.forgetting.solution import cannot_tell
+
+    named = listed(removed.classes)
+    emptied = f"; no sample of {named} is left, so the class went too" if removed.classes else ""
+    click.echo(f"{'erased':<17}  {path}: {removed.num_samples:,} stored samples, copies included{emptied}")
+    click.echo(f"exact: the weights are those of a fit without them, digest {removed.digest}")
+    if why := cannot_tell(removed.checkpoint, groups):
+        click.echo(f"still there: {path}: {why}")
