@@ -267,7 +267,7 @@ def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row
     """
     forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
     retain = _test(model, tested.retain, prompt, row)
-    scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
+    scores = [figures.log_odds(part, model.num_classes) for part in (forget, retain)]
     areas = [area_of(own, rest).parts for own, rest in zip(*scores, strict=True)]
     return Recovery(
         forget=(forget.argmax(dim=2) == model.num_classes).cpu(),

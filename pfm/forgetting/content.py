@@ -65,7 +65,8 @@ class Content:
         files: name and SHA-256 of a bundle's other files.
         problems: what does not fit the list of classes, a line each.
         unknown: files that belong to it and were not looked into.
-        exact: digest of what its rows were solved from, where that is what is left; "" of others.
+        exact: digest of what its rows were solved from, where that is what is left and is kept, so that they can be
+            solved again; "" of others.
         prompts_centred: the prompts sum to zero, as an erasure may leave them.
     """
 
@@ -194,15 +195,20 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
             *_written_out(path),
             *(misfits_of_solution(checkpoint) if solves else ()),
         ),
-        exact=str(checkpoint.exact["digest"]) if checkpoint.exact.get("is_solved") else "",
+        exact=str(checkpoint.exact["digest"]) if can_be_solved(checkpoint) else "",
         prompts_centred=prompts_are_centred(checkpoint),
     )
+
+
+def can_be_solved(checkpoint: "Checkpoint") -> bool:
+    """Whether its rows are said to be an exact solution, and what they were solved from is there to look."""
+    return bool(checkpoint.exact.get("is_solved")) and checkpoint.exact["memory"] != "none"
 
 
 def _sums(checkpoint: "Checkpoint") -> dict[str, str]:
     """By the classes' names; nothing where the rows are not an exact solution."""
     record = checkpoint.exact
-    if not record.get("is_solved"):
+    if not can_be_solved(checkpoint):
         return {}
     listed = zip(record["classes"], record["counts"], record["hashes"], strict=True)
     return {name: sums_digest(count, sha256) for name, count, sha256 in listed}

@@ -34,9 +34,6 @@ class Removal:
     groups: Sequence[str] = ()
     samples: Sequence[str] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.groups or self.samples)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
@@ -76,25 +73,24 @@ def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
     return is_gone
 
 
-def held_of(checkpoint: Checkpoint, removal: Removal) -> Removal:
-    """Those groups and samples that a checkpoint has.
+def part_of(checkpoint: Checkpoint, removal: Removal) -> tuple[Removal, list[ClassNameError]]:
+    """What of it is in a checkpoint's memory, and why each of the rest is not.
 
     Raises:
-        ConfigError: it does not keep what could be taken out.
-        DataError: a file that cannot be read.
+        ConfigError: see `find`; also where groups are asked for and none are stored, so that nobody can tell.
     """
+    refused: list[ClassNameError] = []
 
-    def has(**one: Sequence[str]) -> bool:
+    def is_there(one: Removal) -> bool:
         try:
-            find(checkpoint, Removal(**one))
-        except ClassNameError:
+            return bool(find(checkpoint, one).any())
+        except ClassNameError as error:
+            refused.append(error)
             return False
-        return True
 
-    return Removal(
-        groups=[name for name in removal.groups if has(groups=[name])],
-        samples=[name for name in removal.samples if has(samples=[name])],
-    )
+    groups = tuple(name for name in removal.groups if is_there(Removal(groups=[name])))
+    samples = tuple(name for name in removal.samples if is_there(Removal(samples=[name])))
+    return Removal(groups=groups, samples=samples), refused
 
 
 def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:

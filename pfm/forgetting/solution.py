@@ -10,6 +10,7 @@ from pfm.exact.memory import Memory
 from pfm.exact.solve import TOLERANCE
 from pfm.exact.stored import to_tensors
 from pfm.exact.threshold import leave_one_out_threshold
+from pfm.forgetting.content import can_be_solved
 from pfm.forgetting.samples import Removal, find
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts.ridge import memory_of, rows_of
@@ -28,7 +29,7 @@ def misfits_of_solution(checkpoint: Checkpoint) -> list[str]:
         wrong += _misfits_of_rows(memory)
         if set(memory.classes) != set(checkpoint.classes.names):
             wrong.append(f"its memory is of {', '.join(memory.classes)}, and the list has other classes")
-        if wrong or memory.keeps == "none" or not checkpoint.exact.get("is_solved"):
+        if wrong or not can_be_solved(checkpoint):
             return wrong
         rows = rows_of(memory, checkpoint.classes.names)
     except CheckpointError as error:

@@ -127,7 +127,7 @@ def _bound(path: Path, content: Content, entry: Entry, beside: "Beside", vouched
     if not is_same and not way:
         missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
         return Check(name=str(path), problem=f"the file was changed since the certificate was made{missing}")
-    changed = _changed(content, entry, way) or _changed_exact(content, entry)
+    changed = _changed_exact(content, entry) or _changed(content, entry, way)
     untold, since = _untold(content, entry, way)
     known = [other for other in vouched if other.content is not None and other.sha256 in since]
     if not changed and untold and not known:

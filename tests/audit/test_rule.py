@@ -61,6 +61,14 @@ def test_close_passes_far_fails_and_between_is_left_open() -> None:
     assert rule.judge(compared(math.nan, *oracles)) == INCONCLUSIVE
 
 
+def test_a_handful_of_test_samples_lets_nothing_pass() -> None:
+    """Two samples that every model answers alike have no spread, and say nothing of a third."""
+    assert rule.judge(compared(1.0, 1.0, 1.0, 1.0, num_samples=2)) == INCONCLUSIVE
+    assert "at least 10 test samples" in rule.settled_by(compared(1.0, 1.0, 1.0, 1.0, num_samples=2))
+    assert rule.judge(compared(1.0, 1.0, 1.0, 1.0, num_samples=10)) == PASS
+    assert rule.judge(compared(0.0, 1.0, 1.0, 1.0, num_samples=2)) == FAIL
+
+
 def test_a_difference_within_the_tolerance_never_fails_however_sure_it_is() -> None:
     assert rule.judge(compared(0.84, 0.80, 0.8001, 0.7999)) == PASS
     assert rule.judge(compared(0.84, 0.80, 0.8001, 0.7999, sampling=0.01)) == INCONCLUSIVE

@@ -22,6 +22,9 @@ from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of, with_memory
 from pfm.storage import sha256
 from pfm.training.learning import learn_on
+from pfm_export.contents import open_content
+from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.manifest import write_manifest
 
 HERE = Processes(device=torch.device("cpu"))
 
@@ -148,6 +151,15 @@ def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, caps
     values.tofile(sums)
     told = Refuse(capsys)("verify", cert, *both, "--public_key", signed.public_key)
     assert "was changed since it was exported" in told
+    # without its sums, a manifest's word is all there is
+    manifest = Bundle.open(tmp_path / "b").manifest
+    assert manifest["exact"]["bank_digest"] == digest
+    write_manifest(tmp_path / "b", {**manifest, "exact": {**manifest["exact"], "has_sums": False}})
+    assert Bundle.open(tmp_path / "b").is_exact
+    assert open_content(tmp_path / "b").exact == ""
+    assert "they are not those of what is left" in Refuse(capsys)(
+        "verify", cert, *both, "--public_key", signed.public_key
+    )
 
 
 def test_samples_hidden_in_a_memory_are_noticed(tmp_path: Path) -> None:
@@ -177,3 +189,15 @@ def test_who_could_be_there_and_not_be_found_is_not_said_to_be_gone(tmp_path: Pa
         assert "48 of its stored samples are of no group" in cannot_tell(checkpoint, ["camera9"])
         assert cannot_tell(checkpoint, []) == ""  # a sample is known by its content
     assert "it keeps no samples" in cannot_tell(fit(data, tmp_path / "sums", memory="sums"), [])
+
+
+def test_what_cannot_be_solved_again_is_not_certified_as_exact(tmp_path: Path) -> None:
+    """Whether it was solved without the class, a file with nothing to solve from can only say."""
+    fit(image_data(), tmp_path, memory="none")
+    path = tmp_path / "colours_seed_3_1.pt"
+    erased = erase(load_checkpoint(path), ["blue"])
+    assert not erased.exact["is_solved"]
+    save_checkpoint(path, dataclasses.replace(erased, exact={**erased.exact, "is_solved": True}))
+    content = open_content(path)
+    assert content.exact == ""
+    assert not any(own.sums for own in content.classes)

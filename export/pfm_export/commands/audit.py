@@ -65,12 +65,12 @@ def audit_command(
     """
     import torch
 
-    from pfm.audit.models import AuditRequest
+    from pfm.audit.models import AuditRequest, check_classes
     from pfm.audit.page import render
     from pfm.audit.protocol import audit
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
-    from pfm.model.checkpoint import load_checkpoint
+    from pfm.model.checkpoint import checkpoint_file, load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint, out = load_checkpoint(ckpt), options.out
@@ -86,6 +86,8 @@ def audit_command(
     source = data_of_run(checkpoint, data)
     check_removal(checkpoint.classes, present)
     judged = load_checkpoint(options.forgotten) if options.forgotten else None
+    if judged is not None:
+        check_classes(checkpoint, judged)
     check_folder(out)
     served = {"bundle": _served(options.bundle, checkpoint)} if options.bundle else {}
     request = AuditRequest(
@@ -94,6 +96,7 @@ def audit_command(
         data=load_data(source, checkpoint.preprocess.storage, intake=Intake(device=where)),
         keys=keys,
         judged=judged,
+        judged_file=checkpoint_file(options.forgotten) if options.forgotten else None,
         served=served,
     )
     make_folder(out)

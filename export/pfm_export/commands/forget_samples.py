@@ -54,7 +54,7 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     )
     _tell(target, removed, chosen.group)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
-    record.certify_samples({target: line}, chosen.group, chosen.sample)
+    record.certify_samples({target: line}, {target: removal})
 
 
 def forget_in_place(
@@ -68,86 +68,79 @@ def forget_in_place(
     """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
 
     Raises:
-        ClassNameError: none of them has the samples, and nothing was changed; or none has some of them, and the others
-            were taken out. Nothing records whose samples went, so an interrupted command has to go on without them.
-        ConfigError: none keeps samples that could be taken out.
+        ClassNameError: none of them has the samples.
         NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
     """
     from pfm.forgetting.sample_files import erase_samples
-    from pfm.forgetting.samples import Removal
     from pfm_export.erasing import check_names, sweep
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    exact = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    changed = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    exact = [held.path for held in changed]
+    others = [held.path for held in found.held if held.path not in exact]
     if not exact:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
-    plan = _plan([held.path for held in exact], Removal(groups=chosen.group, samples=chosen.sample))
-    changed = [held for held in exact if plan.get(held.path)]
-    others = [held.path for held in found.held if held.path not in plan]
     check_names(found, changed, allow_unknown=allow_unknown)
-    there = SampleChoice(
-        group=tuple(name for name in chosen.group if any(name in own.groups for own in plan.values())),
-        sample=tuple(name for name in chosen.sample if any(name in own.samples for own in plan.values())),
-    )
-    missing = [told for told in chosen.described if told not in there.described]
-    for told in missing:
-        click.echo(f"{told}: no file named has it")
-    ask(there.described, [f"checkpoint  {held.path}" for held in changed], found.closed, yes=yes)
+    parts, untold = _parts(exact, chosen)
+    affected = [path for path, part in parts.items() if part.groups or part.samples]
+    ask(chosen.described, [f"checkpoint  {path}" for path in affected], found.closed, yes=yes)
     lines: dict[Path, Record] = {}
-    for path, removal in plan.items():
-        if not removal:
+    for path, part in parts.items():
+        if path in affected:
+            removed, lines[path] = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
+            _tell(path, removed, part.groups)
+        else:  # nothing records whose samples went, so nobody can say whether it ever had it
             click.echo(f"{'does not have it':<17}  {path}")
-            continue
-        removed, lines[path] = erase_samples(path, removal, reason=record.reason, requested_by=record.requested_by)
-        _tell(path, removed, chosen.group)
     found.others += sweep(found.walk.parts)
-    record.certify_samples(lines, there.group, there.sample)
+    record.certify_samples(lines, parts)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
         click.echo(f"not looked into: {seen.path}")
     for path in found.linked:
         click.echo(f"still there: {path} had another name on its disk, which goes on holding the samples")
-    if missing:
-        raise ClassNameError(
-            f"no file named has {missing[0]}: it was taken out before, or is called otherwise; all else that was asked "
-            "for is done"
-        )
-    left = [*others, *found.linked, *(seen.path for seen in found.closed)]
+    for path in untold:
+        click.echo(f"not looked into: {path} has no groups stored, so that nobody can tell whose samples are in it")
+    left = [*others, *found.linked, *untold, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
 
 
-def _plan(paths: Sequence[Path], wanted: "Removal") -> "dict[Path, Removal]":
-    """What goes from which checkpoint, of those that keep what can be taken out; nothing is changed.
+def _parts(paths: Sequence[Path], chosen: SampleChoice) -> "tuple[dict[Path, Removal], list[Path]]":
+    """What of it is in which checkpoint, and those of which nobody can tell; nothing is changed.
 
     Raises:
-        ClassNameError: none has any of it, or a checkpoint would have no sample left.
-        ConfigError: none keeps it.
+        ClassNameError: something is in none of them, or one would have no sample left.
+        ConfigError: nobody can tell of any.
     """
-    from pfm.forgetting.samples import Removal, find, held_of
+    from pfm.forgetting.samples import Removal, find, part_of
     from pfm.model.checkpoint import load_checkpoint
 
-    plan: dict[Path, Removal] = {}
-    lacking: list[ConfigError] = []
+    wanted = Removal(groups=chosen.group, samples=chosen.sample)
+    parts: dict[Path, Removal] = {}
+    untold: list[Path] = []
+    refused: list[ClassNameError] = []
     for path in paths:
-        checkpoint = load_checkpoint(path)
         try:
-            plan[path] = held_of(checkpoint, wanted)
-        except ConfigError as error:  # it keeps sums alone, or samples without groups
-            lacking.append(error)
+            checkpoint = load_checkpoint(path)
+            parts[path], why = part_of(checkpoint, wanted)
+            refused += why
+        except ConfigError:
+            if len(untold) + 1 == len(paths):
+                raise
+            untold.append(path)
             continue
-        if plan[path] and find(checkpoint, plan[path]).all():
+        if find(checkpoint, parts[path]).all():
             raise ClassNameError(f"{path} would have no sample left; delete the file if the whole model is to go")
-    if not plan:
-        raise lacking[0]
-    if not any(plan.values()):
-        find(load_checkpoint(next(iter(plan))), wanted)  # which says what is wrong
-    return plan
+    there = {name for part in parts.values() for name in (*part.groups, *part.samples)}
+    missing = [name for name in (*chosen.group, *chosen.sample) if name not in there]
+    if missing:
+        raise next((error for error in refused if missing[0] in str(error)), ClassNameError(f"{missing[0]} is in none"))
+    return parts, untold
 
 
 def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from pfm.storage import check_file
 if TYPE_CHECKING:
     from pfm.forgetting.files import Scrubbed
     from pfm.forgetting.ledger import Record
+    from pfm.forgetting.samples import Removal
     from pfm.model.checkpoint import Checkpoint
 
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class RecordOptions:
     """What is written down of an erasure."""
 
-    reason: str = option("", "Free text for the record.")
-    requested_by: str = option("", "Free text for the record.")
+    reason: str = option("", "Free text for the record.", may_be_empty=True)
+    requested_by: str = option("", "Free text for the record.", may_be_empty=True)
     certificate: Path | None = option(None, "Write a signed statement here.")
     key: Path | None = option(
         None,
@@ -99,11 +100,12 @@ class RecordOptions:
             raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
-    def certify_samples(self, removals: "Mapping[Path, Record]", groups: Sequence[str], samples: Sequence[str]) -> None:
+    def certify_samples(self, removals: "Mapping[Path, Record]", parts: "Mapping[Path, Removal]") -> None:
         """Write the certificate, if one is asked for, of checkpoints that groups or samples were taken out of.
 
         Args:
             removals: the ledger's line that says so, of each checkpoint.
+            parts: which of them, of each checkpoint.
         """
         from pfm.forgetting import certificate
         from pfm.forgetting.keys import load_key, secret_of
@@ -114,10 +116,18 @@ class RecordOptions:
             return
         signer, is_new = load_key(self.key_path)
         secret = secret_of(signer)
-        subjects = spoken_of(groups, samples, secret)
+        groups = dict.fromkeys(name for path in removals for name in parts[path].groups)
+        samples = dict.fromkeys(name for path in removals for name in parts[path].samples)
+        subjects = spoken_of(tuple(groups), tuple(samples), secret)
+
+        def spoken(path: Path) -> "list[Record]":
+            names = zip((*groups, *samples), subjects, strict=True)
+            there = {"group": parts[path].groups, "sample": parts[path].samples}
+            return [subject for name, subject in names if name in there[subject["what"]]]
+
         self._sign(
             [
-                certificate.describe_samples(path, open_content(path), removal, subjects)
+                certificate.describe_samples(path, open_content(path), removal, spoken(path))
                 for path, removal in removals.items()
             ],
             is_new=is_new,
