@@ -77,6 +77,19 @@ def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequenc
     return found
 
 
+def cannot_tell(checkpoint: Checkpoint, groups: Sequence[str]) -> str:
+    """Why somebody could be in a checkpoint and not be found there, in words; "" where that cannot be.
+
+    Args:
+        groups: that are sought.
+    """
+    rows = memory_of(checkpoint).rows if checkpoint.exact.get("memory") == "features" else None
+    if rows is None:
+        return "it keeps no samples among which somebody could be looked for"
+    count = int((rows.groups < 0).sum()) if groups else 0
+    return f"{count:,} of its stored samples are of no group, and nothing says whose they are" if count else ""
+
+
 def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
     scale = float(wanted.abs().max()) or 1.0
     return found.shape == wanted.shape and float((found - wanted).abs().max()) <= TOLERANCE * scale

@@ -11,18 +11,22 @@ import torch
 from making.commands import Refuse
 from making.exact import fit, image_data
 from pfm.cli import pfm, run
+from pfm.device import Processes
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
 from pfm.forgetting.erase import erase
 from pfm.forgetting.keys import load_key, secret_of
-from pfm.forgetting.solution import misfits_of_solution
+from pfm.forgetting.solution import cannot_tell, misfits_of_solution
 from pfm.forgetting.subjects import spoken_of, subject_key
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of, with_memory
 from pfm.storage import sha256
+from pfm.training.learning import learn_on
 from pfm_export.contents import open_content
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import write_manifest
+
+HERE = Processes(device=torch.device("cpu"))
 
 
 def test_a_certificate_of_samples_tells_who_only_to_whom_has_the_key(
@@ -202,6 +206,17 @@ def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
     first, second = spoken_of(["ann", "ann"], [], secret)
     assert first["id"] != second["id"]
     assert subject_key(secret, first["salt"]) != subject_key(secret, second["salt"])
+
+
+def test_who_could_be_there_and_not_be_found_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    data = image_data()
+    grouped = fit(data, tmp_path / "grouped")
+    assert cannot_tell(grouped, ["camera9"]) == ""
+    loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
+    for checkpoint in (fit(loose, tmp_path / "loose"), learn_on(grouped, loose, HERE).checkpoint):
+        assert "48 of its stored samples are of no group" in cannot_tell(checkpoint, ["camera9"])
+        assert cannot_tell(checkpoint, []) == ""  # a sample is known by its content
+    assert "it keeps no samples" in cannot_tell(fit(data, tmp_path / "sums", memory="sums"), [])
 
 
 def test_what_cannot_be_solved_again_is_not_certified_as_exact(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
-    from pfm.forgetting.samples import Removal
+    from pfm.forgetting.samples import Removal, Removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
-    _tell(target, removed.num_samples, removed.classes, removed.digest)
+    _tell(target, removed, chosen.group)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
     record.certify_samples({target: (removal, line)})
 
@@ -95,15 +95,16 @@ def forget_in_place(
     check_names(found, changed, allow_unknown=allow_unknown)
     removal = chosen.removal
     parts, untold = _parts(exact, removal)
-    ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
+    affected = [f"checkpoint  {path}" for path, part in parts.items() if part]
+    ask(chosen.described, affected, found.closed, yes=yes)
     done: dict[Path, tuple[Removal, Record]] = {}
     for path, part in parts.items():
-        if not part:
-            click.echo(f"{'has none of it':<17}  {path}")
+        if not part:  # nothing records whose samples went, so nobody can say whether it ever had it
+            click.echo(f"{'does not have it':<17}  {path}")
             continue
         removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
         done[path] = part, line
-        _tell(path, removed.num_samples, removed.classes, removed.digest)
+        _tell(path, removed, part.groups)
         for what, wanted, taken in (
             ("group", removal.groups, part.groups), ("sample", removal.samples, part.samples)
         ):  # fmt: skip
@@ -155,7 +156,12 @@ def _parts(paths: Sequence[Path], removal: "Removal") -> "tuple[dict[Path, Remov
     return parts, untold
 
 
-def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
-    click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
-    click.echo(f"exact: the weights are those of a fit without them, digest {digest}")
+def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:
+    from pfm.forgetting.solution import cannot_tell
+
+    named = listed(removed.classes)
+    emptied = f"; no sample of {named} is left, so the class went too" if removed.classes else ""
+    click.echo(f"{'erased':<17}  {path}: {removed.num_samples:,} stored samples, copies included{emptied}")
+    click.echo(f"exact: the weights are those of a fit without them, digest {removed.digest}")
+    if why := cannot_tell(removed.checkpoint, groups):
+        click.echo(f"still there: {path}: {why}")
