@@ -108,9 +108,18 @@ class ClassList:
         return self.keep(p for p in range(len(self)) if p not in removed)
 
     def describe(self) -> str:
-        return ", ".join(
-            f"{i} {name}" if str(i) != name else name for i, name in zip(self.ids, self.names, strict=True)
-        )
+        each = zip(self.ids, self.names, strict=True)
+        return ", ".join(f"{i} {listed([name])}" if str(i) != name else name for i, name in each)
+
+
+def spelled(name: str) -> str:
+    """A name, in quotes where blanks at its ends would not be seen."""
+    return repr(name) if name != name.strip() or not name else name
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, those that have a comma in quotes, since they would look like two."""
+    return ", ".join(repr(name) if "," in name else spelled(name) for name in names)
 
 
 def close_to(text: str, names: Iterable[str]) -> str:
@@ -172,15 +181,31 @@ def names_meant(typed: Iterable[Typed], known: Mapping[str, ClassList]) -> list[
     """The names of the classes that were typed, each once.
 
     A name wins. A number counts only where no class has that name, none of the names looks like a number, and
-    it stands for one and the same class everywhere.
+    it stands for one and the same class everywhere. Parts that make up the name of one class are refused: `1,2` may be
+    two classes, or the one that is called so.
 
     Args:
         known: classes of each artifact, those erased before included, by what to call it in an error.
 
     Raises:
-        ClassNameError: nobody has such a class, or the number stands for different ones.
+        ClassNameError: nobody has such a class, the number stands for different ones, or a name was taken apart.
     """
+    typed = list(typed)
+    _check_whole([entry.text for entry in typed if not entry.is_literal], known)
     return list(dict.fromkeys(_name_meant(entry, known) for entry in typed))
+
+
+def _check_whole(parts: Sequence[str], known: Mapping[str, ClassList]) -> None:
+    """Refuse parts, one behind the other, of a name that has commas."""
+    for name in dict.fromkeys(name for classes in known.values() for name in classes.names if "," in name):
+        pieces = [piece.strip() for piece in name.split(",") if piece.strip()]
+        size = len(pieces)
+        if size > 1 and any(parts[at : at + size] == pieces for at in range(len(parts) - size + 1)):
+            raise ClassNameError(
+                f"{name!r} is the name of one class, and a list of classes is split at commas; name it with --class, "
+                "or by its position where there is no such option; if several classes were meant, give them in another "
+                "order"
+            )
 
 
 def _name_meant(typed: Typed, known: Mapping[str, ClassList]) -> str:
@@ -242,6 +267,6 @@ def check_removal(classes: ClassList, positions: Sequence[int]) -> None:
         raise ClassNameError("no class is named; name at least one")
     if len(positions) >= len(classes):
         raise ClassNameError(
-            f"forgetting {', '.join(classes.names[p] for p in positions)} would leave no class; "
+            f"forgetting {listed(classes.names[p] for p in positions)} would leave no class; "
             "delete the file if the whole model is to go"
         )

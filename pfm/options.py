@@ -41,6 +41,7 @@ def option(
     section: Section | None = None,
     is_path: bool = False,
     is_flag: bool = False,
+    may_be_empty: bool = False,
 ) -> Any:
     """A dataclass field that is an option as well.
 
@@ -49,9 +50,11 @@ def option(
         section: of `--help`, where it is not that of the class, its `section`.
         is_path: it is a path, or may be one; see `expand_paths`.
         is_flag: of a bool: there is no option that says no.
+        may_be_empty: of a text: none is as good as any.
     """
     facts = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "section": section}
-    return dataclasses.field(default=default, metadata={**facts, "is_path": is_path, "is_flag": is_flag})
+    facts |= {"is_path": is_path, "is_flag": is_flag, "may_be_empty": may_be_empty}
+    return dataclasses.field(default=default, metadata=facts)
 
 
 def expanded(path: T) -> T:

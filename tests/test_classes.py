@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pfm.classes import ClassList, Typed, check_removal, check_unknown, class_keys, names_meant, split_names
+from pfm.classes import ClassList, Typed, check_removal, check_unknown, class_keys, listed, names_meant, split_names
 from pfm.errors import ClassNameError
 
 ANIMALS = ClassList.from_names(["cat", "dog", "horse", "mouse"])
@@ -143,6 +143,20 @@ def test_keeping_and_removing_are_complements() -> None:
     assert (kept.ids, kept.names) == ((0, 3), ("cat", "mouse"))
     assert ANIMALS.without([1, 2]) == kept
     assert ANIMALS.without([]) == ANIMALS
+
+
+@pytest.mark.parametrize("text", ["1,2", "1, 2", "x,1,2", "atypical,small", "x,atypical, small"])
+def test_a_name_that_a_list_would_take_apart_is_refused(text: str) -> None:
+    classes = ClassList.from_names(["x", "y", "small", "1,2", "atypical, small"])
+    with pytest.raises(ClassNameError, match="is the name of one class, and a list of classes is split at commas"):
+        meant(*split_names(text), it=classes)
+    assert meant("2", "1", it=classes) == ["small", "y"]
+    assert meant("1", "x", it=classes) == ["y", "x"]
+
+
+def test_names_with_commas_are_told_apart_in_a_row() -> None:
+    assert listed(["a", "1,2", " x", "it's"]) == "a, '1,2', ' x', it's"
+    assert ClassList((0, 1), ("1,2", "b")).describe() == "0 '1,2', 1 b"
 
 
 def test_a_description_says_a_number_only_once() -> None:

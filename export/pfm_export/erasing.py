@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
-from pfm.errors import ClassNameError, ConfigError, StorageError
+from pfm.errors import BundleError, ClassNameError, ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Request, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
@@ -116,8 +116,16 @@ def _finish_announced(seen: Walk, folders: Sequence[Path]) -> set[Path]:
             from pfm.forgetting.files import finish  # which needs torch
 
             finish(folder)
-    kinds = [(entry.path, entry.kind) for entry in seen.holding() if isinstance(entry.kind, FolderKind)]
-    return {path for path, kind in kinds if kind.finish(path)}
+    completed: set[Path] = set()
+    for entry in seen.holding():
+        if isinstance(entry.kind, FolderKind):
+            try:
+                if entry.kind.finish(entry.path):
+                    completed.add(entry.path)
+            except BundleError:  # one that was not named by itself is said not to have been looked into
+                if entry.path in seen.named:
+                    raise
+    return completed
 
 
 def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:

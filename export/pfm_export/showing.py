@@ -138,7 +138,7 @@ def _exact_of_bundle(bundle: Bundle) -> Json | None:
         "digest": bundle.exact.digest,
         "is_exact": bundle.is_exact,
         "memory": "sums" if bundle.exact.has_sums else "none",
-        "memory_bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "memory_bytes": sum(map(_size_of, files)),
         "samples": sum(entry.count for entry in bundle.exact.classes),
         "groups": 0,
     }
@@ -169,7 +169,7 @@ def _describe_bundle(folder: Path) -> Json:
     return {
         "kind": "bundle",
         "path": str(folder),
-        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "size_bytes": sum(map(_size_of, folder.rglob("*"))),
         "bundle": document.get("bundle"),
         "pfm": document.get("pfm"),
         "created": document.get("created"),
@@ -266,8 +266,16 @@ def _described_in_short(seen: Seen, kind: HoldingKind) -> Json:
         holding = kind.open(seen.path)
     except PfmError as error:
         return {"kind": "cannot be read", "path": str(seen.path), "problem": str(error)}
-    size = seen.path.stat().st_size
-    return {"kind": kind.name, "path": str(seen.path), "size_bytes": size, **_classes(holding.classes, holding.erased)}
+    about = {"kind": kind.name, "path": str(seen.path), "size_bytes": _size_of(seen.path)}
+    return {**about, **_classes(holding.classes, holding.erased)}
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; 0 of what is none, or has gone since it was found: a run and an erasure delete theirs."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _described_or_broken(path: Path) -> Json:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pfm.classes import listed, spelled
 from pfm.forgetting.artifacts.decoded import DECODED
 
 
@@ -35,7 +36,7 @@ def _in_short(entry: Any) -> str:
         return f"{len(entry['lines'])} lines"
     if "classes" not in entry:
         return entry["problem"]
-    erased = f", erased: {', '.join(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
+    erased = f", erased: {listed(item['name'] for item in entry['erased'])}" if entry["erased"] else ""
     readout = f", readout {entry['readout']}" if "readout" in entry else ""
     return f"{len(entry['classes'])} classes{readout}, {_size(entry['size_bytes'])}{erased}"
 
@@ -70,9 +71,7 @@ def _show_bundle(document: Any) -> list[str]:
         + ("" if file["is_as_stated"] else "  (NOT what the manifest states)")
         for name, file in document["files"].items()
     ]
-    profiles = [
-        f"{name} leaves out {', '.join(left_out) or 'nothing'}" for name, left_out in document["profiles"].items()
-    ]
+    profiles = [f"{name} leaves out {listed(left_out) or 'nothing'}" for name, left_out in document["profiles"].items()]
     stated: Mapping[str, Any] = document["versions"] or {}
     versions = ", ".join(f"{name} {version}" for name, version in stated.items())
     return [
@@ -99,8 +98,8 @@ def _heading(document: Any) -> list[str]:
 
 def _about_model(document: Any) -> list[str]:
     classes = [f"{'position':>8}  name"]
-    classes += [f"{item['position']:>8}  {_name(item['name'])}" for item in document["classes"]]
-    erased = [f"{item['position']} {_name(item['name'])}" for item in document["erased"]]
+    classes += [f"{item['position']:>8}  {spelled(item['name'])}" for item in document["classes"]]
+    erased = [f"{item['position']} {listed([item['name']])}" for item in document["erased"]]
     below = document["unknown_below"]
     answer = f", `unknown` below a probability of {below:.3g}" if below else ""
     return [
@@ -125,11 +124,6 @@ def _exact(found: Any) -> list[str]:
     ]
 
 
-def _name(name: str) -> str:
-    """A name, in quotes where blanks at its ends would not be seen."""
-    return repr(name) if name != name.strip() or not name else name
-
-
 def _recipe(recipe: Any) -> list[str]:
     return _rows("recipe", [", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)])
 
@@ -137,7 +131,7 @@ def _recipe(recipe: Any) -> list[str]:
 def _ledger_rows(lines: Any) -> list[str]:
     shown: list[str] = []
     for line in lines:
-        names = ", ".join(item["name"] for item in line["classes"])
+        names = listed(item["name"] for item in line["classes"])
         why = "".join(f", {label} {line[key]!r}" for key, label in (("reason", "reason"), ("requested_by", "by"))
                       if line[key])  # fmt: skip
         shown.append(f"line {line['line']}  {line['time']}  {line['action']} {names}{why}".rstrip())

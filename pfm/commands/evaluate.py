@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, data_of_run, of_run, only, was_given, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED, TEXT, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig, FeedConfig
 from pfm.device import DeviceConfig, resolve_device
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @click.command("eval", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
 @click.option("--ckpt", required=True, type=PATH, help="Checkpoint of pfm or of the paper's tool.")
-@click.option("--model_name", default=None, help="Where the frozen backbone is.  [default: where it was in training]")
+@click.option(
+    "--model_name", default=None, type=TEXT, help="Where the frozen backbone is.  [default: where it was in training]"
+)
 @with_options(
     data=of_run(DataConfig),
     evaluation=EvalConfig,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--suspend",
     default="",
+    type=TEXT,
     show_default=False,
     help="Evaluate with these classes' prompts left out (names, separated by commas), and nothing else.",
 )
@@ -181,6 +184,7 @@ def _left_active(classes: "ClassList", suspend: str) -> list[int]:
 
 
 def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", active: list[int], path: Path) -> None:
+    from pfm.classes import listed
     from pfm.evaluation.results import percent
     from pfm.storage import write_json
 
@@ -189,7 +193,7 @@ def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", act
     if not evaluator.processes.is_main:
         return
     click.echo(
-        f"suspended (reversible, nothing erased): {', '.join(names)}\n"
+        f"suspended (reversible, nothing erased): {listed(names)}\n"
         f"  accuracy on their samples  {percent(result.forget)}\n"
         f"  accuracy on the others     {percent(result.retain)}"
     )

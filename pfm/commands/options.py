@@ -79,7 +79,10 @@ def with_options(**configs: type | Part) -> Callable[[Callable[..., Any]], Calla
             for field in reversed(dataclasses.fields(part.config)):
                 if field.name in part.names:
                     shown = {"help": _help(field, part), "section": section_of(part.config, field)}
-                    _as_click_option(field, hints[field.name], shown)(command)
+                    # "" says that the run's own is not wanted; which data is, has to be said
+                    may_be_empty = field.metadata["may_be_empty"] or (part.is_of_run and field.name != "dataset")
+                    text = click.STRING if may_be_empty else TEXT
+                    _as_click_option(field, hints[field.name], shown, text)(command)
         return command
 
     return decorate
@@ -98,6 +101,19 @@ class _Path(click.Path):
 
 
 PATH = _Path()
+
+
+class _Text(click.types.StringParamType):
+    """A text that was typed and is not empty, as of a variable of the shell that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        source = ctx.get_parameter_source(param.name or "") if ctx and param else None
+        if value == "" and source is ParameterSource.COMMANDLINE:  # a default may be empty
+            self.fail("is empty; say what it is to be, or leave it out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+TEXT = _Text()
 
 
 class _WholeNumber(click.IntRange):
@@ -153,7 +169,9 @@ def _help(field: "dataclasses.Field[Any]", part: Part) -> str:
     return f"{text}  [default: the run's own; with --dataset: {own}]"
 
 
-def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[str, Any]) -> Callable[[Any], Any]:
+def _as_click_option(
+    field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[str, Any], text: click.ParamType
+) -> Callable[[Any], Any]:
     if isinstance(hint, types.UnionType):  # `int | None`
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     name = f"--{field.name.rstrip('_')}"  # a field cannot be called `class`
@@ -165,7 +183,7 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[
     if hint is bool:
         return click.option(f"{name}/--no_{field.name}", **shared)
     if typing.get_origin(hint) is tuple:  # `tuple[str, ...]`: as often as one likes
-        return click.option(name, field.name, multiple=True, **shared)
+        return click.option(name, field.name, multiple=True, type=text, **shared)
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = field.metadata["choices"]
     if choices:
         kind = click.Choice(choices) if isinstance(choices, tuple) else _OpenChoice(choices)
@@ -177,7 +195,7 @@ def _as_click_option(field: "dataclasses.Field[Any]", hint: Any, shown: Mapping[
         return click.option(name, type=PATH, **shared)
     if hint is float:
         return click.option(name, type=_FiniteFloat(min=minimum), **shared)
-    return click.option(name, type=hint, **shared)
+    return click.option(name, type=text if hint is str else hint, **shared)
 
 
 def was_given(name: str) -> bool:

@@ -103,6 +103,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self)
+        if not self.folder:
+            raise ConfigError(f"--dataset {self.dataset!r} names no data set; . behind imagefolder: is the folder here")
         if self.size not in MEDMNIST_SIZES:
             raise ConfigError(f"--size {self.size} is not a MedMNIST resolution; choose 28, 64, 128 or 224")
         if self.data_revision and not self.may_be_of_hub:

@@ -48,8 +48,7 @@ def read_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            write_bytes(path, secrets.token_hex(_KEY_BYTES).encode())
-            path.chmod(0o600)
+            write_bytes(path, secrets.token_hex(_KEY_BYTES).encode(), is_private=True)
         key = path.read_bytes().strip()
     except OSError as error:
         raise DataError(f"cannot read {path} of --hash_groups: {explain(error)}") from error

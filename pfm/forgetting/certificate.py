@@ -33,9 +33,9 @@ READ_VERSIONS = (1, VERSION, WITH_SAMPLES)  # the first names files by their byt
 PROVEN = (
     "whoever holds the private key made this statement, and not a byte of it was changed since",
     "the ledger's lines that are quoted are those of the time of signing",
-    "an artifact that verifies was opened and holds none of the erased classes, neither by number nor by name: not in "
-    "its list of classes, not as a row or a moment that no class of the list has; the prompts of its other classes and "
-    "what belongs to no class are, value for value, those of the time of signing",
+    "an artifact that verifies was opened and holds none of the classes that are said to be erased from it, neither by "
+    "number nor by name: not in its list of classes, not as a row or a moment that no class of the list has; the "
+    "prompts of its other classes and what belongs to no class are, value for value, those of the time of signing",
     "what the erasure searched when it wrote the file is what its quoted line says of it, and no more",
 )
 PROVEN_EXACT = (
@@ -182,9 +182,13 @@ def _described(path: Path, content: Content, found: _Changes, spoken: Sequence[t
         )
     gone = {entry for erasure, _ in spoken for entry in erasure.classes}
     there = [c.name for c in content.classes if any(c.number == i or c.name == name for i, name in gone)]
-    wrong = [f"holds {name}" for name in there] + list(content.problems)
-    if wrong:
-        raise StorageError(f"{path} cannot be certified: {wrong[0]}; erase from it again")
+    if there:
+        raise StorageError(f"{path} cannot be certified: holds {there[0]}; erase from it again")
+    if content.problems:
+        raise StorageError(
+            f"{path} cannot be certified: {content.problems[0]}; put that right, and give the same command again, "
+            "which then certifies what was erased"
+        )
     quoted = {erasure.begun for erasure, _ in spoken} | {erasure.hash for erasure, _ in spoken}
     return {
         "file": path.resolve().name,

@@ -11,10 +11,11 @@ without it the former cannot be told from any that sum to zero, nor the latter f
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from pfm.classes import listed
 from pfm.errors import PfmError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import Certificate, Entry, ledger_of
@@ -41,12 +42,14 @@ class Check:
         problem: "" where nothing speaks against it.
         remark: what a reader should know although it holds.
         is_unknown: nothing was found, and not everything was looked into.
+        entry: of an artifact, what the certificate says of it; None of anything else.
     """
 
     name: str
     problem: str = ""
     remark: str = ""
     is_unknown: bool = False
+    entry: Entry | None = None
 
 
 def verify(
@@ -95,9 +98,9 @@ def verify(
 def _check(path: Path, content: Content, entry: Entry, vouched: Sequence[Entry]) -> list[Check]:
     found = [*_held(content, entry), *content.problems]
     if found:
-        return [Check(name=str(path), problem=problem) for problem in found]
+        return [Check(name=str(path), problem=problem, entry=entry) for problem in found]
     beside = _read_beside(path)
-    bound = _bound(path, content, entry, beside, vouched)
+    bound = replace(_bound(path, content, entry, beside, vouched), entry=entry)
     return [bound, *_check_ledger(path, entry, beside)]
 
 
@@ -241,7 +244,7 @@ class Beside:
     def told(self, entry: Entry) -> str:
         """What the ledger says of the time after the certificate."""
         later = [erasure for erasure in self.erasures if erasure.line > entry.lines]
-        names = ", ".join(name for erasure in later for _, name in erasure.classes)
+        names = listed(name for erasure in later for _, name in erasure.classes)
         if not names:
             is_centring = any(change.centres_prompts for erasure in later for change in erasure.changes)
             names = "of none more" if is_centring else "of groups or samples"

@@ -16,7 +16,7 @@ from pfm.errors import ConfigError, StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.holding import running
-from pfm.model.checkpoint import Checkpoint, checkpoint_file
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.starts.keys import read_keys
 from pfm.runlog import RunLog, progress
@@ -148,7 +148,7 @@ def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
     if data is None:
         check_data(config.data)
     if config.train.resume not in ("", NEWEST):
-        checkpoint_file(config.train.resume)
+        load_checkpoint(config.train.resume)  # read once more later, which takes less than data do
     if config.start.init_key:
         keys = Path(config.start.init_key)
         _ = read_keys(keys) if keys.exists() else check_file(keys)  # which is made where there is none
@@ -169,7 +169,7 @@ def show_plan(setup: Setup) -> Plan:
 
 
 def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan | None:
-    """What `train` would do, said as there, with nothing trained and nothing written.
+    """What `train` would do, said as there, with nothing trained and nothing written but what `--cache` keeps.
 
     Raises:
         PfmError: as `train`, of what it checks before it starts.
@@ -180,7 +180,8 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
     _check_named(config, None)
     spec = describe_backbone(config.backbone)
     check_options(config, spec)
-    data = load_run_data(config, spec, accelerator, None)
+    unhashed = dataclasses.replace(config.data, hash_groups="")  # whose key would be made
+    data = load_run_data(dataclasses.replace(config, data=unhashed), spec, accelerator, None)
     spec = _fitted(spec, data)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pfm.classes import listed
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Preprocess
 from pfm.errors import CheckpointError, ConfigError
@@ -129,7 +130,7 @@ def find_state(resume: str, files: RunFiles, say: Callable[[str], None]) -> tupl
         return None
     path, checkpoint = found
     if checkpoint.erased:
-        gone = ", ".join(name for _, name in checkpoint.erased)
+        gone = listed(name for _, name in checkpoint.erased)
         raise CheckpointError(
             f"--resume: {path} is erased of {gone}, and of the optimizer's state, from which that would follow; no run "
             "can go on from it. Train anew in another --save_dir, on data without what was erased"

@@ -381,8 +381,22 @@ def test_an_option_out_of_place_is_refused_and_its_help_says_where_it_belongs(
     assert reason in Refuse(capsys)(*filled.split())
 
 
-def test_an_empty_folder_is_not_the_one_that_one_is_in(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--save_dir is empty" in Refuse(capsys)("train", "--dataset", "digits", "--save_dir", "")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--dataset", ""), ("eval", "--ckpt", "x", "--dataset", ""), ("train", "--dataset", "imagefolder:"),
+        ("train", "--model_name", ""), ("train", "--group", ""), ("train", "--save_dir", ""),
+        ("train", "--resume", ""), ("train", "--table", ""),
+        ("predict", "b", "a.png", "--without", ""), ("predict", "b", "a.png", "--profile", ""), ("predict", "b", ""),
+        ("eval", "--ckpt", "x", "--suspend", ""), ("forget", "--class", "", "--in_place", "b"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_a_variable_of_the_shell_that_is_not_set_leaves_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    said = Refuse(capsys)(*arguments)
+    assert "is empty; say what it is to be, or leave it out" in said or "names no data set" in said
 
 
 def test_a_copy_is_not_evaluated_with_another_input_size(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

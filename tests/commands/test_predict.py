@@ -175,7 +175,7 @@ def test_a_bundle_needs_no_torch_and_an_interrupt_is_one_line(made: Path) -> Non
     assert process.stdout is not None
     process.stdout.readline()  # of the head: it has begun, and waits for its list
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 130, error
     assert error.decode().strip().splitlines() == ["pfm: interrupted; files written so far are whole"]
 
@@ -186,7 +186,7 @@ def test_who_has_read_enough_closes_the_pipe(made: Path) -> None:
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert b"Traceback" not in error
 

@@ -301,6 +301,21 @@ def test_what_a_signed_certificate_says_is_not_believed_to_have_the_right_shape(
 # --- what must hold ---------------------------------------------------------------------------------
 
 
+def test_what_holds_is_said_of_each_artifact_and_of_none_that_was_not_looked_into(
+    tmp_path: Path, verify: Verify
+) -> None:
+    bundle, model, cert = make_bundle(tmp_path / "b"), tmp_path / "run" / "x.pt", tmp_path / "c.json"
+    save_checkpoint(model, trained_state())
+    assert run(pfm, ["forget", "--classes", "red,blue", "--in_place", str(model)]) == 0
+    both = [str(bundle), str(model)]
+    assert run(pfm, ["forget", "--class", "blue", "--in_place", *both, "--certificate", str(cert)]) == 0
+    assert verify(cert, bundle) == 0
+    assert f"holds: blue erased, and nowhere in {bundle}\n" in verify.said
+    assert "red erased" not in verify.said  # which the bundle still has
+    assert verify(cert, bundle, model) == 0
+    assert f"holds: red, blue erased, and nowhere in {model}\n" in verify.said
+
+
 def test_an_honest_certificate_outlives_suspensions_later_erasures_copies_and_moves(
     tmp_path: Path, verify: Verify
 ) -> None:
@@ -350,8 +365,9 @@ def test_a_certificate_may_be_kept_in_the_bundle_and_its_key_may_not(
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
     arguments = ["forget", "--classes", "blue", "--in_place", str(bundle), "--certificate", str(bundle / "erased.json")]
-    assert run(pfm, arguments) == 2
-    assert "would be in a bundle, and go wherever that goes" in capsys.readouterr().err
+    for key in ([], ["--key", str(bundle / "deep" / "in" / "it.key")]):
+        assert run(pfm, [*arguments, *key]) == 2
+        assert "would be in a bundle, and go wherever that goes" in capsys.readouterr().err
     assert len(Bundle.open(bundle).classes) == 3
     assert run(pfm, [*arguments, "--key", str(tmp_path / "k.key")]) == 0
     assert verify(bundle / "erased.json", bundle) == 0

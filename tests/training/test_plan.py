@@ -130,3 +130,14 @@ def test_photographs_that_are_decoded_small_are_judged_by_their_own_size(
     said = capsys.readouterr().out
     assert "input    files of about 50 x 60 pixels, stored as 1 x 8 x 8, brought to 3 x 8 x 8" in said
     assert "note: images of 50 x 60 are shrunk to 8 x 8, 2.1 % of their pixels" in said
+
+
+def test_a_plan_makes_no_key_of_groups(tmp_path: Path, preset: str) -> None:
+    for split, number in ((split, number) for split in ("train", "test") for number in range(6)):
+        for name in ("cat", "dog"):
+            file = tmp_path / "photos" / split / name / f"{number}_{split}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
+    arguments = train_arguments(f"imagefolder:{tmp_path / 'photos'}", tmp_path / "run", "--group", "name:{group}_{n}")
+    assert run(pfm, [*arguments, "--hash_groups", str(tmp_path / "key"), "--plan"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]

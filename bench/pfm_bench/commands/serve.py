@@ -58,6 +58,7 @@ def bench_serve(
     out: Path,
 ) -> None:
     """Latency and throughput of torch and ONNX Runtime, interleaved in one run; scenarios after it."""
+    from pfm.model.checkpoint import checkpoint_file
     from pfm_bench.scenarios.serving import bench_bundle
     from pfm_bench.targets.choosing import choose_targets
     from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
@@ -79,6 +80,8 @@ def bench_serve(
     if bundles:
         for bundle in bundles:
             Bundle.open(bundle)
+        if ckpt is not None:
+            checkpoint_file(ckpt)
         folder = make_folder(out)
         report = bench_bundle(bundles, ckpt, config, workplace=folder)
     else:

@@ -210,6 +210,8 @@ def _erase_in_place(
     click.echo(f"this cannot be undone; the record is {places}")
     if any(outcome.is_run for outcome in outcomes):
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
+    for path, said in found.damage():
+        click.echo(f"damaged: {path}: {said}; the bundle is not served until it is put back, or exported again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
     for line in listed(found.traces, most=None):

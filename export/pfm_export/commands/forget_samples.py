@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import listed
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
 from pfm.storage import check_file
@@ -138,6 +139,6 @@ def _parts(paths: Sequence[Path], chosen: SampleChoice) -> "tuple[dict[Path, Rem
 
 
 def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {', '.join(classes)} is left, so the class went too" if classes else ""
+    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
     click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
     click.echo(f"exact: the weights are those of a fit without them, digest {digest}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
+from pfm.commands.options import CONTEXT_SETTINGS, PATH, TEXT, with_options
 from pfm.errors import ConfigError, DataError
 from pfm_export.predicting.config import DEFAULT_FORMAT, FORMATS, PredictConfig
 
@@ -26,9 +26,11 @@ SKIPPED_SOME = 3  # what the command leaves with then
 
 @click.command("predict", context_settings=CONTEXT_SETTINGS)
 @click.argument("artifact", type=PATH)
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, type=TEXT)
 @click.option("--out", type=PATH, help="File that takes the answers, whole or not at all.  [default: standard output]")
-@click.option("--model_name", help="Where the frozen backbone of a checkpoint is.  [default: where it was in training]")
+@click.option(
+    "--model_name", type=TEXT, help="Where the frozen backbone of a checkpoint is.  [default: where it was in training]"
+)
 @with_options(config=PredictConfig)
 def predict(
     artifact: Path, paths: tuple[str, ...], out: Path | None, model_name: str | None, config: PredictConfig

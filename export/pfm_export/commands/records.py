@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.classes import check_removal
+from pfm.classes import check_removal, listed
 from pfm.errors import ConfigError, StorageError
 from pfm.options import option
 from pfm.storage import check_file
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class RecordOptions:
     """What is written down of an erasure."""
 
-    reason: str = option("", "Free text for the record.")
-    requested_by: str = option("", "Free text for the record.")
+    reason: str = option("", "Free text for the record.", may_be_empty=True)
+    requested_by: str = option("", "Free text for the record.", may_be_empty=True)
     certificate: Path | None = option(None, "Write a signed statement here.")
     key: Path | None = option(
         None,
@@ -63,7 +63,7 @@ class RecordOptions:
             raise ConfigError(
                 f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
             )
-        if is_bundle(self.key_path.resolve().parent):
+        if any(is_bundle(folder) for folder in self.key_path.resolve().parents):
             raise ConfigError(
                 f"the key {self.key_path} would be in a bundle, and go wherever that goes; "
                 "keep it elsewhere, with --key"
@@ -97,7 +97,7 @@ class RecordOptions:
             else:
                 described.append(found)
         if not described:
-            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {', '.join(keys)}")
+            raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
     def certify_samples(self, removals: "Mapping[Path, Record]", parts: "Mapping[Path, Removal]") -> None:
@@ -190,7 +190,7 @@ def write_copy(
     request = Request(record.reason, record.requested_by, centre_prompts)
     written = files.erase_file(ckpt, checkpoint, keys, target, request=request, scrubbed=scrubbed)
     left = checkpoint.classes.without(checkpoint.classes.positions(keys))
-    click.echo(f"erased {', '.join(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
+    click.echo(f"erased {listed(entry['name'] for entry in written['classes'])}: {', '.join(written['erased'])}")
     click.echo(f"classes left: {left.describe()}\nwrote {target}\nrecord {target.parent / 'ledger.jsonl'}")
     click.echo(f"still there: {ckpt} holds the erased classes until you delete it")
     for remark in written["remains"]:

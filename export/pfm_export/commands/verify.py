@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfm.classes import listed
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import CertificateError, ConfigError, NotShownError
 from pfm.options import option
@@ -109,15 +110,26 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
     for check in checks:
         if not check.problem and check.is_unknown:
             raise NotShownError(f"{check.name}: {check.remark}")
-    for entry in signed.artifacts:
-        if entry.exact:
-            click.echo(f"exact: {entry.file} was solved from what was left when this was signed, digest {entry.exact}")
-    names = dict.fromkeys(name for entry in signed.artifacts for _, name in entry.classes)
-    if names:
-        click.echo(f"holds: {', '.join(names)} erased, and nowhere in what was looked into")
-    samples = sum(entry.num_samples for entry in signed.artifacts)
-    if samples:
-        click.echo(f"holds: {samples:,} stored samples taken out, copies included")
+    for line in _held(checks):
+        click.echo(line)
+
+
+def _held(checks: "Iterable[Check]") -> list[str]:
+    """What is shown of the artifacts that were looked into, and of no other that the certificate names."""
+    seen = [(check.name, check.entry) for check in checks if check.entry is not None]
+    lines = [
+        f"exact: {name} was solved from what was left when this was signed, digest {entry.exact}"
+        for name, entry in seen
+        if entry.exact
+    ]
+    gone: dict[tuple[str, ...], list[str]] = {}
+    for path, entry in seen:
+        gone.setdefault(tuple(name for _, name in entry.classes), []).append(path)
+    for names, paths in gone.items():
+        if names:
+            lines.append(f"holds: {listed(names)} erased, and nowhere in {', '.join(paths)}")
+    samples = [(path, entry.num_samples) for path, entry in seen if entry.num_samples]
+    return lines + [f"holds: {count:,} stored samples taken out of {path}, copies included" for path, count in samples]
 
 
 def _about(signed: "Certificate", asked: AskedFor) -> "list[Check]":

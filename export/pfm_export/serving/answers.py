@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pfm.classes import UNKNOWN, ClassKeys, ClassList, class_keys
+from pfm.classes import UNKNOWN, ClassKeys, ClassList, class_keys, listed
 from pfm.errors import ClassNameError
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
@@ -93,7 +93,7 @@ class ActiveSet:
         chosen = list(range(len(classes))) if self.active is None else classes.positions(self.active)
         stopped = [classes.names[p] for p in chosen if p in suspended]
         if self.active is not None and stopped:
-            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {', '.join(stopped)}")
+            raise ClassNameError(f"suspended in profile {self.profile or 'default'!r}: {listed(stopped)}")
         away = {*suspended, *classes.positions(self.without)}
         if len(away) == len(classes):
             raise ClassNameError("every class is left out; leave at least one active")

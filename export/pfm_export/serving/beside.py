@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pfm.classes import listed
 from pfm.errors import NotLookedIntoError
 from pfm.forgetting.artifacts import Verdict
 from pfm.forgetting.artifacts.walk import Seen
@@ -54,7 +55,7 @@ def require_nothing_beside(folder: Path, names: Sequence[str], left: Sequence[Se
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise NotLookedIntoError(
-            f"{', '.join(names)}: erased from the bundle {folder}, but {left[0].path}{more} may hold it and was left "
+            f"{listed(names)}: erased from the bundle {folder}, but {left[0].path}{more} may hold it and was left "
             f"as it is ({left[0].how}); delete it, move it away, or erase from it too: "
             f"pfm forget --in_place {shlex.quote(str(folder))}"
         )

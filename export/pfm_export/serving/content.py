@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
+from pfm.classes import listed
 from pfm.errors import BundleError
 from pfm.exact.solve import TOLERANCE
 from pfm.forgetting.artifacts.text import may_hold_numbers
 from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of, sums_digest
 from pfm.forgetting.ledger import LEDGER
-from pfm.storage import sha256_bytes
 from pfm_export.serving.bank import BANK, Floats
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.manifest import MANIFEST, read_file
+from pfm_export.serving.damage import damaged_files
+from pfm_export.serving.manifest import MANIFEST
 
 _OWN = {MANIFEST, LEDGER, BANK}
 
@@ -25,15 +26,14 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         solves: solve an exact readout again, where the bundle has its sums.
 
     Raises:
-        BundleError: it is incomplete, or a file is not the one that the manifest states.
+        BundleError: its manifest, ledger and bank are not whole, or do not belong together.
     """
     bundle = Bundle.open(folder)
     hashes = {name: stated.sha256 for name, stated in bundle.stated.files.items() if name != BANK}
-    changed = [name for name, sha256 in hashes.items() if sha256_bytes(read_file(folder / name)) != sha256]
     again = bundle.held_again
-    problems = [f"{name} was changed: it is not the file that the manifest states" for name in changed]
+    problems = [*damaged_files(bundle)]
     if bundle.pending:
-        names = ", ".join(name for _, name in bundle.pending)
+        names = listed(name for _, name in bundle.pending)
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
     if again:
         problems.append(again)

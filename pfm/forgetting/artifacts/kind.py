@@ -246,6 +246,11 @@ class FolderKind(ABC):
         del folder, numbers
         return RowsOf()
 
+    def damage(self, folder: Path) -> tuple[str, ...]:
+        """A sentence on each of its files that holds no class and is not what it should be; it can be erased from."""
+        del folder
+        return ()
+
     @abstractmethod
     def finish(self, folder: Path) -> bool:
         """Complete an erasure that was begun, if there is one; whether there was. The caller holds the lock."""
