@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -20,17 +22,16 @@ from pfm.errors import StorageError
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
+_setting_umask = threading.Lock()
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
-# what a system says of a place that takes no more, or is not to be written to
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no room, or no right
 
 
 def explain(error: OSError) -> str:
     """The system's reason, in words."""
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file stands where a folder is needed"
-    return error.strerror or str(error)
+    is_taken = isinstance(error, FileExistsError | NotADirectoryError)
+    return "a file stands where a folder is needed" if is_taken else error.strerror or str(error)
 
 
 @contextlib.contextmanager
@@ -57,16 +58,16 @@ def replacing(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name exists")
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(OSError):  # where there are no locks, nobody can tell that it is being written
-                _lock(file, wait=False)
+        opened, temporary = unfinished(path)
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+            if os.name == "nt":  # where an open file cannot be renamed; elsewhere it stays locked until it is in place
+                file.close()
+            os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
             _sync_folder(path.parent)
     except OSError as error:
@@ -80,6 +81,24 @@ def replacing(
                 os.unlink(temporary)
 
 
+def unfinished(path: Path) -> tuple[BinaryIO, str]:
+    """A new file in the same folder, locked, so that nobody takes it for one that a dead process left; and its name.
+
+    Raises:
+        OSError: there is no room, or no right.
+    """
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        file = os.fdopen(descriptor, "wb")
+        try:
+            is_ours = _lock(file, wait=False)
+        except OSError:  # where there are no locks, nobody can tell that it is being written
+            is_ours = True
+        if is_ours and os.path.exists(temporary):
+            return file, temporary
+        file.close()  # somebody who sweeps was quicker than the lock, and deletes it
+
+
 def _mode(path: Path) -> int | None:
     """Who may do what with a file; None where there is none."""
     try:
@@ -89,8 +108,14 @@ def _mode(path: Path) -> int | None:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    """The umask, which cannot be read but by setting it, for all threads: two at a time would leave it at 0."""
+    with contextlib.suppress(OSError):  # Linux shows it
+        shown = re.search(rb"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_bytes(), re.MULTILINE)
+        if shown:
+            return int(shown[1], 8)
+    with _setting_umask:
+        current = os.umask(0)
+        os.umask(current)
     return current
 
 
@@ -151,8 +176,7 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
-    write_bytes(path, content.encode(errors="replace"))
+    write_bytes(path, content.encode(errors="replace"))  # a file's name need not be valid text
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ def test_a_new_file_has_the_permissions_that_the_umask_asks_for(tmp_path: Path) 
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_no_other_thread_meets_a_umask_that_was_set_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", None)
+    write_bytes(tmp_path / "file", b"")
+    assert (tmp_path / "file").exists()
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_block_that_raises_leaves_the_old_file(old: Path, kind: type[BaseException]) -> None:
     def write_half() -> None:
@@ -108,6 +116,40 @@ def test_what_a_killed_run_left_of_a_line_does_not_spoil_the_next(tmp_path: Path
     assert path.read_bytes().startswith(whole)
     found = [json.loads(line)["event"] for line in path.read_bytes().splitlines()]
     assert found == ["step"] * bool(whole) + ["start", "end"]
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["it has swept", "it sweeps"])
+def test_a_sweep_that_is_quicker_than_the_lock_of_a_new_file_loses_nothing(
+    old: Path, is_held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, swept = storage._lock, list[Path]()
+
+    def lock(file: BinaryIO, *, wait: bool) -> bool:
+        if swept:
+            return real(file, wait=wait)
+        swept.extend(old.parent.glob(".*.part"))
+        for part in swept:
+            part.unlink()
+        return not is_held
+
+    monkeypatch.setattr(storage, "_lock", lock)
+    write_bytes(old, b"new")
+    assert len(swept) == 1
+    assert old.read_bytes() == b"new"
+    assert not list(old.parent.glob(".*.part"))
+
+
+def test_a_new_file_is_locked_until_it_is_in_place(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        assert storage.is_locked(Path(source))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_bytes(old, b"new")
+    assert old.read_bytes() == b"new"
+    assert not storage.is_locked(old)
 
 
 def test_what_is_written_in_parts_is_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
