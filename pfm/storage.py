@@ -25,13 +25,15 @@ Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
 _setting_umask = threading.Lock()
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no room, or no right
+# what a system says of a place that takes no more, or is not to be written to
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def explain(error: OSError) -> str:
     """The system's reason, in words."""
-    is_taken = isinstance(error, FileExistsError | NotADirectoryError)
-    return "a file stands where a folder is needed" if is_taken else error.strerror or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file stands where a folder is needed"
+    return error.strerror or str(error)
 
 
 @contextlib.contextmanager
@@ -176,7 +178,8 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode(errors="replace"))  # a file's name need not be valid text
+    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
