@@ -21,6 +21,8 @@ from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.readouts.ridge import memory_of, with_memory
 
+_NONE_LEFT = "that would leave no sample; delete the file if the whole model is to go"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
@@ -33,6 +35,9 @@ class Removal:
 
     groups: Sequence[str] = ()
     samples: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +78,26 @@ def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
     return is_gone
 
 
-def part_of(checkpoint: Checkpoint, removal: Removal) -> tuple[Removal, list[ClassNameError]]:
-    """What of it is in a checkpoint's memory, and why each of the rest is not.
+def part_of(checkpoint: Checkpoint, removal: Removal) -> Removal:
+    """What of it the checkpoint has.
 
     Raises:
-        ConfigError: see `find`; also where groups are asked for and none are stored, so that nobody can tell.
+        ConfigError: see `find`.
+        ClassNameError: it has nothing else.
     """
-    refused: list[ClassNameError] = []
 
-    def is_there(one: Removal) -> bool:
+    def has(**one: Sequence[str]) -> bool:
         try:
-            return bool(find(checkpoint, one).any())
-        except ClassNameError as error:
-            refused.append(error)
+            find(checkpoint, Removal(**one))
+        except ClassNameError:
             return False
+        return True
 
-    groups = tuple(name for name in removal.groups if is_there(Removal(groups=[name])))
-    samples = tuple(name for name in removal.samples if is_there(Removal(samples=[name])))
-    return Removal(groups=groups, samples=samples), refused
+    groups = [name for name in removal.groups if has(groups=[name])]
+    part = Removal(groups=groups, samples=[name for name in removal.samples if has(samples=[name])])
+    if part and find(checkpoint, part).all():
+        raise ClassNameError(_NONE_LEFT)
+    return part
 
 
 def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
@@ -104,7 +111,7 @@ def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
     memory = memory_of(checkpoint)
     left = memory.without_rows(is_gone) if not is_gone.all() else None
     if left is None or len(left.classes) < 1:
-        raise ClassNameError("that would leave no sample; delete the file if the whole model is to go")
+        raise ClassNameError(_NONE_LEFT)
     emptied = tuple(name for name in memory.classes if name not in left.classes)
     smaller = with_memory(_without(checkpoint, memory, emptied), left)
     return Removed(checkpoint=smaller, num_samples=int(is_gone.sum()), classes=emptied, digest=left.digest)

@@ -58,19 +58,36 @@ def _misfits_of_rows(memory: Memory) -> list[str]:
 
 
 def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequence[str]) -> list[str]:
-    """Which of some groups and samples are in the memory of a checkpoint, in words."""
+    """Which of some groups and samples are in the memory of a checkpoint, in words.
+
+    Raises:
+        ConfigError: it keeps no samples, or no groups, and cannot say.
+    """
     if checkpoint.exact.get("memory") != "features":
-        return []
+        raise ConfigError("it keeps no samples, so that whose it learned from cannot be told")
     found: list[str] = []
     for what, names in (("group", groups), ("sample", samples)):
         for name in names:
             removal = Removal(groups=[name]) if what == "group" else Removal(samples=[name])
             try:
                 count = int(find(checkpoint, removal).sum())
-            except (ClassNameError, ConfigError):  # also where no groups are left
+            except ClassNameError:
                 continue
             found.append(f"{count} stored samples are of the {what} {name}")
     return found
+
+
+def cannot_tell(checkpoint: Checkpoint, groups: Sequence[str]) -> str:
+    """Why somebody could be in a checkpoint and not be found there, in words; "" where that cannot be.
+
+    Args:
+        groups: that are sought.
+    """
+    rows = memory_of(checkpoint).rows if checkpoint.exact.get("memory") == "features" else None
+    if rows is None:
+        return "it keeps no samples among which somebody could be looked for"
+    count = int((rows.groups < 0).sum()) if groups else 0
+    return f"{count:,} of its stored samples are of no group, and nothing says whose they are" if count else ""
 
 
 def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -126,6 +126,9 @@ COPY = "--ckpt model.pt --class red"
         ("bench serve --bundle bundle --ckpt nowhere.pt", "no checkpoint nowhere.pt"),
         ("demo --out file/demo", UNWRITABLE),
         ("demo --forget eleven", "no class 'eleven'"),
+        ("demo --data_type audio", "no sounds come with the package"),
+        ("demo --label_from name:{a} --label a", "are about --dataset"),
+        ("demo --dataset digits", "pfm demo takes its own images"),
     ],
 )  # fmt: skip
 def test_it_is_refused_before_data_or_a_backbone_is_loaded(earlier: Refuse, made: Path, line: str, says: str) -> None:

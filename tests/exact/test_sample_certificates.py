@@ -11,18 +11,22 @@ import torch
 from making.commands import Refuse
 from making.exact import fit, image_data
 from pfm.cli import pfm, run
+from pfm.device import Processes
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
 from pfm.forgetting.erase import erase
 from pfm.forgetting.keys import load_key, secret_of
-from pfm.forgetting.solution import misfits_of_solution
+from pfm.forgetting.solution import cannot_tell, misfits_of_solution
 from pfm.forgetting.subjects import spoken_of, subject_key
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of, with_memory
 from pfm.storage import sha256
+from pfm.training.learning import learn_on
 from pfm_export.contents import open_content
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import write_manifest
+
+HERE = Processes(device=torch.device("cpu"))
 
 
 def test_a_certificate_of_samples_tells_who_only_to_whom_has_the_key(
@@ -120,6 +124,34 @@ def test_samples_that_are_there_again_are_found(tmp_path: Path, capsys: pytest.C
     assert "changed since the certificate" in found.err
 
 
+def test_each_checkpoint_loses_what_it_has_of_several_groups_or_none_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(image_data(), tmp_path)
+    full, less, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "less.pt", tmp_path / "cert.json"
+    assert run(pfm, ["forget", "--group", "camera1", "--ckpt", str(full), "--out", str(less)]) == 0
+    before = full.read_bytes(), less.read_bytes()
+    forget = ["forget", "--in_place", str(full), str(less), "--certificate", str(cert), "--group", "camera1"]
+    refuse = Refuse(capsys)
+    assert "group 'camera9' is not in the memory of" in refuse(*forget, "--group", "camera9")
+    every = [word for i in range(6) for word in ("--group", f"camera{i}")]
+    assert "would leave no sample" in refuse(*forget, *every)
+    assert (full.read_bytes(), less.read_bytes()) == before
+
+    capsys.readouterr()
+    assert run(pfm, [*forget, "--group", "camera2"]) == 0
+    out = capsys.readouterr().out
+    assert "it had no group camera1\n" in out
+    assert [list(memory_of(load_checkpoint(path)).groups) for path in (full, less)] == [
+        ["camera0", "camera3", "camera4", "camera5"]
+    ] * 2
+    entries = {entry.file: entry for entry in read_certificate(cert).artifacts}
+    assert [len(entries[path.name].subjects) for path in (full, less)] == [2, 1]
+    (key,) = re.findall(r"^  group camera1: ([0-9a-f]{64})$", out, re.MULTILINE)
+    assert [any(s.is_meant("group", "camera1", bytes.fromhex(key)) for s in entry.subjects)
+            for entry in (entries[full.name], entries[less.name])] == [True, False]  # fmt: skip
+
+
 def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(image_data(), tmp_path, width=300)  # of which `test_exact_graph.py` has a trace
     path, cert = tmp_path / "colours_seed_3_1.pt", tmp_path / "cert.json"
@@ -174,6 +206,17 @@ def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
     first, second = spoken_of(["ann", "ann"], [], secret)
     assert first["id"] != second["id"]
     assert subject_key(secret, first["salt"]) != subject_key(secret, second["salt"])
+
+
+def test_who_could_be_there_and_not_be_found_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    data = image_data()
+    grouped = fit(data, tmp_path / "grouped")
+    assert cannot_tell(grouped, ["camera9"]) == ""
+    loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
+    for checkpoint in (fit(loose, tmp_path / "loose"), learn_on(grouped, loose, HERE).checkpoint):
+        assert "48 of its stored samples are of no group" in cannot_tell(checkpoint, ["camera9"])
+        assert cannot_tell(checkpoint, []) == ""  # a sample is known by its content
+    assert "it keeps no samples" in cannot_tell(fit(data, tmp_path / "sums", memory="sums"), [])
 
 
 def test_what_cannot_be_solved_again_is_not_certified_as_exact(tmp_path: Path) -> None:

@@ -257,6 +257,34 @@ def test_what_a_head_is_enough_to_refuse_is_refused_unread(run: Run, begun: byte
     assert "connection: close" in headers
 
 
+LAST = {
+    "binary": (200, SHORT.replace(b"Host:", b"Connection: close\r\nHost:")),
+    "JSON": (200, as_json().replace(b"Host:", b"Connection: Close\r\nHost:")),
+    "chunks": (200, chunked(as_json()).replace(b"Host:", b"Connection: keep-alive, close\r\nHost:")),
+    "the older HTTP": (200, SHORT.replace(b"HTTP/1.1", b"HTTP/1.0")),
+    "no body": (200, b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    "a refusal": (400, GONE.replace(b"Host:", b"Connection: close\r\nHost:")),
+}
+BEHIND = (b"\r\n", SHORT, b"x" * 200_000)
+
+
+@pytest.mark.parametrize("first", ["", "quick", "usual"])
+@pytest.mark.parametrize("name", LAST)
+def test_what_follows_the_last_request_changes_nothing_of_its_answer(local: Local, name: str, first: str) -> None:
+    status, last = LAST[name]
+    before = {"": b"", "quick": SHORT, "usual": as_json()}[first]
+    answers = 1 + bool(before)
+    pieces = [[before + last]]
+    for behind in BEHIND:
+        pieces += [[before + last + behind], [before + last[:-1], last[-1:] + behind], [before + last, behind, behind]]
+        pieces += [[before, last, behind], [before, last + behind[:1], behind[1:], behind]]
+    whole, *others = ask(local, [[piece for piece in each if piece] for each in pieces], answers)
+    assert len(whole) == answers
+    assert whole[-1][0].startswith(f"HTTP/1.1 {status} ")
+    assert "connection: close" in whole[-1][1]
+    assert all(each == whole for each in others)
+
+
 @pytest.mark.parametrize("request_of", [SHORT, as_json()])
 def test_told_to_stop_a_server_answers_what_it_had_begun_to_read(local: Local, run: Run, request_of: bytes) -> None:
     async def stops(connection: Connection, wire: Wire) -> None:

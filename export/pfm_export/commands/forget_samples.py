@@ -16,7 +16,7 @@ from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
-    from pfm.forgetting.samples import Removal
+    from pfm.forgetting.samples import Removal, Removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +40,27 @@ class SampleChoice:
         """For people."""
         return [*(f"group {name}" for name in self.group), *(f"sample {name}" for name in self.sample)]
 
+    @property
+    def removal(self) -> "Removal":
+        """Each once."""
+        from pfm.forgetting.samples import Removal
+
+        return Removal(groups=tuple(dict.fromkeys(self.group)), samples=tuple(dict.fromkeys(self.sample)))
+
 
 def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: RecordOptions) -> None:
     """Write a checkpoint without the samples."""
     from pfm.forgetting.sample_files import erase_samples
-    from pfm.forgetting.samples import Removal
 
     target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
     check_file(target)
-    removal = Removal(groups=chosen.group, samples=chosen.sample)
+    removal = chosen.removal
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
-    _tell(target, removed.num_samples, removed.classes, removed.digest)
+    _tell(target, removed, chosen.group)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
-    record.certify_samples({target: line}, {target: removal})
+    record.certify_samples({target: (removal, line)})
 
 
 def forget_in_place(
@@ -65,18 +71,20 @@ def forget_in_place(
     yes: bool,
     allow_unknown: bool,
 ) -> None:
-    """Take samples out of every checkpoint that the paths name or hold, and name what still has them.
+    """Take what it has of the samples out of every checkpoint that is named or in a folder; name what still has them.
 
     Raises:
-        ClassNameError: none of them has the samples.
+        ClassNameError: none of them has one of the groups or samples, or one would have nothing left. Nothing changes.
         NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
     """
     from pfm.forgetting.sample_files import erase_samples
+    from pfm.model.checkpoint import load_checkpoint
     from pfm_export.erasing import check_names, sweep
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    changed = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    solved = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    changed = [held for held in solved if load_checkpoint(held.path).exact.get("memory") == "features"]
     exact = [held.path for held in changed]
     others = [held.path for held in found.held if held.path not in exact]
     if not exact:
@@ -85,17 +93,25 @@ def forget_in_place(
             "--memory features do"
         )
     check_names(found, changed, allow_unknown=allow_unknown)
-    parts, untold = _parts(exact, chosen)
-    ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
-    lines: dict[Path, Record] = {}
+    removal = chosen.removal
+    parts, untold = _parts(exact, removal)
+    affected = [f"checkpoint  {path}" for path, part in parts.items() if part]
+    ask(chosen.described, affected, found.closed, yes=yes)
+    done: dict[Path, tuple[Removal, Record]] = {}
     for path, part in parts.items():
-        if part.groups or part.samples:
-            removed, lines[path] = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
-            _tell(path, removed.num_samples, removed.classes, removed.digest)
-        else:
-            click.echo(f"{'never had it':<17}  {path}")
+        if not part:  # nothing records whose samples went, so nobody can say whether it ever had it
+            click.echo(f"{'does not have it':<17}  {path}")
+            continue
+        removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
+        done[path] = part, line
+        _tell(path, removed, part.groups)
+        for what, wanted, taken in (
+            ("group", removal.groups, part.groups), ("sample", removal.samples, part.samples)
+        ):  # fmt: skip
+            if lacking := [name for name in wanted if name not in taken]:
+                click.echo(f"{'':<17}  it had no {what} {listed(lacking)}")
     found.others += sweep(found.walk.parts)
-    record.certify_samples(lines, parts)
+    record.certify_samples(done)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
@@ -109,36 +125,43 @@ def forget_in_place(
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
 
 
-def _parts(paths: Sequence[Path], chosen: SampleChoice) -> "tuple[dict[Path, Removal], list[Path]]":
+def _parts(paths: Sequence[Path], removal: "Removal") -> "tuple[dict[Path, Removal], list[Path]]":
     """What of it is in which checkpoint, and those of which nobody can tell; nothing is changed.
 
     Raises:
-        ClassNameError: something is in none of them.
+        ClassNameError: something is in none of them, or one would have nothing left.
         ConfigError: nobody can tell of any.
     """
-    from pfm.forgetting.samples import Removal, part_of
+    from pfm.forgetting.samples import part_of
     from pfm.model.checkpoint import load_checkpoint
 
-    wanted = Removal(groups=chosen.group, samples=chosen.sample)
     parts: dict[Path, Removal] = {}
     untold: list[Path] = []
-    refused: list[ClassNameError] = []
     for path in paths:
         try:
-            parts[path], why = part_of(load_checkpoint(path), wanted)
-            refused += why
-        except ConfigError:
+            parts[path] = part_of(load_checkpoint(path), removal)
+        except ClassNameError as error:
+            raise ClassNameError(f"{path}: {error}") from error
+        except ConfigError as error:
             if len(untold) + 1 == len(paths):
-                raise
+                raise ConfigError(f"{path}: {error}") from error
             untold.append(path)
-    there = {name for part in parts.values() for name in (*part.groups, *part.samples)}
-    missing = [name for name in (*chosen.group, *chosen.sample) if name not in there]
-    if missing:
-        raise next((error for error in refused if missing[0] in str(error)), ClassNameError(f"{missing[0]} is in none"))
+    for what, wanted, found in (
+        ("group", removal.groups, {name for part in parts.values() for name in part.groups}),
+        ("sample", removal.samples, {name for part in parts.values() for name in part.samples}),
+    ):
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise ClassNameError(f"{what} {missing[0]!r} is not in the memory of {listed(map(str, paths))}")
     return parts, untold
 
 
-def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
-    click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
-    click.echo(f"exact: the weights are those of a fit without them, digest {digest}")
+def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:
+    from pfm.forgetting.solution import cannot_tell
+
+    named = listed(removed.classes)
+    emptied = f"; no sample of {named} is left, so the class went too" if removed.classes else ""
+    click.echo(f"{'erased':<17}  {path}: {removed.num_samples:,} stored samples, copies included{emptied}")
+    click.echo(f"exact: the weights are those of a fit without them, digest {removed.digest}")
+    if why := cannot_tell(removed.checkpoint, groups):
+        click.echo(f"still there: {path}: {why}")

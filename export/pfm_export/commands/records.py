@@ -100,12 +100,11 @@ class RecordOptions:
             raise StorageError(f"{self.certificate} was not written: no ledger records an erasure of {listed(keys)}")
         self._sign(described)
 
-    def certify_samples(self, removals: "Mapping[Path, Record]", parts: "Mapping[Path, Removal]") -> None:
+    def certify_samples(self, removals: "Mapping[Path, tuple[Removal, Record]]") -> None:
         """Write the certificate, if one is asked for, of checkpoints that groups or samples were taken out of.
 
         Args:
-            removals: the ledger's line that says so, of each checkpoint.
-            parts: which of them, of each checkpoint.
+            removals: what went out of each checkpoint, and the ledger's line that says so.
         """
         from pfm.forgetting import certificate
         from pfm.forgetting.keys import load_key, secret_of
@@ -116,22 +115,15 @@ class RecordOptions:
             return
         signer, is_new = load_key(self.key_path)
         secret = secret_of(signer)
-        groups = dict.fromkeys(name for path in removals for name in parts[path].groups)
-        samples = dict.fromkeys(name for path in removals for name in parts[path].samples)
-        subjects = spoken_of(tuple(groups), tuple(samples), secret)
-
-        def spoken(path: Path) -> "list[Record]":
-            names = zip((*groups, *samples), subjects, strict=True)
-            there = {"group": parts[path].groups, "sample": parts[path].samples}
-            return [subject for name, subject in names if name in there[subject["what"]]]
-
-        self._sign(
-            [
-                certificate.describe_samples(path, open_content(path), removal, spoken(path))
-                for path, removal in removals.items()
-            ],
-            is_new=is_new,
-        )
+        groups = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.groups))
+        samples = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.samples))
+        subjects = spoken_of(groups, samples, secret)
+        of = dict(zip([*(("group", g) for g in groups), *(("sample", s) for s in samples)], subjects, strict=True))
+        described: list[Record] = []
+        for path, (removal, line) in removals.items():
+            own = [*(of["group", name] for name in removal.groups), *(of["sample", name] for name in removal.samples)]
+            described.append(certificate.describe_samples(path, open_content(path), line, own))
+        self._sign(described, is_new=is_new)
         click.echo("it names nobody; for whoever asked, the key of their entry (`pfm verify --subject_key`):")
         for name, subject in zip((*groups, *samples), subjects, strict=True):
             click.echo(f"  {subject['what']} {name}: {subject_key(secret, subject['salt']).hex()}")

@@ -161,12 +161,19 @@ def _sought(artifacts: Iterable[Path], asked: AskedFor) -> "list[Check]":
     for path in artifacts if asked.pairs else ():
         if is_bundle(path) or not path.is_file():
             continue
-        from pfm.forgetting.solution import still_stored
+        from pfm.forgetting.solution import cannot_tell, still_stored
         from pfm.model.checkpoint import load_checkpoint
 
-        there = still_stored(load_checkpoint(path), asked.group, asked.sample)
+        checkpoint = load_checkpoint(path)
+        try:
+            there = still_stored(checkpoint, asked.group, asked.sample)
+        except ConfigError as error:
+            found.append(Check(name=str(path), remark=str(error), is_unknown=True))
+            continue
         found += [Check(name=str(path), problem=told) for told in there]
-        if not there:
+        if not there and (why := cannot_tell(checkpoint, asked.group)):
+            found.append(Check(name=str(path), remark=why, is_unknown=True))
+        elif not there:
             found.append(Check(name=str(path), remark="none of its stored samples is of what was asked for"))
     return found
 

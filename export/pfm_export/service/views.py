@@ -6,7 +6,7 @@ Names are resolved here and nowhere behind: an error of the session may list eve
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pfm.classes import close_to
+from pfm.classes import close_to, listed
 from pfm_export.service.refusals import unknown_class
 from pfm_export.serving.answers import ActiveSet
 
@@ -62,5 +62,5 @@ class View:
         """
         for name in names:
             if name not in self.classes:
-                shown = ", ".join(self.classes[:MOST_SHOWN]) + (", …" if len(self.classes) > MOST_SHOWN else "")
+                shown = listed(self.classes[:MOST_SHOWN]) + (", …" if len(self.classes) > MOST_SHOWN else "")
                 raise unknown_class(f"no class {name[:80]!r}{close_to(name[:80], self.classes)} (classes: {shown})")
