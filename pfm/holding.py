@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pfm.classes import ClassList
-from pfm.errors import FolderInUseError, StorageError, TrainingError
-from pfm.storage import explain, is_locked, locked, try_lock, write_whole
+from pfm.errors import FolderInUseError, StorageError, TrainingError, explain
+from pfm.locks import is_locked, locked, try_lock
+from pfm.storage import write_whole
 
 LOCK = ".lock"
 RUN = ".run.lock"

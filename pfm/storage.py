@@ -18,7 +18,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from pfm.errors import StorageError
+from pfm.errors import StorageError, explain
+from pfm.locks import lock_file
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
@@ -27,13 +28,6 @@ LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilo
 
 # what a system says of a place that takes no more, or is not to be written to
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def explain(error: OSError) -> str:
-    """The system's reason, in words."""
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file stands where a folder is needed"
-    return error.strerror or str(error)
 
 
 @contextlib.contextmanager
@@ -93,7 +87,7 @@ def unfinished(path: Path) -> tuple[BinaryIO, str]:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         file = os.fdopen(descriptor, "wb")
         try:
-            is_ours = _lock(file, wait=False)
+            is_ours = lock_file(file, wait=False)
         except OSError:  # where there are no locks, nobody can tell that it is being written
             is_ours = True
         if is_ours and os.path.exists(temporary):
@@ -264,92 +258,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):  # readers differ in which of the two they take
         raise ValueError("a key occurs twice")
     return found
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process, and one thread of it, at a time; `path` is a file that is there for nothing else.
-
-    Raises:
-        StorageError: the file cannot be made or locked.
-    """
-    file = _locked(path, wait=True)
-    assert file is not None
-    with file:  # let go of when the file is closed, also by a process that dies
-        yield
-
-
-def try_lock(path: Path) -> BinaryIO | None:
-    """The file `path`, open and locked until it is closed; None where somebody else has it.
-
-    Raises:
-        StorageError: the file cannot be made or locked.
-    """
-    return _locked(path, wait=False)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody has an ordinary file locked; where nobody has, not even for the moment that it takes to look.
-
-    Raises:
-        StorageError: that cannot be seen.
-    """
-    try:
-        with path.open("rb") as file:
-            return not _lock(file, wait=False, shared=True)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {explain(error)}") from error
-
-
-def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
-    while True:
-        try:
-            if path.exists() and not path.is_file():
-                raise OSError(None, "it is not a regular file")
-            file = path.open("a+b")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {explain(error)}; choose a folder that you may write to"
-            ) from error
-        try:
-            if not _lock(file, wait=wait):
-                file.close()
-                return None
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # whoever had it may have deleted it
-                return file
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            file.close()
-            raise StorageError(
-                f"{path} cannot be locked: {explain(error)}; choose a folder on a file system with locks"
-            ) from error
-        file.close()
-
-
-def _lock(file: BinaryIO, *, wait: bool, shared: bool = False) -> bool:
-    """Lock an open file; whether that was possible, where nobody waits.
-
-    Args:
-        shared: with others who ask for no more than that, where the system knows such locks.
-    """
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-        if wait:
-            raise
-        return False
-    return True
 
 
 def make_folder(path: Path) -> Path:

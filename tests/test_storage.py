@@ -16,6 +16,7 @@ import pytest
 
 from pfm import storage
 from pfm.errors import StorageError
+from pfm.locks import is_locked
 from pfm.runlog import RunLog
 from pfm.storage import (
     make_folder,
@@ -122,7 +123,7 @@ def test_what_a_killed_run_left_of_a_line_does_not_spoil_the_next(tmp_path: Path
 def test_a_sweep_that_is_quicker_than_the_lock_of_a_new_file_loses_nothing(
     old: Path, is_held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, swept = storage._lock, list[Path]()
+    real, swept = storage.lock_file, list[Path]()
 
     def lock(file: BinaryIO, *, wait: bool) -> bool:
         if swept:
@@ -132,7 +133,7 @@ def test_a_sweep_that_is_quicker_than_the_lock_of_a_new_file_loses_nothing(
             part.unlink()
         return not is_held
 
-    monkeypatch.setattr(storage, "_lock", lock)
+    monkeypatch.setattr(storage, "lock_file", lock)
     write_bytes(old, b"new")
     assert len(swept) == 1
     assert old.read_bytes() == b"new"
@@ -143,13 +144,13 @@ def test_a_new_file_is_locked_until_it_is_in_place(old: Path, monkeypatch: pytes
     real = os.replace
 
     def replace(source: str, target: Path) -> None:
-        assert storage.is_locked(Path(source))
+        assert is_locked(Path(source))
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     write_bytes(old, b"new")
     assert old.read_bytes() == b"new"
-    assert not storage.is_locked(old)
+    assert not is_locked(old)
 
 
 def test_what_is_written_in_parts_is_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
-from pfm.errors import BundleError, ClassNameError, ConfigError, StorageError
+from pfm.errors import BundleError, ClassNameError, ConfigError, StorageError, explain
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Request, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
-from pfm.storage import explain, locked, try_lock
+from pfm.locks import locked, try_lock
 from pfm_export.serving.artifacts import look_at
 from pfm_export.staying import still_holding
 from pfm_export.survey import Held, Survey, given_paths, opened

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pfm.classes import ClassList
 from pfm.data.cache import CacheEntry, read_entry
-from pfm.errors import CheckpointError, PfmError, StorageError
+from pfm.errors import CheckpointError, PfmError, StorageError, explain
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
 from pfm.forgetting.artifacts.decoded import DECODED
 from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.model.starts import stated as start_stated
-from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
+from pfm.storage import Json, parse_json, read_ordinary, sha256
 from pfm_export.serving.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle

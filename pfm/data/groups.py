@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pfm.data.file_names import PREFIX, NamePattern
-from pfm.errors import DataError
-from pfm.storage import check_file, explain, write_bytes
+from pfm.errors import DataError, explain
+from pfm.storage import check_file, write_bytes
 
 FOLDER, DICOM = "folder", "dicom"  # words that `--group` takes instead of the name of a column
 FIELD = "group"  # of a pattern, the field that is the group

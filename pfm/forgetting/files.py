@@ -20,10 +20,11 @@ from pfm.forgetting.erase import ERASED, erase, prompts_are_centred
 from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import SearchReport
+from pfm.locks import locked
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.starts import follows
-from pfm.storage import check_file, locked, sha256, sha256_bytes, write_bytes
+from pfm.storage import check_file, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
     "the shared weights (adapters and whatever else is not per class) were trained with samples of the erased "

@@ -15,9 +15,10 @@ from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.files import REMAINS_EXACT, finish
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.samples import Removal, Removed, remove
+from pfm.locks import locked
 from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from pfm.model.readouts.ridge import memory_of
-from pfm.storage import locked, sha256, sha256_bytes, write_bytes
+from pfm.storage import sha256, sha256_bytes, write_bytes
 
 BEGIN, DONE, ABANDONED = "erase-samples-begin", ledger.ERASE_SAMPLES, "abandoned"
 

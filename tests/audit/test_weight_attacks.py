@@ -1,6 +1,7 @@
 """The attacks on the weights, each where it must succeed and where it must not: relearning, prototypes, restarts."""
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +13,15 @@ from making.audits import SMALL
 from making.checkpoints import image_checkpoint
 from making.models import tiny_model
 from pfm.audit import relearning, resurrection
-from pfm.audit.attacks import alignment, destinations, neighbours, prototypes, stored
+from pfm.audit.attacks import alignment, destinations, neighbours, prototypes, scale, stored
 from pfm.audit.models import check_classes
 from pfm.audit.prototypes import scores
 from pfm.audit.relearning import ADAPTERS, ALL, Lesson, mean_area, relearn, with_class
 from pfm.audit.sampled import area_of
 from pfm.audit.subject import Loaded
-from pfm.audit.verdict import FAIL, PASS
+from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS
 from pfm.classes import ClassList
+from pfm.data.splits import Split
 from pfm.errors import ClassNameError
 from pfm.forgetting.erase import erase
 from pfm.model.checkpoint import Checkpoint, save_checkpoint
@@ -209,3 +211,28 @@ def test_a_model_with_classes_that_the_one_before_has_not_is_not_judged() -> Non
     for classes in (renamed, renumbered):
         with pytest.raises(ClassNameError, match="which the model of before has not"):
             check_classes(full, dataclasses.replace(full, classes=classes))
+
+
+def test_a_model_that_is_scaled_so_that_an_attackers_steps_do_nothing_is_not_settled() -> None:
+    """Residual stream and prompts made smaller, rows larger by as much: the same answers."""
+    state = image_checkpoint("cls")
+    writes = ("o_proj.", "fc2.", ".embeddings.", BANK)
+    scaled = {
+        name: tensor * (1 / 16 if any(part in name for part in writes) else 1.0)
+        for name, tensor in state.tensors.items()
+    }
+    scaled["classifier.weight"] = 16 * state.tensors["classifier.weight"]
+    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split = Split(images, torch.zeros(12, dtype=torch.int64))
+    models: Any = SimpleNamespace(groups=SimpleNamespace(retain_test=split), device=torch.device("cpu"))
+    loaded = [Loaded.of(one, models.device) for one in (dataclasses.replace(state, tensors=scaled), state, state)]
+    models.loaded, models.loaded_oracles = {"forgotten": loaded[0]}, loaded[1:]
+    (found,) = scale.Scale().measure(models).judgements
+    assert (found.verdict, round(found.value)) == (INCONCLUSIVE, 16)
+    pair = [one.model.logits(one.preprocess(images), torch.arange(4).expand(12, 4)) for one in loaded[:2]]
+    torch.testing.assert_close(*pair, atol=0.01, rtol=0.01)
+    models.loaded = {"forgotten": loaded[1]}
+    (found,) = scale.Scale().measure(models).judgements
+    assert (found.verdict, found.value) == (PASS, 1.0)
+    assert scale.furthest({"prompts": [0.0, 0.0], "features": [1.0, 1.5], "rows": [0.0, 0.0]}) == ("features", 1.5)
+    assert scale.furthest({"prompts": [1.0, 1.0], "features": [0.0, 1.5], "rows": [1.0, 1.0]})[1] == math.inf

@@ -183,7 +183,7 @@ def test_a_checkpoint_that_would_have_no_sample_left_is_refused_before_another_o
     before = load_checkpoint(tmp_path / "a.pt").exact["digest"]
     files = [str(tmp_path / f"{name}.pt") for name in "ab"]
     assert run(pfm, ["forget", "--group", "camera1", "--in_place", *files]) == 2
-    assert f"{files[1]} would have no sample left" in capsys.readouterr().err
+    assert f"{files[1]}: that would leave no sample" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "a.pt").exact["digest"] == before
     loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
     learned = learn_on(load_checkpoint(tmp_path / "a.pt"), loose, Processes(device=torch.device("cpu"))).checkpoint

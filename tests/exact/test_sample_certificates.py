@@ -17,7 +17,7 @@ from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
 from pfm.forgetting.erase import erase
 from pfm.forgetting.keys import load_key, secret_of
 from pfm.forgetting.solution import cannot_tell, misfits_of_solution
-from pfm.forgetting.subjects import spoken_of, subject_key
+from pfm.forgetting.subjects import Subject, spoken_of, subject_key
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of, with_memory
 from pfm.storage import sha256
@@ -199,6 +199,23 @@ def test_samples_hidden_in_a_memory_are_noticed(tmp_path: Path) -> None:
     labels[-1] = 9
     of_none = dataclasses.replace(made, memory={**made.memory, "rows.labels": labels})
     assert misfits_of_solution(of_none) == ["47 of its 48 stored samples are of classes in the list, which has 48"]
+
+
+def test_a_sample_is_meant_by_its_file_and_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the data set had may be that of a file where the command runs, and is none elsewhere."""
+    secret = secret_of(load_key(tmp_path / "a.key")[0])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.png").write_bytes(b"a")
+    monkeypatch.chdir(tmp_path / "here")
+    (entry,) = spoken_of([], ["a.png"], secret)
+    key, found = subject_key(secret, entry["salt"]), Subject.of(entry)
+    monkeypatch.chdir(tmp_path)
+    assert found.is_meant("sample", "a.png", key)
+    (tmp_path / "renamed.png").write_bytes(b"a")
+    assert found.is_meant("sample", str(tmp_path / "renamed.png"), key)
+    assert not found.is_meant("sample", "b.png", key)
+    assert not found.is_meant("group", "a.png", key)
+    assert not Subject.of({**entry, "name_id": ""}).is_meant("sample", "a.png", key)
 
 
 def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:

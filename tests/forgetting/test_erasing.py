@@ -26,9 +26,9 @@ from pfm.forgetting.files import erase_file, finish
 from pfm.forgetting.keys import load_key
 from pfm.forgetting.ledger import LEDGER, LOCK
 from pfm.forgetting.search import Row
+from pfm.locks import locked
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.classifier import BANK, class_row_names
-from pfm.storage import locked
 from pfm_export.erasing import erase_everywhere
 from pfm_export.serving.bundle import Bundle
 from pfm_export.survey import survey

@@ -88,7 +88,7 @@ def test_a_run_from_the_hub_says_which_commits_it_was_of_and_keeps_to_them(
     offline()
     checkpoint.build_model()
 
-    manifest = json.loads(json.dumps(describe(checkpoint, built, GraphForm(), {})))
+    manifest = json.loads(json.dumps(describe(checkpoint, built, GraphForm())))
     assert (manifest["backbone"]["commit"], manifest["training"]["data_commit"]) == (model, data)
     capsys.readouterr()
     assert run(pfm, ["show", str(path), "--json"]) == 0

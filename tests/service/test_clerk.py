@@ -20,7 +20,7 @@ from making.bundles import make_bundle
 from making.served import until
 from pfm.errors import StorageError
 from pfm.forgetting.ledger import LOCK
-from pfm.storage import locked
+from pfm.locks import locked
 from pfm_export.service.changes import UNDONE, Changes
 from pfm_export.service.clerk import Clerk
 from pfm_export.service.journal import Asked, Journal

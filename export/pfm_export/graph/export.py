@@ -4,13 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfm.errors import ConfigError, StorageError
+from pfm.errors import ConfigError, StorageError, explain
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.readouts.ridge import memory_of
 from pfm.options import expanded
-from pfm.storage import check_folder, explain, make_folder, write_bytes
+from pfm.storage import check_folder, make_folder, write_bytes
 from pfm_export.graph.accuracy import AccuracyReport, TestSamples, measure_accuracy
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import hub_files

@@ -24,9 +24,10 @@ from pfm.forgetting.artifacts import Request
 from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import Row
+from pfm.locks import locked
 from pfm.model.starts import follows
 from pfm.options import expanded
-from pfm.storage import locked, sha256_bytes, write_bytes
+from pfm.storage import sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind

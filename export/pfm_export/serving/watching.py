@@ -4,9 +4,8 @@ import os
 import shlex
 from pathlib import Path
 
-from pfm.errors import BundleError, StorageError
+from pfm.errors import BundleError, StorageError, explain
 from pfm.forgetting.ledger import LEDGER
-from pfm.storage import explain
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST

@@ -11,8 +11,8 @@ from pfm.data.inputs import Storage
 from pfm.data.readers.npz import read_npz
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, class_list
-from pfm.errors import DataError, StorageError
-from pfm.storage import CANNOT_WRITE, explain
+from pfm.errors import DataError, StorageError, explain
+from pfm.storage import CANNOT_WRITE
 
 
 class MedMnistReader:

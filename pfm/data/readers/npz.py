@@ -16,8 +16,7 @@ from pfm.data.limits import MOST_EXPANSION
 from pfm.data.readers.archive import CheckedArchive
 from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData, Split, class_list
-from pfm.errors import DataError
-from pfm.storage import explain
+from pfm.errors import DataError, explain
 
 
 class NpzReader:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NotRequired, TypedDict
 
 from pfm.classes import ClassList
-from pfm.errors import CheckpointError, StorageError
+from pfm.errors import CheckpointError, StorageError, explain
 from pfm.forgetting.search import Row
-from pfm.storage import explain
 
 HEAD = 4096  # bytes that most kinds can be told by
 SHARED = "the shared weights were trained with samples of the erased classes too; erasing does not change them"

@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pfm.errors import ConfigError, StorageError
-from pfm.storage import explain, unfinished
+from pfm.errors import ConfigError, StorageError, explain
+from pfm.storage import unfinished
 
 HEADING = "pfm keys of prompt starts, 1"
 KEY_BYTES = 32
