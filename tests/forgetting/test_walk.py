@@ -88,18 +88,21 @@ def test_a_file_that_torch_wrote_in_its_old_form_is_named_as_not_looked_into(che
     assert is_gone(tmp_path / "model.pt")
 
 
-def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("question", "name"), [("is_file", "theirs/about.json"), ("is_dir", "theirs")])
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, name: str
+) -> None:
     """Tests may run as root, who may look into everything."""
     (tmp_path / "theirs").mkdir()
-    is_file = Path.is_file
+    answer = getattr(Path, question)
 
     def may_be_refused(path: Path) -> bool:
-        if path.parent.name == "theirs":
+        if path == tmp_path / name:
             raise PermissionError(13, "Permission denied", str(path))
-        return is_file(path)
+        return answer(path)
 
-    monkeypatch.setattr(Path, "is_file", may_be_refused)
-    with pytest.raises(StorageError, match="cannot look into .*theirs: Permission denied; make it readable"):
+    monkeypatch.setattr(Path, question, may_be_refused)
+    with pytest.raises(StorageError, match=r"cannot look into .*theirs: Permission denied; make it readable"):
         walk([tmp_path])
 
 

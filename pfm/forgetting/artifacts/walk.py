@@ -141,7 +141,7 @@ class _Walker:
             self._note_folder(folder)
             for entry in _entries(folder):
                 real = Path(os.path.realpath(entry))
-                if real.is_dir():
+                if _is_dir(real):
                     if not entry.is_symlink() or real not in (self.top, *self.top.parents):
                         waiting.append(real)
                     elif real != self.top:
@@ -178,6 +178,13 @@ def _entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise _closed(folder, error) from error
+
+
+def _is_dir(real: Path) -> bool:
+    try:
+        return real.is_dir()
+    except OSError as error:
+        raise _closed(real, error) from error
 
 
 def _closed(folder: Path, error: OSError) -> StorageError:
