@@ -149,3 +149,7 @@ def _use_utf8() -> None:
 
 def main() -> None:
     sys.exit(run(pfm))
+
+
+if __name__ == "__main__":
+    main()
