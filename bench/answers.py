@@ -42,7 +42,7 @@ def choose_task(data: str, path: Path | None) -> Task:
         path: where the data is; digits come with the package.
     """
     if data == "digits":
-        return digits_task(DataConfig(dataset=""), "")
+        return digits_task(None, "")
     if path is None:
         raise SystemExit(f"give --path {SHOWN_PATHS[data]}")
     if data == "mednist":

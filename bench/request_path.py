@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import socket
 import statistics
 import sys
@@ -61,8 +62,12 @@ def served_from(root: Path, bundles: list[Path], log: Path) -> Iterator[OwnServe
     before = list(sys.path)
     others = [entry for entry in before if not Path(entry or ".").resolve().is_relative_to(ROOT)]
     sys.path[:] = [*(str(root / part) for part in (".", "export", "bench")), *others]
+    threads = str(len(os.sched_getaffinity(0)))  # the same of both; each might choose others
+    records = str(log.with_suffix(".records"))
     try:
-        with own_server(bundles, "--device", "cpu", "--records", str(log.with_suffix(".records")), log=log) as server:
+        with own_server(
+            bundles, "--device", "cpu", "--threads", threads, "--records", records, log=log
+        ) as server:  # fmt: skip
             yield server
     finally:
         sys.path[:] = before

@@ -17,9 +17,9 @@ Every answer is compared with `PromptSession` on a copy of the bundle. Client an
     python bench/serve_load.py --server_cpus 0,1 --client_cpus 2 --out FILE
     python bench/serve_load.py --rate 500 --seconds 20 --only load --out FILE
 
-The session that is timed beside the server has the server's CPUs, and as many threads. What the client computes for a
-request is in the file, and what a hypervisor kept from the server's CPUs. A section that is in the file already is not
-measured again.
+The session that is timed beside the server has the server's CPUs, and as many threads as its passes. What the client
+computes for a request is in the file, and what a hypervisor kept from the server's CPUs. A section that is in the file
+already is not measured again.
 """
 
 import argparse
@@ -59,6 +59,7 @@ from pfm_bench.targets.random_bundle import random_checkpoint
 from pfm_export.graph.export import export_bundle
 from pfm_export.graph.form import GraphForm
 from pfm_export.service.engine import LONG_PASS
+from pfm_export.service.thread_choice import open_session
 from pfm_export.serving.answers import ActiveSet
 from pfm_export.serving.bundle import Bundle
 
@@ -159,6 +160,19 @@ def prepare(shape: str, precision: str, work: Path, temporary: Path) -> tuple[Pa
     return bundle, path, tokens
 
 
+def answers_as_served(bundle: Path, device: str, options: Sequence[str], cpus: Sequence[int]) -> SessionAnswers:
+    """Of a session on these CPUs, with as many threads as the passes of one worker have there."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--spin", action="store_true")
+    told, _ = parser.parse_known_args(options)
+    with on_cpus(cpus):
+        threads = open_session(
+            bundle, device=device, threads=told.threads or len(cpus), spin=told.spin, is_fixed=told.threads is not None
+        ).threads
+        return SessionAnswers(bundle, device=device, threads=threads)
+
+
 def http_overhead(setting: Setting) -> Json:
     """What one request costs over HTTP and through the session, in turn by blocks, at one set and one image."""
     session = setting.expected.session
@@ -193,6 +207,8 @@ def http_overhead(setting: Setting) -> Json:
                     begun = time.perf_counter()
                     session.predict(inputs, profile="tenant-0")
                     direct += [1000 * (time.perf_counter() - begun)] * (block >= 0)
+        connection.request("GET", "/metrics", headers=headers)
+        threads = int(metric(connection.getresponse().read().decode(), "pfm_pass_threads"))
         connection.close()
     overhead = percentiles(over_http).p50_ms - percentiles(direct).p50_ms
     print(f"  over HTTP {overhead:.2f} ms more than the session's {percentiles(direct).p50_ms:.2f}", flush=True)
@@ -200,6 +216,7 @@ def http_overhead(setting: Setting) -> Json:
         "http": {**percentiles(over_http).to_dict(), "latencies_ms": [round(value, 3) for value in over_http]},
         "session": {**percentiles(direct).to_dict(), "latencies_ms": [round(value, 3) for value in direct]},
         "overhead_p50_ms": overhead,
+        "threads": {"server": threads, "session": setting.expected.threads},
     }
 
 
@@ -409,15 +426,16 @@ async def passes(load: Load, token: str) -> dict[str, float]:
     """How many passes there were, of how many rows, and how long, as the server's metrics say."""
     reply = await load.connections.ask(load.connections.request("GET", "/metrics", token=token))
     text = reply.body.decode()
-
-    def value(name: str) -> float:
-        found = re.search(rf"^{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
-        return 0.0 if found is None else float(found[1])
-
     return {
-        "count": value("pfm_batch_rows_count"), "rows": value("pfm_batch_rows_sum"),
-        "seconds": value("pfm_pass_seconds_sum"),
+        "count": metric(text, "pfm_batch_rows_count"), "rows": metric(text, "pfm_batch_rows_sum"),
+        "seconds": metric(text, "pfm_pass_seconds_sum"),
     }  # fmt: skip
+
+
+def metric(text: str, name: str) -> float:
+    """Of the one model, in the server's metrics."""
+    found = re.search(rf"^{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE)
+    return 0.0 if found is None else float(found[1])
 
 
 def memory(setting: Setting) -> Json:
@@ -527,8 +545,7 @@ def short(phase: Phase) -> Json:
 def load_apart(setting: Setting) -> Json:
     """As `load`, the last of the server's CPUs for the client alone."""
     *server_cpus, client_cpu = setting.server_cpus
-    with on_cpus(server_cpus):
-        expected = SessionAnswers(setting.bundle, device=setting.device, threads=len(server_cpus))
+    expected = answers_as_served(setting.bundle, setting.device, setting.options, server_cpus)
     return load(replace(setting, server_cpus=server_cpus, client_cpus=[client_cpu], expected=expected))
 
 
@@ -580,7 +597,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         bundle, tokens_file, tokens = prepare(given.shape, given.precision, work, Path(temporary))
         pin(server_cpus)
-        expected = SessionAnswers(bundle, device=given.device, threads=len(server_cpus))
+        expected = answers_as_served(bundle, given.device, given.options.split(), server_cpus)
         os.sched_setaffinity(0, client_cpus)
         setting = Setting(
             folder=Path(temporary), bundle=bundle, tokens_file=tokens_file, tokens=tokens, seconds=given.seconds,

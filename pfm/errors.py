@@ -91,3 +91,10 @@ class StoppedError(PfmError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def explain(error: OSError) -> str:
+    """The system's reason, in words."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file stands where a folder is needed"
+    return error.strerror or str(error)

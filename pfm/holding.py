@@ -13,14 +13,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pfm.classes import ClassList
-from pfm.errors import FolderInUseError, StorageError, TrainingError
-from pfm.storage import explain, locked, try_lock, write_whole
+from pfm.errors import FolderInUseError, StorageError, TrainingError, explain
+from pfm.locks import is_locked, locked, try_lock
+from pfm.storage import write_whole
 
 LOCK = ".lock"
 RUN = ".run.lock"
+_LOOKS = 10  # at what is held, before it is a run that holds it: some systems know no locks of those who only look
+_PATIENCE_S = 10.0  # in which a run that has its folder says what it trains, which it does at once
 LEDGER = "ledger.jsonl"
 
 
@@ -35,27 +38,36 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
     """
     path = folder / RUN
     check_not_erased(folder, classes.names)
-    file = try_lock(path)
-    for _ in range(10):
-        if file is None:  # perhaps somebody who looks whether there is a run, which takes a moment
-            time.sleep(0.02)
-            file = try_lock(path)
-    if file is None:
-        raise FolderInUseError(
-            f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"
-        )
+    times_held = 0
+    while (file := try_lock(path)) is None:  # perhaps somebody only looks whether there is a run, however slowly
+        times_held += is_locked(path)
+        if times_held == _LOOKS:
+            raise FolderInUseError(
+                f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"
+            )
+        time.sleep(0.02)
     with file:
         try:
             _say_what_runs(file.fileno(), path, classes)
             check_not_erased(folder, classes.names)  # by who came before there was anything to see here
             yield
         finally:
-            # while they are held: whoever waits for one looks whether it is still the one in the folder
-            lock = try_lock(folder / LOCK) if (folder / LOCK).exists() else None
-            with contextlib.suppress(OSError), lock or contextlib.nullcontext():
-                path.unlink()
-                if lock is not None:
-                    (folder / LOCK).unlink()
+            _leave(file, path)
+
+
+def _leave(file: BinaryIO, path: Path) -> None:
+    """Delete what a run had locked, while that is held: whoever waits for it looks whether it is still there.
+
+    Not where an erasure is at work in the folder: what it has found there stays until it is done with it.
+    """
+    with contextlib.suppress(OSError, StorageError):
+        lock = try_lock(path.with_name(LOCK))
+        if lock is None:
+            os.ftruncate(file.fileno(), 0)
+            return
+        with lock:
+            path.unlink()
+            path.with_name(LOCK).unlink()
 
 
 def _say_what_runs(descriptor: int, path: Path, classes: ClassList) -> None:
@@ -72,13 +84,10 @@ def _say_what_runs(descriptor: int, path: Path, classes: ClassList) -> None:
 def run_in(folder: Path) -> ClassList | None:
     """The classes that a run trains in a folder at this moment; None where there is no run."""
     path = folder / RUN
-    for _ in range(100):  # it says so at once
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
         try:
-            if not path.is_file():
-                return None
-            file = try_lock(path)
-            if file is not None:  # whoever held it is dead
-                file.close()
+            if not path.is_file() or not is_locked(path):  # whoever held it is dead
                 return None
             stated = json.loads(path.read_bytes())
             return ClassList(tuple(stated["ids"]), tuple(stated["names"]))
@@ -110,17 +119,25 @@ def check_not_erased(folder: Path, names: Iterable[str]) -> None:
         TrainingError: which of them, and what to do.
         StorageError: the folder's ledger cannot be read.
     """
-    found = erased_from(folder)
+    found, samples = erased_from(folder)
     gone = [name for name in names if name in found]
     if gone:
         raise TrainingError(
             f"{', '.join(map(repr, gone))} was erased from {folder} ({LEDGER}, {found[gone[0]]}), and this run would "
             "bring it back; nothing was written. Train without its data, or in another folder with --save_dir"
         )
+    if samples:
+        raise TrainingError(
+            f"groups or samples were erased from {folder} ({LEDGER}, {samples}), which does not say whose they were: "
+            "this run cannot tell whether it would bring them back; nothing was written. Train on data without them "
+            "in another folder, with --save_dir"
+        )
 
 
-def erased_from(folder: Path) -> dict[str, str]:
-    """Name of each class that was erased from the files of a folder, and when; copies made without it do not count.
+def erased_from(folder: Path) -> tuple[dict[str, str], str]:
+    """Name of each class that was erased from the files of a folder, and when; and when groups or samples last were.
+
+    Copies made without them do not count; "" where no samples were.
 
     Raises:
         StorageError: the ledger cannot be read.
@@ -129,18 +146,20 @@ def erased_from(folder: Path) -> dict[str, str]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return {}
+        return {}, ""
     except OSError as error:
         raise StorageError(f"cannot read {path}: {explain(error)}") from error
     found: dict[str, str] = {}
+    samples = ""
     for number, line in enumerate(lines, start=1):
         try:
             record: Any = json.loads(line)
-            if record["action"] not in ("erase", "erase-begin"):
+            if record["action"] not in ("erase", "erase-begin", "erase-samples"):
                 continue
             entries = record.get("files", [record])
             if not entries or any(entry.get("source", entry["file"]) == entry["file"] for entry in entries):
                 found |= {item["name"]: record["time"] for item in record["classes"]}
+                samples = record["time"] if record["action"] == "erase-samples" else samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StorageError(f"{path}, line {number}: this is not a record of an erasure; it was changed") from error
-    return found
+    return found, samples

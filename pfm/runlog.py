@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from pfm.errors import StorageError
-from pfm.storage import cut_half_a_line, explain, write_whole
+from pfm.errors import StorageError, explain
+from pfm.storage import cut_half_a_line, write_whole
 
 
 class RunLog:

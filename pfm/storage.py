@@ -9,28 +9,25 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from pfm.errors import StorageError
+from pfm.errors import StorageError, explain
+from pfm.locks import lock_file
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
+_setting_umask = threading.Lock()
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
 # what a system says of a place that takes no more, or is not to be written to
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def explain(error: OSError) -> str:
-    """The system's reason, in words."""
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file stands where a folder is needed"
-    return error.strerror or str(error)
 
 
 @contextlib.contextmanager
@@ -57,16 +54,16 @@ def replacing(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name exists")
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(OSError):  # where there are no locks, nobody can tell that it is being written
-                _lock(file, wait=False)
+        opened, temporary = unfinished(path)
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+            if os.name == "nt":  # where an open file cannot be renamed; elsewhere it stays locked until it is in place
+                file.close()
+            os.chmod(temporary, 0o600 if is_private else _mode(path) or (like and _mode(like)) or 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
         with contextlib.suppress(OSError):  # some network file systems refuse; the new file stands by now
             _sync_folder(path.parent)
     except OSError as error:
@@ -80,6 +77,24 @@ def replacing(
                 os.unlink(temporary)
 
 
+def unfinished(path: Path) -> tuple[BinaryIO, str]:
+    """A new file in the same folder, locked, so that nobody takes it for one that a dead process left; and its name.
+
+    Raises:
+        OSError: there is no room, or no right.
+    """
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        file = os.fdopen(descriptor, "wb")
+        try:
+            is_ours = lock_file(file, wait=False)
+        except OSError:  # where there are no locks, nobody can tell that it is being written
+            is_ours = True
+        if is_ours and os.path.exists(temporary):
+            return file, temporary
+        file.close()  # somebody who sweeps was quicker than the lock, and deletes it
+
+
 def _mode(path: Path) -> int | None:
     """Who may do what with a file; None where there is none."""
     try:
@@ -89,8 +104,14 @@ def _mode(path: Path) -> int | None:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    """The umask, which cannot be read but by setting it, for all threads: two at a time would leave it at 0."""
+    with contextlib.suppress(OSError):  # Linux shows it
+        shown = re.search(rb"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_bytes(), re.MULTILINE)
+        if shown:
+            return int(shown[1], 8)
+    with _setting_umask:
+        current = os.umask(0)
+        os.umask(current)
     return current
 
 
@@ -151,12 +172,14 @@ def cut_half_a_line(file: FileIO) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode())
+    """Write UTF-8; a name that is no valid text, as a file's may be, has question marks in it."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any parser reads: a number that is not one becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON that any parser reads: a number that is not one becomes null, half a character JSON's own escape."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_compact_json(path: Path, content: Mapping[str, Any], digits: int = 6) -> None:
@@ -237,73 +260,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process, and one thread of it, at a time; `path` is a file that is there for nothing else.
-
-    Raises:
-        StorageError: the file cannot be made or locked.
-    """
-    file = _locked(path, wait=True)
-    assert file is not None
-    with file:  # let go of when the file is closed, also by a process that dies
-        yield
-
-
-def try_lock(path: Path) -> BinaryIO | None:
-    """The file `path`, open and locked until it is closed; None where somebody else has it.
-
-    Raises:
-        StorageError: the file cannot be made or locked.
-    """
-    return _locked(path, wait=False)
-
-
-def _locked(path: Path, *, wait: bool) -> BinaryIO | None:
-    while True:
-        try:
-            if path.exists() and not path.is_file():
-                raise OSError(None, "it is not a regular file")
-            file = path.open("a+b")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {explain(error)}; choose a folder that you may write to"
-            ) from error
-        try:
-            if not _lock(file, wait=wait):
-                file.close()
-                return None
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # whoever had it may have deleted it
-                return file
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            file.close()
-            raise StorageError(
-                f"{path} cannot be locked: {explain(error)}; choose a folder on a file system with locks"
-            ) from error
-        file.close()
-
-
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file; whether that was possible, where nobody waits."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-        if wait:
-            raise
-        return False
-    return True
-
-
 def make_folder(path: Path) -> Path:
     """Make `path` and check now, before any long work, that files can be written into it."""
     try:
@@ -311,10 +267,38 @@ def make_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise StorageError(
-            f"cannot write into {path}: {explain(error)}; choose a folder that you may write to"
-        ) from error
+        raise _no_folder(path, error) from error
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that could not be written into, before any long work; none is made.
+
+    Raises:
+        StorageError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before any long work; none is made.
+
+    Raises:
+        StorageError: it is a folder, or its folder cannot be made or written into.
+    """
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        raise StorageError(f"cannot write {path}: a folder of that name exists; name a file")
+    check_folder(real.parent)
+
+
+def _no_folder(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write into {path}: {explain(error)}; choose a folder that you may write to")
 
 
 def sha256(path: Path) -> str:
@@ -323,5 +307,5 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_bytes(content: bytes) -> str:
+def sha256_bytes(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -30,6 +30,7 @@ SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 RESULT = re.compile(r"bench/pfm_bench/results/(\w+\.json)")
+NAMED = re.compile(r"--\w+")
 COMMAND = re.compile(r"\bpfm [a-z]+|\bpython bench/\w+\.py")
 
 
@@ -211,6 +212,26 @@ def test_every_command_and_option_in_a_sentence_is_there(page: Path) -> None:
             assert words[0].replace("-", "_").replace("__", "--", 1) in known, f"no command has {words[0]}"
 
 
+def test_every_option_of_every_command_is_on_some_page_with_its_default() -> None:
+    pages = "".join(text_of(page) for page in PAGES if page.name != HISTORY)
+    said = {*NAMED.findall(pages), "--version"}
+    assert [names for command in every_command() for names in whole_names(command) if not names & said] == []
+    defaults: dict[str, set[str]] = {}
+    for command in every_command():
+        for option in command.params:
+            for name in option.opts:
+                defaults.setdefault(name, set()).add(str(option.default))
+    wrong = [(name, said) for name, said in re.findall(r"`(--\w+)` \(([\d.]+)\)", pages) if said not in defaults[name]]
+    assert wrong == []
+
+
+def whole_names(command: click.Command) -> Iterator[set[str]]:
+    """The names of each option of a command, one of which has to be said."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield {*option.opts, *option.secondary_opts}
+
+
 @functools.cache
 def every_command() -> tuple[click.Command, ...]:
     def walk(command: click.Command) -> Iterator[click.Command]:
@@ -320,6 +341,14 @@ COUNTS = (
     ("training.md", r"or over (\d+) of them drawn", "pfm.evaluation.config:EvalConfig.max_subsets"),
     ("training.md", r"in (\d+) bins", "pfm.evaluation.measures:BINS"),
     ("training.md", r"a probability of (\d+) % or more", "pfm.evaluation.removal:SURE"),
+    ("training.md", r"LoRA of rank (\d+) on", "pfm.model.config:LoraSettings.lora_r"),
+    ("training.md", r"Adam\s+at (\S+), batch", "pfm.training.config:TrainConfig.lr"),
+    ("training.md", r", batch (\d+), \d+ epochs\.", "pfm.training.config:TrainConfig.batch_size"),
+    ("training.md", r", batch \d+, (\d+) epochs\.", "pfm.training.config:TrainConfig.epochs"),
+    ("training.md", r"class's first\s+(\d+) training samples, `secret`", "pfm.model.starts.data:SAMPLES"),
+    ("training.md", r"they have (\w+) times the learning rate", "pfm.model.starts.common:Common.prompt_lr"),
+    ("training.md", r"`prompt` \((\w+) classes and more\)", "pfm.training.setup:FEWEST_NESTED"),
+    ("forgetting.md", r"SHA-256 of each of its first (\d+) training samples", "pfm.model.starts.data:SAMPLES"),
     ("audit.md", r"models\*, (\w+) of them", "pfm.audit.config:QUICK.oracles"),
     ("audit.md", r"`--full` trains (\w+), and up", "pfm.audit.config:FULL.oracles"),
     ("audit.md", r"and up to (\w+) where these differ", "pfm.audit.config:FULL.most_oracles"),
@@ -336,8 +365,13 @@ COUNTS = (
     ("audit.md", r"made again,\s+(\d+) times and more", "pfm.audit.config:QUICK.random_rounds"),
     ("serving.md", r"above `--max_pixels` \(([\d,]+),", "pfm.data.limits:MOST_PIXELS"),
     ("serving.md", r"`--max_expansion` \((\d+)\)", "pfm.data.limits:MOST_EXPANSION"),
+    ("serving.md", r"has to be there within (\d+) seconds", "pfm_export.service.connection:HEAD_SECONDS"),
+    ("serving.md", r"A token has (\d+) characters", "pfm_export.service.tenants:SHORTEST"),
+    ("serving.md", r"JPEGs of more than (\d+) scans", "pfm.data.pixels:MOST_SCANS"),
+    ("serving.md", r"\(DICOM: (\d+)\)", "pfm.data.packed_frames:MOST_EXPANSION"),
+    ("serving.md", r"takes less than ([\d.]+) ms of the processor", "pfm_export.service.thread_choice:QUICK_MS"),
 )
-WORDS = {"three": 3, "five": 5, "ten": 10, "twenty": 20}
+WORDS = {"three": 3, "four": 4, "five": 5, "ten": 10, "twenty": 20}
 
 
 @pytest.mark.parametrize(("page", "sentence", "place"), COUNTS, ids=[place for _, _, place in COUNTS])

@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from pfm import storage
 from pfm.errors import StorageError
+from pfm.locks import is_locked
 from pfm.runlog import RunLog
 from pfm.storage import (
     make_folder,
@@ -60,6 +62,13 @@ def test_a_new_file_has_the_permissions_that_the_umask_asks_for(tmp_path: Path) 
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_no_other_thread_meets_a_umask_that_was_set_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", None)
+    write_bytes(tmp_path / "file", b"")
+    assert (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
@@ -108,6 +117,40 @@ def test_what_a_killed_run_left_of_a_line_does_not_spoil_the_next(tmp_path: Path
     assert path.read_bytes().startswith(whole)
     found = [json.loads(line)["event"] for line in path.read_bytes().splitlines()]
     assert found == ["step"] * bool(whole) + ["start", "end"]
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["it has swept", "it sweeps"])
+def test_a_sweep_that_is_quicker_than_the_lock_of_a_new_file_loses_nothing(
+    old: Path, is_held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, swept = storage.lock_file, list[Path]()
+
+    def lock(file: BinaryIO, *, wait: bool) -> bool:
+        if swept:
+            return real(file, wait=wait)
+        swept.extend(old.parent.glob(".*.part"))
+        for part in swept:
+            part.unlink()
+        return not is_held
+
+    monkeypatch.setattr(storage, "lock_file", lock)
+    write_bytes(old, b"new")
+    assert len(swept) == 1
+    assert old.read_bytes() == b"new"
+    assert not list(old.parent.glob(".*.part"))
+
+
+def test_a_new_file_is_locked_until_it_is_in_place(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        assert is_locked(Path(source))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_bytes(old, b"new")
+    assert old.read_bytes() == b"new"
+    assert not is_locked(old)
 
 
 def test_what_is_written_in_parts_is_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +256,12 @@ def test_json_turns_what_is_no_number_into_null(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"nan": None, "list": [1.5, None, [None, 2]], "deep": {"x": None}}
     assert text.endswith("}\n")
+
+
+def test_json_of_half_a_character_is_read_as_it_was(tmp_path: Path) -> None:
+    """A folder's name may be bytes of another encoding, and with it a class's."""
+    storage.write_json(tmp_path / "x.json", {"b\udcff": "\udcff"})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"b\udcff": "\udcff"}
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(old: Path) -> None:

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pfm.classes import ClassKeys, ClassList, check_removal, class_keys
-from pfm.errors import ClassNameError, ConfigError, StorageError
+from pfm.errors import BundleError, ClassNameError, ConfigError, StorageError, explain
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Request, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
-from pfm.storage import explain, locked, try_lock
+from pfm.locks import locked, try_lock
 from pfm_export.serving.artifacts import look_at
 from pfm_export.staying import still_holding
 from pfm_export.survey import Held, Survey, given_paths, opened
@@ -116,8 +116,16 @@ def _finish_announced(seen: Walk, folders: Sequence[Path]) -> set[Path]:
             from pfm.forgetting.files import finish  # which needs torch
 
             finish(folder)
-    kinds = [(entry.path, entry.kind) for entry in seen.holding() if isinstance(entry.kind, FolderKind)]
-    return {path for path, kind in kinds if kind.finish(path)}
+    completed: set[Path] = set()
+    for entry in seen.holding():
+        if isinstance(entry.kind, FolderKind):
+            try:
+                if entry.kind.finish(entry.path):
+                    completed.add(entry.path)
+            except BundleError:  # one that was not named by itself is said not to have been looked into
+                if entry.path in seen.named:
+                    raise
+    return completed
 
 
 def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
@@ -125,7 +133,7 @@ def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
     wanted, outcomes = _plan(found, asked)
     _check_records(found)
     _check_shared(found.walk)
-    _check_names(found, wanted, asked)
+    check_names(found, [held for held, _ in wanted], allow_unknown=asked.allow_unknown)
     _check_elsewhere(found, asked)
     _check_traces(found, wanted, asked)
     by_folder: dict[Path, dict[tuple[tuple[int, str], ...], list[Held]]] = {}
@@ -139,7 +147,7 @@ def _erase(found: Survey, completed: set[Path], asked: _Asked) -> list[Outcome]:
             names = [name for _, name in classes]
             held.kind.erase(held.path, names, asked.request, looked.get(held.path, {}))
         outcomes.append(_outcome(held, ERASED if classes else CENTRED))
-    found.others += _sweep(found.walk.parts)
+    found.others += sweep(found.walk.parts)
     folders_last = sorted(outcomes, key=lambda outcome: (outcome.path in found.walk.kept, outcome.path))
     return [_completed(outcome, completed) for outcome in folders_last]
 
@@ -256,20 +264,20 @@ def _check_shared(found: Walk) -> None:
                 )
 
 
-def _check_names(found: Survey, wanted: Sequence[tuple[Held, object]], request: _Asked) -> None:
+def check_names(found: Survey, wanted: Iterable[Held], *, allow_unknown: bool) -> None:
     """Refuse to erase from a file that goes on under a name which the walk did not find.
 
     Raises:
         StorageError: which, and what to do.
     """
-    for held, _ in wanted:
+    for held in wanted:
         count = found.walk.other_names(found.walk.seen[held.path])
         if count:
             found.linked.append(held.path)
-    if found.linked and not request.allow_unknown:
+    if found.linked and not allow_unknown:
         raise StorageError(
             f"{found.linked[0]} has another name on its disk (a hard link) outside of what you named, which would go "
-            "on holding the class; name that too, or delete it; --allow_unknown erases here all the same"
+            "on holding what is to go; name that too, or delete it; --allow_unknown erases here all the same"
         )
 
 
@@ -360,7 +368,7 @@ def _looked(found: Survey, folders: Sequence[Path]) -> dict[Path, Record]:
     return result
 
 
-def _sweep(parts: Iterable[Path]) -> list[Seen]:
+def sweep(parts: Iterable[Path]) -> list[Seen]:
     """Delete what killed processes left half written, which may hold anything; what is being written stays.
 
     Returns:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pfm.classes import ClassList
 from pfm.data.cache import CacheEntry, read_entry
-from pfm.errors import CheckpointError, PfmError, StorageError
+from pfm.errors import CheckpointError, PfmError, StorageError, explain
 from pfm.forgetting import certificate, ledger
 from pfm.forgetting.artifacts import FolderKind, HoldingKind, Verdict
 from pfm.forgetting.artifacts.decoded import DECODED
 from pfm.forgetting.artifacts.walk import Seen
 from pfm.forgetting.ledger import LEDGER, Record
 from pfm.model.starts import stated as start_stated
-from pfm.storage import Json, explain, parse_json, read_ordinary, sha256
+from pfm.storage import Json, parse_json, read_ordinary, sha256
 from pfm_export.serving.artifacts import look_at
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import is_bundle
@@ -138,7 +138,7 @@ def _exact_of_bundle(bundle: Bundle) -> Json | None:
         "digest": bundle.exact.digest,
         "is_exact": bundle.is_exact,
         "memory": "sums" if bundle.exact.has_sums else "none",
-        "memory_bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "memory_bytes": sum(map(_size_of, files)),
         "samples": sum(entry.count for entry in bundle.exact.classes),
         "groups": 0,
     }
@@ -169,7 +169,7 @@ def _describe_bundle(folder: Path) -> Json:
     return {
         "kind": "bundle",
         "path": str(folder),
-        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "size_bytes": sum(map(_size_of, folder.rglob("*"))),
         "bundle": document.get("bundle"),
         "pfm": document.get("pfm"),
         "created": document.get("created"),
@@ -266,8 +266,16 @@ def _described_in_short(seen: Seen, kind: HoldingKind) -> Json:
         holding = kind.open(seen.path)
     except PfmError as error:
         return {"kind": "cannot be read", "path": str(seen.path), "problem": str(error)}
-    size = seen.path.stat().st_size
-    return {"kind": kind.name, "path": str(seen.path), "size_bytes": size, **_classes(holding.classes, holding.erased)}
+    about = {"kind": kind.name, "path": str(seen.path), "size_bytes": _size_of(seen.path)}
+    return {**about, **_classes(holding.classes, holding.erased)}
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; 0 of what is none, or has gone since it was found: a run and an erasure delete theirs."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _described_or_broken(path: Path) -> Json:

@@ -1,5 +1,6 @@
 """What some paths name, found and opened: which artifacts hold which classes, and which files hold none. No torch."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfm.classes import ClassList
-from pfm.errors import CheckpointError
+from pfm.errors import BundleError, CheckpointError
 from pfm.forgetting.artifacts import FolderKind, Holding, HoldingKind, Verdict
 from pfm.forgetting.artifacts.walk import Seen, Walk
 from pfm.options import expanded
@@ -65,6 +66,11 @@ class Survey:
         named = {path for held in self.held for path in held.holding.elsewhere}
         return sorted(path for path in named if Path(os.path.realpath(path)) not in self.walk.seen)
 
+    def damage(self) -> list[tuple[Path, str]]:
+        """What is wrong, in a sentence, with files of artifacts that hold no class: those can be erased from."""
+        folders = [(held.path, held.kind) for held in self.held if isinstance(held.kind, FolderKind)]
+        return [(path, said) for path, kind in folders for said in kind.damage(path)]
+
 
 def survey(paths: Iterable[Path]) -> Survey:
     """Find and open everything that some paths name; nothing is changed.
@@ -95,7 +101,7 @@ def opened(found: Walk) -> Survey:
             continue
         try:
             held = Held(seen.path, kind, kind.open(seen.path))
-        except CheckpointError as error:
+        except (CheckpointError, BundleError) as error:
             if not seen.path.exists():  # deleted since it was found
                 continue
             if seen.path in found.named:
@@ -128,12 +134,14 @@ def copies(held: Sequence[Held]) -> dict[Path, Path]:
     sizes: dict[int, list[Path]] = {}
     for entry in held:
         if isinstance(entry.kind, HoldingKind):
-            sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was opened, as a run does
+                sizes.setdefault(entry.path.stat().st_size, []).append(entry.path)
     found: dict[Path, Path] = {}
     for files in sizes.values():
         first: dict[str, Path] = {}
         for file in files if len(files) > 1 else []:
-            original = first.setdefault(sha256(file), file)
-            if original != file:
-                found[file] = original
+            with contextlib.suppress(FileNotFoundError):
+                original = first.setdefault(sha256(file), file)
+                if original != file:
+                    found[file] = original
     return found

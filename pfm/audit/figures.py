@@ -13,9 +13,10 @@ LEVEL = 0.95
 
 
 def wins(members: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """(N members, N others): 1 where the member scores higher, ½ on a tie."""
-    difference = members.double()[:, None] - others.double()[None, :]
-    return (difference > 0).double() + 0.5 * (difference == 0).double()
+    """(N members, N others): 1 where the member scores higher, ½ on a tie, nan where a score is not a number."""
+    own, other = members.double()[:, None], others.double()[None, :]
+    won = (own > other).double() + 0.5 * (own == other).double()
+    return won.masked_fill(own.isnan() | other.isnan(), math.nan)
 
 
 def auc(members: torch.Tensor, others: torch.Tensor) -> float:
@@ -108,6 +109,17 @@ def calibration_error(log_p: torch.Tensor, labels: torch.Tensor, bins: int = 15)
     which = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64).scatter_add_(0, which, right - confidence)
     return float(gap.abs().sum() / len(labels))
+
+
+def log_odds(logits: torch.Tensor, own: int) -> torch.Tensor:
+    """ln p / (1 - p) of one answer, (..., C) -> (...): in the order of its probability, and never rounded to 0 or 1.
+
+    Logits that are multiplied by a large number give the same answers and probabilities that are nearly all 0 or 1. As
+    scores these would tie, and any area could be had by choosing that number.
+    """
+    wide = logits.double()
+    others = torch.cat([wide[..., :own], wide[..., own + 1 :]], dim=-1)
+    return wide[..., own] - others.logsumexp(dim=-1)
 
 
 def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:

@@ -55,6 +55,7 @@ class AuditRequest:
         keys: the classes, one or several: names (strings) or numbers (ints).
         judged: the model after; None for what `erase` makes of `full`. One that still holds the classes is
             judged with their prompts left out.
+        judged_file: that it was read from, to be searched for rows of the classes.
         served: exported graphs to ask as well, by name.
         source: where the data came from, to read it once more; None is the source of the full model's run.
     """
@@ -63,6 +64,7 @@ class AuditRequest:
     data: ClassificationData
     keys: ClassKeys
     judged: Checkpoint | None = None
+    judged_file: Path | None = None
     served: Mapping[str, Subject] = field(default_factory=dict)
     source: DataConfig | None = None
 
@@ -75,6 +77,22 @@ def same_values(first: Checkpoint, second: Checkpoint) -> bool:
     )
 
 
+def check_classes(full: Checkpoint, judged: Checkpoint) -> None:
+    """Refuse to judge a model with other classes than it had.
+
+    Raises:
+        ClassNameError: the judged model has a class, by number and name, that the full one has not.
+    """
+    known = set(zip(full.classes.ids, full.classes.names, strict=True))
+    there = zip(judged.classes.ids, judged.classes.names, strict=True)
+    other = next((entry for entry in there if entry not in known), None)
+    if other is not None:
+        raise ClassNameError(
+            f"what is to be judged has the class {other[1]!r} (number {other[0]}), which the model of before has not: "
+            "give the checkpoint that it was made of"
+        )
+
+
 class Models:
     """The compared models of one audit.
 
@@ -82,6 +100,7 @@ class Models:
         full, judged, smaller: the checkpoint before, the one after, and what `erase` makes of the former.
         forgotten: `judged`, less what it still holds of the classes.
         left_over: numbers of the classes that `judged` still holds.
+        judged_file: that `judged` was read from; None where it was made here.
         source: where the data came from; None is the source of the full model's run.
         data, groups: labels are positions in the full model's bank.
         positions, gone, names: of the classes to be forgotten; `gone` are their numbers.
@@ -101,7 +120,7 @@ class Models:
             folder: where comparison models are kept.
 
         Raises:
-            ClassNameError: the full model does not have the classes, or no others.
+            ClassNameError: the full model does not have the classes, or no others, or the judged one has further ones.
         """
         full = request.full
         if not full.classes.names:
@@ -113,6 +132,8 @@ class Models:
         self.full = full
         self.smaller = erase(full, self.names)
         self.judged = self.smaller if request.judged is None else request.judged
+        self.judged_file = request.judged_file
+        check_classes(full, self.judged)
         held = dict(zip(self.judged.classes.ids, self.judged.classes.names, strict=True))
         self.left_over = [number for number in self.gone if number in held]
         self.forgotten = (

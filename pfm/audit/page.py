@@ -19,6 +19,7 @@ NOT_ATTACKED = (
     "attackers who can ask the model for more than its answers without having its weights, such as timing",
     "attackers with more samples of the class, or who train for longer, than said above",
     "what the deletion of the class's data itself was like",
+    "whether recipe, backbone and data are those that the checkpoint names; what it is compared with was made by them",
 )
 _STYLE = """
 .box{border-left:.5rem solid;padding:.4rem 1rem;margin:.6rem 0;background:#f6f6f6;break-inside:avoid}

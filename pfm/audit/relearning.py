@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from pfm.audit import figures
 from pfm.audit.comparisons.data import renumber
 from pfm.audit.sampled import Sampled, area_of, placed
 from pfm.classes import ClassList
@@ -159,7 +160,7 @@ def _test(model: PromptedClassifier, lesson: Lesson, batch: int = 256) -> Relear
     forget, retain = (
         torch.cat([_logits(model, chunk) for chunk in inputs.split(batch)]) for inputs in (lesson.forget, lesson.retain)
     )
-    areas = area_of(*(logits.softmax(dim=1)[:, own].cpu() for logits in (forget, retain)))
+    areas = area_of(*(figures.log_odds(logits, own).cpu() for logits in (forget, retain)))
     return Relearned(
         forget=float((forget.argmax(dim=1) == own).double().mean()),
         retain=float((retain.argmax(dim=1) == lesson.retain_labels).double().mean()),

@@ -267,8 +267,10 @@ def recover(model: PromptedClassifier, tested: Tested, prompt: torch.Tensor, row
     """
     forget = _test(model, tested.forget, prompt, row)  # (A, N, C + 1, maybe unknown)
     retain = _test(model, tested.retain, prompt, row)
-    scores = [part.softmax(dim=2)[:, :, model.num_classes] for part in (forget, retain)]
-    areas = [area_of(own, rest).parts for own, rest in zip(*scores, strict=True)]
+    areas = [
+        area_of(*(figures.log_odds(part, model.num_classes) for part in attack)).parts
+        for attack in zip(forget, retain, strict=True)
+    ]
     return Recovery(
         forget=(forget.argmax(dim=2) == model.num_classes).cpu(),
         retain=(retain.argmax(dim=2) == tested.retain_positions).cpu(),

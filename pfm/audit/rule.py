@@ -7,7 +7,8 @@ null, which is measured), b the standard error of d by the test samples, and ε 
   oracles' mean is, and what other test samples would say.
 - **fail**: |d| > ε, and |d| > t′ max(s, b) √(1 + 1/R): no retrained model would be so far from R others. An oracle is
   itself not at the mean, so this one is wider. For a spread of 2 points it is ±6.7 (R = 3), ±4.7 (5), ±3.8 (10).
-- **inconclusive**: neither; `settled_by` says what would settle it.
+- **inconclusive**: neither; `settled_by` says what would settle it. So is what would pass on fewer than ten test
+  samples: of a few that are all answered alike, b is zero, and says nothing of others.
 
 t and z are of 90 % (5 % a side). Where a level has m measures, t′ is of 0.9^(1/√m) for each, so that a retrained model
 fails one of them in about a tenth of all audits (Tukey, Ciminera and Heyse, 1985: measures of one model go together).
@@ -33,6 +34,7 @@ CONFIDENCE = 0.90
 Z = 1.644854  # of CONFIDENCE, many degrees of freedom
 MOST = 100  # oracles that anybody would train
 MEASURES = 16  # of the level scrub, about
+LEAST_SAMPLES = 10  # test samples that a pass rests on
 USUAL_SPREAD = 0.02  # that is spoken of before anything is measured
 WANTED = 0.80  # of the models that it is right about, how many the rule is to settle
 
@@ -152,7 +154,7 @@ def _decide(found: Comparison, oracles: int, num_measures: int) -> str:
         return INCONCLUSIVE
     excess, spread, sampling = found.excess, found.spread, found.sampling
     if excess + near(spread, oracles, sampling) <= found.tolerance:
-        return PASS
+        return INCONCLUSIVE if 0 < found.num_samples < LEAST_SAMPLES else PASS
     limit = max(found.tolerance, far(spread, oracles, sampling=sampling, num_measures=num_measures))
     return FAIL if excess > limit else INCONCLUSIVE
 
@@ -181,6 +183,8 @@ def settled_by(found: Comparison, num_measures: int = 1) -> str:
     """What would settle an inconclusive comparison, in words."""
     if len(found.oracles) < 2:
         return "it takes at least two retrained models"
+    if 0 < found.num_samples < LEAST_SAMPLES:
+        return f"it takes at least {LEAST_SAMPLES} test samples, of which there are {found.num_samples}"
     oracles, samples = oracles_needed(found, num_measures), samples_needed(found)
     if oracles is not None:
         return f"about {oracles} retrained models would settle it"

@@ -41,8 +41,14 @@ def balanced_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
 
 
 def area_of(own: torch.Tensor, rest: torch.Tensor) -> Sampled:
-    """Area under the ROC curve of scores that are to be higher for the class's samples."""
+    """Area under the ROC curve of scores that are to be higher for the class's samples; nan where one is not a number.
+
+    Sorted, such a score would stand above all others, and could be put where an area is to be another.
+    """
     own, rest = own.double(), rest.double()
+    if bool(own.isnan().any()) or bool(rest.isnan().any()):
+        own, rest = own * math.nan, rest * math.nan
+        return placed(own, rest)
     return placed(_share_below(own, rest), 1 - _share_below(rest, own))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pfm.data.inputs import Preprocess
 from pfm.data.splits import Split
+from pfm.errors import CheckpointError
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
@@ -30,9 +31,19 @@ class Subject:
 
     @torch.no_grad()
     def log_probabilities(self, split: Split, batch: int = 256) -> torch.Tensor:
-        """(N, C + 1), float64, on the CPU."""
+        """(N, C + 1), float64, on the CPU.
+
+        Raises:
+            CheckpointError: an answer is not a number, which would pass for the answer that is looked at first.
+        """
         parts = [self.answer(inputs).double().cpu() for inputs in split.inputs.split(batch)]
         logits = torch.cat(parts)
+        broken = int((logits.isnan() | (logits == torch.inf)).any(dim=1).sum())
+        if broken:
+            raise CheckpointError(
+                f"the model {self.name} answers {broken} of {len(logits)} samples with what is not a number, which no "
+                "verdict can rest on"
+            )
         is_mute = (logits == -torch.inf).all(dim=1, keepdim=True)  # nothing active: any answer is as likely
         return torch.where(is_mute, 0.0, logits).log_softmax(dim=1)
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pfm.errors import BackboneError
-from pfm.storage import LARGEST_JSON, explain, parse_json
+from pfm.errors import BackboneError, explain
+from pfm.storage import LARGEST_JSON, parse_json
 
 # the largest that can be meant, far above any model's
 _SIZES = {

@@ -8,8 +8,7 @@ import click
 import yaml
 
 from pfm.commands.options import PATH
-from pfm.errors import ConfigError
-from pfm.storage import explain
+from pfm.errors import ConfigError, explain
 
 LARGEST = 1 << 20  # bytes
 

@@ -14,6 +14,7 @@ from pfm.errors import ConfigError
 from pfm.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
+    from pfm.classes import ClassList
     from pfm.evaluation.evaluator import Evaluator
     from pfm.model.classifier import PromptedClassifier
 
@@ -87,7 +88,7 @@ def evaluate(
     from pfm.evaluation.samples import Samples, label_positions
     from pfm.evaluation.subsets import forget_sizes
     from pfm.model.checkpoint import load_checkpoint
-    from pfm.storage import make_folder
+    from pfm.storage import check_folder, make_folder
     from pfm.training.launch import host_of, leave, processes_of, start_accelerator
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
@@ -96,6 +97,12 @@ def evaluate(
         raise ConfigError(
             f"--exact_subsets solves weights from sums; --readout {checkpoint.model.readout} was trained and has none"
         )
+    is_frozen = checkpoint.lora is not None or checkpoint.model.tune == "prompts"
+    if device.frozen_dtype == "bf16" and not is_frozen:
+        raise ConfigError(f"--frozen_dtype bf16: {ckpt} was trained whole, and has nothing frozen; leave it out")
+    active = _left_active(checkpoint.classes, suspend) if suspend else []
+    folder = save_dir or ckpt.parent
+    check_folder(folder)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
     accelerator = start_accelerator(where, device)
@@ -111,18 +118,16 @@ def evaluate(
     loaded = load_data(data, checkpoint.preprocess.storage, intake=intake)
     click.echo(loaded.describe(checkpoint.preprocess.storage))
     positions = label_positions(checkpoint.classes, loaded.classes, checkpoint.erased)
+    stem = make_folder(folder) / f"{loaded.name}_seed_{seed}"
+    check_same_data(stem, data.dataset)
     model = checkpoint.build_model()
-    if device.frozen_dtype == "bf16" and not model.trunk_is_frozen:
-        raise ConfigError(f"--frozen_dtype bf16: {ckpt} was trained whole, and has nothing frozen; leave it out")
     if device.stores_frozen_in_bf16 and model.trunk_is_frozen:
         model.store_frozen(torch.bfloat16)
     model.to(accelerator.device)
     samples = Samples.of(loaded.test, positions, checkpoint.preprocess, accelerator.device, feed)
     evaluator = Evaluator(samples, processes_of(accelerator), batch_size=evaluation.eval_batch_size, seed=seed)
-    stem = make_folder(save_dir or ckpt.parent) / f"{loaded.name}_seed_{seed}"
-    check_same_data(stem, data.dataset)
     if suspend:
-        _evaluate_suspended(evaluator, model, suspend, Path(f"{stem}_suspended.json"))
+        _evaluate_suspended(evaluator, model, active, Path(f"{stem}_suspended.json"))
     else:
         measured = evaluator.evaluate(
             model, ks=forget_sizes(model.num_classes), max_subsets=evaluation.max_subsets, with_answers=True
@@ -165,15 +170,24 @@ def _in_batches(evaluation: EvalConfig, batch_size: int | None) -> EvalConfig:
     return dataclasses.replace(evaluation, eval_batch_size=batch_size)
 
 
-def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", suspend: str, path: Path) -> None:
-    from pfm.classes import Typed, listed, names_meant, split_names
-    from pfm.evaluation.results import percent
+def _left_active(classes: "ClassList", suspend: str) -> list[int]:
+    """Positions of the classes that --suspend leaves.
+
+    Raises:
+        ClassNameError: an unknown class, or all of them.
+    """
+    from pfm.classes import Typed, names_meant, split_names
     from pfm.forgetting.suspend import active_positions
+
+    names = names_meant([Typed(text) for text in split_names(suspend)], {"the checkpoint": classes})
+    return active_positions(classes, names)
+
+
+def _evaluate_suspended(evaluator: "Evaluator", model: "PromptedClassifier", active: list[int], path: Path) -> None:
+    from pfm.classes import listed
+    from pfm.evaluation.results import percent
     from pfm.storage import write_json
 
-    active = active_positions(
-        model.classes, names_meant([Typed(text) for text in split_names(suspend)], {"the checkpoint": model.classes})
-    )
     result = evaluator.accuracy_of_set(model, active)
     names = [name for i, name in enumerate(model.classes.names) if i not in active]
     if not evaluator.processes.is_main:

@@ -9,6 +9,7 @@ from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import ConfigError, StorageError
+from pfm.storage import check_file
 
 
 @click.command("learn", cls=SectionedCommand, context_settings=CONTEXT_SETTINGS)
@@ -29,6 +30,7 @@ def learn(ckpt: Path, out: Path | None, model_name: str | None, data: DataConfig
     target = out or ckpt.with_name(f"{ckpt.stem}_learned{ckpt.suffix}")
     if target.exists():
         raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
+    check_file(target)
 
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pfm.errors import DataError, StorageError
-from pfm.storage import explain, locked, write_json
+from pfm.errors import DataError, StorageError, explain
+from pfm.locks import locked
+from pfm.storage import write_json
 
 FORMAT = 1
 ABOUT, ROWS = "about.json", "rows.bin"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pfm.data.file_names import PREFIX, NamePattern
-from pfm.errors import DataError
-from pfm.storage import explain, write_bytes
+from pfm.errors import DataError, explain
+from pfm.storage import check_file, write_bytes
 
 FOLDER, DICOM = "folder", "dicom"  # words that `--group` takes instead of the name of a column
 FIELD = "group"  # of a pattern, the field that is the group
@@ -28,6 +28,18 @@ def group_pattern(group: str) -> NamePattern | None:
     return NamePattern(group.removeprefix(PREFIX), FIELD, "--group") if group.startswith(PREFIX) else None
 
 
+def check_key(path: Path) -> None:
+    """Refuse a file that `read_key` could neither read nor make; none is made.
+
+    Raises:
+        DataError, StorageError: why.
+    """
+    if path.exists():
+        read_key(path)
+    else:
+        check_file(path)
+
+
 def read_key(path: Path) -> bytes:
     """The key of the file, which is made where there is none, for its owner only.
 
@@ -36,8 +48,7 @@ def read_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            write_bytes(path, secrets.token_hex(_KEY_BYTES).encode())
-            path.chmod(0o600)
+            write_bytes(path, secrets.token_hex(_KEY_BYTES).encode(), is_private=True)
         key = path.read_bytes().strip()
     except OSError as error:
         raise DataError(f"cannot read {path} of --hash_groups: {explain(error)}") from error

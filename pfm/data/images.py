@@ -59,6 +59,7 @@ class ImageStorage:
     column_type: ClassVar[str] = "Image"
     how_to_ask: ClassVar[str] = ""
     augment_config: ClassVar[type[ImageAugmentConfig]] = ImageAugmentConfig
+    data_options: ClassVar[tuple[str, ...]] = ("fit", "depth", "decode")
     size: int
     resample: str = "bilinear"
     decoding: ImageDecoding | None = None

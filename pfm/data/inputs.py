@@ -30,6 +30,7 @@ class Storage(Protocol):
         column_type: of a column of them in Hugging Face `datasets`.
         how_to_ask: what to tell a user who gave other data to a model of this kind.
         augment_config: the options of what is varied in training, a dataclass.
+        data_options: those of the data set that are for this kind alone.
     """
 
     kind: ClassVar[str]
@@ -40,6 +41,7 @@ class Storage(Protocol):
     column_type: ClassVar[str]
     how_to_ask: ClassVar[str]
     augment_config: ClassVar[type[Any]]
+    data_options: ClassVar[tuple[str, ...]]
 
     def decided(self, files: Mapping[str, FilesToRead], config: "DataConfig") -> "Storage":
         """The same with nothing left open that options or the files of each split decide, once for a model."""

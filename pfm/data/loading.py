@@ -5,15 +5,27 @@ import itertools
 from pathlib import Path
 
 from pfm.data.config import DataConfig
-from pfm.data.groups import hashed_group, read_key, shared_note
+from pfm.data.groups import check_key, hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
+from pfm.data.kinds import KINDS
 from pfm.data.pixels import limit_pixels
-from pfm.data.readers import READERS, LocalReader, Reader
+from pfm.data.readers import READERS, EarlyReader, Reader
+from pfm.data.readers.digits import DigitsReader
 from pfm.data.readers.folders import FolderReader
+from pfm.data.readers.hugging_face import HuggingFaceReader
+from pfm.data.readers.medmnist import MedMnistReader
+from pfm.data.readers.npz import NpzReader
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.errors import ConfigError
 from pfm.registry import load_plugins
+
+_OURS = (DigitsReader, FolderReader, HuggingFaceReader, MedMnistReader, NpzReader)
+# options, the sources that they are about, and what to call those
+_ABOUT = (
+    (("data_dir", "size"), (MedMnistReader,), "MedMNIST by name"),
+    (("input_column", "label_column", "label_from"), (FolderReader, HuggingFaceReader), "folders, tables and the hub"),
+)
 
 
 def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = None) -> ClassificationData:
@@ -31,8 +43,6 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
     config.check_storage(storage)
     limit_pixels(config.max_pixels)
     reader = _reader_of(config)
-    if (config.table or config.ignore) and not isinstance(reader, FolderReader):
-        raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
     intake = intake or Intake()
     data = reader.read(config, storage, intake)
     if data.storage is None:
@@ -41,20 +51,49 @@ def load_data(config: DataConfig, storage: Storage, *, intake: Intake | None = N
     return _with_groups(data, config) if config.group else data
 
 
-def check_there(config: DataConfig) -> None:
-    """Refuse a file or folder that is not there, before a backbone is looked for, which may be far away.
+def check_data(config: DataConfig) -> None:
+    """Refuse data that can never be loaded, before a backbone is looked for, which may be far away; nothing is read.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is not there, or unknown, or its key of groups cannot be had.
+        ConfigError: it does not go with the options.
     """
     reader = _reader_of(config)
-    if isinstance(reader, LocalReader):
+    _check_heeded(config, reader)
+    if config.hash_groups:
+        check_key(Path(config.hash_groups))
+    if isinstance(reader, EarlyReader):
         reader.check_there(config)
 
 
+def _check_heeded(config: DataConfig, reader: Reader) -> None:
+    """Refuse options that a source of ours would not heed; what a reader from outside takes is its own business.
+
+    Raises:
+        ConfigError: which.
+    """
+    given = {entry.name for entry in dataclasses.fields(config) if getattr(config, entry.name) != entry.default}
+    for kind in (kind.storage for kind in KINDS if kind.storage.kind != config.kind):
+        flags = ", ".join(f"--{name}" for name in getattr(kind, "data_options", ()) if name in given)
+        if flags:
+            raise ConfigError(f"{flags}: for {kind.noun}, and --dataset {config.dataset} has none; leave it out")
+    for names, readers, whose in _ABOUT:
+        flags = ", ".join(f"--{name}" for name in names if name in given)
+        if flags and isinstance(reader, _OURS) and not isinstance(reader, readers):
+            raise ConfigError(f"{flags}: for {whose}, and --dataset {config.dataset} is not of these; leave it out")
+
+
 def _reader_of(config: DataConfig) -> Reader:
+    """Whose it is.
+
+    Raises:
+        ConfigError: it is asked for in a way that only folders can be.
+    """
     load_plugins()
-    return next(reader for reader in reversed(list(READERS)) if reader.takes(config))
+    reader = next(reader for reader in reversed(list(READERS)) if reader.takes(config))
+    if (config.table or config.ignore) and not isinstance(reader, FolderReader):
+        raise ConfigError(f"--table and --ignore are for folders of files; {config.dataset} is not one")
+    return reader
 
 
 def _with_groups(data: ClassificationData, config: DataConfig) -> ClassificationData:

@@ -5,8 +5,7 @@ import tempfile
 import numpy as np
 import torch
 
-from pfm.errors import StorageError
-from pfm.storage import explain
+from pfm.errors import StorageError, explain
 
 
 def mapped_tensor(shape: tuple[int, ...], dtype: torch.dtype, what: str) -> torch.Tensor:

@@ -39,6 +39,7 @@ class SoundFiles(ABC):
     column_type: ClassVar[str] = "Audio"
     how_to_ask: ClassVar[str] = "; data of sounds is audiofolder:PATH or has --data_type audio"
     augment_config: ClassVar[type[TimeAugmentConfig]] = SoundAugmentConfig
+    data_options: ClassVar[tuple[str, ...]] = ("max_seconds",)
 
     @abstractmethod
     def look(self, max_seconds: float) -> Job:

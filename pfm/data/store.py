@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pfm.errors import StorageError
-from pfm.storage import explain
+from pfm.errors import StorageError, explain
 
 
 class Store:

@@ -119,4 +119,6 @@ def _draw_sure(axis: Any, sure: Sequence[tuple[float, float]]) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    """A name as a picture takes it: no valid text is "?", and a dollar does not begin a formula."""
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return short.encode(errors="replace").decode().replace("$", r"\$")

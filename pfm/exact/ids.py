@@ -28,7 +28,7 @@ def content_id(key: bytes, content: bytes) -> bytes:
 
 def name_id(key: bytes, name: str) -> bytes:
     """Of the name of a sample's source."""
-    return hmac.digest(key, b"name:" + name.encode(), "sha256")[:ID_BYTES]
+    return hmac.digest(key, b"name:" + name.encode(errors="surrogatepass"), "sha256")[:ID_BYTES]
 
 
 def as_array(ids: Iterable[bytes]) -> Ids:

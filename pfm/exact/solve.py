@@ -71,7 +71,11 @@ def _solve(sums: Iterable[Ints64], counts: Sequence[int], width: int, alpha: flo
 
 
 def factorised(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alpha: float) -> tuple[Doubles, Doubles]:
-    """L (E, E), lower triangular with L Lᵀ = A, and B (E, C); the caller sees to one thread."""
+    """L (E, E), lower triangular with L Lᵀ = A, and B (E, C); the caller sees to one thread.
+
+    Raises:
+        ConfigError: the penalty is too small for these sums.
+    """
     size, count = width + 1, sum(counts)
     weights = [count / (len(counts) * own) for own in counts]
     total = np.zeros(size * (size + 1) // 2)
@@ -86,7 +90,13 @@ def factorised(sums: Iterable[Ints64], counts: Sequence[int], *, width: int, alp
     matrix = unpacked(total, size)
     diagonal = np.diagonal(matrix)
     matrix[np.diag_indices(size)] += alpha * diagonal.sum()
-    return np.asarray(np.linalg.cholesky(matrix), np.float64), targets
+    try:
+        return np.asarray(np.linalg.cholesky(matrix), np.float64), targets
+    except np.linalg.LinAlgError as error:
+        raise ConfigError(
+            f"--alpha {alpha:g} is too small: the sums of {count:,} samples cannot be solved with it in float64; fit "
+            "again with a larger one"
+        ) from error
 
 
 def substituted_forward(factor: Doubles, targets: Doubles) -> Doubles:

@@ -182,9 +182,13 @@ def _described(path: Path, content: Content, found: _Changes, spoken: Sequence[t
         )
     gone = {entry for erasure, _ in spoken for entry in erasure.classes}
     there = [c.name for c in content.classes if any(c.number == i or c.name == name for i, name in gone)]
-    wrong = [f"holds {name}" for name in there] + list(content.problems)
-    if wrong:
-        raise StorageError(f"{path} cannot be certified: {wrong[0]}; erase from it again")
+    if there:
+        raise StorageError(f"{path} cannot be certified: holds {there[0]}; erase from it again")
+    if content.problems:
+        raise StorageError(
+            f"{path} cannot be certified: {content.problems[0]}; put that right, and give the same command again, "
+            "which then certifies what was erased"
+        )
     quoted = {erasure.begun for erasure, _ in spoken} | {erasure.hash for erasure, _ in spoken}
     return {
         "file": path.resolve().name,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pfm.errors import CheckpointError
 from pfm.forgetting.artifacts.text import may_hold_numbers
 from pfm.forgetting.ledger import PROMPTS_CENTRED, Record, digest, number, text
+from pfm.storage import sha256_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +36,19 @@ class ClassContent:
     Attributes:
         prompt: digest of its prompt, and of the prompt's average.
         rows: digest of its classifier row and bias, and of their averages.
+        sums: digest of what it adds to an exact solution, its samples' number and sums; "" of others.
     """
 
     number: int
     name: str
     prompt: str
     rows: str
+    sums: str = ""
+
+    def to_dict(self) -> Record:
+        """What a certificate says of it."""
+        own = {"id": self.number, "name": self.name, "prompt": self.prompt, "rows": self.rows}
+        return {**own, **({"sums": self.sums} if self.sums else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,8 @@ class Content:
         files: name and SHA-256 of a bundle's other files.
         problems: what does not fit the list of classes, a line each.
         unknown: files that belong to it and were not looked into.
-        exact: digest of what its rows were solved from, where that is what is left; "" of others.
+        exact: digest of what its rows were solved from, where that is what is left and is kept, so that they can be
+            solved again; "" of others.
         prompts_centred: the prompts sum to zero, as an erasure may leave them.
     """
 
@@ -77,7 +86,7 @@ class Content:
         """What a certificate says of it."""
         return {
             **({PROMPTS_CENTRED: True} if self.prompts_centred else {}),
-            "classes": [{"id": c.number, "name": c.name, "prompt": c.prompt, "rows": c.rows} for c in self.classes],
+            "classes": [own.to_dict() for own in self.classes],
             "shared": self.shared,
             "moments": self.moments,
         }
@@ -101,7 +110,7 @@ class SignedContent:
         classes = tuple(
             ClassContent(
                 number=number(entry["id"]), name=text(entry["name"]), prompt=digest(entry["prompt"]),
-                rows=digest(entry["rows"]),
+                rows=digest(entry["rows"]), sums=digest(entry.get("sums", "")),
             )
             for entry in values["classes"]
         )  # fmt: skip
@@ -111,6 +120,11 @@ class SignedContent:
             moments=digest(values["moments"]),
             prompts_centred=values.get(PROMPTS_CENTRED) is True,
         )
+
+
+def sums_digest(count: int, sha256: str) -> str:
+    """Of what a class adds to an exact solution: how many samples, and the SHA-256 of their sums."""
+    return sha256_bytes(f"{count} {sha256}".encode())
 
 
 def digest_of(parts: Iterable[Part]) -> str:
@@ -151,12 +165,14 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
         for key, value in state.items()
         if name not in of_classes
     }
+    sums = _sums(checkpoint)
     classes = tuple(
         ClassContent(
             number=number,
             name=name,
             prompt=digest_of(_rows(stored, position, [bank])),
             rows=digest_of(_rows(stored, position, of_classes[1:])),
+            sums=sums.get(name, ""),
         )
         for position, (number, name) in enumerate(zip(checkpoint.classes.ids, checkpoint.classes.names, strict=True))
     )
@@ -179,9 +195,23 @@ def checkpoint_content(path: Path, *, solves: bool = False) -> Content:
             *_written_out(path),
             *(misfits_of_solution(checkpoint) if solves else ()),
         ),
-        exact=str(checkpoint.exact["digest"]) if checkpoint.exact.get("is_solved") else "",
+        exact=str(checkpoint.exact["digest"]) if can_be_solved(checkpoint) else "",
         prompts_centred=prompts_are_centred(checkpoint),
     )
+
+
+def can_be_solved(checkpoint: "Checkpoint") -> bool:
+    """Whether its rows are said to be an exact solution, and what they were solved from is there to look."""
+    return bool(checkpoint.exact.get("is_solved")) and checkpoint.exact["memory"] != "none"
+
+
+def _sums(checkpoint: "Checkpoint") -> dict[str, str]:
+    """By the classes' names; nothing where the rows are not an exact solution."""
+    record = checkpoint.exact
+    if not can_be_solved(checkpoint):
+        return {}
+    listed = zip(record["classes"], record["counts"], record["hashes"], strict=True)
+    return {name: sums_digest(count, sha256) for name, count, sha256 in listed}
 
 
 def prompts_of(checkpoint: "Checkpoint") -> "list[Left]":

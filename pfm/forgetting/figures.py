@@ -3,6 +3,10 @@
 `<stem>_accuracies.json` has a series for each class, `<stem>_log.jsonl` the same by epoch. Neither a prompt nor a row
 follows from them; they are of the class all the same, and go with it. Figures over all classes together (losses, the
 accuracy of the full bank) stay: they were measured with the class, and no part of them is the class's own.
+
+Of an exact fit, log and summary say what follows from all its samples to the last bit: the digest, how many bytes are
+kept, the share that was clipped. Whoever has what is left could try with it whether samples of theirs were among those
+that went, so these go with a class, a group or a sample.
 """
 
 import json
@@ -15,7 +19,8 @@ from pfm.storage import finite, write_bytes
 
 _OF_RUN = re.compile(r"(?P<stem>.+)_(\d+|best|resume)\.pt")
 BY_LINE = "_log.jsonl"
-SUFFIXES = ("_accuracies.json", BY_LINE)
+SUFFIXES = ("_accuracies.json", BY_LINE, "_run.json")
+OF_FIT = ("digest", "memory_bytes", "clipped")
 
 
 def figure_files(checkpoints: Iterable[Path]) -> Iterator[Path]:
@@ -29,7 +34,7 @@ def figure_files(checkpoints: Iterable[Path]) -> Iterator[Path]:
 
 
 def erase_figures(path: Path, numbers: Collection[int]) -> bool:
-    """Rewrite a file of figures without those of some classes; whether it had any.
+    """Rewrite a file of figures without those of some classes, and of an exact fit on all; whether it had any.
 
     Raises:
         StorageError: it cannot be written.
@@ -42,11 +47,12 @@ def erase_figures(path: Path, numbers: Collection[int]) -> bool:
 
 
 def without_figures(content: bytes, numbers: Collection[int], *, by_line: bool) -> bytes:
-    """A file's bytes, JSON or a JSON document in each line (`by_line`), without what is said of some classes alone.
+    """A file's bytes, JSON or a JSON document in each line (`by_line`), without what is said of some classes alone,
+    or of an exact fit on all.
 
     A line that cannot be read, as a killed run leaves one, goes where it names one of them.
     """
-    names = {f"class_{number}" for number in numbers}
+    names = {*(f"class_{number}" for number in numbers), *OF_FIT}
     quoted = [f'"{name}"'.encode() for name in names]
     if not any(name in content for name in quoted):
         return content

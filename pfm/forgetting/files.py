@@ -20,10 +20,11 @@ from pfm.forgetting.erase import ERASED, erase, prompts_are_centred
 from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import SearchReport
+from pfm.locks import locked
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.starts import follows
-from pfm.storage import locked, sha256, sha256_bytes, write_bytes
+from pfm.storage import check_file, sha256, sha256_bytes, write_bytes
 
 REMAINS = (
     "the shared weights (adapters and whatever else is not per class) were trained with samples of the erased "
@@ -81,6 +82,20 @@ def erased_path(source: Path, checkpoint: Checkpoint, positions: list[int]) -> P
     return source.with_name(f"{source.stem}_without_{numbers}{source.suffix}")
 
 
+def check_copy(source: Path, target: Path) -> None:
+    """Refuse a file that a copy without classes cannot be written to.
+
+    Raises:
+        ConfigError: it is the source itself.
+        StorageError: it cannot be written, or is there, and nothing was ever erased into its folder.
+    """
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
+    if target.exists() and not (target.parent / LEDGER).exists():
+        raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
+    check_file(target)
+
+
 def erase_file(
     source: Path,
     checkpoint: Checkpoint,
@@ -100,15 +115,12 @@ def erase_file(
     Returns:
         The record, as written.
     """
-    if target.resolve() == source.resolve():
-        raise ConfigError(f"{target} is the source itself; write to another file, then delete the source")
+    check_copy(source, target)
     folder, request = target.parent, request or Request()
     before = sha256(source)
     smaller = scrubbed.checkpoint if scrubbed else erase(checkpoint, keys, centre_prompts=request.centre_prompts)
     centred = {PROMPTS_CENTRED: True} if prompts_are_centred(smaller) else {}
     classes = [{"id": number, "name": name} for number, name in smaller.erased[len(checkpoint.erased) :]]
-    if target.exists() and not (folder / LEDGER).exists():  # nothing was ever erased into it
-        raise StorageError(f"{target} exists; choose another file with --out, or delete it first")
     _make(folder)
     with locked(folder / LOCK):
         finish(folder)

@@ -8,8 +8,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pfm.errors import ConfigError, StorageError
-from pfm.storage import explain, write_whole
+from pfm.errors import ConfigError, StorageError, explain
+from pfm.storage import write_whole
 
 
 def load_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:

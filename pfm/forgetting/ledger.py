@@ -50,6 +50,7 @@ class Erasure:
         line: its number, from 1.
         classes: number and name of each.
         begun: hash of the line that announced it; "" where none did.
+        takes_samples: groups or samples went, so that the classes they were of are others now.
     """
 
     line: int
@@ -58,11 +59,14 @@ class Erasure:
     classes: tuple[tuple[int, str], ...]
     changes: tuple[Change, ...]
     begun: str
+    takes_samples: bool = False
 
 
 def canonical(record: Record) -> bytes:
     """The one byte string of a record that is hashed."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # two halves of one character become that character, as whoever reads their escapes takes them
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     # what is no valid text (a byte of another encoding, typed on the command line) becomes JSON's own escape
     return text.encode(errors="backslashreplace")
 
@@ -170,6 +174,7 @@ def _erasure(line: int, record: Record) -> Erasure:
         classes=pairs(record["classes"]),
         changes=changes,
         begun=text(record.get("begun", "")),
+        takes_samples=record["action"] == ERASE_SAMPLES,
     )
 
 

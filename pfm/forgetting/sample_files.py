@@ -11,12 +11,14 @@ from pathlib import Path
 from pfm.errors import StorageError, TraceFoundError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts.checkpoints import exact_facts
+from pfm.forgetting.figures import erase_figures, figure_files
 from pfm.forgetting.files import REMAINS_EXACT, finish
 from pfm.forgetting.ledger import LEDGER, LOCK, Record
 from pfm.forgetting.samples import Removal, Removed, remove
+from pfm.locks import locked
 from pfm.model.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from pfm.model.readouts.ridge import memory_of
-from pfm.storage import locked, sha256, sha256_bytes, write_bytes
+from pfm.storage import sha256, sha256_bytes, write_bytes
 
 BEGIN, DONE, ABANDONED = "erase-samples-begin", ledger.ERASE_SAMPLES, "abandoned"
 
@@ -66,7 +68,7 @@ def erase_samples(
         _search(content, checkpoint, removed.checkpoint)
         write_bytes(target, content, is_private=True)
         after = {**entry, **facts, "sha256_after": sha256_bytes(content)}
-        return removed, ledger.append(path, {"action": DONE, "begun": begun["hash"], **told, "files": [after]})
+        return removed, ledger.append(path, _done(target.parent, begun, after))
 
 
 def finish_samples(folder: Path) -> None:
@@ -81,11 +83,18 @@ def finish_samples(folder: Path) -> None:
         target = folder / entry["file"]
         is_written = target.exists() and load_checkpoint(target).ledger_head == begun["hash"]
         if is_written:
-            told = {k: v for k, v in begun.items() if k not in ("action", "files", "hash", "previous", "time")}
-            after = {**entry, "sha256_after": sha256(target)}
-            ledger.append(path, {"action": DONE, "begun": begun["hash"], **told, "files": [after]})
+            ledger.append(path, _done(folder, begun, {**entry, "sha256_after": sha256(target)}))
         else:
             ledger.append(path, {"action": ABANDONED, "request": begun["request"], "begun": begun["hash"]})
+
+
+def _done(folder: Path, begun: Record, after: Record) -> Record:
+    """The line that says what was done, once the figures beside the file are without what went."""
+    told = {k: v for k, v in begun.items() if k not in ("action", "files", "hash", "previous", "time", "pfm")}
+    in_place = [folder / after["file"]] if after["source"] == after["file"] else []
+    numbers = [item["id"] for item in begun["classes"]]
+    figures = [file.name for file in figure_files(in_place) if erase_figures(file, numbers)]
+    return {"action": DONE, "begun": begun["hash"], **told, "files": [after], "figures": figures}
 
 
 def _search(content: bytes, before: Checkpoint, after: Checkpoint) -> None:

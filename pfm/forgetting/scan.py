@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pfm.errors import StorageError
-from pfm.storage import explain
+from pfm.errors import StorageError, explain
 
 Bytes = bytes | mmap.mmap
 Floats = npt.NDArray[np.floating]

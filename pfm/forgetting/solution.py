@@ -10,6 +10,7 @@ from pfm.exact.memory import Memory
 from pfm.exact.solve import TOLERANCE
 from pfm.exact.stored import to_tensors
 from pfm.exact.threshold import leave_one_out_threshold
+from pfm.forgetting.content import can_be_solved
 from pfm.forgetting.samples import Removal, find
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts.ridge import memory_of, rows_of
@@ -28,7 +29,7 @@ def misfits_of_solution(checkpoint: Checkpoint) -> list[str]:
         wrong += _misfits_of_rows(memory)
         if set(memory.classes) != set(checkpoint.classes.names):
             wrong.append(f"its memory is of {', '.join(memory.classes)}, and the list has other classes")
-        if wrong or memory.keeps == "none" or not checkpoint.exact.get("is_solved"):
+        if wrong or not can_be_solved(checkpoint):
             return wrong
         rows = rows_of(memory, checkpoint.classes.names)
     except CheckpointError as error:
@@ -74,6 +75,19 @@ def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequenc
                 continue
             found.append(f"{count} stored samples are of the {what} {name}")
     return found
+
+
+def cannot_tell(checkpoint: Checkpoint, groups: Sequence[str]) -> str:
+    """Why somebody could be in a checkpoint and not be found there, in words; "" where that cannot be.
+
+    Args:
+        groups: that are sought.
+    """
+    rows = memory_of(checkpoint).rows if checkpoint.exact.get("memory") == "features" else None
+    if rows is None:
+        return "it keeps no samples among which somebody could be looked for"
+    count = int((rows.groups < 0).sum()) if groups else 0
+    return f"{count:,} of its stored samples are of no group, and nothing says whose they are" if count else ""
 
 
 def _is_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:

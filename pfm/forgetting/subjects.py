@@ -28,11 +28,13 @@ class Subject:
         what: "group" or "sample".
         salt: of its key.
         id: of its name, or of a sample's file.
+        name_id: of a sample's name as well, where that named a file; "" otherwise.
     """
 
     what: str
     salt: str
     id: str
+    name_id: str = ""
 
     @classmethod
     def of(cls, values: Record) -> "Subject":
@@ -40,11 +42,13 @@ class Subject:
         Raises:
             KeyError, TypeError, ValueError: something is missing or of another type.
         """
-        return cls(what=text(values["what"]), salt=text(values["salt"]), id=digest(values["id"]))
+        name_id = digest(values.get("name_id", ""))
+        return cls(what=text(values["what"]), salt=text(values["salt"]), id=digest(values["id"]), name_id=name_id)
 
     def is_meant(self, what: str, given: str, key: bytes) -> bool:
         """Whether it is this group or sample."""
-        return what == self.what and any(hmac.compare_digest(self.id, own) for own in _ids(what, given, key))
+        known = [known for known in (self.id, self.name_id) if known]
+        return what == self.what and any(hmac.compare_digest(a, b) for a in known for b in _ids(what, given, key))
 
 
 def spoken_of(groups: Sequence[str], samples: Sequence[str], secret: bytes) -> list[Record]:
@@ -56,7 +60,8 @@ def spoken_of(groups: Sequence[str], samples: Sequence[str], secret: bytes) -> l
     found: list[Record] = []
     for what, given in [*((GROUP, name) for name in groups), *((SAMPLE, name) for name in samples)]:
         salt = secrets.token_hex(SALT_BYTES)
-        found.append({"what": what, "salt": salt, "id": next(_ids(what, given, subject_key(secret, salt)))})
+        own, *name = _ids(what, given, subject_key(secret, salt))
+        found.append({"what": what, "salt": salt, "id": own, **({"name_id": name[0]} if name else {})})
     return found
 
 

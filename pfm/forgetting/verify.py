@@ -5,20 +5,33 @@ the ledger beside it that leads from the bytes signed to those that are there. T
 so the prompts of the classes that are left and everything that belongs to no class have to be, value for value, what
 was signed. Copies and moves change none of this, and neither does a suspension.
 
-A later erasure that centred the prompts (`pfm.forgetting.centring`) made others of them. What they are now, its own
-certificate says, where it is given too; without it they cannot be told from any that sum to zero.
+A later erasure that centred the prompts (`pfm.forgetting.centring`) made others of them, and one that took groups or
+samples out made others of the classes they were of. What they are now, its own certificate says, where it is given too;
+without it the former cannot be told from any that sum to zero, nor the latter from classes that samples were put into.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from pfm.classes import listed
 from pfm.errors import PfmError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.certificate import Certificate, Entry, ledger_of
-from pfm.forgetting.content import NOTHING, Content
+from pfm.forgetting.content import NOTHING, Content, SignedContent
 from pfm.forgetting.ledger import Change, Erasure, Record
+
+CENTRED_LATER = "its prompts were centred by a later erasure, so that this certificate cannot tell whose they are"
+TAKEN_LATER = (
+    "groups or samples were taken out of it later, so that this certificate cannot tell whose samples its classes are "
+    "solved from"
+)
+SAYS_TOO_LITTLE = (
+    "another class was erased later, and this certificate is of an older version that does not say what each class is "
+    "solved from"
+)
+ROWS_MOVED = "classifier rows were moved by them, and are not compared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,33 +123,71 @@ def _bound(path: Path, content: Content, entry: Entry, beside: "Beside", vouched
         vouched: entries of other certificates by the same key.
     """
     is_same = content.sha256 == entry.sha256  # of a bundle, the bank is; its other files are compared on their own
-    way = beside.way(entry.sha256, content.sha256)
+    way = () if is_same else beside.way(entry.sha256, content.sha256)
     if not is_same and not way:
         missing = "" if beside.records else "; if a class was erased since, bring the ledger.jsonl that says so along"
         return Check(name=str(path), problem=f"the file was changed since the certificate was made{missing}")
-    moves = [number for number, change in enumerate(way) if change.centres_prompts]
-    changed = _changed(content, entry, are_prompts_moved=bool(moves)) or _changed_exact(content, entry)
-    if not changed and moves:
-        since = {change.after for change in way[moves[-1] :]}
-        known = [other for other in vouched if other.content is not None and other.sha256 in since]
-        if not known:
-            remark = (
-                "its prompts were centred by a later erasure, so that this certificate cannot tell whose they are; "
-                "give the certificate of that erasure too, with --later"
-            )
-            return Check(name=str(path), remark=f"{beside.told(entry)}; {remark}", is_unknown=True)
-        changed = next(filter(None, (_changed(content, other, are_prompts_moved=False) for other in known)), "")
+    changed = _changed_exact(content, entry) or _changed(content, entry, way)
+    untold, since = _untold(content, entry, way)
+    known = [other for other in vouched if other.content is not None and other.sha256 in since]
+    if not changed and untold and not known:
+        remark = f"{beside.told(entry)}; {untold}; give the certificate of a later erasure too, with --later"
+        return Check(name=str(path), remark=remark, is_unknown=True)
+    changed = changed or next(filter(None, (_changed(content, other) for other in known)), "")
     if changed:
         return Check(name=str(path), problem=f"{changed} since the certificate was made")
-    return Check(name=str(path), remark="" if is_same else beside.told(entry))
+    idle = _idle(content, entry, way)
+    if idle is not None:
+        problem = f"line {idle.line} of {beside.place} says that it was changed, and names no class that left it"
+        return Check(name=str(path), problem=problem)
+    has_other_rows = entry.content is not None and not entry.exact and _has_other_rows(content, entry.content)
+    is_told = any(other.sha256 == content.sha256 for other in known)  # whose rows were compared
+    moved = f"; {ROWS_MOVED}" if has_other_rows and not is_told else ""
+    return Check(name=str(path), remark="" if is_same else f"{beside.told(entry)}{moved}")
 
 
-def _changed(content: Content, entry: Entry, *, are_prompts_moved: bool) -> str:
+def _idle(content: Content, entry: Entry, way: "Way") -> Erasure | None:
+    """A line that took nothing from the artifact, and yet is said to have changed it; anybody can write one."""
+    if entry.content is None:
+        return None
+    there = {(c.number, c.name) for c in content.classes}
+    left = {(c.number, c.name) for c in entry.content.classes} - there
+    return next(
+        (
+            erasure
+            for erasure, change in way
+            if not (change.centres_prompts or erasure.takes_samples or left & set(erasure.classes))
+        ),
+        None,
+    )
+
+
+def _untold(content: Content, entry: Entry, way: "Way") -> tuple[str, set[str]]:
+    """What a certificate cannot say of an artifact that was erased from since; and the SHA-256 of states that it had
+    since that happened, of which another certificate may speak."""
+    replaced = [place for place, (erasure, change) in enumerate(way) if change.centres_prompts or erasure.takes_samples]
+    first = replaced[-1] if replaced else 0
+    since = {change.after for _, change in way[first:]}
+    if replaced:
+        return (TAKEN_LATER if way[replaced[-1]][0].takes_samples else CENTRED_LATER), since
+    is_silent = bool(entry.exact) and entry.content is not None and not all(c.sums for c in entry.content.classes)
+    return (SAYS_TOO_LITTLE if is_silent and way else ""), since
+
+
+def _has_other_rows(content: Content, signed: SignedContent) -> bool:
+    known = {(c.number, c.name): c.rows for c in signed.classes}
+    return any(known.get((there.number, there.name), there.rows) != there.rows for there in content.classes)
+
+
+def _changed(content: Content, entry: Entry, way: "Way" = ()) -> str:
     """What no erasure of another class changes, and is another; "" where there is none.
 
     Args:
-        are_prompts_moved: a later erasure centred the prompts, which are other values then and sum to zero.
+        way: of erasures since. Where one centred the prompts, these are other values and sum to zero; where one took
+            samples out, the classes' sums are others.
     """
+    are_prompts_moved = any(change.centres_prompts for _, change in way)
+    are_samples_taken = any(erasure.takes_samples for erasure, _ in way)
     signed = entry.content
     if signed is None:
         stated = dict(entry.files)
@@ -150,6 +201,8 @@ def _changed(content: Content, entry: Entry, *, are_prompts_moved: bool) -> str:
             return f"the class {there.name} was put in"
         if before.prompt != there.prompt and not are_prompts_moved:
             return f"the prompt of {there.name} was changed"
+        if before.sums and before.sums != there.sums and not are_samples_taken:
+            return f"what {there.name} is solved from was changed"
         if before.rows != there.rows and content.sha256 == entry.sha256:
             return f"the classifier row of {there.name} was changed"
     if content.shared != signed.shared:
@@ -168,6 +221,9 @@ def _changed_exact(content: Content, entry: Entry) -> str:
     return ""
 
 
+Way: TypeAlias = Sequence[tuple[Erasure, Change]]  # erasures, each from the bytes that the one before wrote
+
+
 @dataclass(frozen=True)
 class Beside:
     """The ledger beside an artifact: its records, and what is wrong with it."""
@@ -177,12 +233,12 @@ class Beside:
     erasures: Sequence[Erasure] = ()
     problem: str = ""
 
-    def way(self, start: str, end: str) -> Sequence[Change]:
-        """The erasures, each from the bytes that the one before wrote, that lead from one SHA-256 to another."""
-        ways: dict[str, tuple[Change, ...]] = {start: ()}
-        for change in (change for erasure in self.erasures for change in erasure.changes):
+    def way(self, start: str, end: str) -> Way:
+        """What leads from one SHA-256 to another."""
+        ways: dict[str, tuple[tuple[Erasure, Change], ...]] = {start: ()}
+        for erasure, change in ((own, change) for own in self.erasures for change in own.changes):
             if change.before in ways:
-                ways.setdefault(change.after, (*ways[change.before], change))
+                ways.setdefault(change.after, (*ways[change.before], (erasure, change)))
         return ways.get(end, ())
 
     def told(self, entry: Entry) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pfm.backbones.backbone import Backbone
+from pfm.backbones.spec import BackboneSpec
 from pfm.classes import ClassList
 from pfm.errors import ConfigError
 from pfm.model.bank import PromptBank
@@ -25,6 +26,22 @@ from pfm.model.lora import add_adapters
 from pfm.model.passing import Passing
 from pfm.model.readouts import READOUTS
 from pfm.model.targets import TARGETS
+
+
+def check_depth(config: ModelConfig, spec: BackboneSpec) -> None:
+    """Refuse prompts that would enter where a backbone has no block; it need not be loaded for that.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if spec.num_layers == 0 and READOUTS.get(config.readout).sees_prompts:
+        raise ConfigError(
+            f"{spec.model_name} has no blocks for prompts to enter; it is for --readout ridge --features raw"
+        )
+    if config.prompt_layer >= max(1, spec.num_layers):
+        raise ConfigError(
+            f"--prompt_layer {config.prompt_layer} is too deep: the backbone has blocks 0 to {spec.num_layers - 1}"
+        )
 
 
 class PromptedClassifier(nn.Module):
@@ -47,16 +64,7 @@ class PromptedClassifier(nn.Module):
         """
         super().__init__()
         readout = READOUTS.get(config.readout)
-        if backbone.num_layers == 0 and readout.sees_prompts:
-            raise ConfigError(
-                f"{backbone.spec.model_name} has no blocks for prompts to enter; it is for --readout ridge "
-                "--features raw"
-            )
-        if config.prompt_layer >= max(1, backbone.num_layers):
-            raise ConfigError(
-                f"--prompt_layer {config.prompt_layer} is too deep: "
-                f"the backbone has blocks 0 to {backbone.num_layers - 1}"
-            )
+        check_depth(config, backbone.spec)
         config = config.resolved(has_final_norm=backbone.spec.family.final_norm)
         self.config = config
         self.classes = classes
@@ -92,7 +100,7 @@ class PromptedClassifier(nn.Module):
     @property
     def has_trunk(self) -> bool:
         """Whether a part of the work is the same whichever prompts are present."""
-        return self.config.prompt_layer > 0 or not self.readout.sees_prompts
+        return self.config.has_trunk
 
     @property
     def unknown_logit(self) -> float:

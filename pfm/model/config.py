@@ -77,6 +77,11 @@ class ModelConfig(ExactConfig):
         """The share of answers to give up, where that asks for held-out samples; else 0."""
         return self.abstain if READOUTS.get(self.readout).holds_out else 0.0
 
+    @property
+    def has_trunk(self) -> bool:
+        """Whether a part of the work is the same whichever prompts are present."""
+        return self.prompt_layer > 0 or not READOUTS.get(self.readout).sees_prompts
+
     def resolve_tune(self, *, is_pretrained: bool) -> str:
         if self.tune == "auto":
             return "lora" if is_pretrained else "full"

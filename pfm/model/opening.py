@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from pfm.errors import CheckpointError
-from pfm.storage import explain
+from pfm.errors import CheckpointError, explain
 
 MOST_VALUES = 1_000_000  # containers, numbers, strings and tensors in a file
 DEEPEST = 64  # containers within containers

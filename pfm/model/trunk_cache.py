@@ -32,7 +32,7 @@ class TrunkCache:
         return Views(model, [(self(index), None)])
 
 
-def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: bool) -> None:
+def check_cache(config: FeedConfig, *, trunk_is_frozen: bool, is_augmented: bool) -> None:
     """Refuse a cache of what would change.
 
     Raises:
@@ -40,7 +40,7 @@ def check_cache(config: FeedConfig, model: PromptedClassifier, *, is_augmented: 
     """
     if config.cache_trunk == "off":
         return
-    if not model.trunk_is_frozen:
+    if not trunk_is_frozen:
         raise ConfigError("--cache_trunk keeps what frozen blocks compute; --tune full trains them. Use --tune lora")
     if is_augmented:
         raise ConfigError(

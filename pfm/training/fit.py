@@ -136,7 +136,8 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
     path = setup.files.epoch(1)
     if processes.is_main:
         checkpoint = with_memory(checkpoint, memory)
-        save_checkpoint(path, checkpoint)
+        with setup.files.writing():
+            save_checkpoint(path, checkpoint)
     seconds = time.monotonic() - started
     rate = len(setup.data.train) / extraction_s
     _share_rows(setup, checkpoint)
@@ -145,13 +146,14 @@ def _fit(setup: Setup, log: RunLog) -> TrainResult:
         "seconds": round(seconds, 3), "features_per_s": round(rate, 1), "clipped": extracted.clipped,
         "memory": memory.keeps, "memory_bytes": memory.size_bytes, "digest": memory.digest if processes.is_main else "",
     }  # fmt: skip
-    log.write("end", **facts, accuracies=modes)
     if processes.is_main:
-        if modes is not None:
-            write_json(setup.files.accuracies, {name: [accuracy] for name, accuracy in modes.items()})
-        write_json(setup.files.summary, {
-            "config": config.to_dict(), "device": str(processes.device), "processes": processes.world_size, **facts,
-        })  # fmt: skip
+        with setup.files.writing():
+            if modes is not None:
+                write_json(setup.files.accuracies, {name: [accuracy] for name, accuracy in modes.items()})
+            write_json(setup.files.summary, {
+                "config": config.to_dict(), "device": str(processes.device), "processes": processes.world_size, **facts,
+            })  # fmt: skip
+    log.write("end", **facts, accuracies=modes)
     setup.tell(_described(path, memory, modes, seconds, rate, extracted.clipped))
     if setup.model.unknown_below:
         setup.tell(f"answers `unknown` below a largest probability of {setup.model.unknown_below:.3f}")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pfm.classes import ClassList
+from pfm.classes import ClassList, check_unknown
 from pfm.data.splits import ClassificationData
 from pfm.device import Processes
 from pfm.errors import ConfigError
@@ -56,8 +56,11 @@ def learn_on(
 
     Raises:
         ConfigError: another readout, or one that kept nothing to add to.
+        ClassNameError: a class is called as the answer `unknown` is.
     """
     check_can_learn(checkpoint)
+    has_answer = checkpoint.unknown_below > 0 or checkpoint.model.abstain > 0
+    check_unknown(ClassList.from_names(data.classes.names), has_answer=has_answer)
     memory = memory_of(checkpoint)
     model = checkpoint.build_model().to(processes.device)
     extracted = extract(model, data.train, checkpoint.preprocess, processes, key=memory.key)

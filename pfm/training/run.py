@@ -10,17 +10,17 @@ import torch
 from accelerate import Accelerator
 
 from pfm.backbones.spec import BackboneSpec, describe_backbone
-from pfm.data.loading import check_there
+from pfm.data.loading import check_data
 from pfm.data.splits import ClassificationData
 from pfm.errors import ConfigError, StoppedError
 from pfm.evaluation.advice import advise
 from pfm.exact.config import ExactConfig
 from pfm.holding import running
-from pfm.model.checkpoint import Checkpoint, checkpoint_file
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.starts.keys import read_keys
 from pfm.runlog import RunLog, progress
-from pfm.storage import make_folder, write_json
+from pfm.storage import check_file, check_folder, make_folder, write_json
 from pfm.training.batches import Examples, Loader
 from pfm.training.config import RunConfig
 from pfm.training.earlier import replaced
@@ -35,7 +35,7 @@ from pfm.training.position import is_due
 from pfm.training.procedures import PROCEDURES, TrainResult
 from pfm.training.records import Records
 from pfm.training.saving import NEWEST, RunFiles, find_state
-from pfm.training.setup import Setup, load_run_data, set_up
+from pfm.training.setup import Setup, check_options, load_run_data, set_up
 from pfm.training.step import training_step
 
 
@@ -73,7 +73,7 @@ def train(
     PROCEDURES.get(READOUTS.get(config.model.readout).procedure).check(config)
     _check_named(config, data)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(spec.storage)
+    check_options(config, spec)
     _say_what_is_replaced(config, data, tell)
     accelerator.wait_for_everyone()  # before anything is written
     data = load_run_data(config, spec, accelerator, data, tell)
@@ -135,19 +135,23 @@ STEPS = Steps()
 
 
 def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
-    """Refuse files that the user named and that cannot be used, before a backbone is looked for, which may be far away.
+    """Refuse what the user named and cannot be used, before a backbone is looked for, which may be far away.
 
     Raises:
         PfmError: which.
     """
     if not config.train.save_dir:
         raise ConfigError("--save_dir is empty; name a folder, . for the one you are in")
+    check_folder(Path(config.train.save_dir))
+    if config.feed.cache:
+        check_folder(Path(config.feed.cache))
     if data is None:
-        check_there(config.data)
+        check_data(config.data)
     if config.train.resume not in ("", NEWEST):
-        checkpoint_file(config.train.resume)
-    if config.start.init_key and Path(config.start.init_key).exists():  # it is made where there is none
-        read_keys(Path(config.start.init_key))
+        load_checkpoint(config.train.resume)  # read once more later, which takes less than data do
+    if config.start.init_key:
+        keys = Path(config.start.init_key)
+        _ = read_keys(keys) if keys.exists() else check_file(keys)  # which is made where there is none
 
 
 def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:
@@ -165,7 +169,7 @@ def show_plan(setup: Setup) -> Plan:
 
 
 def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None] = print) -> Plan | None:
-    """What `train` would do, said as there, with nothing trained and nothing written.
+    """What `train` would do, said as there, with nothing trained and nothing written but what `--cache` keeps.
 
     Raises:
         PfmError: as `train`, of what it checks before it starts.
@@ -175,8 +179,9 @@ def plan_only(config: RunConfig, device: torch.device, say: Callable[[str], None
     procedure.check(config)
     _check_named(config, None)
     spec = describe_backbone(config.backbone)
-    config.augment.check_kind(spec.storage)
-    data = load_run_data(config, spec, accelerator, None)
+    check_options(config, spec)
+    unhashed = dataclasses.replace(config.data, hash_groups="")  # whose key would be made
+    data = load_run_data(dataclasses.replace(config, data=unhashed), spec, accelerator, None)
     spec = _fitted(spec, data)
     say(data.describe(spec.storage))
     files = RunFiles(Path(config.train.save_dir), f"{data.name}_seed_{config.train.seed}", data.classes.names)

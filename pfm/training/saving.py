@@ -20,9 +20,9 @@ from pfm.data.config import DataConfig
 from pfm.data.inputs import Preprocess
 from pfm.errors import CheckpointError, ConfigError
 from pfm.holding import writing
+from pfm.locks import try_lock
 from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.starts import UNSTATED
-from pfm.storage import try_lock
 
 NEWEST = "auto"  # of `--resume`: the newest state in the folder
 

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 
 from pfm.backbones.loading import build_backbone, frozen_sha256
 from pfm.backbones.spec import BackboneSpec
-from pfm.classes import check_unknown
+from pfm.classes import ClassList, check_unknown
 from pfm.data.inputs import Preprocess
 from pfm.data.loading import load_data
 from pfm.data.reading import Intake
@@ -20,10 +20,11 @@ from pfm.data.splits import ClassificationData, Split, hold_out_for_threshold
 from pfm.device import Processes
 from pfm.errors import ConfigError, PfmError
 from pfm.evaluation.samples import label_positions
-from pfm.model.classifier import PromptedClassifier
+from pfm.model.classifier import PromptedClassifier, check_depth
 from pfm.model.config import LoraSettings
 from pfm.model.readouts import READOUTS
 from pfm.model.starts import STARTS, KeySource
+from pfm.model.targets import TARGETS
 from pfm.model.trunk_cache import check_cache
 from pfm.training.config import RunConfig
 from pfm.training.launch import host_of, processes_of
@@ -100,6 +101,41 @@ def load_run_data(
     return hold_out_for_threshold(data, config.model.held_out_for)
 
 
+def check_options(config: RunConfig, spec: BackboneSpec) -> None:
+    """Refuse options that do not go with each other or with the backbone, before data or weights are looked at.
+
+    Raises:
+        ConfigError: which.
+    """
+    config.augment.check_kind(spec.storage)
+    wanted = READOUTS.get(config.model.readout).settled(config.model)
+    check_depth(wanted, spec)
+    if wanted.final_norm is False and not spec.family.can_leave_norm(spec.config):
+        raise ConfigError(f"--no_final_norm: {spec.model_name} has none behind its last block; leave it out")
+    tune = wanted.resolve_tune(is_pretrained=spec.is_pretrained)
+    config.objective.check_share(tune)
+    check_cache(config.feed, trunk_is_frozen=tune != "full", is_augmented=config.augment.is_on)
+
+
+def _check_classes(config: RunConfig, classes: ClassList) -> None:
+    """Refuse options that do not go with the classes, before a backbone is loaded.
+
+    Raises:
+        ConfigError: which.
+        ClassNameError: a class is called as the answer `unknown` is.
+    """
+    number = config.train.best_metric.removeprefix("class_")
+    if number != config.train.best_metric and int(number) not in classes.ids:
+        raise ConfigError(f"--best_metric {config.train.best_metric}: the classes are {classes.describe()}")
+    model, target = config.model, TARGETS.get(config.model.wrong_target)
+    if target.wants_nested(READOUTS.get(model.readout)) and len(classes) < FEWEST_NESTED:
+        raise ConfigError(
+            f"--wrong_target {model.wrong_target} with --readout {model.readout} compares two classes beside the own "
+            f"one, with a prompt to spare: it takes at least {FEWEST_NESTED} classes, and here are {len(classes)}"
+        )
+    check_unknown(classes, has_answer=target.unknown_logit > -torch.inf or model.abstain > 0)
+
+
 def set_up(
     config: RunConfig,
     accelerator: Accelerator,
@@ -110,7 +146,7 @@ def set_up(
     *,
     draws_starts: bool = True,
 ) -> Setup:
-    """Build the model, and check that the options go with it and with the data.
+    """Check that the options go with the data, and build the model.
 
     Args:
         draws_starts: put the classes' rows at their start, and make the file of keys where one is asked for; not for a
@@ -120,22 +156,14 @@ def set_up(
         PfmError: see `pfm.errors`.
     """
     check_steps_fit(config, spec, accelerator.device, num_classes=len(data.classes), num_samples=len(data.train))
+    _check_classes(config, data.classes)
     model, lora, frozen = _build_model(spec, data, config)
     if draws_starts:
         start_rows(model, config, accelerator, data.train)
-    _check_metric(config.train.best_metric, model)
-    if model.target.wants_nested(model.readout) and model.num_classes < FEWEST_NESTED:
-        raise ConfigError(
-            f"--wrong_target {config.model.wrong_target} with --readout {config.model.readout} compares two classes "
-            f"beside the own one, with a prompt to spare: it takes at least {FEWEST_NESTED} classes, and here are "
-            f"{model.num_classes}"
-        )
-    config.objective.check_share(model.config.tune)
     preprocess = spec.preprocess or _own_preprocess(model, spec, data)
-    check_unknown(model.classes, has_answer=model.can_abstain or config.model.abstain > 0)
     preprocess = preprocess if data.storage is None else preprocess.stored_as(data.storage)
     is_augmented = config.augment.is_on or preprocess.is_cropped(data.train.inputs)
-    check_cache(config.feed, model, is_augmented=is_augmented)
+    check_cache(config.feed, trunk_is_frozen=model.trunk_is_frozen, is_augmented=is_augmented)
     tell(_describe_model(model, spec, accelerator))
     return Setup(
         config=config, accelerator=accelerator, data=data, spec=spec, preprocess=preprocess, model=model, lora=lora,
@@ -155,8 +183,6 @@ def _build_model(
 ) -> tuple[PromptedClassifier, LoraSettings | None, str]:
     """The model a run starts from, its adapters' settings, and the hash of what stays frozen."""
     wanted = READOUTS.get(config.model.readout).settled(config.model)
-    if wanted.final_norm is False and not spec.family.can_leave_norm(spec.config):
-        raise ConfigError(f"--no_final_norm: {spec.model_name} has none behind its last block; leave it out")
     tune = wanted.resolve_tune(is_pretrained=spec.is_pretrained)
     backbone = build_backbone(spec, seed=config.train.seed)
     frozen = "" if tune == "full" else frozen_sha256(backbone)
@@ -205,12 +231,6 @@ def start_rows(model: PromptedClassifier, config: RunConfig, accelerator: Accele
         received = broadcast(rows.detach().to(accelerator.device))
         with torch.no_grad():
             rows.copy_(received)
-
-
-def _check_metric(metric: str, model: PromptedClassifier) -> None:
-    number = metric.removeprefix("class_")
-    if number != metric and int(number) not in model.classes.ids:
-        raise ConfigError(f"--best_metric {metric}: the classes are {model.classes.describe()}")
 
 
 def check_sharded(config: RunConfig, model: PromptedClassifier) -> None:

@@ -285,7 +285,7 @@ def test_a_browser_shows_the_page_without_an_error(
     found = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--enable-logging=stderr",
          "--virtual-time-budget=5000", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     assert "<title>" + ",".join(["true"] * 8) + " 0</title>" in found.stdout
     assert "CONSOLE" not in found.stderr

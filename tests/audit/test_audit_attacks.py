@@ -9,6 +9,10 @@ import torch
 
 from making.models import tiny_model
 from pfm.audit import closed_form, figures, lira, probe, resurrection, rmia, thresholds
+from pfm.audit.sampled import area_of
+from pfm.audit.subject import Subject
+from pfm.data.splits import Split
+from pfm.errors import CheckpointError
 from pfm.seeds import make_generator
 
 
@@ -383,3 +387,45 @@ def test_the_features_of_the_last_layer_are_those_that_the_model_reads() -> None
     assert [tuple(layer.shape) for layer in layers] == [(5, 64)] * 3
     read = model.readout.score(layers[-1][:, None, :32], *model.readout.weights(model), prompt_tokens=1)
     torch.testing.assert_close(read, model.logits(inputs, torch.arange(4).expand(5, -1)), atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_logits_are_multiplied_is_attacked_no_worse() -> None:
+    """Its answers are the same and its probabilities 0 and 1, which would tie."""
+    model = tiny_model(num_classes=3)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(24, 3, 8, 8, generator=generator)
+    inputs[:12] += 1
+    tested = resurrection.Tested(inputs[:12], inputs[12:], torch.zeros(12, dtype=torch.int64))
+    prompt, row = torch.randn(2, 1, 32, generator=generator), torch.randn(2, 33, generator=generator)
+    plain = resurrection.recover(model, tested, prompt, row)
+    with torch.no_grad():
+        for tensor in (model.classifier.weight, model.classifier.bias):
+            tensor *= 1e6
+    sharp = resurrection.recover(model, tested, prompt, 1e6 * row)
+    torch.testing.assert_close(sharp.auroc, plain.auroc, atol=0.1, rtol=0)
+    weak = resurrection.recover(model, tested, prompt, row)  # whose probability of the class is 0 for every sample
+    assert all(area != 0.5 for area in weak.auroc.tolist())
+    logits = torch.tensor([[2.0, 1.0, 0.5], [0.0, 3.0, -1.0]])
+    expected = logits.softmax(dim=1)[:, 1]
+    torch.testing.assert_close(figures.log_odds(logits, 1).float(), (expected / (1 - expected)).log())
+    assert figures.log_odds(1e4 * logits, 1).unique().numel() == 2
+
+
+def test_scores_that_are_not_numbers_are_no_area() -> None:
+    """Sorted, they would stand above all others, and an area could be had by choosing how many there are."""
+    own, rest = torch.tensor([0.1, math.nan]), torch.tensor([0.2, 0.3])
+    for pair in ((own, rest), (rest, own)):
+        assert math.isnan(figures.auc(*pair))
+        assert math.isnan(area_of(*pair).value)
+    never = torch.full((3,), -math.inf)
+    assert figures.auc(never, never) == area_of(never, never).value == 0.5
+
+
+def test_a_model_that_answers_with_what_is_not_a_number_is_not_judged() -> None:
+    def answer(inputs: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(inputs), 3)
+        logits[0, 1] = math.nan
+        return logits
+
+    with pytest.raises(CheckpointError, match="the model forgotten answers 1 of 4 samples with what is not a number"):
+        Subject("forgotten", answer).log_probabilities(Split(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64)))

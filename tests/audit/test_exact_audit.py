@@ -49,3 +49,8 @@ def test_a_fit_in_another_process_is_the_judge_and_one_sample_put_back_fails(tmp
     assert verdict(dataclasses.replace(smaller, tensors={**smaller.tensors, **other_rows})) == FAIL
     one_less = dataclasses.replace(smaller, exact={**smaller.exact, "is_solved": False})
     assert verdict(one_less) == FAIL
+    more = {
+        f"rows.{name}": put_back.memory[f"rows.{name}"]
+        for name in ("values", "labels", "groups", "content_ids", "name_ids")
+    }
+    assert verdict(dataclasses.replace(smaller, memory={**smaller.memory, **more})) == FAIL  # kept, and not counted

@@ -1,8 +1,11 @@
 """The rule on synthetic numbers: what passes, what fails, what is left open, and how often it is right."""
 
 import dataclasses
+import json
 import math
 import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,20 @@ from pfm.audit.rule import FAIL, INCONCLUSIVE, PASS, Comparison, Learned, Side, 
 
 def compared(value: float, *oracles: float, **more: float | Side) -> Comparison:
     return Comparison(value=value, oracles=oracles, **{"tolerance": 0.05, **more})  # type: ignore[arg-type]
+
+
+def test_a_verdict_can_be_computed_again_from_an_audits_document() -> None:
+    results = Path(__file__).parent.parent.parent / "bench" / "pfm_bench" / "results"
+    measures = json.loads((results / "audit_demo_cls_cold.json").read_bytes())["verdict"]["measures"]
+    compared_with = [entry for entry in measures if "comparison" in entry]
+    counts = Counter(entry["level"] for entry in compared_with)
+    assert len(compared_with) >= 15
+    for entry in compared_with:
+        stored = entry["comparison"]
+        again = Comparison(**{**stored, "oracles": tuple(stored["oracles"]), "side": Side(stored["side"])})
+        assert rule.judge(again, counts[entry["level"]]) == entry["verdict"]
+        by_covariance = again.among(0, range(1, len(again.oracles) + 1))
+        assert by_covariance.sampling == pytest.approx(again.sampling, rel=1e-3)  # of six digits
 
 
 def test_students_t_is_that_of_its_tables() -> None:
@@ -42,6 +59,14 @@ def test_close_passes_far_fails_and_between_is_left_open() -> None:
     assert rule.judge(compared(0.845, *oracles)) == INCONCLUSIVE
     assert rule.judge(compared(0.80, 0.80)) == INCONCLUSIVE  # one oracle has no spread
     assert rule.judge(compared(math.nan, *oracles)) == INCONCLUSIVE
+
+
+def test_a_handful_of_test_samples_lets_nothing_pass() -> None:
+    """Two samples that every model answers alike have no spread, and say nothing of a third."""
+    assert rule.judge(compared(1.0, 1.0, 1.0, 1.0, num_samples=2)) == INCONCLUSIVE
+    assert "at least 10 test samples" in rule.settled_by(compared(1.0, 1.0, 1.0, 1.0, num_samples=2))
+    assert rule.judge(compared(1.0, 1.0, 1.0, 1.0, num_samples=10)) == PASS
+    assert rule.judge(compared(0.0, 1.0, 1.0, 1.0, num_samples=2)) == FAIL
 
 
 def test_a_difference_within_the_tolerance_never_fails_however_sure_it_is() -> None:

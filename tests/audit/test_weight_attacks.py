@@ -1,5 +1,8 @@
 """The attacks on the weights, each where it must succeed and where it must not: relearning, prototypes, restarts."""
 
+import dataclasses
+import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +13,18 @@ from making.audits import SMALL
 from making.checkpoints import image_checkpoint
 from making.models import tiny_model
 from pfm.audit import relearning, resurrection
-from pfm.audit.attacks import alignment, destinations, neighbours, prototypes
+from pfm.audit.attacks import alignment, destinations, neighbours, prototypes, scale, stored
+from pfm.audit.models import check_classes
 from pfm.audit.prototypes import scores
 from pfm.audit.relearning import ADAPTERS, ALL, Lesson, mean_area, relearn, with_class
 from pfm.audit.sampled import area_of
 from pfm.audit.subject import Loaded
+from pfm.audit.verdict import FAIL, INCONCLUSIVE, PASS
 from pfm.classes import ClassList
+from pfm.data.splits import Split
+from pfm.errors import ClassNameError
 from pfm.forgetting.erase import erase
+from pfm.model.checkpoint import Checkpoint, save_checkpoint
 from pfm.model.classifier import BANK
 
 
@@ -171,3 +179,60 @@ def test_prototypes_are_shown_beside_their_control() -> None:
     page = prototypes.Prototypes().show(figures)
     assert "1 sample" in page
     assert "0.700 0.800" in page
+
+
+@pytest.mark.parametrize("name", ["cls", "prompt"])
+def test_a_row_of_the_class_under_another_classs_name_is_found_in_the_file(name: str, tmp_path: Path) -> None:
+    """A file that is to be judged is somebody's, and says of its rows what they like."""
+    full = image_checkpoint(name)
+    judged, path = erase(full, ["blue"]), tmp_path / "judged.pt"
+
+    def verdict(checkpoint: Checkpoint) -> tuple[str, str]:
+        save_checkpoint(path, checkpoint)
+        models: Any = SimpleNamespace(full=full, positions=[2], left_over=[], judged_file=path)
+        (found,) = stored.Stored().measure(models).judgements
+        return found.verdict, found.reason
+
+    assert verdict(judged) == (PASS, "the file holds no prompt, classifier row or moment of the classes")
+    swapped = judged.tensors[BANK].clone()
+    swapped[1] = full.tensors[BANK][2]
+    hidden = dataclasses.replace(judged, tensors={**judged.tensors, BANK: swapped})
+    told = verdict(hidden)
+    assert told[0] == FAIL
+    assert "bank.prompts[2]" in told[1]
+    assert verdict(dataclasses.replace(judged, progress={"x": full.tensors[BANK][2].clone()}))[0] == FAIL
+
+
+def test_a_model_with_classes_that_the_one_before_has_not_is_not_judged() -> None:
+    full = image_checkpoint()
+    check_classes(full, erase(full, ["blue"]))
+    renamed = ClassList((0, 1, 2, 3), ("red", "green", "azure", "grey"))
+    renumbered = ClassList((0, 1, 33, 3), ("red", "green", "blue", "grey"))
+    for classes in (renamed, renumbered):
+        with pytest.raises(ClassNameError, match="which the model of before has not"):
+            check_classes(full, dataclasses.replace(full, classes=classes))
+
+
+def test_a_model_that_is_scaled_so_that_an_attackers_steps_do_nothing_is_not_settled() -> None:
+    """Residual stream and prompts made smaller, rows larger by as much: the same answers."""
+    state = image_checkpoint("cls")
+    writes = ("o_proj.", "fc2.", ".embeddings.", BANK)
+    scaled = {
+        name: tensor * (1 / 16 if any(part in name for part in writes) else 1.0)
+        for name, tensor in state.tensors.items()
+    }
+    scaled["classifier.weight"] = 16 * state.tensors["classifier.weight"]
+    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split = Split(images, torch.zeros(12, dtype=torch.int64))
+    models: Any = SimpleNamespace(groups=SimpleNamespace(retain_test=split), device=torch.device("cpu"))
+    loaded = [Loaded.of(one, models.device) for one in (dataclasses.replace(state, tensors=scaled), state, state)]
+    models.loaded, models.loaded_oracles = {"forgotten": loaded[0]}, loaded[1:]
+    (found,) = scale.Scale().measure(models).judgements
+    assert (found.verdict, round(found.value)) == (INCONCLUSIVE, 16)
+    pair = [one.model.logits(one.preprocess(images), torch.arange(4).expand(12, 4)) for one in loaded[:2]]
+    torch.testing.assert_close(*pair, atol=0.01, rtol=0.01)
+    models.loaded = {"forgotten": loaded[1]}
+    (found,) = scale.Scale().measure(models).judgements
+    assert (found.verdict, found.value) == (PASS, 1.0)
+    assert scale.furthest({"prompts": [0.0, 0.0], "features": [1.0, 1.5], "rows": [0.0, 0.0]}) == ("features", 1.5)
+    assert scale.furthest({"prompts": [1.0, 1.0], "features": [0.0, 1.5], "rows": [1.0, 1.0]})[1] == math.inf

@@ -25,7 +25,7 @@ NAMES = ("3", "AbdomenCT", "a name that is long", "yweweler", "nicolas")
 
 def a_task(kind: str) -> Task:
     if kind == "image":
-        return digits_task(DataConfig(dataset=""), "3")
+        return digits_task(None, "3")
     sounds = DataConfig(dataset="audiofolder:PATH")
     return SoundsTask(command="", data=sounds, model_name="scratch:ast_mini", forgotten="3", recipes={})
 

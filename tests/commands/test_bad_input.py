@@ -161,7 +161,7 @@ def test_other_files_that_are_not_there_are_named_before_the_backbone_too(
         ("--weight_decay inf", "Invalid value for '--weight_decay': inf is not a finite number"),
         ("--seed -1", "--seed"),
         ("--size 32", "--size 32 is not a MedMNIST resolution"),
-        ("--data_type audio", "holds sounds, but the model takes images"),
+        ("--data_type audio", "holds images; use audiofolder:PATH"),
         ("--data_type video", "'video' is not one of 'image', 'audio'"),
         ("--readout tokens", "'tokens' is not one of 'cls', 'prompt'"),
         ("--lora_dropout 1", "--lora_dropout 1.0 drops everything"),

@@ -118,7 +118,7 @@ def test_a_name_with_commas_or_blanks_is_given_as_it_is(tmp_path: Path, name: st
 
 def test_several_classes_are_named_in_both_ways(tmp_path: Path, refuse: Refuse) -> None:
     path = model(tmp_path / "model.pt", ODD)
-    assert "no class 'a'" in refuse("forget", "--in_place", "--classes", "a, b", path)
+    assert "'a, b' is the name of one class" in refuse("forget", "--in_place", "--classes", "a, b", path)
     assert "no class '0'" in refuse("forget", "--in_place", "--class", "0", path)
     assert "Missing option '--class' or '--classes'" in refuse("forget", "--in_place", path)
     assert run(pfm, ["forget", "--in_place", "--class", "a, b", "--class", " x", "--classes", "c", str(path)]) == 0

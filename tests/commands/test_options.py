@@ -233,6 +233,7 @@ def test_every_option_of_the_data_is_handed_on(
 
     monkeypatch.setattr("pfm.data.loading.load_data", stop)
     monkeypatch.setattr("pfm.training.setup.load_data", stop)
+    monkeypatch.setattr("pfm.training.run.check_data", lambda _: None)
     if path == "train":
         start = train_arguments(trained / "colours.npz", tmp_path / "out")
     else:

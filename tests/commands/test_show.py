@@ -13,9 +13,11 @@ from making.bundles import make_bundle
 from making.checkpoints import image_checkpoint, trained_state
 from making.commands import Refuse
 from making.paper_tool import paper_file
+from pfm.classes import ClassList
 from pfm.cli import pfm, run
 from pfm.forgetting import ledger
 from pfm.forgetting.ledger import LEDGER
+from pfm.holding import RUN
 from pfm.model.checkpoint import save_checkpoint
 from pfm.storage import sha256
 from pfm_export.erasing import erase_everywhere
@@ -114,6 +116,19 @@ def test_a_file_of_the_papers_tool_is_shown(shown: Any, tmp_path: Path) -> None:
     said = shown(path)
     assert "written by  the paper's tool" in said
     assert "note        the file says nothing of the backbone's configuration" in said
+
+
+def test_a_run_that_ends_while_its_folder_is_shown_is_no_error(
+    shown: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / RUN).write_bytes(b"{}")
+
+    def ends(place: Path) -> ClassList:
+        (place / RUN).unlink()
+        return ClassList.from_names(["red"])
+
+    monkeypatch.setattr("pfm.forgetting.artifacts.runs.run_in", ends)
+    assert f"{RUN}: 1 classes" in shown(folder)
 
 
 def test_what_cannot_be_shown_is_refused_in_one_line(

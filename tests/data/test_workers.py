@@ -89,7 +89,7 @@ def test_workers_end_with_a_process_that_is_killed() -> None:
     code = (
         "import time; from pfm.data.workers import *; from test_workers import JOB, png\n"
         "pool = Workers(2, patience_s=-1); list(pool.map(JOB, [[png(1)], [png(2)]]))\n"
-        "print(*(worker._process.pid for worker in pool._workers), flush=True); time.sleep(60)"
+        "print(*(worker._process.pid for worker in pool._workers), flush=True); time.sleep(3600)"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     parent = subprocess.Popen(
@@ -101,7 +101,7 @@ def test_workers_end_with_a_process_that_is_killed() -> None:
     parent.kill()
     parent.wait()
     assert len(numbers) == 2
-    for _ in range(200):
+    for _ in range(6000):
         if not any(is_alive(number) for number in numbers):
             return
         time.sleep(0.05)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from pfm.evaluation.measure_pictures import _short
 from pfm.evaluation.pictures import (
     Curve,
     _within,
@@ -65,3 +66,10 @@ def test_a_logarithmic_axis_has_plain_numbers() -> None:
     axes.figure.canvas.draw()
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert {"50", "100", "200", "500"} <= set(shown)
+
+
+def test_names_that_are_no_text_or_begin_a_formula_are_drawn() -> None:
+    figure = new_figure(4, 3)
+    axis = figure.subplots()
+    axis.set_yticks([0, 1], [_short(name) for name in ("b\udcff", "$x_$")])
+    assert as_png(figure).startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ from PIL import Image
 from making.commands import Refuse
 from making.exact import fit, image_data, only
 from making.files import files
+from pfm.classes import ClassList
 from pfm.errors import ClassNameError, ConfigError
 from pfm.forgetting.erase import erase
 from pfm.forgetting.samples import Removal, remove
@@ -66,6 +67,15 @@ def test_a_sample_is_forgotten_with_its_copy_by_its_file(full: Checkpoint, tmp_p
     removed = remove(full, Removal(samples=[str(file)]))
     assert removed.num_samples == 2
     assert same(removed.checkpoint, fit(only(DATA, (torch.arange(48) != 0) & (torch.arange(48) != 47)), tmp_path))
+
+
+def test_names_that_are_no_valid_text_are_forgotten_like_others(tmp_path: Path) -> None:
+    names = tuple(f"image{i}.png" if i != 9 else "b\udcff/9.png" for i in range(48))
+    classes = ClassList.from_names(["red", "green", "b\udcff", "grey"])
+    data = dataclasses.replace(DATA, classes=classes, train=dataclasses.replace(DATA.train, names=names))
+    full = fit(data, tmp_path)
+    assert remove(full, Removal(samples=["b\udcff/9.png"])).num_samples == 1
+    assert same(erase(full, ["b\udcff"]), fit(only(data, DATA.train.labels != 2), tmp_path))
 
 
 def test_a_sample_that_is_not_there_is_said_so(full: Checkpoint, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from making.exact import fit, image_data, only
+from pfm.classes import UNKNOWN, ClassList
 from pfm.device import Processes
-from pfm.errors import ConfigError
+from pfm.errors import ClassNameError, ConfigError
 from pfm.forgetting.erase import erase
 from pfm.model.readouts.ridge import memory_of
 from pfm.training.learning import learn_on
@@ -62,3 +63,11 @@ def test_a_readout_without_memory_or_of_steps_cannot_learn_on(tmp_path: Path) ->
             DATA,
             HERE,
         )
+
+
+def test_a_class_called_unknown_is_not_learned_where_that_is_an_answer(tmp_path: Path) -> None:
+    named = dataclasses.replace(DATA, classes=ClassList.from_names(["red", "green", "blue", UNKNOWN]))
+    part = only(DATA, DATA.train.labels != 3)
+    with pytest.raises(ClassNameError, match="rename the class"):
+        learn_on(fit(part, tmp_path / "answers", abstain=0.05), named, HERE)
+    assert learn_on(fit(part, tmp_path / "has none"), named, HERE).new_classes == (UNKNOWN,)

@@ -1,5 +1,6 @@
 """How `--readout ridge` goes through the commands, and what they refuse."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from making.commands import Refuse
 from making.exact import fit, image_data, only
 from making.images import write_npz
 from pfm.cli import pfm, run
+from pfm.device import Processes
+from pfm.errors import ConfigError
 from pfm.exact.recipe import LARGEST, LARGEST_SUM, Projection, Recipe
 from pfm.exact.solve import solve
-from pfm.exact.sums import sums_of
+from pfm.exact.sums import num_packed, sums_of
 from pfm.forgetting import ledger
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.model.readouts.ridge import memory_of
+from pfm.training.learning import learn_on
 
 
 def test_train_eval_and_learn_on_the_command_line(
@@ -77,6 +81,12 @@ def test_options_of_the_other_way_of_training_are_refused(
     steps = ("train", "--dataset", npz, "--save_dir", tmp_path, "--model_name", "scratch:vit_mini")
     assert "--width: " in refuse(*steps, "--width", "64")
     assert "--memory: has no meaning" in refuse(*steps, "--memory", "features")
+
+
+def test_a_penalty_that_is_too_small_to_solve_with_is_said_so() -> None:
+    sums = np.ones(num_packed(16), np.int64)
+    with pytest.raises(ConfigError, match="--alpha 1e-30 is too small"):
+        solve([sums], [1], width=16, alpha=1e-30)
 
 
 def test_numpys_integers_are_torchs_at_the_bounds() -> None:
@@ -148,3 +158,35 @@ def test_forget_takes_out_classes_groups_and_samples(tmp_path: Path, capsys: pyt
     assert "is the model that never saw the class" in capsys.readouterr().out
     assert path.stat().st_mode & 0o777 == 0o600
     assert "not in the memory" in refuse("forget", "--sample", "image9.png", "--in_place", path)
+
+
+def test_a_checkpoint_that_does_not_have_it_is_not_said_to_have_had_it_never(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        save_checkpoint(tmp_path / f"{name}.pt", fit(image_data(), tmp_path / "run"))
+    files = [tmp_path / f"{name}.pt" for name in "ab"]
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", str(files[0])]) == 0
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", *map(str, files)]) == 0
+    said = capsys.readouterr().out
+    assert f"does not have it   {files[0]}" in said
+    assert f"erased             {files[1]}" in said
+
+
+def test_a_checkpoint_that_would_have_no_sample_left_is_refused_before_another_one_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = image_data()
+    is_one = torch.tensor([group == "camera1" for group in data.train.groups or ()])
+    for name, kept in (("a", data), ("b", only(data, is_one))):
+        save_checkpoint(tmp_path / f"{name}.pt", fit(kept, tmp_path / "run"))
+    before = load_checkpoint(tmp_path / "a.pt").exact["digest"]
+    files = [str(tmp_path / f"{name}.pt") for name in "ab"]
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", *files]) == 2
+    assert f"{files[1]}: that would leave no sample" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "a.pt").exact["digest"] == before
+    loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
+    learned = learn_on(load_checkpoint(tmp_path / "a.pt"), loose, Processes(device=torch.device("cpu"))).checkpoint
+    save_checkpoint(tmp_path / "c.pt", learned)
+    assert run(pfm, ["forget", "--group", "camera1", "--in_place", str(tmp_path / "c.pt")]) == 0
+    assert "48 of its stored samples are of no group, and nothing says whose they are" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from pfm_export.serving.manifest import MANIFEST
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["pfm.commands.train", "pfm_export.erasing", "pfm_export.commands.forget", "peft"])
 KILLS = int(os.environ.get("PFM_KILLS", "5"))  # 60 take a quarter of an hour
+SEED = int(os.environ.get("PFM_SEED", "0"))  # of when they are killed
+PATIENCE = 600.0  # seconds for what takes a few
+CHILDREN: list[Any] = []
 LIVE = Path("a") / "live"  # where the run trains
 FORGET = ["forget", "--in_place", "--classes", "blue", "--yes", "--allow_unknown"]
 
@@ -46,30 +50,43 @@ def die_after(count: int) -> None:
 
 
 def in_child(arguments: list[str], started: str, dies_after: int | None = None) -> None:
-    """What a forked child runs: a command of ours, silent, with a preset of the tests' own."""
+    """What a forked child runs: a command of ours with a preset of the tests' own; errors go into a file."""
     from pfm.backbones.family import PRESETS
 
     if dies_after is not None:
         die_after(dies_after)
     torch.set_num_threads(1)
     PRESETS["tiny"] = dict(TINY)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, open(f"{started}.said", "w") as said:
         os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(said.fileno(), 2)
         Path(started).touch()
         raise SystemExit(run(pfm, arguments))
+
+
+def said(started: Path) -> str:
+    """What a child said on standard error."""
+    return Path(f"{started}.said").read_text()
 
 
 def start(arguments: list[str], started: Path, dies_after: int | None = None) -> Any:
     process = FORKSERVER.Process(target=in_child, args=(arguments, str(started), dies_after))
     process.start()
+    CHILDREN.append(process)
     return process
 
 
-def wait_for(is_so: Any, process: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
+@pytest.fixture(autouse=True)
+def nobody_outlives_the_test() -> Iterator[None]:
+    yield
+    while CHILDREN:
+        CHILDREN.pop().kill()
+
+
+def wait_for(is_so: Any, process: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not is_so():
-        assert process.is_alive(), f"it ended with {process.exitcode}"
+        assert process.is_alive() or is_so(), f"it ended with {process.exitcode}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -120,15 +137,15 @@ def check_gone(root: Path, rows: list[bytes]) -> None:
 def test_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(nested: Path, tmp_path: Path) -> None:
     data = write_npz(tmp_path / "colours.npz")
     rows = rows_of_blue(nested)
-    draw = random.Random(0)
+    draw = random.Random(SEED)
     started = tmp_path / "started"
 
     root = Path(shutil.copytree(nested, tmp_path / "timed"))
     process = start([*FORGET, str(root)], started)
     wait_for(started.exists, process)
     began = time.monotonic()
-    process.join(120)
-    assert process.exitcode == 0
+    process.join(PATIENCE)
+    assert process.exitcode == 0, said(started)
     duration = time.monotonic() - began
     check_gone(root, rows)
 
@@ -137,8 +154,18 @@ def test_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(nested
         if killed == KILLS:
             break
         root = Path(shutil.copytree(nested, tmp_path / str(number)))
-        options = ["--class_names", "red,green,blue,grey", "--epochs", "400", "--batch_size", "8", "--eval_every", "0"]
-        training = start(train_arguments(data, root / LIVE, *options), tmp_path / f"training_{number}")
+        options = [
+            "--class_names",
+            "red,green,blue,grey",
+            "--epochs",
+            "100000",
+            "--batch_size",
+            "8",
+            "--eval_every",
+            "0",
+        ]
+        trains, completes = tmp_path / f"training_{number}", tmp_path / f"again_{number}"
+        training = start(train_arguments(data, root / LIVE, *options), trains)
         wait_for(lambda live=root / LIVE: any(live.glob("*.pt")), training)
 
         started.unlink(missing_ok=True)
@@ -149,7 +176,7 @@ def test_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(nested
             erasing.kill()
         else:  # between two files, which is a small part of it
             erasing = start([*FORGET, str(root)], started, draw.randint(1, 6))
-        erasing.join(120)
+        erasing.join(PATIENCE)
         was_killed = erasing.exitcode == -signal.SIGKILL
         killed += was_killed
         duration *= 1 if was_killed else 0.9
@@ -157,11 +184,11 @@ def test_killed_erasures_beside_a_training_run_leave_nothing_of_the_class(nested
         done = sum("blue" not in load_checkpoint(path).classes.names for path in files)
         partial += 0 < done < len(files)
 
-        again = start([*FORGET, str(root)], tmp_path / "again")
-        again.join(120)
-        assert again.exitcode == 0, f"round {number}"
-        training.join(120)  # it finds that its class was erased, and stops
-        assert training.exitcode == 2, f"round {number}"
+        again = start([*FORGET, str(root)], completes)
+        again.join(PATIENCE)
+        assert again.exitcode == 0, f"round {number}: {said(completes)}"
+        training.join(PATIENCE)  # it finds that its class was erased, and stops
+        assert training.exitcode == 2, f"round {number}: {said(trains)}"
         check_gone(root, rows)
         shutil.rmtree(root)
     assert killed == KILLS

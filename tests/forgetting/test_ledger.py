@@ -115,6 +115,14 @@ def test_a_reason_that_is_no_valid_text_is_recorded_all_the_same(tmp_path: Path)
     assert len(ledger.read(path)) == 2
 
 
+def test_two_halves_of_a_character_are_that_character_and_break_no_chain(tmp_path: Path) -> None:
+    """As two escapes of JSON they would be read as one, and the line would not be what was written."""
+    path = tmp_path / "ledger.jsonl"
+    for _ in range(2):
+        ledger.append(path, {"reason": "a\ud83d\ude00b \ude00\ud83d"})
+    assert [record["reason"] for record in ledger.read(path)] == ["a\U0001f600b \ude00\ud83d"] * 2
+
+
 @pytest.mark.parametrize("text", ["two\nlines", "a\u2028b\x85c", 'a "quoted" \\ word', "\x00"])
 def test_a_reason_of_any_characters_stays_on_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.jsonl"

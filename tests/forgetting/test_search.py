@@ -185,7 +185,7 @@ except TraceFoundError as error:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.stdout.startswith("refused: bank.prompts[2]"), done.stdout + done.stderr

@@ -146,7 +146,7 @@ def server(repository: Path, folder: Path) -> Iterator[str]:
         yield f"127.0.0.1:{http}"
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(600)
 
 
 def is_ready(address: str) -> bool:

@@ -14,11 +14,13 @@ from huggingface_hub import constants
 from making.hub_repos import table_files, vit_files
 from making.hub_server import Hub
 from making.launching import ROOT
+from pfm.audit.comparisons.trained import recipe_of
 from pfm.backbones.loading import frozen_sha256
 from pfm.cli import pfm, run
 from pfm.commands.options import data_of_run
 from pfm.data.config import DataConfig
 from pfm.model.checkpoint import load_checkpoint
+from pfm_export.graph.accuracy import find_samples
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.manifest import describe
 
@@ -35,9 +37,24 @@ def train_apart(hub: Hub, arguments: list[str]) -> None:
     environment = {**inherited, "HF_ENDPOINT": hub.address, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; from pfm.cli import pfm, run; sys.exit(run(pfm, {arguments!r}))"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+
+
+def read_by(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """Which data something wants to read."""
+
+    class AskedError(Exception):
+        pass
+
+    def stop(config: DataConfig, *_: object, **__: object) -> None:
+        raise AskedError(config)
+
+    monkeypatch.setattr("pfm_export.graph.accuracy.load_data", stop)
+    with pytest.raises(AskedError) as asked:
+        act()
+    return asked.value.args[0]
 
 
 @pytest.mark.parametrize("train", [train_here, pytest.param(train_apart, marks=pytest.mark.slow)])
@@ -46,6 +63,7 @@ def test_a_run_from_the_hub_says_which_commits_it_was_of_and_keeps_to_them(
     hub: Hub,
     tmp_path: Path,
     offline: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = hub.repos["some/vit"].refs["main"]
@@ -64,10 +82,13 @@ def test_a_run_from_the_hub_says_which_commits_it_was_of_and_keeps_to_them(
     assert frozen_sha256(built.backbone) == checkpoint.frozen_sha256
     with click.Context(click.Command("eval")):
         assert data_of_run(checkpoint, DataConfig()).data_revision == data
+    recipe = recipe_of(checkpoint)  # of models to compare with, and of a scrub that retrains
+    assert (recipe.backbone.revision, recipe.data.data_revision) == (model, data)
+    assert read_by(lambda: find_samples(checkpoint, max_samples=1), monkeypatch).data_revision == data
     offline()
     checkpoint.build_model()
 
-    manifest = json.loads(json.dumps(describe(checkpoint, built, GraphForm(), {})))
+    manifest = json.loads(json.dumps(describe(checkpoint, built, GraphForm())))
     assert (manifest["backbone"]["commit"], manifest["training"]["data_commit"]) == (model, data)
     capsys.readouterr()
     assert run(pfm, ["show", str(path), "--json"]) == 0

@@ -18,7 +18,7 @@ import pytest
 T = TypeVar("T")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
-PATIENCE = 60.0  # seconds; a busy machine starts a browser slowly
+PATIENCE = 300.0  # seconds; a busy machine starts a browser slowly
 
 
 def find_chromium() -> str:

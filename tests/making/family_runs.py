@@ -82,7 +82,7 @@ def killed(arguments: list[str], folder: Path, *, after: int) -> int:
     """
     process: Any = FORKSERVER.Process(target=_die, args=(arguments, str(folder), after))
     process.start()
-    process.join(300)
+    process.join(1800)
     return process.exitcode
 
 

@@ -1,8 +1,12 @@
 """Processes of our own: `accelerate launch` from the root of the checkout."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -12,9 +16,20 @@ def environment() -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def kill_all(process: "subprocess.Popen[Any]") -> None:
+    """SIGKILL to a process and to all that it started, each of which may end by itself meanwhile."""
+    if process.poll() is None:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        for each in (*workers, process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(workers, timeout=600)
+    process.wait()
+
+
 def launch(command: list[str]) -> str:
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

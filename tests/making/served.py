@@ -99,7 +99,7 @@ def opened(*folders: Path, **config: Any) -> Iterator[Local]:
     """Bundles served without a socket, called like their folders."""
     config.setdefault("device", "cpu")
     named = [Named(folder.name, folder) for folder in folders]
-    service = Service.open(named, ServeConfig(**config))
+    service = Service.open(named, ServeConfig(**config), threads=config.get("threads") or 0)
     try:
         yield Local(service, records_folder(named, service.config))
     finally:
@@ -122,7 +122,7 @@ def listening(*folders: Path, **config: Any) -> Iterator[tuple[Local, str]]:
 
 def until(is_so: Callable[[], bool]) -> None:
     """Wait for something that another process does."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -18,6 +18,7 @@ from pfm_export.graph.export import export_bundle
 from pfm_export.service import changes
 from pfm_export.service.tenants import OpenDoor
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.signature import MODEL
 
 NAMES = ["red", "green", "blue", "grey"]
 INPUTS = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -182,3 +183,18 @@ def test_where_every_class_is_suspended_a_request_is_told_so(local: Local) -> No
     answer = local("POST", "/v2/models/shared/infer", json=BODY)
     assert answer.status_code == 400
     assert "no class of the model shared is active now" in answer.text
+
+
+def test_a_class_is_erased_where_the_graph_is_damaged_and_certified_when_it_is_back(local: Local, folder: Path) -> None:
+    graph = (folder / MODEL).read_bytes()
+    (folder / MODEL).unlink()
+    asked = {"classes": ["blue"], "request_id": "r1"}
+    answer = local("POST", ERASE, json=asked)
+    assert answer.status_code == 500
+    assert "the classes are erased, and their certificate is missing" in answer.text
+    assert "blue" not in classes(local)  # from the graph in memory
+    assert "blue" not in Bundle.open(folder).classes.names
+    (folder / MODEL).write_bytes(graph)
+    answer = local("POST", ERASE, json=asked)
+    assert answer.status_code == 200
+    assert answer.json()["certificate"]["artifacts"]

@@ -20,7 +20,7 @@ from making.bundles import make_bundle
 from making.served import until
 from pfm.errors import StorageError
 from pfm.forgetting.ledger import LOCK
-from pfm.storage import locked
+from pfm.locks import locked
 from pfm_export.service.changes import UNDONE, Changes
 from pfm_export.service.clerk import Clerk
 from pfm_export.service.journal import Asked, Journal
@@ -88,7 +88,7 @@ def test_a_class_is_hidden_as_soon_as_its_erasure_begins_and_the_files_count_whe
         until(lambda: served.classes.names == others)
         assert not told
         (tmp_path / "go").touch()
-        asking.join(60)
+        asking.join(600)
     assert told == ([500] if is_refused else [{}])
     assert served.classes.names == (name, *others)  # this one changed no file
 
@@ -134,7 +134,7 @@ def test_a_change_during_which_the_process_is_killed_is_done_when_it_is_asked_fo
         os.kill(clerk.pid, signal.SIGTERM)  # of a whole group of processes: it is the worker that says when to end
         os.kill(clerk.pid, signal.SIGKILL)
         with pytest.raises(RefusedError, match=UNDONE):
-            asking.result(60)
+            asking.result(600)
     assert shown.served.classes.knows("blue")
     told: Any = clerk.carry_out(shown, WARD, BLUE)
     assert told["certificate"]["reason"] == BLUE.reason

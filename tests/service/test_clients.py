@@ -29,13 +29,13 @@ QUICK = [pytest.param(name, marks=() if name == "shared" else pytest.mark.slow) 
 @pytest.fixture(scope="module", params=QUICK)
 def served(request: pytest.FixtureRequest, forms: Callable[[str], Path]) -> Iterator[tuple[PromptSession, str]]:
     folder = forms(request.param)
-    with listening(folder) as (_, address):
-        yield PromptSession(folder, device="cpu"), address
+    with listening(folder, threads=1) as (_, address):
+        yield PromptSession(folder, device="cpu", threads=1), address
 
 
 def curl(*arguments: str, body: bytes = b"") -> str:
     """What a server says."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "60", *arguments]
+    command = ["curl", "--silent", "--show-error", "--max-time", "600", *arguments]
     return subprocess.run(command, input=body, check=True, capture_output=True).stdout.decode()
 
 

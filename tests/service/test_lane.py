@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Served:
     def ask(self, request: bytes) -> Answer:
         """Status, headers but those that differ each time, and body; on a connection of its own."""
         host, _, port = self.address.rpartition(":")
-        with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+        with closing(socket.create_connection((host, int(port)), timeout=600)) as connection:
             connection.sendall(request)
             return receive(connection)
 
@@ -75,15 +75,21 @@ def served(forms: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
         yield found
 
 
+def more(connection: socket.socket) -> bytes:
+    part = connection.recv(1 << 16)
+    assert part, "the connection ended"
+    return part
+
+
 def receive(connection: socket.socket) -> Answer:
     got = b""
     while b"\r\n\r\n" not in got:
-        got += connection.recv(1 << 16)
+        got += more(connection)
     head, _, body = got.partition(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head)
     assert length is not None
     while len(body) < int(length[1]):
-        body += connection.recv(1 << 16)
+        body += more(connection)
     status, *lines = head.decode().split("\r\n")
     return status, sorted(line for line in lines if not line.startswith(("date:", "x-request-id:"))), body
 
@@ -196,7 +202,7 @@ def test_numbers_that_are_bad_are_seen_where_the_rest_is_known(served: Served) -
 
 def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other(served: Served) -> None:
     host, _, port = served.address.rpartition(":")
-    with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
+    with closing(socket.create_connection((host, int(port)), timeout=600)) as connection:
         found: list[Answer] = []
         for request in (SHORT["binary"], REFUSED["no class"], SHORT["binary"], USUAL["its own time"]):
             connection.sendall(request)
@@ -209,16 +215,19 @@ def test_one_connection_takes_both_ways_and_requests_that_wait_behind_each_other
 def test_a_connection_on_which_nothing_follows_is_ended_whichever_way_the_last_request_went(
     forms: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(worker, "KEEP_ALIVE", 1.0)  # all connections wait for it at the same time
     short, refused, usual = SHORT["binary"], REFUSED["no class"], USUAL["its own time"]
-    with listening(forms("requests")) as (_, address):
+    with listening(forms("requests")) as (_, address), ExitStack() as connections:
         host, _, port = address.rpartition(":")
+        quiet: list[socket.socket] = []
         for requests in ((short,), (refused,), (short, usual), (usual, short), (usual, refused)):
-            with closing(socket.create_connection((host, int(port)), timeout=30)) as connection:
-                for request in requests:
-                    connection.sendall(request)
-                    receive(connection)
-                assert connection.recv(1) == b""
+            connection = socket.create_connection((host, int(port)), timeout=600)
+            quiet.append(connections.enter_context(connection))
+            for request in requests:
+                connection.sendall(request)
+                receive(connection)
+        for connection in quiet:
+            assert connection.recv(1) == b""
 
 
 def test_a_class_that_goes_is_refused_as_if_it_had_never_been_there(

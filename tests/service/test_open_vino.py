@@ -5,13 +5,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from making.served import PARAMS, opened
 from pfm.errors import DeviceError
+from pfm_export.serving.open_vino import OpenVinoGraph
 from pfm_export.serving.session import ActiveSet, PromptSession
+from pfm_export.serving.signature import MODEL
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is an extra")
 SETS = (None, ["red"], ["blue", "red"], ["grey", "green", "red"])
@@ -63,6 +66,8 @@ def test_it_suspends_erases_and_is_served(forms: Callable[[str], Path], tmp_path
 def test_what_it_cannot_be_given_is_refused(forms: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="CUDA graphs need --device cuda"):
         PromptSession(forms("shared"), device="openvino", cuda_graphs=True)
+    with pytest.raises(DeviceError, match="the integers of an exact readout have to be exact"):
+        OpenVinoGraph(SimpleNamespace(exact="a state"), MODEL, device="openvino", threads=1)  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="choose auto, cpu, cuda, tensorrt, openvino or openvino-bf16"):
         PromptSession(forms("shared"), device="npu")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

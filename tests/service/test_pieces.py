@@ -44,7 +44,7 @@ def local(forms: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     Bundle.open(bundle).suspend(["grey"], profile="ward").suspend([], profile="other")
     with opened(
         bundle, tokens=folder / "tokens.json", records=folder / "records", max_batch=1, max_queue=2000,
-        max_mib=1, timeout=30.0,
+        max_mib=1, timeout=600.0,
     ) as found:  # fmt: skip
         yield found
 
@@ -83,7 +83,7 @@ REQUESTS = {
     "binary": (200, SHORT),
     "a class that is not there": (400, GONE),
     "JSON": (200, as_json()),
-    "its own time": (200, asking(parameters={"timeout": 9_000_000})),
+    "its own time": (200, asking(parameters={"timeout": 90_000_000})),
     "NaN": (400, asking(np.full_like(INPUTS, np.nan).tobytes())),
     "fewer numbers": (400, asking(INPUTS.tobytes()[:-4])),
     "no model": (404, asking(path="/v2/models/nothing/infer")),
@@ -115,7 +115,7 @@ def said(wire: Wire) -> list[tuple[str, list[str], bytes]]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while not is_so():
             await asyncio.sleep(0.001)
 
@@ -136,7 +136,7 @@ def ask(local: Local, pieces: Sequence[Sequence[bytes]], answers: int = 1) -> li
         return await asyncio.gather(*map(one, pieces))
 
     found = asyncio.run(all_of_them())
-    assert local.app._held == 0
+    assert local.app.room.held == 0
     return found
 
 
@@ -174,12 +174,10 @@ def run(local: Local) -> Callable[[Callable[[Connection, Wire], Any]], Wire]:
             local.app.lane = Lane(local.service, local.app)
             async with connected(local.app) as (connection, wire):
                 await what(connection, wire)
-            await asyncio.sleep(0.01)
+            await until(lambda: local.app.room.held == 0)
             return wire
 
-        wire = asyncio.run(go())
-        assert local.app._held == 0
-        return wire
+        return asyncio.run(go())
 
     return talk
 
@@ -213,7 +211,7 @@ def test_what_was_gathered_counts_until_the_connection_is_lost(
         start = request_of.index(b"\r\n\r\n") + 4
         connection.data_received(request_of[: start + 100])
         connection.data_received(request_of[start + 100 : -10])
-        await until(lambda: local.app._held >= len(request_of) - start - 10)
+        await until(lambda: local.app.room.held >= len(request_of) - start - 10)
 
     assert run(breaks).writes == []
     (line,) = (json.loads(line) for line in capsys.readouterr().err.splitlines() if '"request"' in line)
@@ -226,12 +224,12 @@ def test_where_too_many_bodies_are_in_memory_one_that_grows_is_refused(
 ) -> None:
     async def grows(connection: Connection, wire: Wire) -> None:
         connection.data_received(request_of[:-500])
-        await until(lambda: local.app._held > 0)
-        others = (BODIES_AT_ONCE << 20) - local.app._held
-        local.app.hold(others)
+        await until(lambda: local.app.room.held > 0)
+        others = (BODIES_AT_ONCE << 20) - local.app.room.held
+        local.app.room.held += others
         connection.data_received(request_of[-500:-100])
         await until(lambda: wire.is_closed)
-        local.app.hold(-others)
+        local.app.room.held -= others
 
     ((status, headers, _),) = said(run(grows))
     assert status.startswith("HTTP/1.1 429 ")
@@ -257,6 +255,34 @@ def test_what_a_head_is_enough_to_refuse_is_refused_unread(run: Run, begun: byte
     ((line, headers, _),) = said(run(begins))
     assert line.startswith(f"HTTP/1.1 {status} ")
     assert "connection: close" in headers
+
+
+LAST = {
+    "binary": (200, SHORT.replace(b"Host:", b"Connection: close\r\nHost:")),
+    "JSON": (200, as_json().replace(b"Host:", b"Connection: Close\r\nHost:")),
+    "chunks": (200, chunked(as_json()).replace(b"Host:", b"Connection: keep-alive, close\r\nHost:")),
+    "the older HTTP": (200, SHORT.replace(b"HTTP/1.1", b"HTTP/1.0")),
+    "no body": (200, b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    "a refusal": (400, GONE.replace(b"Host:", b"Connection: close\r\nHost:")),
+}
+BEHIND = (b"\r\n", SHORT, b"x" * 200_000)
+
+
+@pytest.mark.parametrize("first", ["", "quick", "usual"])
+@pytest.mark.parametrize("name", LAST)
+def test_what_follows_the_last_request_changes_nothing_of_its_answer(local: Local, name: str, first: str) -> None:
+    status, last = LAST[name]
+    before = {"": b"", "quick": SHORT, "usual": as_json()}[first]
+    answers = 1 + bool(before)
+    pieces = [[before + last]]
+    for behind in BEHIND:
+        pieces += [[before + last + behind], [before + last[:-1], last[-1:] + behind], [before + last, behind, behind]]
+        pieces += [[before, last, behind], [before, last + behind[:1], behind[1:], behind]]
+    whole, *others = ask(local, [[piece for piece in each if piece] for each in pieces], answers)
+    assert len(whole) == answers
+    assert whole[-1][0].startswith(f"HTTP/1.1 {status} ")
+    assert "connection: close" in whole[-1][1]
+    assert all(each == whole for each in others)
 
 
 @pytest.mark.parametrize("request_of", [SHORT, as_json()])
@@ -317,9 +343,12 @@ def test_nothing_keeps_a_connection_that_is_lost(local: Local, come: bytes) -> N
     async def breaks() -> None:
         local.app.lane = Lane(local.service, local.app)
         lost = await one()
-        await asyncio.sleep(0.01)
-        gc.collect()
-        assert lost() is None
+
+        def is_gone() -> bool:
+            gc.collect()
+            return lost() is None
+
+        await until(is_gone)  # a thread that has just answered lets go of the request a moment later
 
     asyncio.run(breaks())
 
@@ -409,7 +438,7 @@ def by_http_client(address: str, inputs: np.ndarray[Any, Any]) -> bytes:
     }  # fmt: skip
     wanted = [{"name": "probabilities", "parameters": {"binary_data": True}}]
     text = json.dumps({"inputs": [entry], "outputs": wanted}).encode()
-    connection = http.client.HTTPConnection(address, timeout=60)
+    connection = http.client.HTTPConnection(address, timeout=600)
     headers = {"Inference-Header-Content-Length": str(len(text))}
     connection.request("POST", PATH, text + inputs.tobytes(), headers)
     answer = connection.getresponse()

@@ -1,7 +1,10 @@
 """`pfm serve` as a user starts it: workers on one port, killed, told to stop, and asked while a class is erased."""
 
 import datetime
+import errno
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -70,7 +73,7 @@ def server(forms: Callable[[str], Path], tmp_path: Path) -> Iterator[Server]:
         yield Server(process, tmp_path / "errors")
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(900)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -86,6 +89,12 @@ def classes(client: httpx.Client) -> list[str]:
     return answer.json()["outputs"][1]["data"]
 
 
+def counted(client: httpx.Client) -> float:
+    """Requests that were answered, by the metrics."""
+    found = re.findall(r'^pfm_requests_total{model="shared",route="infer".* (\S+)$', client.get("/metrics").text, re.M)
+    return sum(map(float, found))
+
+
 @pytest.mark.slow
 def test_every_request_that_starts_after_an_erasures_answer_is_answered_without_the_class(server: Server) -> None:
     answered, stop = threading.Event(), threading.Event()
@@ -95,7 +104,7 @@ def test_every_request_that_starts_after_an_erasures_answer_is_answered_without_
     def ask() -> None:
         while not stop.is_set():  # a connection each, so that both workers are asked
             is_after = answered.is_set()
-            with httpx.Client(base_url=server.address) as client:
+            with httpx.Client(base_url=server.address, timeout=600) as client:
                 found = classes(client)
             asked[0] += 1
             if is_after and "blue" in found:
@@ -104,7 +113,7 @@ def test_every_request_that_starts_after_an_erasures_answer_is_answered_without_
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    with httpx.Client(base_url=server.address, timeout=60) as client:
+    with httpx.Client(base_url=server.address, timeout=600) as client:
         until(lambda: asked[0] > 40)
         erased = client.post("/v1/models/shared/erase", json={"classes": ["blue"], "request_id": "r"})
         answered.set()
@@ -115,12 +124,8 @@ def test_every_request_that_starts_after_an_erasures_answer_is_answered_without_
         for thread in threads:
             thread.join()
         assert wrong == []
-        text = client.get("/metrics").text
-    assert 'pfm_changes_total{model="shared",what="erase"} 1.0' in text
-    total = next(
-        line for line in text.splitlines() if line.startswith('pfm_requests_total{model="shared",route="infer"')
-    )
-    assert float(total.split()[-1]) == asked[0]  # of both workers together
+        until(lambda: counted(client) == asked[0])  # by both workers together, each once it has answered
+        assert 'pfm_changes_total{model="shared",what="erase"} 1.0' in client.get("/metrics").text
 
 
 @pytest.mark.slow
@@ -131,7 +136,7 @@ def test_a_killed_worker_loses_its_own_requests_and_is_started_again(server: Ser
     assert "libtorch" not in maps
     os.kill(first, signal.SIGKILL)
     for _ in range(20):
-        with httpx.Client(base_url=server.address) as client:
+        with httpx.Client(base_url=server.address, timeout=600) as client:
             assert len(classes(client)) == 4
     until(lambda: len(server.workers()) == 2 and first not in server.workers())
     assert second in server.workers()
@@ -143,7 +148,7 @@ def test_told_to_stop_it_answers_what_it_has_and_ends_well(server: Server) -> No
     answers: list[int] = []
 
     def ask() -> None:
-        with httpx.Client(base_url=server.address, timeout=60) as client:
+        with httpx.Client(base_url=server.address, timeout=600) as client:
             for _ in range(10_000):
                 try:
                     answers.append(client.post("/v2/models/shared/infer", json=BODY).status_code)
@@ -168,6 +173,37 @@ def test_workers_and_their_clerks_end_when_the_process_that_started_them_is_kill
     assert len(clerks) == len(workers)
     server.process.kill()
     until(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in (*workers, *clerks)))
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_again_later_and_ends_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no memory for one, or it ends before it is told what to do."""
+    now = 1000.0
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
+    order = Order(bundles=(), config=ServeConfig(), descriptor=1, threads=1, cores=())
+    worker = supervisor._Worker(order, tmp_path)
+    popen, kept = subprocess.Popen, list[Any]()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    def dead(*_: object, **more: Any) -> "subprocess.Popen[str]":
+        pipes = {name: more[name] for name in ("stdin", "stdout", "text")}
+        kept.append(popen([sys.executable, "-S", "-c", ""], **pipes))
+        kept[-1].wait()
+        return kept[-1]
+
+    for number, (start, wait) in enumerate(((refuse, 1.0), (refuse, 2.0), (dead, 4.0))):
+        monkeypatch.setattr(supervisor.subprocess, "Popen", start)
+        worker.look()
+        if start is dead:
+            worker.look()
+        line = json.loads(capsys.readouterr().err)
+        assert line["event"] == ("worker ended" if start is dead else "worker not started"), number
+        assert line["again_in_seconds"] == wait
+        now += wait
+    assert len(kept) == 1
 
 
 # --- what is settled before anything runs -----------------------------------------------------------
@@ -232,7 +268,7 @@ def test_with_a_certificate_it_speaks_https(forms: Callable[[str], Path], tmp_pa
     trust = ssl.create_default_context(cafile=str(cert_file))
     with listening(forms("shared"), tls_cert=cert_file, tls_key=key_file) as (_, address):
         port = address.rpartition(":")[2]
-        with httpx.Client(verify=trust) as client:
+        with httpx.Client(verify=trust, timeout=600) as client:
             assert client.get(f"https://localhost:{port}/v2/health/ready").json() == {"ready": True}
 
 

@@ -257,7 +257,7 @@ def test_requests_that_come_together_are_begun_by_all_threads_that_are_free() ->
     answers: list[Future[Prediction]] = [Future(), Future()]
     jobs = [engine.job(each, [rows()], 1, RED, timeout=60, post=lambda give: give()) for each in answers]
     assert engine.submit_all(jobs) == []
-    both = [held.begun.acquire(timeout=5) for _ in jobs]
+    both = [held.begun.acquire(timeout=60) for _ in jobs]
     held.may_end.set()
     assert all(both)
     assert [each.result(60).labels for each in answers] == [["red"]] * 2

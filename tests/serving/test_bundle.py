@@ -215,3 +215,24 @@ def test_a_changed_record_of_an_erasure_is_refused(folder: Path) -> None:
 def test_no_bundle_at_all_says_what_writes_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="pfm export onnx"):
         Bundle.open(tmp_path / "nothing")
+
+
+def test_a_bundle_that_others_write_while_it_is_read_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two whole erasures between its first file and its last: they do not belong together, and nothing is damaged."""
+    real = bundle_module.read_file
+    names = ["green", "blue"]
+
+    def read(path: Path, most: int) -> bytes:
+        content = real(path, most)
+        with monkeypatch.context() as patch:
+            patch.setattr(bundle_module, "read_file", real)
+            while names:
+                Bundle.open(folder).erase([names.pop()])
+        return content
+
+    monkeypatch.setattr(bundle_module, "read_file", read)
+    bundle = Bundle.open(folder)
+    assert bundle.classes.names == ("red",)
+    assert bundle.pending == ()

@@ -339,7 +339,7 @@ def test_a_slurm_job_launches_once_a_host_and_goes_on_from_the_last_checkpoint(
 ) -> None:
     arguments = [*shell_arguments("hosts.slurm"), "--data_dir", "a folder"]
     job = shell.start(arguments)
-    _, errors = job.communicate(timeout=30)
+    _, errors = job.communicate(timeout=600)
     assert (job.returncode, errors, shell.order) == (0, "", [])
     options = sbatch_options()
     for rank in (0, 1):
@@ -357,26 +357,29 @@ def test_a_slurm_job_launches_once_a_host_and_goes_on_from_the_last_checkpoint(
 
 
 def test_a_slurm_job_near_its_end_lets_the_run_save_and_queues_itself_again(shell: Shell) -> None:
-    job = shell.start(shell_arguments("hosts.slurm"), STAND_IN_LASTS="400")
-    deadline = time.monotonic() + 20
-    while len(list(shell.calls.glob("pid.*"))) < 2 and time.monotonic() < deadline:
+    job = shell.start(shell_arguments("hosts.slurm"), STAND_IN_LASTS="2400")
+    deadline = time.monotonic() + 600
+    while not all(
+        path.exists() and path.read_text().endswith("\n") for path in (shell.calls / "pid.0", shell.calls / "pid.1")
+    ):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)  # what B:TERM does
-    _, errors = job.communicate(timeout=30)
+    _, errors = job.communicate(timeout=600)
     assert shell.order == ["scancel --signal=TERM 41234", "saved", "saved", "scontrol requeue 41234"], errors
     assert job.returncode == 1
 
 
 def test_a_slurm_job_that_fails_is_not_queued_again(shell: Shell) -> None:
     job = shell.start(shell_arguments("hosts.slurm"), STAND_IN_STATUS="3")
-    job.communicate(timeout=30)
+    job.communicate(timeout=600)
     assert job.returncode == 3
     assert shell.order == []
 
 
 def test_torchrun_meets_at_one_host_and_passes_the_precision_on(shell: Shell, gpu_host: pytest.MonkeyPatch) -> None:
     run = shell.start([*shell_arguments("torchrun.sh"), "--data_dir", "a folder"], HEAD="host0")
-    _, errors = run.communicate(timeout=30)
+    _, errors = run.communicate(timeout=600)
     assert (run.returncode, errors) == (0, "")
     args = torchrun.parse_args(shell.called_with("torchrun"))
     assert args.training_script == "pfm/train.py"
@@ -389,7 +392,7 @@ def test_torchrun_meets_at_one_host_and_passes_the_precision_on(shell: Shell, gp
 
 def test_torchrun_script_without_its_meeting_place_says_what_is_missing(shell: Shell) -> None:
     run = shell.start(shell_arguments("torchrun.sh"))
-    _, errors = run.communicate(timeout=30)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode != 0
     assert "HEAD=host0" in errors
 

@@ -1,5 +1,7 @@
 """One folder: one run at a time, and nothing that was erased from it is ever written into it again."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,11 +21,13 @@ from pfm.classes import ClassList
 from pfm.cli import pfm, run
 from pfm.errors import StorageError, TrainingError
 from pfm.forgetting import ledger
+from pfm.forgetting.files import announce_in_place
 from pfm.holding import LEDGER, LOCK, RUN, erased_from, run_in, running, writing
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
 from pfm.storage import replacing
 from pfm.training.evaluating import Evaluations
 from pfm_export.erasing import erase_everywhere
+from pfm_export.survey import Survey, survey
 
 COLOURS = ClassList.from_names(["red", "green", "blue", "grey"])
 NAMES = ["--class_names", "red,green,blue,grey"]
@@ -91,7 +95,7 @@ def test_a_run_on_other_classes_goes_on_and_a_copy_without_a_class_stops_nobody(
     ckpt = folder / "colours_seed_42_1.pt"
     assert run(pfm, ["forget", "--ckpt", str(ckpt), "--class", "blue"]) == 0
     assert run(pfm, arguments(npz, folder, "--epochs", "2", "--resume", "auto")) == 0
-    assert set(erased_from(folder)) == {"b"}
+    assert set(erased_from(folder)[0]) == {"b"}
 
 
 def test_two_runs_in_one_folder_are_refused(npz: Path, tmp_path: Path, refuse: Refuse) -> None:
@@ -105,6 +109,70 @@ def test_two_runs_in_one_folder_are_refused(npz: Path, tmp_path: Path, refuse: R
         assert run_in(folder) == COLOURS
     assert run_in(folder) is None
     assert files(folder) == []
+
+
+def test_whoever_only_looks_keeps_no_run_out_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine makes it look, and beside others who look."""
+    with running(tmp_path, ClassList.from_names(["red"])):
+        content = (tmp_path / RUN).read_bytes()
+    (tmp_path / RUN).write_bytes(content)  # of a run that was killed
+    naps = 0
+    with (tmp_path / RUN).open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert run_in(tmp_path) is None
+
+        def nap(_: float) -> None:
+            nonlocal naps
+            naps += 1
+            if naps == 40:
+                fcntl.flock(looking, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("pfm.holding.time.sleep", nap)
+        with running(tmp_path, COLOURS):
+            assert run_in(tmp_path) == COLOURS
+    assert naps == 40
+
+
+def test_a_run_that_ends_while_its_folder_is_erased_from_leaves_what_was_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "model.pt", trained_state())
+    with contextlib.ExitStack() as training:
+        training.enter_context(running(tmp_path, COLOURS))
+
+        def announced(*given: Any, **more: Any) -> None:
+            training.close()
+            announce_in_place(*given, **more)
+
+        monkeypatch.setattr("pfm.forgetting.files.announce_in_place", announced)
+        erase_everywhere([tmp_path], "blue")
+    assert load_checkpoint(tmp_path / "model.pt").classes.names == ("red", "green", "grey")
+    assert (tmp_path / RUN).read_bytes() == b""
+    assert run_in(tmp_path) is None
+    with running(tmp_path, ClassList.from_names(["red"])):
+        pass
+    assert not (tmp_path / RUN).exists()
+
+
+def test_what_a_run_deletes_while_it_is_erased_from_is_missed_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run ends, and an epoch is not kept, after the folder was looked through and before it is locked."""
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path / f"colours_{epoch}.pt", trained_state(epoch))
+    with contextlib.ExitStack() as training:
+        training.enter_context(running(tmp_path, COLOURS))
+
+        def looked(*given: Any) -> Survey:
+            found = survey(*given)
+            training.close()
+            (tmp_path / "colours_2.pt").unlink()
+            return found
+
+        monkeypatch.setattr("pfm_export.survey.survey", looked)
+        assert run(pfm, ["forget", "--in_place", "--class", "blue", str(tmp_path)]) == 0
+    assert "colours_1.pt" in capsys.readouterr().out
+    assert [path.name for path in files(tmp_path)] == [LOCK, "colours_1.pt", LEDGER]
 
 
 def test_a_run_that_dies_lets_go_of_its_folder(tmp_path: Path) -> None:
@@ -198,7 +266,7 @@ def test_two_processes_stop_when_a_class_of_theirs_is_erased(tmp_path: Path) -> 
             time.sleep(0.1)
         assert run_in(folder) == COLOURS
         erase_everywhere([folder], "blue")
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=900)
     assert process.returncode != 0
     assert b"'blue' was erased from" in said
     assert all("blue" not in load_checkpoint(path).classes.names for path in folder.glob("*.pt"))

@@ -10,12 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from making.images import write_npz
-from making.launching import ROOT, environment, launch
+from making.launching import ROOT, environment, kill_all, launch
 from making.logs import log_records
 from pfm.cli import pfm, run
 from pfm.model.checkpoint import load_checkpoint
@@ -202,12 +201,10 @@ def test_two_processes_that_were_stopped_inside_an_epoch_end_with_the_same_bytes
             assert time.monotonic() < deadline
             time.sleep(0.01)
         if number == signal.SIGKILL:
-            for worker in psutil.Process(process.pid).children(recursive=True):  # each in a session of its own
-                worker.kill()
-            process.kill()
+            kill_all(process)  # the workers are in sessions of their own
         else:
             os.kill(process.pid, number)  # the launcher, which tells its workers
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=900)[0]
         assert not checkpoint.exists()
         return said
 

@@ -28,7 +28,7 @@ LAUNCHERS = {
 @contextlib.contextmanager
 def sleeping(*arguments: str) -> Iterator[int]:
     """A process with these words in its command line; its id."""
-    program = "import time; print(flush=True); time.sleep(60)"
+    program = "import time; print(flush=True); time.sleep(3600)"
     with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -77,14 +77,14 @@ def test_workers_leave_when_their_launcher_is_killed(name: str, at_step: int, tm
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=said, stderr=said)
     launcher = psutil.Process(process.pid)
     try:
-        assert wait_until(are_started, 60)
+        assert wait_until(are_started, 600)
         if at_step:
-            assert wait_until(lambda: last_step(log) >= at_step, 120), (tmp_path / "said").read_text()
-        else:
-            time.sleep(0.5)
+            assert wait_until(lambda: last_step(log) >= at_step, 600), (tmp_path / "said").read_text()
+        else:  # they have begun to watch it, and import
+            assert wait_until(lambda: all(worker.num_threads() > 1 for worker in workers), 600)
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs(workers, timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=600)
         assert not alive, (tmp_path / "said").read_text()
     finally:
         for worker in workers:

@@ -139,3 +139,14 @@ def test_evaluations_are_counted_without_going_through_the_epochs(count: int, ev
     due = [every > 0 and (epoch + 1 == count or is_due(epoch, every)) for epoch in range(count)]
     assert num_due(count, every) == sum(due)
     assert num_due(10**20, 3) == (10**20 + 2) // 3  # `--epochs` behind which `--patience` stops
+
+
+def test_a_plan_makes_no_key_of_groups(tmp_path: Path, preset: str) -> None:
+    for split, number in ((split, number) for split in ("train", "test") for number in range(6)):
+        for name in ("cat", "dog"):
+            file = tmp_path / "photos" / split / name / f"{number}_{split}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
+    arguments = train_arguments(f"imagefolder:{tmp_path / 'photos'}", tmp_path / "run", "--group", "name:{group}_{n}")
+    assert run(pfm, [*arguments, "--hash_groups", str(tmp_path / "key"), "--plan"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]

@@ -5,8 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,78 @@ from PIL import Image
 from making.checkpoints import same_bytes
 from making.commands import train_arguments
 from making.images import write_npz
-from making.logs import last_step
 from making.models import TINY
 from pfm.cli import pfm, run
 from pfm.data.decoding import BEFORE
 from pfm.data.images import ImagePreprocess
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
+from pfm.runlog import RunLog
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["pfm.commands.train", "transformers.models.vit.modeling_vit", "peft", "medmnist"])
 STEM = "colours_seed_42"
 KILLS = int(os.environ.get("PFM_KILLS", "16"))
+SEED = int(os.environ.get("PFM_SEED", "0"))  # of when they are killed
+PATIENCE = 900.0  # seconds for what takes a few
 # slow enough to be hit inside an epoch, and with everything that has a state
 OPTIONS = ["--epochs", "4", "--batch_size", "8", "--shift", "1", "--ema", "0.9", "--optimizer", "adamw",
            "--weight_decay", "0.1", "--schedule", "cosine", "--warmup", "0.2", "--eval_batch_size", "16"]  # fmt: skip
 
 
-def train_in_child(arguments: list[str]) -> None:
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of a run once it has logged a step.
+
+    Attributes:
+        number: signal that it gets.
+        after_s: how long after that, at least; whatever it does at that moment.
+    """
+
+    step: int
+    number: int
+    after_s: float = 0.0
+
+    def comes(self) -> None:
+        """In the run's own process, so that no machine is too slow to meet the step."""
+        write, is_met = RunLog.write, False
+
+        def written(log: RunLog, event: str, **numbers: Any) -> None:
+            nonlocal is_met
+            write(log, event, **numbers)
+            if numbers.get("step", 0) >= self.step and not is_met:
+                is_met = True
+                if self.after_s:
+                    signal.setitimer(signal.ITIMER_REAL, self.after_s)  # SIGALRM, which nobody here handles
+                else:
+                    os.kill(os.getpid(), self.number)
+
+        RunLog.write = written  # type: ignore[method-assign]
+
+
+def train_in_child(arguments: list[str], fate: Fate | None) -> None:
     """What a forked child runs: the command, with a preset of the tests' own."""
     from pfm.backbones.family import PRESETS
 
     torch.set_num_threads(1)
     PRESETS["tiny"] = {**TINY, "hidden_dropout_prob": 0.1}
+    if fate is not None:
+        fate.comes()
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         raise SystemExit(run(pfm, arguments))
 
 
-def start(arguments: list[str]) -> Any:
-    process = FORKSERVER.Process(target=train_in_child, args=(arguments,))
+def finish(arguments: list[str], fate: Fate | None = None) -> int:
+    """Run a command to its end; its exit code, below 0 where a signal ended it."""
+    process: Any = FORKSERVER.Process(target=train_in_child, args=(arguments, fate))
     process.start()
-    return process
-
-
-def finish(arguments: list[str]) -> None:
-    process = start(arguments)
-    process.join(120)
-    assert process.exitcode == 0
-
-
-def steps_done(folder: Path) -> int:
-    return last_step(folder / f"{STEM}_log.jsonl")
-
-
-def wait_for_step(folder: Path, step: int, process: Any) -> None:
-    deadline = time.monotonic() + 60
-    while steps_done(folder) < step:
-        assert process.is_alive(), f"the run ended with {process.exitcode} before step {step}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    try:
+        process.join(PATIENCE)
+        assert process.exitcode is not None
+        assert process.exitcode == 0 or fate is not None
+        return process.exitcode
+    finally:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +106,8 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
 ) -> None:
     data, reference = whole
     arguments = train_arguments(data, tmp_path, *OPTIONS, "--log_every", "1")
-    process = start(arguments)
-    wait_for_step(tmp_path, 17, process)
-    os.kill(process.pid, number)
-    asked = time.monotonic()
-    process.join(60)
-    assert process.exitcode == code
-    assert time.monotonic() - asked < 10
-    state = load_checkpoint(tmp_path / f"{STEM}_resume.pt")
-    assert 17 <= state.step < 52
+    assert finish(arguments, Fate(17, number)) == code
+    assert load_checkpoint(tmp_path / f"{STEM}_resume.pt").step in (17, 18)  # at once, or after the step it was in
     finish([*arguments, "--resume", "auto"])
     assert not (tmp_path / f"{STEM}_resume.pt").exists()
     assert same_bytes(load_checkpoint(tmp_path / f"{STEM}_4.pt"), load_checkpoint(reference / f"{STEM}_4.pt"))
@@ -104,11 +119,8 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
 def test_killed_inside_an_epoch_it_goes_on_from_the_last_saved_step(whole: tuple[Path, Path], tmp_path: Path) -> None:
     data, reference = whole
     arguments = train_arguments(data, tmp_path, *OPTIONS, "--log_every", "1", "--save_steps", "3")
-    process = start(arguments)
-    wait_for_step(tmp_path, 20, process)
-    process.kill()
-    process.join(60)
-    assert load_checkpoint(tmp_path / f"{STEM}_resume.pt").step >= 16
+    assert finish(arguments, Fate(20, signal.SIGKILL)) == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / f"{STEM}_resume.pt").step in range(16, 21)
     finish([*arguments, "--resume", "auto"])
     assert same_bytes(load_checkpoint(tmp_path / f"{STEM}_4.pt"), load_checkpoint(reference / f"{STEM}_4.pt"))
 
@@ -125,29 +137,25 @@ def test_a_finished_epoch_is_resumed_by_its_path(whole: tuple[Path, Path], tmp_p
 def test_kills_at_random_leave_no_broken_file_and_the_same_bytes_at_the_end(
     whole: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """SIGKILL while training, evaluating and saving; every step is saved, so most kills hit a save."""
+    """Killed while training, evaluating and saving; every step is saved, so most kills hit a save."""
     data, _ = whole
     epochs = KILLS  # of 13 steps
     options = [*OPTIONS, "--epochs", str(epochs), "--save_steps", "1", "--keep", "2", "--best_metric", "full_bank"]
     finish(train_arguments(data, tmp_path / "whole", *options))
     folder = tmp_path / "killed"
     arguments = train_arguments(data, folder, *options, "--resume", "auto")
-    chance = random.Random(0)
+    chance = random.Random(SEED)
     kills = 0
     furthest = 0
     for _ in range(KILLS):
-        process = start(arguments)
-        wait_for_step(folder, furthest + chance.randint(0, 12), process)
-        time.sleep(chance.random() * 0.05)
-        process.kill()
-        process.join(60)
-        kills += process.exitcode == -signal.SIGKILL
+        fate = Fate(furthest + chance.randint(0, 12), signal.SIGALRM, after_s=chance.uniform(0.0001, 0.05))
+        kills += finish(arguments, fate) == -signal.SIGALRM
         for path in folder.glob("*.pt"):
             load_checkpoint(path).build_model()
         furthest = max((load_checkpoint(path).step for path in folder.glob("*.pt")), default=0)
         if furthest >= 13 * epochs - 20:
             break
-    assert kills >= KILLS - 3
+    assert kills >= KILLS // 2  # the quicker the machine, the fewer it takes to the end
     finish(arguments)
     assert same_bytes(
         load_checkpoint(folder / f"{STEM}_{epochs}.pt"), load_checkpoint(tmp_path / "whole" / f"{STEM}_{epochs}.pt")

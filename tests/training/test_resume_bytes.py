@@ -5,17 +5,15 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from making.checkpoints import trained_state
-from making.launching import ROOT, environment
+from making.launching import ROOT, environment, kill_all
 from making.logs import last_step
 from pfm.model.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 
@@ -57,20 +55,9 @@ def start(folder: Path, processes: int, *more: str) -> subprocess.Popen[bytes]:
 def finish(folder: Path, processes: int, *more: str) -> None:
     process = start(folder, processes, *more)
     try:
-        assert process.wait(600) == 0, (folder / "said").read_text()
+        assert process.wait(1800) == 0, (folder / "said").read_text()
     finally:
-        kill(process)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to every process of a run."""
-    if process.poll() is None:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        for worker in workers:
-            worker.kill()
-        os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(workers, timeout=20)
-    process.wait()
+        kill_all(process)
 
 
 def steps_done(folder: Path) -> int:
@@ -87,7 +74,7 @@ def kill_at(folder: Path, processes: int, step: int, after_s: float) -> None:
             time.sleep(0.005)
         time.sleep(after_s)
     finally:
-        kill(process)
+        kill_all(process)
 
 
 def hashes(folder: Path) -> dict[str, str]:

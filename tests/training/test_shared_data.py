@@ -1,19 +1,16 @@
 """Processes of a host share what one of them decoded, and a run on more data than memory is the same run."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
 
-from making.launching import ROOT, environment
+from making.launching import ROOT, environment, kill_all
 from pfm.data.sharing import Host
 from pfm.errors import DataError
 from pfm.model.checkpoint import load_checkpoint
@@ -83,10 +80,7 @@ def test_a_set_ten_times_the_memory_is_trained_on_by_two_processes_killed_and_re
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for child in psutil.Process(process.pid).children(recursive=True):
-        child.kill()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_all(process)
     finish(tmp_path / "killed", "--resume", "auto")
     finish(tmp_path / "again", "--data_on", "decode", "--data_workers", "1")
     whole, killed, again = (

@@ -8,7 +8,7 @@ import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, SEED
 from pfm.errors import StorageError
-from pfm.storage import make_folder, write_json, write_text
+from pfm.storage import check_folder, make_folder, write_json, write_text
 from pfm_bench.demo.side_by_side import READOUTS, readout_folder, tell_both
 
 REPORT = "report.md"
@@ -40,6 +40,7 @@ def demo(out: Path, seed: int, data_type: str, dataset: str, label_from: str, la
     from pfm_bench.demo.tasks import choose_task
 
     started = time.monotonic()
+    check_folder(out)
     task = choose_task(data_type, dataset, label_from, label, forget)
     folder = _clear_folder(out)
     click.echo(f"three readouts side by side, a process each; everything goes to {folder}/")

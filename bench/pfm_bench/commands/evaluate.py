@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.storage import make_folder, write_json
+from pfm.storage import check_folder, make_folder, write_json
 from pfm_bench.commands.out import out_option
 from pfm_bench.targets.config import EvalBenchConfig
 
@@ -23,6 +23,7 @@ def bench_eval(config: EvalBenchConfig, out: Path) -> None:
     from pfm_bench.scenarios.evaluating import bench_evaluation
     from pfm_bench.targets.workbench import set_up
 
+    check_folder(out)
     bench = set_up(config, config.num_images)
     folder = make_folder(out)
     report = bench_evaluation(bench, max_subsets=config.max_subsets)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from pfm.classes import check_removal
 from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, with_options
 from pfm.data.config import DataConfig
-from pfm.storage import make_folder, write_json
+from pfm.storage import check_folder, make_folder, write_json
 from pfm_bench.commands.out import out_option
 
 
@@ -30,8 +31,11 @@ def bench_forget(ckpt: Path, chosen: ClassChoice, rounds: int, threads: int, dat
 
     checkpoint = load_checkpoint(ckpt)
     torch.set_num_threads(threads)
+    keys = chosen.names_in(checkpoint)
+    check_removal(checkpoint.classes, checkpoint.classes.positions(keys))
+    check_folder(out)
     loaded = load_data(data_of_run(checkpoint, data), checkpoint.preprocess.storage)
     folder = make_folder(out)
-    report = bench_forgetting(ckpt, loaded, chosen.names_in(checkpoint), rounds=rounds, say=click.echo)
+    report = bench_forgetting(ckpt, loaded, keys, rounds=rounds, say=click.echo)
     write_json(folder / "forget.json", report.to_dict())
     click.echo(f"{report.describe()}\nwrote {folder / 'forget.json'}")

@@ -10,7 +10,7 @@ import click
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError
 from pfm.model.readouts import READOUTS
-from pfm.storage import make_folder, write_json, write_text
+from pfm.storage import check_folder, make_folder, write_json, write_text
 from pfm_bench.commands.out import out_option
 from pfm_bench.scenarios.serving_config import ServeBenchConfig
 from pfm_export.graph.precisions import PRECISIONS
@@ -58,6 +58,7 @@ def bench_serve(
     out: Path,
 ) -> None:
     """Latency and throughput of torch and ONNX Runtime, interleaved in one run; scenarios after it."""
+    from pfm.model.checkpoint import checkpoint_file
     from pfm_bench.scenarios.serving import bench_bundle
     from pfm_bench.targets.choosing import choose_targets
     from pfm_bench.targets.random_bundle import random_checkpoint, write_random_bundle
@@ -75,9 +76,12 @@ def bench_serve(
         if bundles and was_given(name):
             raise ConfigError(f"--{name} belongs to --random_weights; a bundle has its own")
     choose_targets(config.target_list, config.device)
+    check_folder(out)
     if bundles:
         for bundle in bundles:
             Bundle.open(bundle)
+        if ckpt is not None:
+            checkpoint_file(ckpt)
         folder = make_folder(out)
         report = bench_bundle(bundles, ckpt, config, workplace=folder)
     else:

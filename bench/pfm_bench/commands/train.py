@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pfm.commands.options import CONTEXT_SETTINGS, with_options
-from pfm.storage import make_folder, write_json
+from pfm.storage import check_folder, make_folder, write_json
 from pfm_bench.commands.out import out_option
 from pfm_bench.targets.config import TrainBenchConfig
 
@@ -22,6 +22,7 @@ def bench_train(config: TrainBenchConfig, out: Path) -> None:
     from pfm_bench.scenarios.training import bench_training
     from pfm_bench.targets.workbench import set_up
 
+    check_folder(out)
     bench = set_up(config)
     folder = make_folder(out)
     report = bench_training(bench, compiled=config.compile)

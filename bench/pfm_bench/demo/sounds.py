@@ -43,14 +43,14 @@ class SoundsTask(Task):
         axis.tick_params(labelsize=9)
 
 
-def sounds_task(data: DataConfig, forget: str) -> SoundsTask:
+def sounds_task(data: DataConfig | None, forget: str) -> SoundsTask:
     """The sounds, without one class; they are looked at before anything is trained.
 
     Raises:
         ConfigError: none are given.
         ClassNameError: no class of that name.
     """
-    if not data.dataset:
+    if data is None:
         raise ConfigError("no sounds come with the package; give --dataset audiofolder:PATH")
     task = SoundsTask(
         command=f"pfm demo --data_type audio{_typed(data, forget)}",

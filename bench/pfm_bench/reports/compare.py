@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfm.errors import DataError
-from pfm.storage import Json, JsonValue, explain
+from pfm.errors import DataError, explain
+from pfm.storage import Json, JsonValue
 from pfm_bench.measuring.stats import Ratio, ratio_of_ratios, unpaired_ratio
 from pfm_bench.reports.markdown import markdown
 

@@ -9,6 +9,7 @@ that read ahead, and over HTTP, in interleaved rounds.
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -149,7 +150,8 @@ def http_calls(
     bundles: Mapping[str, Path], photo: Path, threads: int, log: Path
 ) -> Iterator[list[tuple[Case, Callable[[], object]]]]:
     """Those that ask a server for a file's label."""
-    options = ("--device", "cpu", *(("--threads", str(threads)) if threads else ()))
+    threads = threads or len(os.sched_getaffinity(0))  # as many as the sessions beside it; a server may choose fewer
+    options = ("--device", "cpu", "--threads", str(threads))
     content = photo.read_bytes()
     with own_server(list(bundles.values()), *options, log=log) as server:
         place = urlsplit(server.address)

@@ -15,10 +15,14 @@ class SessionAnswers:
         folder: a bundle that nobody changes.
         device: that the server has.
         threads: of one pass on the CPU; 0 leaves the choice to ONNX Runtime.
+
+    Attributes:
+        session, threads: that answers, and so many.
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu", threads: int = 0) -> None:
         self.session = PromptSession(folder, device=device, threads=threads)
+        self.threads = threads
         self._known: dict[tuple[Question, tuple[str, ...]], Answer | None] = {}
 
     def __call__(self, question: Question, classes: Sequence[str]) -> Answer | None:

@@ -10,6 +10,7 @@ import click
 
 from pfm.audit.config import FULL, QUICK, AuditConfig
 from pfm.audit.verdict import LEVELS, PASS
+from pfm.classes import check_removal
 from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, data_of_run, of_run, only, was_given, with_options
 from pfm.commands.sections import SectionedCommand
@@ -17,7 +18,7 @@ from pfm.data.config import DataConfig
 from pfm.device import DeviceConfig, resolve_device
 from pfm.errors import AuditError, BundleError, ClassNameError
 from pfm.options import option
-from pfm.storage import make_folder, write_compact_json, write_text
+from pfm.storage import check_folder, make_folder, write_compact_json, write_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,12 +65,12 @@ def audit_command(
     """
     import torch
 
-    from pfm.audit.models import AuditRequest
+    from pfm.audit.models import AuditRequest, check_classes
     from pfm.audit.page import render
     from pfm.audit.protocol import audit
     from pfm.data.loading import load_data
     from pfm.data.reading import Intake
-    from pfm.model.checkpoint import load_checkpoint
+    from pfm.model.checkpoint import checkpoint_file, load_checkpoint
 
     where = resolve_device(device, gpu_was_asked_for=was_given("gpu_id"), say=click.echo)
     checkpoint, out = load_checkpoint(ckpt), options.out
@@ -83,13 +84,20 @@ def audit_command(
     if is_small:
         torch.set_num_threads(1)  # a model this small is all overhead, which a second thread doubles
     source = data_of_run(checkpoint, data)
+    check_removal(checkpoint.classes, present)
+    judged = load_checkpoint(options.forgotten) if options.forgotten else None
+    if judged is not None:
+        check_classes(checkpoint, judged)
+    check_folder(out)
+    served = {"bundle": _served(options.bundle, checkpoint)} if options.bundle else {}
     request = AuditRequest(
         full=checkpoint,
         source=source,
         data=load_data(source, checkpoint.preprocess.storage, intake=Intake(device=where)),
         keys=keys,
-        judged=load_checkpoint(options.forgotten) if options.forgotten else None,
-        served={"bundle": _served(options.bundle, checkpoint)} if options.bundle else {},
+        judged=judged,
+        judged_file=checkpoint_file(options.forgotten) if options.forgotten else None,
+        served=served,
     )
     make_folder(out)
     config: AuditConfig = dataclasses.replace(QUICK if is_quick else FULL, epsilon=options.epsilon)

@@ -9,6 +9,7 @@ import click
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.errors import ConfigError, DataError
 from pfm.options import option
+from pfm.storage import check_folder
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.triton import TritonConfig
 
@@ -70,12 +71,14 @@ def onnx(
     compared with the torch model before anything is written.
     """
     from pfm.model.checkpoint import load_checkpoint
-    from pfm_export.graph.export import export_bundle
+    from pfm_export.graph.export import check_export, export_bundle
     from pfm_export.graph.triton import model_folders, write_repository
     from pfm_export.serving.bundle import Bundle
 
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
-    if triton is not None:  # before any long work
+    check_export(checkpoint, out, form=form, overwrite=overwrite, with_sums=with_sums)  # before any long work
+    if triton is not None:
+        check_folder(triton)
         model_folders(triton, out.resolve().name, is_split=form.split, overwrite=overwrite)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")
@@ -152,7 +155,9 @@ def check(bundle: Path, ckpt: Path, model_name: str | None) -> None:
     """
     from pfm.model.checkpoint import load_checkpoint
     from pfm_export.graph.parity import measure_parity
+    from pfm_export.serving.bundle import Bundle
 
+    Bundle.open(bundle)  # before a backbone is loaded
     checkpoint = load_checkpoint(ckpt, model_name=model_name)
     for note in checkpoint.notes:
         click.echo(f"note: {note}")

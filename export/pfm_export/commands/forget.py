@@ -9,7 +9,7 @@ import click
 
 from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
-from pfm.errors import ConfigError, NotLookedIntoError
+from pfm.errors import CheckpointError, ConfigError, NotLookedIntoError
 from pfm.options import option
 from pfm_export.commands.asking import ask, listed
 from pfm_export.commands.changed_answers import CHANGED_IN_GENERAL, notes_on_answers
@@ -210,6 +210,8 @@ def _erase_in_place(
     click.echo(f"this cannot be undone; the record is {places}")
     if any(outcome.is_run for outcome in outcomes):
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
+    for path, said in found.damage():
+        click.echo(f"damaged: {path}: {said}; the bundle is not served until it is put back, or exported again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
     for line in listed(found.traces, most=None):
@@ -246,7 +248,16 @@ def _notes_of_newest(affected: "Sequence[Held]", names: Sequence[str], options: 
         return [CHANGED_IN_GENERAL] if options.centre_prompts else []
     from pfm.model.checkpoint import load_checkpoint
 
-    newest = max((load_checkpoint(path) for path in paths), key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
+    found: list[Checkpoint] = []
+    for path in paths:
+        try:
+            found.append(load_checkpoint(path))
+        except CheckpointError:
+            if path.exists():
+                raise
+    if not found:  # a run deleted them since they were listed
+        return []
+    newest = max(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
     present = [name for name in names if newest.classes.knows(name)]
     notes = notes_on_answers(newest, present, on_test_data=options.on_test_data, centre_prompts=options.centre_prompts)
     return [f"{note} (epoch {newest.epoch})" for note in notes] if len(paths) > 1 else notes

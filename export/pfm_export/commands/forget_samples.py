@@ -10,12 +10,13 @@ import click
 from pfm.classes import listed
 from pfm.errors import ClassNameError, ConfigError, NotLookedIntoError
 from pfm.options import expanded, option
+from pfm.storage import check_file
 from pfm_export.commands.asking import ask
 from pfm_export.commands.records import RecordOptions
 
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
-    from pfm.forgetting.samples import Removal
+    from pfm.forgetting.samples import Removal, Removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +53,12 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     from pfm.forgetting.sample_files import erase_samples
 
     target = out or ckpt.with_name(f"{ckpt.stem}_without_samples{ckpt.suffix}")
+    check_file(target)
     removal = chosen.removal
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
-    _tell(target, removed.num_samples, removed.classes, removed.digest)
+    _tell(target, removed, chosen.group)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
     record.certify_samples({target: (removal, line)})
 
@@ -77,70 +79,89 @@ def forget_in_place(
     """
     from pfm.forgetting.sample_files import erase_samples
     from pfm.model.checkpoint import load_checkpoint
+    from pfm_export.erasing import check_names, sweep
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    exact = [held.path for held in found.held if held.holding.is_exact and held.path.is_file()]
-    exact = [path for path in exact if load_checkpoint(path).exact.get("memory") == "features"]
+    solved = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
+    changed = [held for held in solved if load_checkpoint(held.path).exact.get("memory") == "features"]
+    exact = [held.path for held in changed]
     others = [held.path for held in found.held if held.path not in exact]
     if not exact:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
+    check_names(found, changed, allow_unknown=allow_unknown)
     removal = chosen.removal
-    parts = _parts(exact, removal)
-    ask(chosen.described, [f"checkpoint  {path}" for path in exact], found.closed, yes=yes)
+    parts, untold = _parts(exact, removal)
+    affected = [f"checkpoint  {path}" for path, part in parts.items() if part]
+    ask(chosen.described, affected, found.closed, yes=yes)
     done: dict[Path, tuple[Removal, Record]] = {}
     for path, part in parts.items():
-        if not part:
-            click.echo(f"{'has none of it':<17}  {path}")
+        if not part:  # nothing records whose samples went, so nobody can say whether it ever had it
+            click.echo(f"{'does not have it':<17}  {path}")
             continue
         removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
         done[path] = part, line
-        _tell(path, removed.num_samples, removed.classes, removed.digest)
-        for what, lacking in (
-            ("group", set(removal.groups) - set(part.groups)), ("sample", set(removal.samples) - set(part.samples)),
+        _tell(path, removed, part.groups)
+        for what, wanted, taken in (
+            ("group", removal.groups, part.groups), ("sample", removal.samples, part.samples)
         ):  # fmt: skip
-            if lacking:
-                click.echo(f"{'':<17}  it had no {what} {listed(sorted(lacking))}")
+            if lacking := [name for name in wanted if name not in taken]:
+                click.echo(f"{'':<17}  it had no {what} {listed(lacking)}")
+    found.others += sweep(found.walk.parts)
     record.certify_samples(done)
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
         click.echo(f"not looked into: {seen.path}")
-    left = [*others, *(seen.path for seen in found.closed)]
+    for path in found.linked:
+        click.echo(f"still there: {path} had another name on its disk, which goes on holding the samples")
+    for path in untold:
+        click.echo(f"not looked into: {path} has no groups stored, so that nobody can tell whose samples are in it")
+    left = [*others, *found.linked, *untold, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
 
 
-def _parts(exact: Sequence[Path], removal: "Removal") -> "dict[Path, Removal]":
-    """What each checkpoint has of the groups and samples.
+def _parts(paths: Sequence[Path], removal: "Removal") -> "tuple[dict[Path, Removal], list[Path]]":
+    """What of it is in which checkpoint, and those of which nobody can tell; nothing is changed.
 
     Raises:
-        ClassNameError: none has one of them, or one would have nothing left.
-        ConfigError: one cannot say.
+        ClassNameError: something is in none of them, or one would have nothing left.
+        ConfigError: nobody can tell of any.
     """
     from pfm.forgetting.samples import part_of
     from pfm.model.checkpoint import load_checkpoint
 
     parts: dict[Path, Removal] = {}
-    for path in exact:
+    untold: list[Path] = []
+    for path in paths:
         try:
             parts[path] = part_of(load_checkpoint(path), removal)
-        except (ClassNameError, ConfigError) as error:
-            raise type(error)(f"{path}: {error}") from error
+        except ClassNameError as error:
+            raise ClassNameError(f"{path}: {error}") from error
+        except ConfigError as error:
+            if len(untold) + 1 == len(paths):
+                raise ConfigError(f"{path}: {error}") from error
+            untold.append(path)
     for what, wanted, found in (
         ("group", removal.groups, {name for part in parts.values() for name in part.groups}),
         ("sample", removal.samples, {name for part in parts.values() for name in part.samples}),
     ):
         missing = [name for name in wanted if name not in found]
         if missing:
-            raise ClassNameError(f"{what} {missing[0]!r} is not in the memory of {listed(map(str, exact))}")
-    return parts
+            raise ClassNameError(f"{what} {missing[0]!r} is not in the memory of {listed(map(str, paths))}")
+    return parts, untold
 
 
-def _tell(path: Path, rows: int, classes: Sequence[str], digest: str) -> None:
-    emptied = f"; no sample of {listed(classes)} is left, so the class went too" if classes else ""
-    click.echo(f"{'erased':<17}  {path}: {rows:,} stored samples, copies included{emptied}")
-    click.echo(f"exact: the weights are those of a fit without them, digest {digest}")
+def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:
+    from pfm.forgetting.solution import cannot_tell
+
+    named = listed(removed.classes)
+    emptied = f"; no sample of {named} is left, so the class went too" if removed.classes else ""
+    click.echo(f"{'erased':<17}  {path}: {removed.num_samples:,} stored samples, copies included{emptied}")
+    click.echo(f"exact: the weights are those of a fit without them, digest {removed.digest}")
+    if why := cannot_tell(removed.checkpoint, groups):
+        click.echo(f"still there: {path}: {why}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pfm_export.predicting.checkpoint import CheckpointModel
     from pfm_export.predicting.pipeline import FileAnswer, Unreadable
     from pfm_export.predicting.rows import Rows
-    from pfm_export.serving.session import PromptSession
+    from pfm_export.serving.bundle import Bundle
 
 SKIPPED_SOME = 3  # what the command leaves with then
 
@@ -43,22 +43,35 @@ def predict(
     """
     from pfm.options import expanded
     from pfm.runlog import progress
-    from pfm_export.predicting.files import LIST, Search
+    from pfm.storage import check_file
+    from pfm_export.predicting.files import LIST, Search, check_there
     from pfm_export.predicting.pipeline import predict_files
     from pfm_export.predicting.rows import open_rows
     from pfm_export.serving.answers import ActiveSet
+    from pfm_export.serving.bundle import Bundle
+    from pfm_export.serving.session import PromptSession
 
     form = _format(config, out)
     if paths.count(LIST) > 1:
         raise ConfigError("standard input is one list; give - once")
-    model = _open(artifact, model_name, config)
+    if out is not None:
+        check_file(out)
+    names = [str(expanded(Path(path))) if path.startswith("~") else path for path in paths]
+    if not config.skip_bad:
+        check_there(names)
+    opened = _open(artifact, model_name, config)
     chosen = ActiveSet.of(
-        _typed(config.active, artifact, model.classes) if config.active else None,
-        _typed(config.without, artifact, model.classes) if config.without else (),
+        _typed(config.active, artifact, opened.classes) if config.active else None,
+        _typed(config.without, artifact, opened.classes) if config.without else (),
         config.profile or None,
     )
-    classes = model.active(chosen.active, chosen.without, chosen.profile)
-    names = [str(expanded(Path(path))) if path.startswith("~") else path for path in paths]
+    is_bundle = isinstance(opened, Bundle)
+    positions = chosen.positions(opened) if is_bundle else opened.positions(chosen)
+    classes = tuple(opened.classes.names[p] for p in positions)
+    first = Search(opened.input.endings)
+    if LIST not in paths and next(first.files(names), None) is None:
+        raise _nothing_found(first.note(), opened.input.items)
+    model = PromptSession(artifact, device=config.device) if is_bundle else opened.loaded()
     search = Search(model.input.endings)
     counts_first = sys.stderr.isatty() and LIST not in paths
     total = sum(1 for _ in Search(model.input.endings).files(names)) if counts_first else None
@@ -112,13 +125,17 @@ class _Tally:
             DataError: there was no file at all.
         """
         if not self.answered and not self.skipped:
-            raise DataError(f"no file was found to classify; the model takes {items}" + (f"; {note}" if note else ""))
+            raise _nothing_found(note, items)
         if note:
             click.echo(f"note: {note}", err=True)
         if not self.skipped:
             return 0
         click.echo(f"{self.answered:,} answered, {self.skipped:,} skipped, which cannot be read", err=True)
         return SKIPPED_SOME
+
+
+def _nothing_found(note: str, items: str) -> DataError:
+    return DataError(f"no file was found to classify; the model takes {items}" + (f"; {note}" if note else ""))
 
 
 def _typed(text: str, artifact: Path, classes: "ClassList") -> list[str]:
@@ -142,8 +159,8 @@ def _format(config: PredictConfig, out: Path | None) -> str:
     return ending
 
 
-def _open(artifact: Path, model_name: str | None, config: PredictConfig) -> "PromptSession | CheckpointModel":
-    """What answers.
+def _open(artifact: Path, model_name: str | None, config: PredictConfig) -> "Bundle | CheckpointModel":
+    """What answers; neither a graph nor a backbone is loaded yet.
 
     Raises:
         PfmError: it is neither a checkpoint nor a bundle, or an option is not for it.
@@ -151,11 +168,11 @@ def _open(artifact: Path, model_name: str | None, config: PredictConfig) -> "Pro
     from pfm_export.serving.manifest import is_bundle
 
     if is_bundle(artifact):
-        from pfm_export.serving.session import PromptSession
+        from pfm_export.serving.bundle import Bundle
 
         if model_name is not None:
             raise ConfigError("--model_name is for checkpoints; a bundle has its backbone in it")
-        return PromptSession(artifact, device=config.device)
+        return Bundle.open(artifact)
     if not artifact.exists():
         raise ConfigError(f"{artifact} is not there; name a bundle, or a checkpoint (.pt), and then the files")
     if artifact.is_dir():

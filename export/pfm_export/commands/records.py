@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfm.classes import listed
+from pfm.classes import check_removal, listed
 from pfm.errors import ConfigError, StorageError
 from pfm.options import option
+from pfm.storage import check_file
 
 if TYPE_CHECKING:
     from pfm.forgetting.files import Scrubbed
@@ -51,6 +52,7 @@ class RecordOptions:
 
         Raises:
             ConfigError: the file is not such a key, others may read it, or the certificate exists.
+            StorageError: one of the two could not be written.
         """
         from pfm.forgetting.keys import load_key
         from pfm_export.serving.manifest import is_bundle
@@ -61,13 +63,16 @@ class RecordOptions:
             raise ConfigError(
                 f"--certificate {self.certificate} exists, and a signed record is kept; choose another name"
             )
-        if is_bundle(self.key_path.resolve().parent):
+        if any(is_bundle(folder) for folder in self.key_path.resolve().parents):
             raise ConfigError(
                 f"the key {self.key_path} would be in a bundle, and go wherever that goes; "
                 "keep it elsewhere, with --key"
             )
+        check_file(self.certificate)
         if self.key_path.exists():
             load_key(self.key_path)
+        else:
+            check_file(self.key_path)
 
     def certify(self, artifacts: Sequence[Path], keys: Sequence[str]) -> None:
         """Write the certificate, if one is asked for, of those artifacts whose ledger records the erasure.
@@ -140,10 +145,19 @@ class RecordOptions:
 
 
 def copy_path(ckpt: Path, checkpoint: "Checkpoint", keys: Sequence[str], out: Path | None) -> Path:
-    """Where a copy without some classes goes."""
+    """Where a copy without some classes goes; whether it can is said now, before any long work.
+
+    Raises:
+        ClassNameError: it would have no class.
+        ConfigError, StorageError: nothing can be written there.
+    """
     from pfm.forgetting import files
 
-    return out or files.erased_path(ckpt, checkpoint, checkpoint.classes.positions(keys))
+    positions = checkpoint.classes.positions(keys)
+    check_removal(checkpoint.classes, positions)
+    target = out or files.erased_path(ckpt, checkpoint, positions)
+    files.check_copy(ckpt, target)
+    return target
 
 
 def write_copy(

@@ -53,7 +53,8 @@ class AskedFor:
     "--later",
     multiple=True,
     type=PATH,
-    help="Certificate of a later erasure, by the same key, that says what the prompts are since they were centred.",
+    help="Certificate of a later erasure, by the same key: says what prompts are since they were centred, and what "
+    "classes of an exact readout are solved from since samples were taken out.",
 )
 @with_options(asked=AskedFor)
 def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tuple[Path, ...], asked: AskedFor) -> None:
@@ -65,7 +66,7 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
 
     Exit code 0: everything given holds. 2: something is broken, and which link. 3: nothing is broken, and yet
     nothing is shown: no --public_key was named, a file of a bundle could not be looked into, or a later
-    erasure centred the prompts, and its certificate was not given with --later.
+    erasure centred the prompts or took samples out, and its certificate was not given with --later.
     """
     from pfm.forgetting import verify as verifying
     from pfm.forgetting.certificate import read_certificate
@@ -116,7 +117,11 @@ def verify(cert: Path, artifacts: tuple[Path, ...], public_key: str, later: tupl
 def _held(checks: "Iterable[Check]") -> list[str]:
     """What is shown of the artifacts that were looked into, and of no other that the certificate names."""
     seen = [(check.name, check.entry) for check in checks if check.entry is not None]
-    lines = [f"exact: {name} was solved from what is left, digest {entry.exact}" for name, entry in seen if entry.exact]
+    lines = [
+        f"exact: {name} was solved from what was left when this was signed, digest {entry.exact}"
+        for name, entry in seen
+        if entry.exact
+    ]
     gone: dict[tuple[str, ...], list[str]] = {}
     for path, entry in seen:
         gone.setdefault(tuple(name for _, name in entry.classes), []).append(path)
@@ -156,16 +161,19 @@ def _sought(artifacts: Iterable[Path], asked: AskedFor) -> "list[Check]":
     for path in artifacts if asked.pairs else ():
         if is_bundle(path) or not path.is_file():
             continue
-        from pfm.forgetting.solution import still_stored
+        from pfm.forgetting.solution import cannot_tell, still_stored
         from pfm.model.checkpoint import load_checkpoint
 
+        checkpoint = load_checkpoint(path)
         try:
-            there = still_stored(load_checkpoint(path), asked.group, asked.sample)
+            there = still_stored(checkpoint, asked.group, asked.sample)
         except ConfigError as error:
             found.append(Check(name=str(path), remark=str(error), is_unknown=True))
             continue
         found += [Check(name=str(path), problem=told) for told in there]
-        if not there:
+        if not there and (why := cannot_tell(checkpoint, asked.group)):
+            found.append(Check(name=str(path), remark=why, is_unknown=True))
+        elif not there:
             found.append(Check(name=str(path), remark="none of its stored samples is of what was asked for"))
     return found
 

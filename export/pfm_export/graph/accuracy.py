@@ -109,6 +109,8 @@ def find_samples(
         known = {"dataset": dataset, "data_type": checkpoint.preprocess.storage.kind, **how}
     elif not known:
         raise DataError("the checkpoint does not say what it was trained on; give --dataset")
+    elif checkpoint.data_commit:  # not what the branch is by now
+        known["data_revision"] = checkpoint.data_commit
     if data_dir is not None:
         known["data_dir"] = data_dir
     intake = Intake(splits=frozenset({"test"}))

@@ -4,13 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfm.errors import ConfigError, StorageError
+from pfm.errors import ConfigError, StorageError, explain
 from pfm.forgetting.ledger import LEDGER
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.readouts.ridge import memory_of
 from pfm.options import expanded
-from pfm.storage import explain, make_folder, write_bytes
+from pfm.storage import check_folder, make_folder, write_bytes
 from pfm_export.graph.accuracy import AccuracyReport, TestSamples, measure_accuracy
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import hub_files
@@ -62,14 +62,13 @@ def export_bundle(
         StorageError: `folder` is in use, and is not a bundle that `overwrite` may replace, or cannot be written.
         ParityError: the graph does not give the model's numbers; nothing is written.
     """
-    folder = expanded(folder)
-    _check_target(folder, overwrite=overwrite)
+    folder, form = expanded(folder), form or GraphForm()
+    check_export(checkpoint, folder, overwrite=overwrite, form=form, with_sums=with_sums)
     make_folder(folder.absolute().parent)
-    model = checkpoint.build_model()
-    form = form or GraphForm()
-    bank = _bank(model)
-    manifest = describe(checkpoint, model, form, bank, with_sums=with_sums)
     sums = class_sums(checkpoint) if with_sums else {}
+    model = checkpoint.build_model()
+    bank = _bank(model)
+    manifest = describe(checkpoint, model, form, with_sums=with_sums)
     graphs = export_graphs(model, form, checkpoint.preprocess, graph_facts(manifest))
     others = hub_files(checkpoint.spec, checkpoint.preprocess)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
@@ -92,6 +91,22 @@ def export_bundle(
     return ExportReport(parity=parity, accuracy=accuracy)
 
 
+def check_export(
+    checkpoint: Checkpoint, folder: Path, *, form: GraphForm, overwrite: bool = False, with_sums: bool = False
+) -> None:
+    """Refuse what `export_bundle` would, as far as can be said before a backbone or data is loaded.
+
+    Raises:
+        ConfigError, StorageError: see there.
+    """
+    _check_target(folder, overwrite=overwrite)
+    check_folder(folder.absolute().parent)
+    form.input_kind(checkpoint.preprocess.kind)
+    form.check_split(has_trunk=checkpoint.model.has_trunk)
+    if with_sums:
+        _check_sums(checkpoint)
+
+
 def _check_target(folder: Path, *, overwrite: bool) -> None:
     """Only an empty folder, or a bundle that nothing was erased from, may be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -112,6 +127,13 @@ def class_sums(checkpoint: Checkpoint) -> dict[str, memoryview]:
     Raises:
         ConfigError: another readout, or one that kept nothing to make sums of, or a threshold that sums do not give.
     """
+    _check_sums(checkpoint)
+    memory = memory_of(checkpoint)
+    numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
+    return {sums_file(numbers[name]): memory.class_sums(name).data for name in memory.classes}
+
+
+def _check_sums(checkpoint: Checkpoint) -> None:
     if not checkpoint.exact:
         raise ConfigError(f"--with_sums is for --readout ridge; this model has --readout {checkpoint.model.readout}")
     if checkpoint.unknown_below:
@@ -119,9 +141,6 @@ def class_sums(checkpoint: Checkpoint) -> dict[str, memoryview]:
             "--with_sums: the threshold of --abstain is a function of the samples, which sums do not give; export "
             "without it, and to forget, forget in the checkpoint and export again"
         )
-    memory = memory_of(checkpoint)
-    numbers = dict(zip(checkpoint.classes.names, checkpoint.classes.ids, strict=True))
-    return {sums_file(numbers[name]): memory.class_sums(name).data for name in memory.classes}
 
 
 def _bank(model: PromptedClassifier) -> dict[str, Floats]:

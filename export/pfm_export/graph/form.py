@@ -82,6 +82,18 @@ class GraphForm:
             raise ConfigError(f"the graph can take {names}, not both; ask for one of them")
         return kinds[0] if kinds else ordinary
 
+    def check_split(self, *, has_trunk: bool) -> None:
+        """Refuse two graphs of a model that has one part only.
+
+        Raises:
+            ConfigError: they are asked for.
+        """
+        if self.split and not has_trunk:
+            raise ConfigError(
+                "--split needs a model trained with --prompt_layer above 0: in this one the prompts enter before the "
+                "first block, and nothing of it could be shared"
+            )
+
     def signatures(self, kind: type[InputKind], rows: tuple[str, ...], output: str) -> Signatures:
         """Names of inputs and outputs of each file.
 

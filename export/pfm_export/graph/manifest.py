@@ -2,24 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from pfm import __version__
 from pfm.classes import check_unknown
 from pfm.forgetting.ledger import canonical
 from pfm.model.checkpoint import Checkpoint
-from pfm.model.classifier import PromptedClassifier
+from pfm.model.classifier import PromptedClassifier, class_row_names
 from pfm.model.starts import stated as start_stated
 from pfm.storage import Json, sha256_bytes
 from pfm_export.graph.form import GraphForm
 from pfm_export.graph.hub_files import without_classes
 from pfm_export.graph.tracing import OPSET
-from pfm_export.serving.bank import Floats
 
 # what is said in the graph too; nothing of a class, which an erasure could not take out again
 _FACTS = (
@@ -28,19 +26,15 @@ _FACTS = (
 )  # fmt: skip
 
 
-def describe(
-    checkpoint: Checkpoint,
-    model: PromptedClassifier,
-    form: GraphForm,
-    bank: Mapping[str, Floats],
-    *,
-    with_sums: bool = False,
-) -> Json:
+# what a manifest says of classes, and what follows from their samples
+_OF_CLASSES = ("classes", "erased", "exact", "unknown_below")
+
+
+def describe(checkpoint: Checkpoint, model: PromptedClassifier, form: GraphForm, *, with_sums: bool = False) -> Json:
     """The manifest of a bundle, but for what is measured on it.
 
     Args:
         model: the checkpoint's.
-        bank: what the bundle's bank holds, by name.
         with_sums: the bundle carries what an exact readout is solved from.
 
     Raises:
@@ -92,7 +86,7 @@ def describe(
         "opset": OPSET,
         "versions": {p: version(p) for p in ("torch", "transformers", "onnx", "onnxscript")},
     }
-    return {**stated, "bundle": _identity(stated, bank)}
+    return {**stated, "bundle": _identity(stated, model)}
 
 
 def _exact(checkpoint: Checkpoint, *, with_sums: bool) -> Json:
@@ -118,11 +112,17 @@ def graph_facts(manifest: Json) -> Json:
     return {name: manifest[name] for name in _FACTS}
 
 
-def _identity(manifest: Json, bank: Mapping[str, Floats]) -> str:
-    """SHA-256 over what a bundle is made of.
+def _identity(manifest: Json, model: PromptedClassifier) -> str:
+    """SHA-256 over what a bundle is made of, but for its classes.
 
-    It stays as it is when a class is erased, and is the same whenever the same model is exported in the same form.
+    It is the same whenever the same model is exported in the same form, and stands in the graph, which no erasure
+    changes: made of a class's rows too, it would confirm a guess at them once they are gone.
     """
-    rows = {name: sha256_bytes(np.ascontiguousarray(array).tobytes()) for name, array in bank.items()}
-    facts = {name: value for name, value in manifest.items() if name != "created"}
-    return sha256_bytes(canonical({**facts, "bank": rows}))
+    of_classes = class_row_names()
+    tensors = {
+        name: sha256_bytes(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, tensor in model.state_dict().items()
+        if name not in of_classes
+    }
+    facts = {name: value for name, value in manifest.items() if name not in ("created", *_OF_CLASSES)}
+    return sha256_bytes(canonical({**facts, "weights": tensors}))

@@ -22,7 +22,6 @@ from torch import nn
 
 from pfm import __version__
 from pfm.data.inputs import Preprocess
-from pfm.errors import ConfigError
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.lora import merged
 from pfm.storage import Json
@@ -112,11 +111,7 @@ def export_graphs(
     Raises:
         ConfigError: a form that this model does not have.
     """
-    if form.split and not model.has_trunk:
-        raise ConfigError(
-            "--split needs a model trained with --prompt_layer above 0: in this one the prompts enter before the "
-            "first block, and nothing of it could be shared"
-        )
+    form.check_split(has_trunk=model.has_trunk)
     settings = preprocess.to_dict()
     kind = form.input_kind(preprocess.kind)(settings)
     front_end = FRONT_ENDS.get(kind.name)(kind, preprocess)

@@ -9,15 +9,18 @@ Letters: B batch, K active classes.
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 
-from pfm.classes import ClassKeys, ClassList
+from pfm.classes import ClassList
 from pfm.device import compute_in_float32
 from pfm.errors import ClassNameError, DeviceError
 from pfm.model.checkpoint import load_checkpoint
+from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
+from pfm.model.targets import TARGETS
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of
 from pfm_export.serving.kinds import Batch, InputKind, ordinary_kind
 
@@ -25,11 +28,13 @@ from pfm_export.serving.kinds import Batch, InputKind, ordinary_kind
 class CheckpointModel:
     """A checkpoint in the place of a session; several threads may use it.
 
+    Its backbone is loaded by `loaded`, or by the first prediction.
+
     Attributes:
         notes: what had to be assumed when a foreign file was read.
 
     Raises:
-        CheckpointError, BackboneError: it cannot be read, or its backbone is not there.
+        CheckpointError: it cannot be read.
         DeviceError: a device that torch does not have.
     """
 
@@ -37,47 +42,62 @@ class CheckpointModel:
         self._device = _device(device)
         checkpoint = load_checkpoint(path, model_name=model_name)
         self.notes = checkpoint.notes
-        self._model = checkpoint.build_model().to(self._device)
+        self._checkpoint = checkpoint
+        self._model: PromptedClassifier | None = None
         preprocess = checkpoint.preprocess
         self._input = ordinary_kind(preprocess.kind)(preprocess.to_dict())
-        logit = self._model.unknown_logit
-        self._unknown = Unknown(
-            score=None if logit == -torch.inf else logit, below=self._model.unknown_below
-        )  # fmt: skip
+        logit = TARGETS.get(checkpoint.model.wrong_target).unknown_logit
+        self._unknown = Unknown(score=None if logit == -torch.inf else logit, below=checkpoint.unknown_below)
         self._lock = threading.Lock()
+
+    def loaded(self) -> Self:
+        """The same, with its backbone, which may be far away and take long.
+
+        Raises:
+            BackboneError: it is not there.
+            CheckpointError: the tensors do not fit it.
+        """
+        with self._lock:
+            _ = self._build()
+        return self
+
+    def _build(self) -> PromptedClassifier:
+        """For who holds the lock."""
+        if self._model is None:
+            self._model = self._checkpoint.build_model().to(self._device)
+        return self._model
 
     @property
     def classes(self) -> ClassList:
         """Those that are there."""
-        return self._model.classes
+        return self._checkpoint.classes
 
     @property
     def input(self) -> InputKind:
         """How files become inputs."""
         return self._input
 
-    def active(
-        self, active: ClassKeys | None = None, without: ClassKeys = (), profile: str | None = None
-    ) -> tuple[str, ...]:
-        """Names of the classes of an active set."""
-        chosen = self._positions(ActiveSet.of(active, without, profile))
-        return tuple(self.classes.names[p] for p in chosen)
-
     @torch.inference_mode()
     def predict_prepared(self, batches: Iterable[Batch], count: int, chosen: ActiveSet) -> Prediction:
         """As `PromptSession.predict_prepared`: a class that is left out has neither prompt nor classifier row."""
-        positions = self._positions(chosen)
+        positions = self.positions(chosen)
         totals, weights = np.zeros((count, len(positions))), np.zeros((count, 1))
         for batch in batches:
             inputs = torch.from_numpy(self._input.checked(batch.inputs)).to(self._device)
             present = shared_set(list(positions), len(inputs), self._device)
             with self._lock:  # of the backbone, which keeps the keys of a batch's dropout
-                logits = self._model.logits(inputs, present)[:, list(positions)]  # (B, K)
+                model = self._build()
+                logits = model.logits(inputs, present)[:, list(positions)]  # (B, K)
             np.add.at(totals, batch.owners, logits.float().cpu().numpy() * batch.weights[:, None])
             np.add.at(weights, batch.owners, batch.weights[:, None])
         return answers_of(self.classes, positions, (totals / weights).astype(np.float32), self._unknown)
 
-    def _positions(self, chosen: ActiveSet) -> tuple[int, ...]:
+    def positions(self, chosen: ActiveSet) -> tuple[int, ...]:
+        """Of the classes of an active set.
+
+        Raises:
+            ClassNameError: an unknown class, none that is left, or a profile.
+        """
         if chosen.profile is not None:
             raise ClassNameError("--profile is of bundles; a checkpoint has none")
         return chosen.positions_among(self.classes)

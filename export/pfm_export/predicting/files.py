@@ -12,6 +12,17 @@ LIST = "-"  # stands for the names on standard input
 MARK = "\ufeff"  # of UTF-8, at the start of a list that Windows wrote
 
 
+def check_there(paths: Sequence[str]) -> None:
+    """Refuse a name that is of nothing, before a model is loaded; patterns and lists are for `Search`.
+
+    Raises:
+        DataError: which.
+    """
+    for path in paths:
+        if path != LIST and not glob.has_magic(path) and not os.path.exists(path):
+            raise DataError(f"cannot read {path}: it is not there; correct the name, or give --skip_bad")
+
+
 @dataclass
 class Search:
     """What is looked for, and what was passed over.

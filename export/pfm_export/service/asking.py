@@ -7,7 +7,7 @@ more than linear time. The buffer begins with so many empty bytes that the numbe
 import time
 from typing import Protocol
 
-from pfm_export.service.guard import Note
+from pfm_export.service.guard import Client, Note
 from pfm_export.service.outlines import Head, Outline
 from pfm_export.service.plain import Headers
 from pfm_export.service.tenants import Tenant
@@ -30,6 +30,11 @@ class Wire(Protocol):
     @property
     def default_headers(self) -> Headers:
         """Of every answer."""
+        ...
+
+    @property
+    def client(self) -> Client:
+        """Who is at the other end."""
         ...
 
 

@@ -39,7 +39,9 @@ class ServeConfig:
         section=Section.DEVICE,
     )
     threads: int | None = option(
-        None, "Threads of one pass on the CPU.  [default: the cores, shared by the workers]",
+        None,
+        "Threads of one pass on the CPU.  [default: one for a model that needs no more, else the cores, shared by the "
+        "workers]",
         minimum=1, section=Section.DEVICE,
     )  # fmt: skip
     passes: int = option(

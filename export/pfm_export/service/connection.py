@@ -65,6 +65,8 @@ class Connection(H11Protocol):
             return
         if self.transport.is_closing():  # what follows the last answer, such as the rest of a body that was refused
             return
+        if self.conn.their_state is h11.MUST_CLOSE:
+            return
         if self._is_between_requests:
             if self._lane is not None and (asking := self._lane.take(data, self)) is not None:
                 self._unset_keepalive_if_required()
@@ -192,11 +194,16 @@ class Connection(H11Protocol):
 
 
 class _Reader(h11.Connection):
-    """Takes no body of many tiny chunks."""
+    """Takes no body of many tiny chunks, and nothing that follows a request which said that it is the last one.
+
+    What follows it is ignored (RFC 9112, 9.6), where h11 has an error that would become the answer.
+    """
 
     _chunks = _bytes = 0
 
     def next_event(self) -> Any:
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._bytes = 0

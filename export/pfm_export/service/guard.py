@@ -22,6 +22,7 @@ from pfm_export.service.logs import log_all, log_error
 from pfm_export.service.metrics import Metrics
 from pfm_export.service.plain import Headers
 from pfm_export.service.refusals import RefusedError, bad_request, too_busy, too_large, too_slow
+from pfm_export.service.room import Held, Room
 from pfm_export.service.tensors import as_json
 
 NOTE = "pfm.note"  # in the scope of a request
@@ -34,6 +35,8 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 
+Client = tuple[str, int] | None  # address and port
+
 
 @dataclass
 class Note:
@@ -45,7 +48,7 @@ class Note:
         tag: of the tenant.
         active: classes that it was answered with.
         why: it was refused, in a word.
-        held: bytes of its body in memory.
+        held: of its body in memory.
         is_read: nothing of its body is left to come; else the connection ends with the answer.
     """
 
@@ -55,7 +58,7 @@ class Note:
     tag: str = ""
     active: int = 0
     why: str = ""
-    held: int = 0
+    held: Held = field(default_factory=Held)
     is_read: bool = False
 
 
@@ -68,6 +71,7 @@ class Guard:
     """The outermost layer of the application.
 
     Attributes:
+        room: for bodies.
         is_closing: the server was told to stop; every connection ends with the answer that is next on it.
     """
 
@@ -76,7 +80,7 @@ class Guard:
         self._config = config
         self._metrics = metrics
         self._is_local = config.is_local
-        self._held = 0
+        self.room = Room(BODIES_AT_ONCE * self._most)
         self.is_closing = False
         self.lane: object = None
 
@@ -99,7 +103,7 @@ class Guard:
 
         try:
             self.check(scope["headers"], note)
-            await self._app(scope, self._bounded(receive, note), watched)
+            await self._app(scope, self._bounded(receive, note, scope.get("client")), watched)
         except RefusedError as error:
             note.is_read = False  # whether or not something follows on this connection, it is not looked at
             if not status:
@@ -112,7 +116,7 @@ class Guard:
             if not status:
                 await broken(note)(scope, receive, watched)
         finally:
-            self.hold(-note.held)
+            self.room.let_go(note.held)
             self.tell([(note, status, time.monotonic() - begun)])
 
     def tell(self, ended: Sequence[tuple[Note, int, float]]) -> None:
@@ -133,13 +137,9 @@ class Guard:
         log_all("request", lines)
         self._metrics.catch_up()
 
-    def hold(self, size: int) -> None:
-        """So many bytes of bodies are in memory more, or less."""
-        self._held += size
-
-    def has_room(self, size: int) -> bool:
-        """Whether they may be."""
-        return self._held + size <= BODIES_AT_ONCE * self._most
+    def whose(self, note: Note, client: Client) -> str:
+        """By whom bodies are counted: the token; where none is asked for, the address that it comes from."""
+        return note.tag if self._config.tokens is not None else client[0] if client else ""
 
     def check(self, given: Headers, note: Note) -> None:
         """Look at the headers of a request.
@@ -179,7 +179,7 @@ class Guard:
             return False
         return name in (LOCALHOST, "127.0.0.1", "::1", self._config.host.lower())
 
-    def _bounded(self, receive: Receive, note: Note) -> Receive:
+    def _bounded(self, receive: Receive, note: Note, client: Client) -> Receive:
         """What hands out a body of bounded size, in bounded time."""
         until = asyncio.get_running_loop().time() + self._config.timeout
 
@@ -192,14 +192,14 @@ class Guard:
             except TimeoutError as error:
                 raise too_slow() from error
             if message["type"] == "http.request":
-                size = len(message.get("body", b""))
-                note.held += size
-                self.hold(size)
-                if note.held > self._most:
+                is_whole = not message.get("more_body", False)
+                note.held.whose = note.held.whose or self.whose(note, client)
+                has_room = self.room.add(note.held, len(message.get("body", b"")), is_whole=is_whole)
+                if note.held.size > self._most:
                     raise self._too_large()
-                if not self.has_room(0):
+                if not has_room:
                     raise too_busy(1)
-                note.is_read = not message.get("more_body", False)
+                note.is_read = is_whole
             return message
 
         return bounded

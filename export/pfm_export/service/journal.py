@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfm.errors import ClassNameError, StorageError
+from pfm.errors import ClassNameError, StorageError, explain
 from pfm.forgetting.ledger import LOCK
-from pfm.storage import Json, explain, locked, parse_json, read_ordinary, write_bytes
+from pfm.locks import locked
+from pfm.storage import Json, parse_json, read_ordinary, write_bytes
 from pfm_export.service.refusals import RefusedError
 
 

@@ -66,7 +66,7 @@ class Lane:
             data: all that came on a connection that waits for a request.
         """
         end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD) + 4
-        if end < 4 or self._guard.is_closing or not self._guard.has_room(len(data)):
+        if end < 4 or self._guard.is_closing or not self._guard.room.has_room(len(data)):
             return None
         try:
             head = self._head(data, end)
@@ -75,20 +75,22 @@ class Lane:
             tenant = self._service.door.find(head.token)
             tenant.require(Right.PREDICT)
             note = Note(route=ROUTE, model=head.model, tag=tenant.tag)
+            note.held.whose = self._guard.whose(note, wire.client)
             asking = Asking(self, wire, data, end, head=head, tenant=tenant, note=note)
             if asking.missing:
+                if not self._guard.room.has_room(len(data), coming_of=note.held.whose):
+                    return None
                 self._wait(asking)
             elif not self._begin(asking):
                 return None
         except PfmError:  # the usual way says what is wrong
             return None
-        self._hold(asking, len(data))
+        self._guard.room.add(note.held, len(data), is_whole=not asking.missing)
         return asking
 
     def gather(self, asking: Asking, size: int) -> None:
         """So many bytes more of a body have come."""
-        self._hold(asking, size)
-        if not self._guard.has_room(0):
+        if not self._guard.room.add(asking.note.held, size, is_whole=not asking.missing):
             self._break_off(asking, too_busy(1))
         elif not asking.missing:
             del self._waiting[asking]
@@ -146,10 +148,6 @@ class Lane:
         self._waiting[asking] = time.monotonic() + timeout
         if self._timer is None:
             self._timer = self._loop.call_later(timeout, self._look)
-
-    def _hold(self, asking: Asking, size: int) -> None:
-        asking.note.held += size
-        self._guard.hold(size)
 
     def _submit(self) -> None:
         """What came at the same time waits together: a pass that was begun for the first would leave the others."""
@@ -230,7 +228,7 @@ class Lane:
 
     def _let_go(self, asking: Asking) -> None:
         asking.response_complete = True
-        self._hold(asking, -asking.note.held)
+        self._guard.room.let_go(asking.note.held)
         self._waiting.pop(asking, None)
         asking.release()
 

@@ -53,9 +53,17 @@ class Metrics:
         )
         self._batch = Histogram("pfm_batch_rows", "Rows of a pass.", ["model"], buckets=ROWS, registry=here)
         self._pass = Histogram("pfm_pass_seconds", "Time of a pass.", ["model"], buckets=SECONDS, registry=here)
+        self._threads = Gauge(
+            "pfm_pass_threads", "Threads of a pass on the CPU, the most of any worker; 0 where they are not counted.",
+            ["model"], multiprocess_mode="livemax", registry=here,
+        )  # fmt: skip
         self._watchers: list[EngineMetrics] = []
         self._counters: dict[tuple[str, str, int], Counter] = {}  # looking one up by its labels costs as much as it
         self._timers: dict[tuple[str, str, str], Histogram] = {}
+
+    def opened(self, model: str, threads: int) -> None:
+        """A model is served, with so many threads a pass; 0 is the engine's own choice."""
+        self._threads.labels(model).set(threads)
 
     def answered(self, *, model: str, route: str, status: int, seconds: float, active: int) -> None:
         """A request is over.

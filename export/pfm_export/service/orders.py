@@ -49,7 +49,7 @@ class Order:
 
     Attributes:
         descriptor: of the socket that it accepts connections on.
-        threads: of one pass; 0 leaves the choice to ONNX Runtime.
+        threads: of one pass, or the most where the configuration does not name them; 0 leaves the number to the engine.
         cores: that it may run on; empty for all.
     """
 

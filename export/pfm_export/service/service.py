@@ -12,13 +12,14 @@ from starlette.requests import Request
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.engine import Engine
 from pfm_export.service.guard import note_of
+from pfm_export.service.logs import log
 from pfm_export.service.metrics import Metrics
 from pfm_export.service.models import Model, find
 from pfm_export.service.orders import Named
 from pfm_export.service.refusals import too_busy, too_late
 from pfm_export.service.tenants import Door, OpenDoor, Right, Tenant, TokenDoor
+from pfm_export.service.thread_choice import open_session
 from pfm_export.service.warming import warm_up
-from pfm_export.serving.session import PromptSession
 
 T = TypeVar("T")
 SMALL = 1 << 16  # bytes of JSON that are read where they arrive; more would hold up other requests
@@ -44,7 +45,8 @@ class Service:
         """Load every bundle and start its engine.
 
         Args:
-            threads: of one pass on the CPU; 0 leaves the choice to ONNX Runtime.
+            threads: of one pass on the CPU, or the most that it may have where `config` does not name them; 0 leaves
+                the number to the engine.
 
         Raises:
             PfmError: a bundle or the file of tokens is not as it has to be.
@@ -53,7 +55,16 @@ class Service:
         door = OpenDoor(is_local=config.is_local) if config.tokens is None else TokenDoor(config.tokens)
         models: dict[str, Model] = {}
         for bundle in named:
-            session = PromptSession(bundle.folder, device=config.device, threads=threads, spin=config.spin)
+            opened = open_session(
+                bundle.folder, device=config.device, threads=threads, spin=config.spin,
+                is_fixed=config.threads is not None,
+            )  # fmt: skip
+            session = opened.session
+            metrics.opened(bundle.name, opened.threads)
+            log(
+                "model", model=bundle.name, provider=session.provider, threads=opened.threads or "all",
+                row_ms=None if opened.row_ms is None else round(opened.row_ms, 2),
+            )  # fmt: skip
             engine = Engine(
                 session,
                 mixes_sets=session.stated.signatures.mixes_sets,

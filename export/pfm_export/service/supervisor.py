@@ -4,6 +4,7 @@ All workers accept on one socket. A worker that dies takes the requests it was a
 connections that were not accepted yet are theirs. It is started again.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from pfm.errors import ConfigError, PfmError
 from pfm_export.service.config import ServeConfig
-from pfm_export.service.logs import log
+from pfm_export.service.logs import log, log_error
 from pfm_export.service.orders import READY, SHARED, Named, Order, forget_process, records_folder
 from pfm_export.service.tenants import read_tokens
 from pfm_export.serving.manifest import is_bundle, no_bundle_at
@@ -125,8 +126,9 @@ class _Worker:
         )
         self._started = time.monotonic()
         assert self._process.stdin is not None
-        self._process.stdin.write(self._order.to_line())
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which is seen to where it is waited for
+            self._process.stdin.write(self._order.to_line())
+            self._process.stdin.flush()
 
     def wait_ready(self, is_stopping: threading.Event) -> None:
         """Wait until it takes connections.
@@ -145,17 +147,25 @@ class _Worker:
         """Start it again where it died, after a pause that grows while it dies at once."""
         if self._process is None:
             if time.monotonic() >= self._again:
-                self.start()
+                try:
+                    self.start()
+                except OSError as error:  # no memory, or no process to be had: the others go on
+                    self._started = time.monotonic()
+                    log_error("worker not started", error, again_in_seconds=self._put_off())
             return
         code = self._process.poll()
         if code is None:
             return
+        log("worker ended", code=code, again_in_seconds=self._put_off())
+        forget_process(self._metrics, self._process.pid)
+        self._close()
+
+    def _put_off(self) -> float:
+        """Seconds until it is started again."""
         now = time.monotonic()
         self._pause = FIRST_PAUSE if now - self._started > STEADY_SECONDS else min(2 * self._pause, LONGEST_PAUSE)
         self._again = now + self._pause
-        log("worker ended", code=code, again_in_seconds=self._pause)
-        forget_process(self._metrics, self._process.pid)
-        self._close()
+        return self._pause
 
     def end(self) -> None:
         """Ask it to end."""
@@ -178,7 +188,8 @@ class _Worker:
         assert self._process is not None
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what it was told and did not live to read
+                    pipe.close()
         self._process = None
 
 
@@ -217,7 +228,7 @@ def check_tls(config: ServeConfig) -> None:
 
 
 def shares(config: ServeConfig, number: int) -> tuple[int, tuple[int, ...]]:
-    """Threads of a pass, and the cores that are a worker's own; 0 and none for a worker alone.
+    """Threads that a pass has or may have, and the cores that are a worker's own; 0 and none for a worker alone.
 
     Args:
         number: of the worker, from 0.

@@ -28,6 +28,7 @@ from pfm.forgetting.ledger import LEDGER
 from pfm.forgetting.search import search
 from pfm_export.serving.bank import BANK, Bank, Rows, tensor_names
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.damage import damaged_files
 from pfm_export.serving.graph_names import graph_names
 from pfm_export.serving.manifest import MANIFEST, is_bundle
 from pfm_export.serving.signature import INPUT_BIAS, INPUT_PROMPTS, INPUT_WEIGHT, TOKENS
@@ -68,6 +69,9 @@ class BundleKind(FolderKind):
             bundle.search_rows(i for i in there if i in numbers),
             bundle.search_rows(i for i in there if i not in numbers),
         )
+
+    def damage(self, folder: Path) -> tuple[str, ...]:
+        return damaged_files(Bundle.open(folder))
 
     def finish(self, folder: Path) -> bool:
         bundle = Bundle.open(folder)

@@ -18,21 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pfm.classes import ClassKeys, check_removal, class_keys
-from pfm.errors import BundleError, ClassNameError, StorageError
+from pfm.errors import BundleError, ClassNameError
 from pfm.forgetting import ledger
 from pfm.forgetting.artifacts import Request
 from pfm.forgetting.centring import CENTRED, CENTRED_PROMPTS, SUM_LEFT
 from pfm.forgetting.ledger import LEDGER, LOCK, PROMPTS_CENTRED, Record
 from pfm.forgetting.search import Row
+from pfm.locks import locked
 from pfm.model.starts import follows
 from pfm.options import expanded
-from pfm.storage import locked, sha256_bytes, write_bytes
+from pfm.storage import sha256_bytes, write_bytes
 from pfm_export.serving import fields, solving
 from pfm_export.serving.bank import BANK, Bank, BankShape, Floats, Rows
 from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import Manifest, no_bundle_at, read_file, read_manifest, write_manifest
 from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.standing import read_standing
 from pfm_export.serving.traces import held_again, other_bank, search_files
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Bundle":
-        """Read a bundle; `model_bytes` checks the graph when it is loaded.
+        """Read a bundle, also while others write it; `model_bytes` checks the graph when it is loaded.
 
         Raises:
             BundleError: a file is missing, changed or of another version.
@@ -95,14 +97,13 @@ class Bundle:
         folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         if not folder.is_dir():
             raise no_bundle_at(folder)
+        return read_standing(folder, cls._read)
+
+    @classmethod
+    def _read(cls, folder: Path) -> "Bundle":
         stated = read_manifest(folder)
-        try:
-            bank = read_file(folder / BANK, stated.files[BANK].size_bytes + SLACK)
-            return cls(folder, stated, ledger.read(folder / LEDGER), bank)
-        except (StorageError, ClassNameError) as error:
-            raise BundleError(str(error)) from error
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise BundleError(f"{folder} is damaged ({type(error).__name__}: {error})") from error
+        bank = read_file(folder / BANK, stated.files[BANK].size_bytes + SLACK)
+        return cls(folder, stated, ledger.read(folder / LEDGER), bank)
 
     @property
     def manifest(self) -> dict[str, Any]:

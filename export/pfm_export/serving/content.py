@@ -9,12 +9,12 @@ from pfm.classes import listed
 from pfm.errors import BundleError
 from pfm.exact.solve import TOLERANCE
 from pfm.forgetting.artifacts.text import may_hold_numbers
-from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of
+from pfm.forgetting.content import WRITTEN_OUT, ClassContent, Content, digest_of, sums_digest
 from pfm.forgetting.ledger import LEDGER
-from pfm.storage import sha256_bytes
 from pfm_export.serving.bank import BANK, Floats
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.manifest import MANIFEST, read_file
+from pfm_export.serving.damage import damaged_files
+from pfm_export.serving.manifest import MANIFEST
 
 _OWN = {MANIFEST, LEDGER, BANK}
 
@@ -26,13 +26,12 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         solves: solve an exact readout again, where the bundle has its sums.
 
     Raises:
-        BundleError: it is incomplete, or a file is not the one that the manifest states.
+        BundleError: its manifest, ledger and bank are not whole, or do not belong together.
     """
     bundle = Bundle.open(folder)
     hashes = {name: stated.sha256 for name, stated in bundle.stated.files.items() if name != BANK}
-    changed = [name for name, sha256 in hashes.items() if sha256_bytes(read_file(folder / name)) != sha256]
     again = bundle.held_again
-    problems = [f"{name} was changed: it is not the file that the manifest states" for name in changed]
+    problems = [*damaged_files(bundle)]
     if bundle.pending:
         names = listed(name for _, name in bundle.pending)
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")
@@ -42,8 +41,11 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         problems.append(f"{MANIFEST}: {WRITTEN_OUT}")
     if solves:
         problems += _misfits_of_solution(bundle)
+    # without sums the manifest's word is all there is: nobody can solve again
+    exact = bundle.exact if bundle.is_exact and bundle.exact is not None and bundle.exact.has_sums else None
+    sums = {} if exact is None else {own.id: sums_digest(own.count, own.sha256) for own in exact.classes}
     classes = tuple(
-        _class(number, name, bundle.tensors_of(number))
+        _class(number, name, bundle.tensors_of(number), sums.get(number, ""))
         for number, name in zip(bundle.classes.ids, bundle.classes.names, strict=True)
     )
     own = {*bundle.stated.signatures.files, *_OWN, *(() if bundle.exact is None else bundle.exact.files)}
@@ -55,7 +57,7 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
         shared=digest_of((name, "file", (), sha256.encode()) for name, sha256 in hashes.items()),
         files=tuple(hashes.items()),
         problems=tuple(problems),
-        exact=bundle.exact.digest if bundle.exact is not None and bundle.is_exact else "",
+        exact="" if exact is None else exact.digest,
         prompts_centred=bool(bundle.prompts_centred),
         unknown=tuple(path for path in _files(folder) if path.relative_to(folder).as_posix() not in own),
     )
@@ -79,10 +81,10 @@ def _misfits_of_solution(bundle: Bundle) -> list[str]:
     ]
 
 
-def _class(number: int, name: str, tensors: dict[str, Floats]) -> ClassContent:
+def _class(number: int, name: str, tensors: dict[str, Floats], sums: str) -> ClassContent:
     parts = {kind: (kind, str(array.dtype), array.shape, array.tobytes()) for kind, array in tensors.items()}
     prompt = parts.pop("prompt")
-    return ClassContent(number=number, name=name, prompt=digest_of([prompt]), rows=digest_of(parts.values()))
+    return ClassContent(number=number, name=name, prompt=digest_of([prompt]), rows=digest_of(parts.values()), sums=sums)
 
 
 def _files(folder: Path) -> list[Path]:

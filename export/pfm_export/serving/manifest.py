@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pfm.classes import ClassList
-from pfm.errors import BundleError, PfmError
-from pfm.storage import LARGEST_JSON, Json, explain, finite, parse_json, sha256_bytes, write_json
+from pfm.errors import BundleError, PfmError, explain
+from pfm.storage import LARGEST_JSON, Json, finite, parse_json, sha256_bytes, write_json
 from pfm_export.serving import fields
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.kinds import INPUT_KINDS, InputKind, kind_that_takes

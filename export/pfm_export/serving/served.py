@@ -13,8 +13,8 @@ from pfm.classes import ClassKeys, ClassList, check_removal
 from pfm.errors import BundleError
 from pfm.forgetting.artifacts import Request
 from pfm.forgetting.ledger import LOCK
+from pfm.locks import locked
 from pfm.options import expanded
-from pfm.storage import locked
 from pfm_export.serving.beside import require_nothing_beside
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import Manifest

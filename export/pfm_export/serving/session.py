@@ -15,6 +15,7 @@ from pfm.errors import DataError
 from pfm_export.serving.answers import ActiveSet, Prediction, Unknown, answers_of, answers_of_each
 from pfm_export.serving.bank import Floats
 from pfm_export.serving.bundle import Bundle
+from pfm_export.serving.damage import require_whole
 from pfm_export.serving.intake import as_array
 from pfm_export.serving.kinds import Batch, InputKind
 from pfm_export.serving.runner import GraphRunner
@@ -60,6 +61,7 @@ class PromptSession(ServedBundle):
             "device": device, "threads": threads, "cuda_graphs": cuda_graphs, "warm_up": tuple(warm_up), "spin": spin,
         }  # fmt: skip
         stated = self._opened.stated
+        require_whole(self._opened)
         check_unknown(self._opened.classes, has_answer=stated.unknown_score is not None or stated.unknown_below > 0)
         self._runner = GraphRunner(self._opened, device=device, threads=threads, cuda_graphs=cuda_graphs, spin=spin)
         for batch_size in warm_up:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfm.errors import BundleError, PfmError
+from pfm.errors import BundleError, PfmError, explain
 from pfm.exact.memory import digest_of
 from pfm.exact.solve import solve
 from pfm.exact.sums import num_packed
-from pfm.storage import Json, explain, sha256_bytes, write_bytes
+from pfm.storage import Json, sha256_bytes, write_bytes
 from pfm_export.serving.bank import Floats, pack, unpack
 
 SOLVED = "exact.safetensors"

@@ -16,6 +16,8 @@ def search_files(
 ) -> SearchReport:
     """Search a bank that is to be written, and every other file of the bundle, for rows of classes that go.
 
+    A file that is not there holds none; whether it should be, `pfm_export.serving.damage` says.
+
     Args:
         bank: its bytes.
         rows: of those classes.
@@ -26,7 +28,7 @@ def search_files(
         TraceFoundError: something of them is there.
     """
     report = search(bank, rows, kept=kept, file=BANK)
-    for name in sorted({MANIFEST, *names} - {BANK}):
+    for name in sorted(name for name in {MANIFEST, *names} - {BANK} if (folder / name).is_file()):
         report = report.joined(search(read_file(folder / name), rows, kept=kept, file=name))
     return report
 

@@ -4,9 +4,8 @@ import os
 import shlex
 from pathlib import Path
 
-from pfm.errors import BundleError, StorageError
+from pfm.errors import BundleError, StorageError, explain
 from pfm.forgetting.ledger import LEDGER
-from pfm.storage import explain
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 from pfm_export.serving.manifest import MANIFEST
@@ -62,11 +61,6 @@ def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
         return (), Bundle.open(folder)  # which says what is missing
     while True:
         before = stamp(folder)
-        try:
-            bundle = Bundle.open(folder)
-        except BundleError:
-            if stamp(folder) == before:
-                raise
-            continue
+        bundle = Bundle.open(folder)
         if stamp(folder) == before:
             return before, bundle

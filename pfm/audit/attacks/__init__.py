@@ -20,6 +20,7 @@ from pfm.audit.attacks.probe import Probe
 from pfm.audit.attacks.prototypes import Prototypes
 from pfm.audit.attacks.relearning import Relearning
 from pfm.audit.attacks.resurrection import Resurrection
+from pfm.audit.attacks.scale import Scale
 from pfm.audit.attacks.shadow import ShadowModels
 from pfm.audit.attacks.stored import Stored
 from pfm.audit.attacks.utility import Utility
@@ -42,6 +43,7 @@ for _attack in (
     Relearning(),
     Probe(),
     Alignment(),
+    Scale(),
     Cost(),
     Exposure(),
     ClosedForm(),

@@ -7,6 +7,7 @@ from pfm.audit.attacks.attack import Measurement
 from pfm.audit.comparisons.fresh import fit_afresh, hash_of_rows
 from pfm.audit.models import Models
 from pfm.audit.verdict import FAIL, PASS, by_number
+from pfm.forgetting.solution import misfits_of_solution
 
 
 class ExactFigures(TypedDict):
@@ -36,7 +37,8 @@ class Exact:
         judged = str(record.get("digest", "")) if record.get("is_solved") else ""
         is_threshold = models.judged.unknown_below == fresh.unknown_below
         has_rows = judged != "" and hash_of_rows(models.judged) == fresh.rows
-        is_equal = judged == fresh.digest and has_rows and is_threshold
+        wrong = misfits_of_solution(models.judged)  # the digest is of what the file says that it keeps
+        is_equal = judged == fresh.digest and has_rows and is_threshold and not wrong
         said = "is that of" if judged == fresh.digest else "is not that of"
         threshold = "" if is_threshold else "; its threshold for `unknown` is another"
         rows = "" if has_rows or judged != fresh.digest else "; its rows are not those that are solved from them"
@@ -47,7 +49,7 @@ class Exact:
             limit=1.0,
             verdict=PASS if is_equal else FAIL,
             reason=f"the digest over projection, sums and counts {said} a fit that never saw the classes"
-            f"{rows}{threshold}",
+            f"{rows}{threshold}{f'; {wrong[0]}' if wrong else ''}",
             settles=is_equal,
         )
         return Measurement({"judged": judged, "fresh": fresh.digest}, (judgement,))

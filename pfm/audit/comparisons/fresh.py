@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pfm.audit.comparisons.trained import recipe_of
 from pfm.data.config import DataConfig
 from pfm.errors import AuditError
 from pfm.model.checkpoint import Checkpoint
@@ -58,9 +59,10 @@ def fit_afresh(checkpoint: Checkpoint, source: DataConfig | None, names: Sequenc
     Raises:
         AuditError: the fit failed.
     """
+    recipe = recipe_of(checkpoint)
     asked = {
-        "run": dict(checkpoint.run),
-        "data": dataclasses.asdict(source) if source is not None else checkpoint.run["data"],
+        "run": recipe.to_dict(),
+        "data": dataclasses.asdict(source or recipe.data),
         "classes": list(names),
     }
     command = [sys.executable, "-m", "pfm.audit.comparisons.fresh"]

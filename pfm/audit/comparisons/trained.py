@@ -56,7 +56,7 @@ class Shadow:
 
 
 def recipe_of(checkpoint: Checkpoint) -> RunConfig:
-    """The training run a checkpoint came from.
+    """The training run a checkpoint came from; of what is from a hub, at the commit that it was of then.
 
     Raises:
         ConfigError: the file does not say.
@@ -67,7 +67,12 @@ def recipe_of(checkpoint: Checkpoint) -> RunConfig:
         )
     # the models that are compared start as this one did; of secret keys, from some of their own that nobody keeps
     start = {"prompt_start": checkpoint.prompt_start}
-    return RunConfig.from_dict({**checkpoint.run, "start": start})
+    pinned = {"backbone": {"revision": checkpoint.spec.commit}, "data": {"data_revision": checkpoint.data_commit}}
+    known = {
+        section: {**checkpoint.run.get(section, {}), **{name: commit for name, commit in commits.items() if commit}}
+        for section, commits in pinned.items()
+    }
+    return RunConfig.from_dict({**checkpoint.run, **known, "start": start})
 
 
 def undisturbed(settings: TrainConfig, seed: int, save_dir: str) -> TrainConfig:

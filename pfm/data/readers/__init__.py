@@ -39,14 +39,15 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class LocalReader(Protocol):
-    """A source on the disk, of which one can ask at no cost whether it is there."""
+class EarlyReader(Protocol):
+    """A source of which can be said at next to no cost, before anything is loaded, that something cannot be read."""
 
     def check_there(self, config: DataConfig) -> None:
-        """Refuse what is not there.
+        """Refuse what is not there, and what this source can never be read as; no data is read.
 
         Raises:
-            DataError: it is not.
+            DataError: it is not there, or does not go with the options.
+            ConfigError: another kind of input was asked for than this source has.
         """
         ...
 

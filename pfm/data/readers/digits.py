@@ -18,8 +18,12 @@ class DigitsReader:
     def takes(self, config: DataConfig) -> bool:
         return config.dataset == "digits"
 
-    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+    def check_there(self, config: DataConfig) -> None:
         config.check_kind(ImageStorage.kind)
+        class_list(config, [str(digit) for digit in range(10)])
+
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+        self.check_there(config)
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits()

@@ -28,15 +28,18 @@ class HuggingFaceReader:
         return True
 
     def check_there(self, config: DataConfig) -> None:
-        path = Path(config.dataset).expanduser()
-        if config.dataset.startswith((".", "/", "~")) and not path.exists():  # not a name of the hub
-            raise DataError(f"no file or folder {path}; give an .npz, a folder of files or a name of the hub")
-        if path.is_file():
-            raise DataError(f"{path} is not a data set; a file has to be an .npz in MedMNIST's layout, and end so")
+        path = _local_path(config)
+        if path.exists():
+            return
+        try:
+            with quiet_library() as is_offline:
+                if not (is_offline and _cache_of(config.dataset).is_dir()):
+                    find_commit(Repository(config.dataset, config.data_revision, "dataset"), _CARD)
+        except HubError as error:
+            raise DataError(_not_found(config, path, error)) from error
 
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
-        self.check_there(config)
-        path, commit, notes = Path(config.dataset).expanduser(), "", ()
+        path, commit, notes = _local_path(config), "", ()
         with quiet_library() as is_offline:
             try:
                 if path.exists():
@@ -49,6 +52,20 @@ class HuggingFaceReader:
                 raise DataError(_not_found(config, path, error)) from error
         data = read_tables(loaded, config, storage, intake)
         return dataclasses.replace(data, notes=(*data.notes, *notes), commit=commit)
+
+
+def _local_path(config: DataConfig) -> Path:
+    """Where the data set is; nothing is there where it is one of the hub.
+
+    Raises:
+        DataError: a path to nothing, or to a file.
+    """
+    path = Path(config.dataset).expanduser()
+    if config.dataset.startswith((".", "/", "~")) and not path.exists():  # not a name of the hub
+        raise DataError(f"no file or folder {path}; give an .npz, a folder of files or a name of the hub")
+    if path.is_file():
+        raise DataError(f"{path} is not a data set; a file has to be an .npz in MedMNIST's layout, and end so")
+    return path
 
 
 def _read_local(path: Path) -> Any:
@@ -97,16 +114,19 @@ def _commit_of(loaded: Any) -> str:
     return found.pop() if len(found) == 1 and all(map(COMMIT.fullmatch, found)) else ""
 
 
-def _prepared(name: str, commit: str) -> list[Path]:
-    """The folders of the library's cache with a data set at a commit, one for each of its configurations."""
+def _cache_of(name: str) -> Path:
+    """The folder of the library's cache for a data set of the hub."""
     import datasets.config
     from datasets.naming import camelcase_to_snakecase
 
-    if not commit:
-        return []
     *owner, own = name.split("/")
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(own)])
-    return sorted(found for found in folder.glob(f"*/*/{commit}") if found.is_dir())
+    return Path(datasets.config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(own)])
+
+
+def _prepared(name: str, commit: str) -> list[Path]:
+    """The folders of the library's cache with a data set at a commit, one for each of its configurations."""
+    found = _cache_of(name).glob(f"*/*/{commit}") if commit else ()
+    return sorted(folder for folder in found if folder.is_dir())
 
 
 def _read_prepared(name: str, folder: Path) -> Any:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfm.data.readers.roles import SPLIT_NAMES, role_of
-from pfm.errors import DataError
-from pfm.storage import explain
+from pfm.errors import DataError, explain
 
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 _MAGIC = {"DICM": (".dcm", 128)}  # files that need no ending: the ending that they would have, and where the word is

@@ -11,8 +11,8 @@ from pfm.data.inputs import Storage
 from pfm.data.readers.npz import read_npz
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, class_list
-from pfm.errors import DataError, StorageError
-from pfm.storage import CANNOT_WRITE, explain
+from pfm.errors import DataError, StorageError, explain
+from pfm.storage import CANNOT_WRITE
 
 
 class MedMnistReader:
@@ -23,21 +23,25 @@ class MedMnistReader:
 
         return config.dataset in medmnist.INFO
 
-    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+    def check_there(self, config: DataConfig) -> None:
         config.check_kind(ImageStorage.kind)
         import medmnist
 
         name = config.dataset
-        info = medmnist.INFO[name]
         if name.endswith("3d"):
             raise DataError(f"{name} holds volumes; only MedMNIST's 2D sets are supported")
-        if "multi-label" in info["task"]:
+        if "multi-label" in medmnist.INFO[name]["task"]:
             raise DataError(f"{name} gives an image several labels; one class for each image is needed")
+        class_list(config, _class_names(name))
+
+    def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
+        self.check_there(config)
+        name = config.dataset
         folder = Path(config.data_dir).expanduser() if config.data_dir else Path.home() / ".medmnist"
         path = folder / (f"{name}.npz" if config.size == 28 else f"{name}_{config.size}.npz")
         if not path.exists():
             _download(name, config.size, path)
-        names = [info["label"][str(i)] for i in range(len(info["label"]))]
+        names = _class_names(name)
         splits = read_npz(path, max_expansion=config.max_expansion)
         notes: tuple[str, ...] = ()
         if name == "octmnist":
@@ -48,6 +52,13 @@ class MedMnistReader:
         return ClassificationData(
             name, class_list(config, names), splits["train"], splits["test"], splits.get("val"), notes
         )
+
+
+def _class_names(name: str) -> list[str]:
+    import medmnist
+
+    labels = medmnist.INFO[name]["label"]
+    return [labels[str(number)] for number in range(len(labels))]
 
 
 def medmnist_names() -> list[str]:

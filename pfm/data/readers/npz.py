@@ -16,8 +16,7 @@ from pfm.data.limits import MOST_EXPANSION
 from pfm.data.readers.archive import CheckedArchive
 from pfm.data.reading import Intake, first_line
 from pfm.data.splits import ClassificationData, Split, class_list
-from pfm.errors import DataError
-from pfm.storage import explain
+from pfm.errors import DataError, explain
 
 
 class NpzReader:
@@ -27,10 +26,11 @@ class NpzReader:
         return config.dataset.endswith(".npz")
 
     def check_there(self, config: DataConfig) -> None:
+        config.check_kind(ImageStorage.kind)
         _check_file(Path(config.dataset).expanduser())
 
     def read(self, config: DataConfig, storage: Storage, intake: Intake) -> ClassificationData:
-        config.check_kind(ImageStorage.kind)
+        self.check_there(config)
         path = Path(config.dataset).expanduser()
         splits = read_npz(path, config.group, max_expansion=config.max_expansion)
         # every split is checked against the classes that training has, or that were named

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pfm.errors import StorageError
-from pfm.storage import explain
+from pfm.errors import StorageError, explain
 
 Ending = Callable[[mmap.mmap | bytes], int | None]
 

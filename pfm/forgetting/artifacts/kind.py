@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NotRequired, TypedDict
 
 from pfm.classes import ClassList
-from pfm.errors import CheckpointError, StorageError
+from pfm.errors import CheckpointError, StorageError, explain
 from pfm.forgetting.search import Row
-from pfm.storage import explain
 
 HEAD = 4096  # bytes that most kinds can be told by
 SHARED = "the shared weights were trained with samples of the erased classes too; erasing does not change them"
@@ -245,6 +244,11 @@ class FolderKind(ABC):
         """As of a `HoldingKind`."""
         del folder, numbers
         return RowsOf()
+
+    def damage(self, folder: Path) -> tuple[str, ...]:
+        """A sentence on each of its files that holds no class and is not what it should be; it can be erased from."""
+        del folder
+        return ()
 
     @abstractmethod
     def finish(self, folder: Path) -> bool:

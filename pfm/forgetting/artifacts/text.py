@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pfm.errors import StorageError
+from pfm.errors import StorageError, explain
 from pfm.forgetting.artifacts import endings
 from pfm.forgetting.artifacts.harmless import PICTURE, Harmless
 from pfm.forgetting.artifacts.kind import Look
-from pfm.storage import explain
 
 _PIECE = 1 << 20
 _OVERLAP = 1 << 13  # what is looked for shows itself in less

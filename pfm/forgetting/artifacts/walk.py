@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pfm.errors import CheckpointError, StorageError
+from pfm.errors import CheckpointError, StorageError, explain
 from pfm.forgetting.artifacts import ARTIFACT_KINDS, FOLDER_KINDS
 from pfm.forgetting.artifacts.kind import ArtifactKind, FolderKind, HoldingKind, Look, Verdict
 from pfm.forgetting.artifacts.unknown import why_not
 from pfm.registry import load_plugins
-from pfm.storage import explain
 
 # of `pfm.storage.replacing`: what a process that was killed left half written
 PART = re.compile(r"\..+\.[A-Za-z0-9_]{8}\.part", re.DOTALL)

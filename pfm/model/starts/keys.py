@@ -11,12 +11,11 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pfm.errors import ConfigError, StorageError
-from pfm.storage import explain
+from pfm.errors import ConfigError, StorageError, explain
+from pfm.storage import unfinished
 
 HEADING = "pfm keys of prompt starts, 1"
 KEY_BYTES = 32
@@ -95,12 +94,12 @@ def _make(path: Path, keys: Mapping[str, bytes]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)  # 600
-        with os.fdopen(descriptor, "wb") as file:
+        opened, temporary = unfinished(path)  # of mode 600
+        with opened as file:
             file.write(keys_text(keys).encode())
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # fails where another run made it meanwhile
+            os.link(temporary, path)  # fails where another run made it meanwhile
     except OSError as error:
         raise StorageError(f"cannot write the keys of prompt starts to {path}: {explain(error)}") from error
     finally:

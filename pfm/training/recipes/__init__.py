@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfm.errors import ConfigError
+from pfm.errors import ConfigError, explain
 from pfm.model.readouts import READOUTS
-from pfm.storage import explain
 
 PAPER = "paper"
 SUFFIX = ".toml"
