@@ -1,6 +1,7 @@
 """`pfm`: a table of command -> "module:attribute", loaded when named, so that `pfm --help` answers at once."""
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -97,11 +98,10 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, *, name:
         if _can_print():  # it came from elsewhere
             if error.errno not in CANNOT_WRITE:
                 raise
-            return _fail(
-                f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space, or choose another "
-                "place",
-                2,
-            )
+            place = error.filename or "a file"
+            if error.errno in (errno.EACCES, errno.EPERM):  # who may not write may not be able to read either
+                return _fail(f"may not open {place}: {error.strerror}; get the right to, or choose another place", 2)
+            return _fail(f"cannot write {place}: {error.strerror}; free some space, or choose another place", 2)
         _mute()
         return _fail(f"standard output cannot be written: {error.strerror}", 2)
     return result if isinstance(result, int) else 0
@@ -149,3 +149,7 @@ def _use_utf8() -> None:
 
 def main() -> None:
     sys.exit(run(pfm))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ The envelope is one function, `_opened`: another one, such as DSSE around an in-
 one that returns the same body.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pfm import __version__
-from pfm.errors import CertificateError, StorageError
+from pfm.errors import CertificateError, ConfigError, StorageError
 from pfm.forgetting import ledger
 from pfm.forgetting.content import Content, SignedContent
 from pfm.forgetting.keys import public_hex
@@ -260,12 +261,15 @@ def read_certificate(path: Path, public_key: str = "") -> Certificate:
 
     Raises:
         CertificateError: it is not one, was changed, or was signed with another key.
+        ConfigError: what was given is not a key.
         StorageError: it cannot be read.
     """
     signed = _opened(path, read_ordinary(path))
     if signed.get("version") not in READ_VERSIONS or isinstance(signed["version"], bool):
         stated = str(signed.get("version"))[:40]
         raise CertificateError(f"{path} is a certificate of version {stated}; this pfm reads 1 and {VERSION}")
+    if public_key and not re.fullmatch("[0-9a-f]{64}", public_key.strip().lower()):
+        raise ConfigError(f"--public_key {public_key[:80]!r} is not 64 hexadecimal digits, as `pfm forget` prints it")
     if public_key and public_key.strip().lower() != signed["public_key"]:
         raise CertificateError(
             f"{path} was signed with the key {signed['public_key']}, not with the one given; somebody else made it"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pfm.evaluation.modes import DRAWN, mode_sets
 from pfm.model.starts import STARTS
-from pfm.training.position import is_due
+from pfm.training.position import num_due
 from pfm.training.room import activation_bytes
 from pfm.training.setup import Setup
 from pfm.training.throughput import Rates
@@ -140,10 +140,7 @@ def make_plan(setup: Setup) -> Plan:
         steps_per_epoch=steps,
         epochs=train.epochs,
         global_batch=setup.global_batch,
-        evaluations=sum(
-            1 for epoch in range(train.epochs)
-            if train.eval_every and (epoch + 1 == train.epochs or is_due(epoch, train.eval_every))
-        ),
+        evaluations=num_due(train.epochs, train.eval_every),
         evaluated_sets=len(set(mode_sets(model.num_classes))) + len(DRAWN),
         weight_bytes=sum(sizes),
         moving_bytes=3 * sum(tensor.nbytes for tensor in trained),

@@ -58,3 +58,8 @@ class Position:
 def is_due(number: int, every: int) -> bool:
     """Whether the epoch or step (from 0) is one of every `every`-th; never where that is 0."""
     return every > 0 and (number + 1) % every == 0
+
+
+def num_due(count: int, every: int) -> int:
+    """How many of so many epochs or steps are, with the last one, which always is."""
+    return -(-count // every) if every > 0 else 0

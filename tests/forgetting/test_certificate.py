@@ -72,6 +72,9 @@ def test_another_key_than_the_expected_one_is_refused(folder: Path) -> None:
     read_certificate(folder / "cert.json", mine.upper())
     with pytest.raises(CertificateError, match="somebody else made it"):
         read_certificate(folder / "cert.json", other)
+    for wrong in (mine[:-1], f"0x{mine}", "KEY"):
+        with pytest.raises(ConfigError, match="is not 64 hexadecimal digits"):
+            read_certificate(folder / "cert.json", wrong)
 
 
 def test_a_certificate_signed_anew_with_another_key_shows_another_key(folder: Path) -> None:

@@ -88,6 +88,24 @@ def test_a_file_that_torch_wrote_in_its_old_form_is_named_as_not_looked_into(che
     assert is_gone(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(("question", "name"), [("is_file", "theirs/about.json"), ("is_dir", "theirs")])
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, name: str
+) -> None:
+    """Tests may run as root, who may look into everything."""
+    (tmp_path / "theirs").mkdir()
+    answer = getattr(Path, question)
+
+    def may_be_refused(path: Path) -> bool:
+        if path == tmp_path / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return answer(path)
+
+    monkeypatch.setattr(Path, question, may_be_refused)
+    with pytest.raises(StorageError, match=r"cannot look into .*theirs: Permission denied; make it readable"):
+        walk([tmp_path])
+
+
 def test_a_bundle_in_a_bundle_and_a_checkpoint_in_both(bundle: Path, checkpoint: Path) -> None:
     secrets = secrets_of(bundle)
     inner = make_bundle(bundle / "inner")

@@ -11,6 +11,7 @@ from making.images import write_npz
 from pfm.cli import pfm, run
 from pfm.data.room import all_memory, free_memory
 from pfm.training.plan import Plan
+from pfm.training.position import is_due, num_due
 from pfm.training.throughput import Rates
 
 PLAN = Plan(
@@ -130,6 +131,14 @@ def test_photographs_that_are_decoded_small_are_judged_by_their_own_size(
     said = capsys.readouterr().out
     assert "input    files of about 50 x 60 pixels, stored as 1 x 8 x 8, brought to 3 x 8 x 8" in said
     assert "note: images of 50 x 60 are shrunk to 8 x 8, 2.1 % of their pixels" in said
+
+
+@pytest.mark.parametrize("every", [0, 1, 3, 7, 8, 20])
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8])
+def test_evaluations_are_counted_without_going_through_the_epochs(count: int, every: int) -> None:
+    due = [every > 0 and (epoch + 1 == count or is_due(epoch, every)) for epoch in range(count)]
+    assert num_due(count, every) == sum(due)
+    assert num_due(10**20, 3) == (10**20 + 2) // 3  # `--epochs` behind which `--patience` stops
 
 
 def test_a_plan_makes_no_key_of_groups(tmp_path: Path, preset: str) -> None:

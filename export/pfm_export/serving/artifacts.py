@@ -127,7 +127,7 @@ class BankKind(HoldingKind):
             raise unreadable(path, "a bank without a manifest beside it: nothing says whose prompts these are")
         bundle = Bundle.open(path.parent)
         try:
-            bank = Bank.parse(path.read_bytes(), bundle.shape)
+            bank = Bank.parse(path.read_bytes(), bundle.shape, path)
             numbers = {int(name.rpartition(".")[2]) for name in bank.names if name.startswith(_ROWS)}
         except (BundleError, OSError, ValueError) as error:
             raise unreadable(path, "a bank that is damaged") from error

@@ -82,8 +82,11 @@ class Bank:
         self._shape = shape
 
     @classmethod
-    def parse(cls, content: bytes, shape: BankShape) -> "Bank":
+    def parse(cls, content: bytes, shape: BankShape, path: Path) -> "Bank":
         """From the bytes of a file.
+
+        Args:
+            path: where it is, for an error.
 
         Raises:
             BundleError: they are not those of a safetensors file.
@@ -91,7 +94,7 @@ class Bank:
         try:
             return cls(safetensors.numpy.load(content), sha256_bytes(content), shape)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{BANK} is damaged ({error}); restore it or export again") from error
+            raise BundleError(f"{path} is damaged ({error}); restore it or export again") from error
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Bundle:
         self.stated = stated
         self._records = records
         self.shape = BankShape(stated.hidden_size, stated.prompt_tokens, has_rows=stated.signatures.takes_rows)
-        self._bank = Bank.parse(bank, self.shape)
+        self._bank = Bank.parse(bank, self.shape, folder / BANK)
         self.classes = stated.classes
         self._pending = find_pending(folder, stated, records, self._bank.sha256)
         gone = {number for number, _ in self.pending}

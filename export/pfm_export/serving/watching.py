@@ -24,7 +24,7 @@ def stamp(folder: Path) -> Stamp:
     try:
         found = [os.stat(f"{base}/{name}") for name in (MANIFEST, LEDGER, BANK)]
     except OSError as error:
-        raise BundleError(f"{folder} is not a complete bundle any more: {explain(error)}") from error
+        raise BundleError(f"{folder} is not a complete bundle any more: {error.filename}: {explain(error)}") from error
     try:  # noqa: SIM105  # cheaper than what it is to be replaced with
         found.append(os.stat(f"{base}/{SOLVED}"))
     except OSError:  # only exact readouts have it, once they were solved again

@@ -140,7 +140,7 @@ class _Walker:
             self._note_folder(folder)
             for entry in _entries(folder):
                 real = Path(os.path.realpath(entry))
-                if real.is_dir():
+                if _is_dir(real):
                     if not entry.is_symlink() or real not in (self.top, *self.top.parents):
                         waiting.append(real)
                     elif real != self.top:
@@ -158,10 +158,13 @@ class _Walker:
 
     def _note_folder(self, folder: Path) -> None:
         """Note a folder that is an artifact, and which files belong to it."""
-        for kind in FOLDER_KINDS:
-            if folder not in self.found.seen and kind.recognises(folder):
-                self.found.seen[folder] = Seen(folder, kind, Verdict.HOLDS)
-                self.found.kept[folder] = tuple(Path(os.path.realpath(member)) for member in kind.members(folder))
+        try:
+            for kind in FOLDER_KINDS:
+                if folder not in self.found.seen and kind.recognises(folder):
+                    self.found.seen[folder] = Seen(folder, kind, Verdict.HOLDS)
+                    self.found.kept[folder] = tuple(Path(os.path.realpath(member)) for member in kind.members(folder))
+        except OSError as error:
+            raise _closed(folder, error) from error
 
     def _close(self, path: Path, why: str) -> None:
         self.found.seen.setdefault(path, Seen(path, None, Verdict.CLOSED, why))
@@ -173,7 +176,18 @@ def _entries(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StorageError(f"cannot look into {folder}: {explain(error)}; make it readable, or take it away") from error
+        raise _closed(folder, error) from error
+
+
+def _is_dir(real: Path) -> bool:
+    try:
+        return real.is_dir()
+    except OSError as error:
+        raise _closed(real, error) from error
+
+
+def _closed(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot look into {folder}: {explain(error)}; make it readable, or take it away")
 
 
 def _note(entry: Path, real: Path, found: Walk) -> None:
