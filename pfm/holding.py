@@ -25,6 +25,7 @@ RUN = ".run.lock"
 _LOOKS = 10  # at what is held, before it is a run that holds it: some systems know no locks of those who only look
 _PATIENCE_S = 10.0  # in which a run that has its folder says what it trains, which it does at once
 LEDGER = "ledger.jsonl"
+_OF_SAMPLES = ("erase-samples", "erase-samples-begin")  # actions; what was begun is done, or will be
 
 
 @contextlib.contextmanager
@@ -154,12 +155,12 @@ def erased_from(folder: Path) -> tuple[dict[str, str], str]:
     for number, line in enumerate(lines, start=1):
         try:
             record: Any = json.loads(line)
-            if record["action"] not in ("erase", "erase-begin", "erase-samples"):
+            if record["action"] not in ("erase", "erase-begin", *_OF_SAMPLES):
                 continue
             entries = record.get("files", [record])
             if not entries or any(entry.get("source", entry["file"]) == entry["file"] for entry in entries):
                 found |= {item["name"]: record["time"] for item in record["classes"]}
-                samples = record["time"] if record["action"] == "erase-samples" else samples
+                samples = record["time"] if record["action"] in _OF_SAMPLES else samples
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StorageError(f"{path}, line {number}: this is not a record of an erasure; it was changed") from error
     return found, samples

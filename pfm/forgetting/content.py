@@ -210,8 +210,8 @@ def _sums(checkpoint: "Checkpoint") -> dict[str, str]:
     record = checkpoint.exact
     if not can_be_solved(checkpoint):
         return {}
-    listed = zip(record["classes"], record["counts"], record["hashes"], strict=True)
-    return {name: sums_digest(count, sha256) for name, count, sha256 in listed}
+    each = zip(record["classes"], record["counts"], record["hashes"], strict=True)
+    return {name: sums_digest(count, sha256) for name, count, sha256 in each}
 
 
 def prompts_of(checkpoint: "Checkpoint") -> "list[Left]":

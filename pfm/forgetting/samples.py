@@ -3,8 +3,9 @@
 A sample goes with all its copies, whichever name or class they were stored under.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pfm.errors import ClassNameError, ConfigError
 from pfm.exact.ids import content_id, found_in, name_id
 from pfm.exact.memory import Memory, Rows
 from pfm.forgetting.erase import erase
+from pfm.forgetting.subjects import GROUP, SAMPLE
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts import READOUTS
 from pfm.model.readouts.ridge import memory_of, with_memory
@@ -38,6 +40,18 @@ class Removal:
 
     def __bool__(self) -> bool:
         return bool(self.groups or self.samples)
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> "Removal":
+        """From kind (`GROUP` or `SAMPLE`) and name of each."""
+        pairs = list(pairs)
+        groups, samples = ([name for what, name in pairs if what == kind] for kind in (GROUP, SAMPLE))
+        return cls(groups=groups, samples=samples)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Kind and name of each."""
+        return [*((GROUP, name) for name in self.groups), *((SAMPLE, name) for name in self.samples)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +92,19 @@ def find(checkpoint: Checkpoint, removal: Removal) -> npt.NDArray[np.bool_]:
     return is_gone
 
 
+def find_each(checkpoint: Checkpoint, removal: Removal) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
+    """(N,) as of `find`, for each group and sample that the checkpoint has, by kind and name.
+
+    Raises:
+        ConfigError: see `find`.
+    """
+    found: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
+    for pair in removal.pairs:
+        with contextlib.suppress(ClassNameError):
+            found[pair] = find(checkpoint, Removal.of([pair]))
+    return found
+
+
 def part_of(checkpoint: Checkpoint, removal: Removal) -> Removal:
     """What of it the checkpoint has.
 
@@ -85,19 +112,10 @@ def part_of(checkpoint: Checkpoint, removal: Removal) -> Removal:
         ConfigError: see `find`.
         ClassNameError: it has nothing else.
     """
-
-    def has(**one: Sequence[str]) -> bool:
-        try:
-            find(checkpoint, Removal(**one))
-        except ClassNameError:
-            return False
-        return True
-
-    groups = [name for name in removal.groups if has(groups=[name])]
-    part = Removal(groups=groups, samples=[name for name in removal.samples if has(samples=[name])])
-    if part and find(checkpoint, part).all():
+    found = find_each(checkpoint, removal)
+    if found and np.logical_or.reduce(list(found.values())).all():
         raise ClassNameError(_NONE_LEFT)
-    return part
+    return Removal.of(found)
 
 
 def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
@@ -113,13 +131,12 @@ def remove(checkpoint: Checkpoint, removal: Removal) -> Removed:
     if left is None or len(left.classes) < 1:
         raise ClassNameError(_NONE_LEFT)
     emptied = tuple(name for name in memory.classes if name not in left.classes)
-    smaller = with_memory(_without(checkpoint, memory, emptied), left)
+    smaller = with_memory(_without(checkpoint, emptied), left)
     return Removed(checkpoint=smaller, num_samples=int(is_gone.sum()), classes=emptied, digest=left.digest)
 
 
-def _without(checkpoint: Checkpoint, memory: Memory, emptied: tuple[str, ...]) -> Checkpoint:
+def _without(checkpoint: Checkpoint, emptied: tuple[str, ...]) -> Checkpoint:
     """The checkpoint without classes that lost all their samples."""
-    del memory
     return erase(checkpoint, emptied) if emptied else dataclasses.replace(checkpoint, progress={})
 
 

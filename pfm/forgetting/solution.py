@@ -1,17 +1,16 @@
 """Whether a solved readout is what it says: its rows are solved again from what is kept; groups and samples sought."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from pfm.errors import CheckpointError, ClassNameError, ConfigError
+from pfm.classes import listed
+from pfm.errors import CheckpointError, ConfigError
 from pfm.exact.memory import Memory
 from pfm.exact.solve import TOLERANCE
 from pfm.exact.stored import to_tensors
 from pfm.exact.threshold import leave_one_out_threshold
 from pfm.forgetting.content import can_be_solved
-from pfm.forgetting.samples import Removal, find
+from pfm.forgetting.samples import Removal, find_each
 from pfm.model.checkpoint import Checkpoint
 from pfm.model.readouts.ridge import memory_of, rows_of
 
@@ -28,7 +27,7 @@ def misfits_of_solution(checkpoint: Checkpoint) -> list[str]:
         wrong = [f"its memory has {name}, which nothing names" for name in {*checkpoint.memory} - {*to_tensors(memory)}]
         wrong += _misfits_of_rows(memory)
         if set(memory.classes) != set(checkpoint.classes.names):
-            wrong.append(f"its memory is of {', '.join(memory.classes)}, and the list has other classes")
+            wrong.append(f"its memory is of {listed(memory.classes)}, and the list has other classes")
         if wrong or not can_be_solved(checkpoint):
             return wrong
         rows = rows_of(memory, checkpoint.classes.names)
@@ -57,7 +56,7 @@ def _misfits_of_rows(memory: Memory) -> list[str]:
     return []
 
 
-def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequence[str]) -> list[str]:
+def still_stored(checkpoint: Checkpoint, sought: Removal) -> list[str]:
     """Which of some groups and samples are in the memory of a checkpoint, in words.
 
     Raises:
@@ -65,28 +64,18 @@ def still_stored(checkpoint: Checkpoint, groups: Sequence[str], samples: Sequenc
     """
     if checkpoint.exact.get("memory") != "features":
         raise ConfigError("it keeps no samples, so that whose it learned from cannot be told")
-    found: list[str] = []
-    for what, names in (("group", groups), ("sample", samples)):
-        for name in names:
-            removal = Removal(groups=[name]) if what == "group" else Removal(samples=[name])
-            try:
-                count = int(find(checkpoint, removal).sum())
-            except ClassNameError:
-                continue
-            found.append(f"{count} stored samples are of the {what} {name}")
-    return found
+    found = find_each(checkpoint, sought)
+    return [
+        f"{int(is_meant.sum())} stored samples are of the {what} {name}" for (what, name), is_meant in found.items()
+    ]
 
 
-def cannot_tell(checkpoint: Checkpoint, groups: Sequence[str]) -> str:
-    """Why somebody could be in a checkpoint and not be found there, in words; "" where that cannot be.
-
-    Args:
-        groups: that are sought.
-    """
+def cannot_tell(checkpoint: Checkpoint, sought: Removal) -> str:
+    """Why some group or sample could be in a checkpoint and not be found there, in words; "" where that cannot be."""
     rows = memory_of(checkpoint).rows if checkpoint.exact.get("memory") == "features" else None
     if rows is None:
         return "it keeps no samples among which somebody could be looked for"
-    count = int((rows.groups < 0).sum()) if groups else 0
+    count = int((rows.groups < 0).sum()) if sought.groups else 0
     return f"{count:,} of its stored samples are of no group, and nothing says whose they are" if count else ""
 
 

@@ -8,7 +8,7 @@ always open one entry: whoever gets its key and knows the name, or has the file,
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +51,15 @@ class Subject:
         return what == self.what and any(hmac.compare_digest(a, b) for a in known for b in _ids(what, given, key))
 
 
-def spoken_of(groups: Sequence[str], samples: Sequence[str], secret: bytes) -> list[Record]:
+def spoken_of(pairs: Iterable[tuple[str, str]], secret: bytes) -> list[Record]:
     """Entries of a certificate, one for each group and sample.
 
     Args:
+        pairs: kind and name of each.
         secret: the signer's.
     """
     found: list[Record] = []
-    for what, given in [*((GROUP, name) for name in groups), *((SAMPLE, name) for name in samples)]:
+    for what, given in pairs:
         salt = secrets.token_hex(SALT_BYTES)
         own, *name = _ids(what, given, subject_key(secret, salt))
         found.append({"what": what, "salt": salt, "id": own, **({"name_id": name[0]} if name else {})})

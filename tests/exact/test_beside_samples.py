@@ -91,6 +91,10 @@ def test_a_run_in_a_folder_that_samples_were_erased_from_is_refused(tmp_path: Pa
     with pytest.raises(TrainingError, match="groups or samples were erased from"):
         fit(image_data(), tmp_path)
     assert path.read_bytes() == left
+    told = tmp_path / "ledger.jsonl"
+    told.write_bytes(b"".join(told.read_bytes().splitlines(keepends=True)[:-1]))  # killed before it was done
+    with pytest.raises(TrainingError, match="groups or samples were erased from"):
+        fit(image_data(), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["class", "group"])

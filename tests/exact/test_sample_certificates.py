@@ -16,6 +16,7 @@ from pfm.forgetting import ledger
 from pfm.forgetting.certificate import WITH_SAMPLES, read_certificate
 from pfm.forgetting.erase import erase
 from pfm.forgetting.keys import load_key, secret_of
+from pfm.forgetting.samples import Removal
 from pfm.forgetting.solution import cannot_tell, misfits_of_solution
 from pfm.forgetting.subjects import Subject, spoken_of, subject_key
 from pfm.model.checkpoint import load_checkpoint, save_checkpoint
@@ -207,7 +208,7 @@ def test_a_sample_is_meant_by_its_file_and_by_its_name(tmp_path: Path, monkeypat
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "a.png").write_bytes(b"a")
     monkeypatch.chdir(tmp_path / "here")
-    (entry,) = spoken_of([], ["a.png"], secret)
+    (entry,) = spoken_of([("sample", "a.png")], secret)
     key, found = subject_key(secret, entry["salt"]), Subject.of(entry)
     monkeypatch.chdir(tmp_path)
     assert found.is_meant("sample", "a.png", key)
@@ -220,7 +221,7 @@ def test_a_sample_is_meant_by_its_file_and_by_its_name(tmp_path: Path, monkeypat
 
 def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
     secret = secret_of(load_key(tmp_path / "a.key")[0])
-    first, second = spoken_of(["ann", "ann"], [], secret)
+    first, second = spoken_of([("group", "ann"), ("group", "ann")], secret)
     assert first["id"] != second["id"]
     assert subject_key(secret, first["salt"]) != subject_key(secret, second["salt"])
 
@@ -228,12 +229,13 @@ def test_equal_names_have_other_ids_in_every_entry(tmp_path: Path) -> None:
 def test_who_could_be_there_and_not_be_found_is_not_said_to_be_gone(tmp_path: Path) -> None:
     data = image_data()
     grouped = fit(data, tmp_path / "grouped")
-    assert cannot_tell(grouped, ["camera9"]) == ""
+    sought = Removal(groups=["camera9"])
+    assert cannot_tell(grouped, sought) == ""
     loose = dataclasses.replace(data, train=dataclasses.replace(data.train, groups=None))
     for checkpoint in (fit(loose, tmp_path / "loose"), learn_on(grouped, loose, HERE).checkpoint):
-        assert "48 of its stored samples are of no group" in cannot_tell(checkpoint, ["camera9"])
-        assert cannot_tell(checkpoint, []) == ""  # a sample is known by its content
-    assert "it keeps no samples" in cannot_tell(fit(data, tmp_path / "sums", memory="sums"), [])
+        assert "48 of its stored samples are of no group" in cannot_tell(checkpoint, sought)
+        assert cannot_tell(checkpoint, Removal()) == ""  # a sample is known by its content
+    assert "it keeps no samples" in cannot_tell(fit(data, tmp_path / "sums", memory="sums"), Removal())
 
 
 def test_what_cannot_be_solved_again_is_not_certified_as_exact(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def ask(names: Sequence[str], files: Sequence[str], closed: "Sequence[Seen]", *,
         raise ConfigError("nothing was erased")
 
 
-def listed(seen: "Sequence[Seen]", most: int | None = MOST) -> Iterator[str]:
+def lines_of(seen: "Sequence[Seen]", most: int | None = MOST) -> Iterator[str]:
     """A line a file with the reason; of many in one folder with one reason, the first few and a count.
 
     Args:

@@ -11,7 +11,7 @@ from pfm.commands.class_choice import ClassChoice
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, with_options
 from pfm.errors import CheckpointError, ConfigError, NotLookedIntoError
 from pfm.options import option
-from pfm_export.commands.asking import ask, listed
+from pfm_export.commands.asking import ask, lines_of
 from pfm_export.commands.changed_answers import CHANGED_IN_GENERAL, notes_on_answers
 from pfm_export.commands.forget_samples import SampleChoice, forget_copy, forget_in_place
 from pfm_export.commands.records import RecordOptions, copy_path, write_copy
@@ -203,7 +203,7 @@ def _erase_in_place(
         click.echo(f"{what:<17}  {outcome.path}")
     for note in notes:
         click.echo(f"changed: {note}")
-    for line in listed(found.clean):
+    for line in lines_of(found.clean):
         click.echo(f"{'clean':<17}  {line}")
     own = dict.fromkeys(held.kind.record for held in affected) or [""]
     places = " and ".join(f"{name} in that folder" if name else "ledger.jsonl beside each artifact" for name in own)
@@ -214,9 +214,9 @@ def _erase_in_place(
         click.echo(f"damaged: {path}: {said}; the bundle is not served until it is put back, or exported again")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
-    for line in listed(found.traces, most=None):
+    for line in lines_of(found.traces, most=None):
         click.echo(f"still there: {line}; it was left as it is")
-    for line in listed(found.closed, most=None):
+    for line in lines_of(found.closed, most=None):
         click.echo(f"not looked into: {line}")
     elsewhere = "copies of these artifacts elsewhere (backups, snapshots, other exports) are out of reach"
     left = [held.kind.open(held.path) if isinstance(held.kind, FolderKind) else held.holding for held in found.held]

@@ -1,6 +1,6 @@
 """`pfm forget --group` and `--sample`: what is smaller than a class, out of artifacts whose readout is solved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from pfm_export.commands.records import RecordOptions
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
     from pfm.forgetting.samples import Removal, Removed
+    from pfm_export.survey import Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,6 @@ class SampleChoice:
         return bool(self.group or self.sample)
 
     @property
-    def described(self) -> list[str]:
-        """For people."""
-        return [*(f"group {name}" for name in self.group), *(f"sample {name}" for name in self.sample)]
-
-    @property
     def removal(self) -> "Removal":
         """Each once."""
         from pfm.forgetting.samples import Removal
@@ -58,7 +54,7 @@ def forget_copy(ckpt: Path, out: Path | None, chosen: SampleChoice, record: Reco
     removed, line = erase_samples(
         expanded(ckpt), removal, target=target, reason=record.reason, requested_by=record.requested_by
     )
-    _tell(target, removed, chosen.group)
+    _tell(target, removed, removal)
     click.echo(f"still there: {ckpt} holds the samples until you delete it")
     record.certify_samples({target: (removal, line)})
 
@@ -77,41 +73,25 @@ def forget_in_place(
         ClassNameError: none of them has one of the groups or samples, or one would have nothing left. Nothing changes.
         NotLookedIntoError: it is done, and something else may hold what was learned from the samples.
     """
-    from pfm.forgetting.sample_files import erase_samples
-    from pfm.model.checkpoint import load_checkpoint
     from pfm_export.erasing import check_names, sweep
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    solved = [held for held in found.held if held.holding.is_exact and held.path.is_file()]
-    changed = [held for held in solved if load_checkpoint(held.path).exact.get("memory") == "features"]
-    exact = [held.path for held in changed]
-    others = [held.path for held in found.held if held.path not in exact]
-    if not exact:
+    changed = [held for held in found.held if _keeps_samples(held)]
+    if not changed:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
             "--memory features do"
         )
     check_names(found, changed, allow_unknown=allow_unknown)
     removal = chosen.removal
-    parts, untold = _parts(exact, removal)
+    parts, untold = _parts([held.path for held in changed], removal)
     affected = [f"checkpoint  {path}" for path, part in parts.items() if part]
-    ask(chosen.described, affected, found.closed, yes=yes)
-    done: dict[Path, tuple[Removal, Record]] = {}
-    for path, part in parts.items():
-        if not part:  # nothing records whose samples went, so nobody can say whether it ever had it
-            click.echo(f"{'does not have it':<17}  {path}")
-            continue
-        removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
-        done[path] = part, line
-        _tell(path, removed, part.groups)
-        for what, wanted, taken in (
-            ("group", removal.groups, part.groups), ("sample", removal.samples, part.samples)
-        ):  # fmt: skip
-            if lacking := [name for name in wanted if name not in taken]:
-                click.echo(f"{'':<17}  it had no {what} {listed(lacking)}")
+    ask([f"{what} {name}" for what, name in removal.pairs], affected, found.closed, yes=yes)
+    done = _take_out(parts, removal, record)
     found.others += sweep(found.walk.parts)
     record.certify_samples(done)
+    others = [held.path for held in found.held if held.path not in (*parts, *untold)]
     for path in others:
         click.echo(f"still there: {path} learned from the samples, and cannot forget them; export or train it again")
     for seen in found.closed:
@@ -123,6 +103,36 @@ def forget_in_place(
     left = [*others, *found.linked, *untold, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
+
+
+def _keeps_samples(held: "Held") -> bool:
+    from pfm.model.checkpoint import load_checkpoint
+
+    is_exact = held.holding.is_exact and held.path.is_file()
+    return is_exact and load_checkpoint(held.path).exact.get("memory") == "features"
+
+
+def _take_out(
+    parts: "Mapping[Path, Removal]", removal: "Removal", record: RecordOptions
+) -> "dict[Path, tuple[Removal, Record]]":
+    """Take its part out of each checkpoint, and say so: what went, and the ledger's line of it.
+
+    Args:
+        removal: what was asked for, of which a checkpoint may have had a part only.
+    """
+    from pfm.forgetting.sample_files import erase_samples
+
+    done: dict[Path, tuple[Removal, Record]] = {}
+    for path, part in parts.items():
+        if not part:  # nothing records whose samples went, so nobody can say whether it ever had it
+            click.echo(f"{'does not have it':<17}  {path}")
+            continue
+        removed, line = erase_samples(path, part, reason=record.reason, requested_by=record.requested_by)
+        done[path] = part, line
+        _tell(path, removed, part)
+        if lacking := [f"{what} {name}" for what, name in removal.pairs if (what, name) not in part.pairs]:
+            click.echo(f"{'':<17}  it had no {listed(lacking)}")
+    return done
 
 
 def _parts(paths: Sequence[Path], removal: "Removal") -> "tuple[dict[Path, Removal], list[Path]]":
@@ -146,22 +156,19 @@ def _parts(paths: Sequence[Path], removal: "Removal") -> "tuple[dict[Path, Remov
             if len(untold) + 1 == len(paths):
                 raise ConfigError(f"{path}: {error}") from error
             untold.append(path)
-    for what, wanted, found in (
-        ("group", removal.groups, {name for part in parts.values() for name in part.groups}),
-        ("sample", removal.samples, {name for part in parts.values() for name in part.samples}),
-    ):
-        missing = [name for name in wanted if name not in found]
-        if missing:
-            raise ClassNameError(f"{what} {missing[0]!r} is not in the memory of {listed(map(str, paths))}")
+    found = {pair for part in parts.values() for pair in part.pairs}
+    for what, name in removal.pairs:
+        if (what, name) not in found:
+            raise ClassNameError(f"{what} {name!r} is not in the memory of {listed(map(str, paths))}")
     return parts, untold
 
 
-def _tell(path: Path, removed: "Removed", groups: Sequence[str]) -> None:
+def _tell(path: Path, removed: "Removed", removal: "Removal") -> None:
     from pfm.forgetting.solution import cannot_tell
 
     named = listed(removed.classes)
     emptied = f"; no sample of {named} is left, so the class went too" if removed.classes else ""
     click.echo(f"{'erased':<17}  {path}: {removed.num_samples:,} stored samples, copies included{emptied}")
     click.echo(f"exact: the weights are those of a fit without them, digest {removed.digest}")
-    if why := cannot_tell(removed.checkpoint, groups):
+    if why := cannot_tell(removed.checkpoint, removal):
         click.echo(f"still there: {path}: {why}")

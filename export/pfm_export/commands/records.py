@@ -115,18 +115,16 @@ class RecordOptions:
             return
         signer, is_new = load_key(self.key_path)
         secret = secret_of(signer)
-        groups = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.groups))
-        samples = list(dict.fromkeys(name for removal, _ in removals.values() for name in removal.samples))
-        subjects = spoken_of(groups, samples, secret)
-        of = dict(zip([*(("group", g) for g in groups), *(("sample", s) for s in samples)], subjects, strict=True))
-        described: list[Record] = []
-        for path, (removal, line) in removals.items():
-            own = [*(of["group", name] for name in removal.groups), *(of["sample", name] for name in removal.samples)]
-            described.append(certificate.describe_samples(path, open_content(path), line, own))
+        pairs = list(dict.fromkeys(pair for removal, _ in removals.values() for pair in removal.pairs))
+        subjects = dict(zip(pairs, spoken_of(pairs, secret), strict=True))
+        described = [
+            certificate.describe_samples(path, open_content(path), line, [subjects[pair] for pair in removal.pairs])
+            for path, (removal, line) in removals.items()
+        ]
         self._sign(described, is_new=is_new)
         click.echo("it names nobody; for whoever asked, the key of their entry (`pfm verify --subject_key`):")
-        for name, subject in zip((*groups, *samples), subjects, strict=True):
-            click.echo(f"  {subject['what']} {name}: {subject_key(secret, subject['salt']).hex()}")
+        for (what, name), subject in subjects.items():
+            click.echo(f"  {what} {name}: {subject_key(secret, subject['salt']).hex()}")
 
     def _sign(self, described: "Sequence[Record]", *, is_new: bool = False) -> None:
         from pfm.forgetting import certificate

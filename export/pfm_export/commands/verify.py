@@ -161,17 +161,18 @@ def _sought(artifacts: Iterable[Path], asked: AskedFor) -> "list[Check]":
     for path in artifacts if asked.pairs else ():
         if is_bundle(path) or not path.is_file():
             continue
+        from pfm.forgetting.samples import Removal
         from pfm.forgetting.solution import cannot_tell, still_stored
         from pfm.model.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(path)
+        checkpoint, sought = load_checkpoint(path), Removal.of(asked.pairs)
         try:
-            there = still_stored(checkpoint, asked.group, asked.sample)
+            there = still_stored(checkpoint, sought)
         except ConfigError as error:
             found.append(Check(name=str(path), remark=str(error), is_unknown=True))
             continue
         found += [Check(name=str(path), problem=told) for told in there]
-        if not there and (why := cannot_tell(checkpoint, asked.group)):
+        if not there and (why := cannot_tell(checkpoint, sought)):
             found.append(Check(name=str(path), remark=why, is_unknown=True))
         elif not there:
             found.append(Check(name=str(path), remark="none of its stored samples is of what was asked for"))

@@ -97,7 +97,7 @@ class Bundle:
         folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         if not folder.is_dir():
             raise no_bundle_at(folder)
-        return read_standing(folder, cls._read)
+        return read_standing(folder, cls._read)[1]
 
     @classmethod
     def _read(cls, folder: Path) -> "Bundle":

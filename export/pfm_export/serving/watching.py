@@ -1,17 +1,11 @@
-"""A bundle that others may be writing to: whether it changed, and a reading of it that is whole."""
+"""A bundle that is served while others may be writing to it: whether it changed, and a reading of it that may answer."""
 
-import os
 import shlex
 from pathlib import Path
 
-from pfm.errors import BundleError, StorageError, explain
-from pfm.forgetting.ledger import LEDGER
-from pfm_export.serving.bank import BANK
+from pfm.errors import BundleError, StorageError
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.manifest import MANIFEST
-from pfm_export.serving.solving import SOLVED
-
-Stamp = tuple[tuple[int, int, int], ...]
+from pfm_export.serving.standing import NEEDED, Stamp, read_standing, stamp_of
 
 
 def stamp(folder: Path) -> Stamp:
@@ -20,25 +14,20 @@ def stamp(folder: Path) -> Stamp:
     Raises:
         BundleError: one of them is gone.
     """
-    base = str(folder)  # twice in each call of a session: no paths are made of it
-    try:
-        found = [os.stat(f"{base}/{name}") for name in (MANIFEST, LEDGER, BANK)]
-    except OSError as error:
-        raise BundleError(f"{folder} is not a complete bundle any more: {error.filename}: {explain(error)}") from error
-    try:  # noqa: SIM105  # cheaper than what it is to be replaced with
-        found.append(os.stat(f"{base}/{SOLVED}"))
-    except OSError:  # only exact readouts have it, once they were solved again
-        pass
-    return tuple((entry.st_ino, entry.st_mtime_ns, entry.st_size) for entry in found)
+    found = stamp_of(folder)
+    if None in found[: len(NEEDED)]:
+        name = NEEDED[found.index(None)]
+        raise BundleError(f"{folder} is not a complete bundle any more: {name} is not there, or cannot be read")
+    return found
 
 
 def open_served(folder: Path) -> tuple[Stamp, Bundle]:
-    """The same of a bundle that is to be served.
+    """Read a bundle that others may be writing at this moment and that is to be served, and its stamp.
 
     Raises:
-        BundleError: also where it holds a class whose erasure its ledger records.
+        BundleError: it is damaged, or holds a class whose erasure its ledger records.
     """
-    seen, bundle = open_whole(folder)
+    seen, bundle = read_standing(folder, Bundle.open)
     try:
         again = bundle.held_again
     except StorageError as error:
@@ -49,18 +38,3 @@ def open_served(folder: Path) -> tuple[Stamp, Bundle]:
             f"pfm forget --in_place {shlex.quote(str(folder))}"
         )
     return seen, bundle
-
-
-def open_whole(folder: Path) -> tuple[Stamp, Bundle]:
-    """Read a bundle that others may be writing at this moment, and its stamp.
-
-    Raises:
-        BundleError: it is damaged, which is only said of files that stood still while they were read.
-    """
-    if not (folder / MANIFEST).is_file():
-        return (), Bundle.open(folder)  # which says what is missing
-    while True:
-        before = stamp(folder)
-        bundle = Bundle.open(folder)
-        if stamp(folder) == before:
-            return before, bundle
