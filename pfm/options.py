@@ -50,7 +50,7 @@ def option(
         section: of `--help`, where it is not that of the class, its `section`.
         is_path: it is a path, or may be one; see `expand_paths`.
         is_flag: of a bool: there is no option that says no.
-        may_be_empty: of a text: none is as good as any.
+        may_be_empty: of a text: it may be typed as "".
     """
     facts = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "section": section}
     facts |= {"is_path": is_path, "is_flag": is_flag, "may_be_empty": may_be_empty}

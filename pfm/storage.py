@@ -23,11 +23,12 @@ from pfm.locks import lock_file
 
 JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 Json: TypeAlias = Mapping[str, JsonValue]  # a document that is written
-_setting_umask = threading.Lock()
 LARGEST_JSON = 64 << 20  # bytes of a document that is read; ours are a few kilobytes
 
 # what a system says of a place that takes no more, or is not to be written to
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+_setting_umask = threading.Lock()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pfm.audit.attacks import ATTACKS
 from pfm.audit.differences import draw_differences
 from pfm.audit.markup import counted, page, picture, table, verdict
 from pfm.audit.protocol import AuditDocument
+from pfm.classes import listed
 
 NOT_ATTACKED = (
     "copies elsewhere: backups, caches, exports, logs, other hosts; the audit sees one file",
@@ -34,7 +35,7 @@ _STYLE = """
 
 def render(document: AuditDocument) -> str:
     """The page of what `pfm.audit.protocol.audit` returned."""
-    names = ", ".join(html.escape(entry["name"]) for entry in document["classes"])
+    names = html.escape(listed(entry["name"] for entry in document["classes"]))
     parts = [
         f"<h1>Audit: was {names} forgotten?</h1>",
         *_levels(document["verdict"]),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pfm.classes import listed
 from pfm.commands.options import CONTEXT_SETTINGS, PATH, was_given, with_options
 from pfm.commands.sections import SectionedCommand
 from pfm.data.config import DataConfig
@@ -48,7 +49,7 @@ def learn(ckpt: Path, out: Path | None, model_name: str | None, data: DataConfig
     learned = learn_on(checkpoint, loaded, processes_of(accelerator), click.echo)
     if accelerator.is_main_process:
         save_checkpoint(target, learned.checkpoint)
-        new = f"; new classes: {', '.join(learned.new_classes)}" if learned.new_classes else ""
+        new = f"; new classes: {listed(learned.new_classes)}" if learned.new_classes else ""
         click.echo(
             f"added {learned.num_samples:,} samples{new}\ndigest {learned.checkpoint.exact['digest']}\nsaved {target}"
         )

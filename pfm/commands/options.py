@@ -104,7 +104,7 @@ PATH = _Path()
 
 
 class _Text(click.types.StringParamType):
-    """A text that was typed and is not empty, as of a variable of the shell that is not set."""
+    """A text that is not typed as "", which is what a shell makes of a variable that is not set."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         source = ctx.get_parameter_source(param.name or "") if ctx and param else None

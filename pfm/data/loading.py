@@ -9,22 +9,17 @@ from pfm.data.groups import check_key, hashed_group, read_key, shared_note
 from pfm.data.inputs import Storage
 from pfm.data.kinds import KINDS
 from pfm.data.pixels import limit_pixels
-from pfm.data.readers import READERS, EarlyReader, Reader
-from pfm.data.readers.digits import DigitsReader
+from pfm.data.readers import READERS, EarlyReader, Reader, StatingReader
 from pfm.data.readers.folders import FolderReader
-from pfm.data.readers.hugging_face import HuggingFaceReader
-from pfm.data.readers.medmnist import MedMnistReader
-from pfm.data.readers.npz import NpzReader
 from pfm.data.reading import Intake
 from pfm.data.splits import ClassificationData, Split, check_labels
 from pfm.errors import ConfigError
 from pfm.registry import load_plugins
 
-_OURS = (DigitsReader, FolderReader, HuggingFaceReader, MedMnistReader, NpzReader)
-# options, the sources that they are about, and what to call those
+# options that are about some sources only, and what to call those
 _ABOUT = (
-    (("data_dir", "size"), (MedMnistReader,), "MedMNIST by name"),
-    (("input_column", "label_column", "label_from"), (FolderReader, HuggingFaceReader), "folders, tables and the hub"),
+    (("data_dir", "size"), "MedMNIST by name"),
+    (("input_column", "label_column", "label_from"), "folders, tables and the hub"),
 )
 
 
@@ -67,19 +62,19 @@ def check_data(config: DataConfig) -> None:
 
 
 def _check_heeded(config: DataConfig, reader: Reader) -> None:
-    """Refuse options that a source of ours would not heed; what a reader from outside takes is its own business.
+    """Refuse options that the kind of input or the source would not heed.
 
     Raises:
         ConfigError: which.
     """
     given = {entry.name for entry in dataclasses.fields(config) if getattr(config, entry.name) != entry.default}
     for kind in (kind.storage for kind in KINDS if kind.storage.kind != config.kind):
-        flags = ", ".join(f"--{name}" for name in getattr(kind, "data_options", ()) if name in given)
+        flags = ", ".join(f"--{name}" for name in kind.data_options if name in given)
         if flags:
             raise ConfigError(f"{flags}: for {kind.noun}, and --dataset {config.dataset} has none; leave it out")
-    for names, readers, whose in _ABOUT:
-        flags = ", ".join(f"--{name}" for name in names if name in given)
-        if flags and isinstance(reader, _OURS) and not isinstance(reader, readers):
+    for names, whose in _ABOUT if isinstance(reader, StatingReader) else ():
+        flags = ", ".join(f"--{name}" for name in names if name in given and name not in reader.source_options)
+        if flags:
             raise ConfigError(f"{flags}: for {whose}, and --dataset {config.dataset} is not of these; leave it out")
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pfm.classes import ClassList, split_names
+from pfm.classes import ClassList, listed, split_names
 from pfm.data.config import DataConfig
 from pfm.data.contents import content_of
 from pfm.data.inputs import Storage
@@ -160,7 +160,7 @@ def check_class_count(data_name: str, names: Sequence[str], intake: Intake, hint
         DataError: there are fewer than two; one is enough for a part of other data, unless there is a hint.
     """
     if len(names) < (1 if intake.is_part and not hint else 2):
-        raise DataError(f"{data_name} has {len(names)} class ({', '.join(names)}); at least two are needed{hint}")
+        raise DataError(f"{data_name} has {len(names)} class ({listed(names)}); at least two are needed{hint}")
 
 
 def check_labels(data: ClassificationData, intake: Intake) -> None:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator
 from pathlib import Path
 
+from pfm.classes import listed
 from pfm.evaluation.intervals import Interval
 from pfm.evaluation.markup import page, picture, table
 from pfm.evaluation.measure_pictures import draw_confusion, draw_destinations, draw_reliability
@@ -25,7 +26,7 @@ def _overall(measures: FieldMeasures) -> Iterator[str]:
     for name, value, meaning in _figures(measures):
         yield f"  {name:<20}{_percent(value):>5}   {meaning}"
     if measures.left_out:
-        yield f"  no test samples, so in no mean: {', '.join(measures.left_out)}"
+        yield f"  no test samples, so in no mean: {listed(measures.left_out)}"
 
 
 def _figures(measures: FieldMeasures) -> list[tuple[str, float | None, str]]:
@@ -131,7 +132,7 @@ def render(measures: FieldMeasures, removal: Removal, pictures: dict[str, bytes]
         if found
         else ""
     )
-    left_out = ", ".join(html.escape(name) for name in measures.left_out)
+    left_out = html.escape(listed(measures.left_out))
     classes = [
         [
             html.escape(entry.name), str(entry.support), _with_interval(entry.precision, entry.precision_interval),

@@ -268,9 +268,10 @@ def read_certificate(path: Path, public_key: str = "") -> Certificate:
     if signed.get("version") not in READ_VERSIONS or isinstance(signed["version"], bool):
         stated = str(signed.get("version"))[:40]
         raise CertificateError(f"{path} is a certificate of version {stated}; this pfm reads 1 and {VERSION}")
-    if public_key and not re.fullmatch("[0-9a-f]{64}", public_key.strip().lower()):
+    wanted = public_key.strip().lower()
+    if public_key and not re.fullmatch("[0-9a-f]{64}", wanted):
         raise ConfigError(f"--public_key {public_key[:80]!r} is not 64 hexadecimal digits, as `pfm forget` prints it")
-    if public_key and public_key.strip().lower() != signed["public_key"]:
+    if wanted and wanted != signed["public_key"]:
         raise CertificateError(
             f"{path} was signed with the key {signed['public_key']}, not with the one given; somebody else made it"
         )

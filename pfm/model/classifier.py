@@ -32,7 +32,7 @@ def check_depth(config: ModelConfig, spec: BackboneSpec) -> None:
     """Refuse prompts that would enter where a backbone has no block; it need not be loaded for that.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: they would.
     """
     if spec.num_layers == 0 and READOUTS.get(config.readout).sees_prompts:
         raise ConfigError(

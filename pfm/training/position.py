@@ -61,5 +61,5 @@ def is_due(number: int, every: int) -> bool:
 
 
 def num_due(count: int, every: int) -> int:
-    """How many of so many epochs or steps are, with the last one, which always is."""
+    """How many of `count` epochs or steps are due, where the last one always is; 0 where `every` is 0."""
     return -(-count // every) if every > 0 else 0

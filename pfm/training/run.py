@@ -151,7 +151,10 @@ def _check_named(config: RunConfig, data: ClassificationData | None) -> None:
         load_checkpoint(config.train.resume)  # read once more later, which takes less than data do
     if config.start.init_key:
         keys = Path(config.start.init_key)
-        _ = read_keys(keys) if keys.exists() else check_file(keys)  # which is made where there is none
+        if keys.exists():
+            read_keys(keys)
+        else:  # it is made later
+            check_file(keys)
 
 
 def _fitted(spec: BackboneSpec, data: ClassificationData) -> BackboneSpec:

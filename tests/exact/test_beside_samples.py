@@ -6,14 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from making.commands import Refuse
-from making.exact import fit, image_data, only
+from making.exact import fit, image_data
 from pfm.cli import pfm, run
 from pfm.errors import TrainingError
 from pfm.forgetting import ledger
-from pfm.forgetting.certificate import read_certificate
 from pfm.forgetting.figures import OF_FIT
 from pfm.forgetting.sample_files import erase_samples
 from pfm.forgetting.samples import Removal
@@ -118,23 +116,6 @@ def test_a_fit_that_was_going_on_when_something_was_erased_does_not_write_it_aga
     left = load_checkpoint(path)
     assert "blue" not in left.classes.names or "camera2" not in left.exact["groups"]
     assert f'"{OF_FIT[0]}"' not in (tmp_path / f"{STEM}_log.jsonl").read_text()
-
-
-def test_each_file_loses_what_it_has_of_what_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that never had one of two groups has the other one all the same."""
-    data = image_data()
-    is_left = torch.tensor([group != "camera5" for group in data.train.groups or ()])
-    fit(data, tmp_path / "a")
-    fit(only(data, is_left), tmp_path / "b")
-    both, cert = [tmp_path / name / f"{STEM}_1.pt" for name in "ab"], tmp_path / "cert.json"
-    assert forget("--group", "camera5", "--certificate", cert, *both) == 0
-    assert "does not have it" not in capsys.readouterr().out
-    assert [set(load_checkpoint(path).exact["groups"]) & {"camera2", "camera5"} for path in both] == [set(), set()]
-    signed = [entry.subjects for entry in read_certificate(cert).artifacts]
-    assert [len(subjects) for subjects in signed] == [2, 1]
-    left = [path.read_bytes() for path in both]
-    assert "'camera5'" in Refuse(capsys)("forget", "--group", "camera1", "--group", "camera5", "--in_place", *both)
-    assert [path.read_bytes() for path in both] == left  # a name that nobody has is a typing error
 
 
 def test_a_file_whose_groups_were_not_stored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,19 +160,6 @@ def test_forget_takes_out_classes_groups_and_samples(tmp_path: Path, capsys: pyt
     assert "not in the memory" in refuse("forget", "--sample", "image9.png", "--in_place", path)
 
 
-def test_a_checkpoint_that_does_not_have_it_is_not_said_to_have_had_it_never(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in "ab":
-        save_checkpoint(tmp_path / f"{name}.pt", fit(image_data(), tmp_path / "run"))
-    files = [tmp_path / f"{name}.pt" for name in "ab"]
-    assert run(pfm, ["forget", "--group", "camera1", "--in_place", str(files[0])]) == 0
-    assert run(pfm, ["forget", "--group", "camera1", "--in_place", *map(str, files)]) == 0
-    said = capsys.readouterr().out
-    assert f"does not have it   {files[0]}" in said
-    assert f"erased             {files[1]}" in said
-
-
 def test_a_checkpoint_that_would_have_no_sample_left_is_refused_before_another_one_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

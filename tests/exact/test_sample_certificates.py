@@ -152,6 +152,13 @@ def test_each_checkpoint_loses_what_it_has_of_several_groups_or_none_does(
     assert [any(s.is_meant("group", "camera1", bytes.fromhex(key)) for s in entry.subjects)
             for entry in (entries[full.name], entries[less.name])] == [True, False]  # fmt: skip
 
+    other = tmp_path / "other" / full.name
+    fit(image_data(), other.parent)
+    assert run(pfm, ["forget", "--in_place", str(full), str(other), "--group", "camera2"]) == 0
+    out = capsys.readouterr().out
+    assert f"does not have it   {full}" in out  # and is not said never to have had it
+    assert f"erased             {other}" in out
+
 
 def test_a_class_certificate_of_an_exact_readout_says_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(image_data(), tmp_path, width=300)  # of which `test_exact_graph.py` has a trace

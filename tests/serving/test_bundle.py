@@ -1,6 +1,8 @@
 """A bundle on disk: refused when it is not whole, erased for good, and never half-erased."""
 
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,13 @@ from pfm.forgetting.ledger import LEDGER
 from pfm.storage import sha256_bytes
 from pfm_export.serving import bundle as bundle_module
 from pfm_export.serving import manifest as manifest_module
+from pfm_export.serving import standing
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import NOT_ANY_MORE, Bundle
 from pfm_export.serving.manifest import MANIFEST, write_manifest
 from pfm_export.serving.signature import MODEL
+from pfm_export.serving.standing import read_standing
+from pfm_export.serving.watching import open_served, stamp
 from pfm_export.serving.writing import write_bundle
 
 
@@ -236,3 +241,19 @@ def test_a_bundle_that_others_write_while_it_is_read_is_read_again(
     bundle = Bundle.open(folder)
     assert bundle.classes.names == ("red",)
     assert bundle.pending == ()
+
+
+def test_a_bundle_that_never_stands_still_is_not_read_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "PATIENCE_S", 0.0)
+    times = itertools.count(1)
+    with pytest.raises(BundleError, match="does not stand still"):
+        read_standing(folder, lambda folder: os.utime(folder / "manifest.json", (0, next(times))))
+    assert next(times) < 1000
+
+
+def test_a_reading_has_the_stamp_of_its_files(folder: Path) -> None:
+    seen, bundle = open_served(folder)
+    assert seen == stamp(folder)
+    (folder / "ledger.jsonl").unlink()
+    with pytest.raises(BundleError, match=r"not a complete bundle any more: ledger\.jsonl"):
+        stamp(bundle.folder)

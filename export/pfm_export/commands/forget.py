@@ -173,6 +173,7 @@ def _erase_in_place(
     from pfm.forgetting.artifacts import FolderKind
     from pfm.forgetting.centring import SUM_LEFT
     from pfm_export.erasing import BEFORE, NEVER, erase_everywhere
+    from pfm_export.serving.damage import NOT_SERVED
     from pfm_export.survey import copies, survey
 
     found = survey(artifacts)
@@ -211,7 +212,7 @@ def _erase_in_place(
     if any(outcome.is_run for outcome in outcomes):
         click.echo("a training run is going on there; it has the classes in memory, and stops before it writes again")
     for path, said in found.damage():
-        click.echo(f"damaged: {path}: {said}; the bundle is not served until it is put back, or exported again")
+        click.echo(f"damaged: {path}: {said}; {NOT_SERVED}")
     for file in found.linked:
         click.echo(f"still there: {file} has another name on its disk, which goes on holding the class; delete it too")
     for line in lines_of(found.traces, most=None):

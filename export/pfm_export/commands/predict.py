@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pfm_export.predicting.checkpoint import CheckpointModel
     from pfm_export.predicting.pipeline import FileAnswer, Unreadable
     from pfm_export.predicting.rows import Rows
+    from pfm_export.serving.answers import ActiveSet
     from pfm_export.serving.bundle import Bundle
+    from pfm_export.serving.session import PromptSession
 
 SKIPPED_SOME = 3  # what the command leaves with then
 
@@ -47,9 +49,7 @@ def predict(
     from pfm_export.predicting.files import LIST, Search, check_there
     from pfm_export.predicting.pipeline import predict_files
     from pfm_export.predicting.rows import open_rows
-    from pfm_export.serving.answers import ActiveSet
     from pfm_export.serving.bundle import Bundle
-    from pfm_export.serving.session import PromptSession
 
     form = _format(config, out)
     if paths.count(LIST) > 1:
@@ -60,18 +60,13 @@ def predict(
     if not config.skip_bad:
         check_there(names)
     opened = _open(artifact, model_name, config)
-    chosen = ActiveSet.of(
-        _typed(config.active, artifact, opened.classes) if config.active else None,
-        _typed(config.without, artifact, opened.classes) if config.without else (),
-        config.profile or None,
-    )
-    is_bundle = isinstance(opened, Bundle)
-    positions = chosen.positions(opened) if is_bundle else opened.positions(chosen)
+    chosen = _chosen(config, artifact, opened.classes)
+    positions = chosen.positions(opened) if isinstance(opened, Bundle) else opened.positions(chosen)
     classes = tuple(opened.classes.names[p] for p in positions)
     first = Search(opened.input.endings)
     if LIST not in paths and next(first.files(names), None) is None:
         raise _nothing_found(first.note(), opened.input.items)
-    model = PromptSession(artifact, device=config.device) if is_bundle else opened.loaded()
+    model = _loaded(opened, config)
     search = Search(model.input.endings)
     counts_first = sys.stderr.isatty() and LIST not in paths
     total = sum(1 for _ in Search(model.input.endings).files(names)) if counts_first else None
@@ -136,6 +131,28 @@ class _Tally:
 
 def _nothing_found(note: str, items: str) -> DataError:
     return DataError(f"no file was found to classify; the model takes {items}" + (f"; {note}" if note else ""))
+
+
+def _chosen(config: PredictConfig, artifact: Path, classes: "ClassList") -> "ActiveSet":
+    """The active set that was asked for."""
+    from pfm_export.serving.answers import ActiveSet
+
+    return ActiveSet.of(
+        _typed(config.active, artifact, classes) if config.active else None,
+        _typed(config.without, artifact, classes) if config.without else (),
+        config.profile or None,
+    )
+
+
+def _loaded(opened: "Bundle | CheckpointModel", config: PredictConfig) -> "PromptSession | CheckpointModel":
+    """The same with what computes, which takes long."""
+    from pfm_export.serving.bundle import Bundle
+
+    if not isinstance(opened, Bundle):
+        return opened.loaded()
+    from pfm_export.serving.session import PromptSession
+
+    return PromptSession(opened.folder, device=config.device)
 
 
 def _typed(text: str, artifact: Path, classes: "ClassList") -> list[str]:

@@ -38,7 +38,7 @@ def edit_profiles(
     if not profile:
         raise ConfigError("--profile '' names nobody; give a name, or leave it out for `default`")
     from pfm_export.serving.bundle import Bundle
-    from pfm_export.serving.damage import damaged_files
+    from pfm_export.serving.damage import NOT_SERVED, damaged_files
 
     bundles = [Bundle.open(folder) for folder in folders]
     known = {str(bundle.folder): bundle.classes for bundle in bundles}
@@ -53,4 +53,4 @@ def edit_profiles(
         names = [name for position, name in enumerate(bundle.classes.names) if position in out]
         click.echo(f"{folder}: profile {profile} leaves out {listed(names) or 'nothing'}")
         for said in damaged_files(bundle):
-            click.echo(f"damaged: {folder}: {said}; the bundle is not served until it is put back, or exported again")
+            click.echo(f"damaged: {folder}: {said}; {NOT_SERVED}")

@@ -17,7 +17,7 @@ import torch
 from pfm.classes import ClassList
 from pfm.device import compute_in_float32
 from pfm.errors import ClassNameError, DeviceError
-from pfm.model.checkpoint import load_checkpoint
+from pfm.model.checkpoint import Checkpoint, load_checkpoint
 from pfm.model.classifier import PromptedClassifier
 from pfm.model.draws import shared_set
 from pfm.model.targets import TARGETS
@@ -42,7 +42,8 @@ class CheckpointModel:
         self._device = _device(device)
         checkpoint = load_checkpoint(path, model_name=model_name)
         self.notes = checkpoint.notes
-        self._checkpoint = checkpoint
+        self._classes = checkpoint.classes
+        self._checkpoint: Checkpoint | None = checkpoint  # until its model is there, which has tensors of its own
         self._model: PromptedClassifier | None = None
         preprocess = checkpoint.preprocess
         self._input = ordinary_kind(preprocess.kind)(preprocess.to_dict())
@@ -58,19 +59,21 @@ class CheckpointModel:
             CheckpointError: the tensors do not fit it.
         """
         with self._lock:
-            _ = self._build()
+            self._build()
         return self
 
     def _build(self) -> PromptedClassifier:
         """For who holds the lock."""
         if self._model is None:
+            assert self._checkpoint is not None
             self._model = self._checkpoint.build_model().to(self._device)
+            self._checkpoint = None
         return self._model
 
     @property
     def classes(self) -> ClassList:
         """Those that are there."""
-        return self._checkpoint.classes
+        return self._classes
 
     @property
     def input(self) -> InputKind:

@@ -31,7 +31,7 @@ def bundle_content(folder: Path, *, solves: bool = False) -> Content:
     bundle = Bundle.open(folder)
     hashes = {name: stated.sha256 for name, stated in bundle.stated.files.items() if name != BANK}
     again = bundle.held_again
-    problems = [*damaged_files(bundle)]
+    problems = list(damaged_files(bundle))
     if bundle.pending:
         names = listed(name for _, name in bundle.pending)
         problems.append(f"the erasure of {names} was begun and not finished; run the same `pfm forget` again")

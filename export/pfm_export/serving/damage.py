@@ -12,6 +12,8 @@ from pfm.storage import sha256
 from pfm_export.serving.bank import BANK
 from pfm_export.serving.bundle import Bundle
 
+NOT_SERVED = "the bundle is not served until it is put back, or exported again"
+
 
 def damaged_files(bundle: Bundle, *, but_graphs: bool = False) -> tuple[str, ...]:
     """A sentence on each file that is not there, or not what the manifest states.

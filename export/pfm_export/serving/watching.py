@@ -1,4 +1,4 @@
-"""A bundle that is served while others may be writing to it: whether it changed, and a reading of it that may answer."""
+"""A bundle that is served while others may write to it: whether it changed, and a reading of it that may answer."""
 
 import shlex
 from pathlib import Path

@@ -14,6 +14,7 @@ from pfm.audit.models import Models
 from pfm.audit.rule import Side, Tolerance
 from pfm.audit.sampled import Sampled, mean_of
 from pfm.audit.verdict import by_rule
+from pfm.classes import listed
 
 MOST = 3
 SHARE = 0.10  # of the samples, from which a class is a neighbour
@@ -48,7 +49,7 @@ class Neighbours:
 
         found = models.compare(accuracy, Tolerance.RETAINED, side=Side.BELOW)
         names = [models.full.classes.names[position] for position in chosen]
-        what = f"accuracy on its neighbours ({', '.join(names)}) is"
+        what = f"accuracy on its neighbours ({listed(names)}) is"
         return Measurement(
             {
                 "names": names,

@@ -3,7 +3,7 @@
 A reader from outside the package registers itself with one line, `READERS.register("csv", CsvReader())`.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
@@ -50,6 +50,17 @@ class EarlyReader(Protocol):
             ConfigError: another kind of input was asked for than this source has.
         """
         ...
+
+
+@runtime_checkable
+class StatingReader(Protocol):
+    """A source that says what it heeds; one from outside that does not may be given any option.
+
+    Attributes:
+        source_options: of the options that are about some sources only, those that are about this one.
+    """
+
+    source_options: ClassVar[tuple[str, ...]]
 
 
 # the one registered last is asked first: Hugging Face, which takes any name, is asked last

@@ -1,6 +1,6 @@
 """`digits`: scikit-learn's own 1,797 images of 8 x 8 pixels, for which nothing is downloaded."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from pfm.data.splits import ClassificationData, Split, class_list, split_off_tes
 
 class DigitsReader:
     """The digits."""
+
+    source_options: ClassVar[tuple[str, ...]] = ()
 
     def takes(self, config: DataConfig) -> bool:
         return config.dataset == "digits"

@@ -6,6 +6,7 @@ PATH/train/<class>/…, PATH/test/<class>/…, or PATH/<class>/…; a table, whe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -63,6 +64,8 @@ class FoundSamples:
 
 class FolderReader:
     """Folders of files, of any kind of input."""
+
+    source_options: ClassVar[tuple[str, ...]] = ("input_column", "label_column", "label_from")
 
     def takes(self, config: DataConfig) -> bool:
         if config.dataset != config.folder:  # behind the prefix of its kind

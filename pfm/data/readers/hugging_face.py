@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pfm.data.config import DataConfig
 from pfm.data.inputs import Storage
@@ -23,6 +23,8 @@ _CARD = "README.md"  # what `datasets` asks a repository for first
 
 class HuggingFaceReader:
     """Any name that no other reader takes."""
+
+    source_options: ClassVar[tuple[str, ...]] = ("input_column", "label_column", "label_from")
 
     def takes(self, config: DataConfig) -> bool:
         return True

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 from urllib.error import HTTPError
 
 from pfm.data.config import DataConfig
@@ -17,6 +18,8 @@ from pfm.storage import CANNOT_WRITE
 
 class MedMnistReader:
     """The 2D sets with one label an image."""
+
+    source_options: ClassVar[tuple[str, ...]] = ("data_dir", "size")
 
     def takes(self, config: DataConfig) -> bool:
         import medmnist

@@ -3,7 +3,7 @@
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from pfm.errors import DataError, explain
 
 class NpzReader:
     """Files whose name says so."""
+
+    source_options: ClassVar[tuple[str, ...]] = ()
 
     def takes(self, config: DataConfig) -> bool:
         return config.dataset.endswith(".npz")
