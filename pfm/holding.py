@@ -23,6 +23,7 @@ from pfm.storage import write_whole
 LOCK = ".lock"
 RUN = ".run.lock"
 _LOOKS = 10  # at what is held, before it is a run that holds it: some systems know no locks of those who only look
+_LOOKING_S = 60.0  # longer than anybody looks who was not stopped
 _PATIENCE_S = 10.0  # in which a run that has its folder says what it trains, which it does at once
 LEDGER = "ledger.jsonl"
 _OF_SAMPLES = ("erase-samples", "erase-samples-begin")  # actions; what was begun is done, or will be
@@ -39,10 +40,10 @@ def running(folder: Path, classes: ClassList) -> Iterator[None]:
     """
     path = folder / RUN
     check_not_erased(folder, classes.names)
-    times_held = 0
+    times_held, until = 0, time.monotonic() + _LOOKING_S
     while (file := try_lock(path)) is None:  # perhaps somebody only looks whether there is a run, however slowly
         times_held += is_locked(path)
-        if times_held == _LOOKS:
+        if times_held == _LOOKS or time.monotonic() > until:
             raise FolderInUseError(
                 f"another run writes into {folder}; wait for its end, or choose another folder with --save_dir"
             )

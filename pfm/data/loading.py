@@ -72,7 +72,9 @@ def _check_heeded(config: DataConfig, reader: Reader) -> None:
         flags = ", ".join(f"--{name}" for name in kind.data_options if name in given)
         if flags:
             raise ConfigError(f"{flags}: for {kind.noun}, and --dataset {config.dataset} has none; leave it out")
-    for names, whose in _ABOUT if isinstance(reader, StatingReader) else ():
+    if not isinstance(reader, StatingReader):
+        return
+    for names, whose in _ABOUT:
         flags = ", ".join(f"--{name}" for name in names if name in given and name not in reader.source_options)
         if flags:
             raise ConfigError(f"{flags}: for {whose}, and --dataset {config.dataset} is not of these; leave it out")

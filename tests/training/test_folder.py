@@ -133,6 +133,16 @@ def test_whoever_only_looks_keeps_no_run_out_of_a_folder(tmp_path: Path, monkeyp
     assert naps == 40
 
 
+def test_nobody_waits_for_ever_for_who_only_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a process that was stopped meanwhile."""
+    monkeypatch.setattr("pfm.holding._LOOKING_S", 0.0)
+    (tmp_path / RUN).touch()
+    with (tmp_path / RUN).open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        with pytest.raises(FolderInUseError), running(tmp_path, COLOURS):
+            pass
+
+
 def test_a_run_that_ends_while_its_folder_is_erased_from_leaves_what_was_found_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
