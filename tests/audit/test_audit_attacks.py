@@ -399,7 +399,7 @@ def test_a_model_whose_logits_are_multiplied_is_attacked_no_worse() -> None:
     prompt, row = torch.randn(2, 1, 32, generator=generator), torch.randn(2, 33, generator=generator)
     plain = resurrection.recover(model, tested, prompt, row)
     with torch.no_grad():
-        for tensor in (model.classifier.weight, model.classifier.bias):
+        for tensor in model.get_submodule("classifier").parameters():
             tensor *= 1e6
     sharp = resurrection.recover(model, tested, prompt, 1e6 * row)
     torch.testing.assert_close(sharp.auroc, plain.auroc, atol=0.1, rtol=0)

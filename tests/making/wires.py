@@ -40,7 +40,10 @@ class Wire(asyncio.Transport):
 def connect(app: ASGIApp) -> tuple[Connection, Wire]:
     """A new connection of a server with this application, where a loop runs."""
     wire = Wire()
-    config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None, proxy_headers=False)
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", lifespan="off", log_config=None, proxy_headers=False,
+        timeout_keep_alive=600,  # a busy machine lets a test say nothing for a while
+    )  # fmt: skip
     config.load()
     connection = Connection(config=config, server_state=ServerState(), app_state={})
     connection.connection_made(wire)

@@ -18,6 +18,7 @@ import tritonclient.http as triton
 
 from making.served import Local, listening, opened
 from making.wires import Wire, connected
+from pfm_export.service import connection as connections
 from pfm_export.service.connection import Connection
 from pfm_export.service.guard import BODIES_AT_ONCE
 from pfm_export.service.lane import Lane
@@ -47,6 +48,12 @@ def local(forms: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
         max_mib=1, timeout=600.0,
     ) as found:  # fmt: skip
         yield found
+
+
+@pytest.fixture(autouse=True)
+def heads_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte at a time, on a busy machine."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 600)
 
 
 def head(length: int, *more: str, path: str = PATH, token: str = WARD) -> bytes:

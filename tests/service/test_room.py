@@ -83,7 +83,7 @@ def an_image() -> tuple[bytes, bytes]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while not is_so():
             await asyncio.sleep(0.001)
 
@@ -123,7 +123,7 @@ def test_one_token_cannot_keep_others_out_by_bodies_that_come_slowly(
             await until(lambda: bool(wire.writes))
             return [b"".join(each.writes) for each in wires if each.is_closed], b"".join(wire.writes)
 
-    with opened(forms("shared"), tokens=tmp_path / "tokens.json", max_mib=1, timeout=30.0) as local:
+    with opened(forms("shared"), tokens=tmp_path / "tokens.json", max_mib=1, timeout=600.0) as local:
         refused, other = asyncio.run(attack(local))
         assert local.app.room.held == 0
     assert other.startswith(b"HTTP/1.1 200 ")
