@@ -37,6 +37,17 @@ def is_dicom(source: Path | bytes) -> bool:
         return file.read(end)[_MAGIC_AT:] == _MAGIC
 
 
+def ending_of(path: Path) -> str:
+    """A file's ending in small letters; `.dcm` of a DICOM file that has none, or whose name ends with a number."""
+    ending = path.suffix.lower()
+    if ending.strip(".0123456789"):  # what stands behind the last dot of 1.2.840.10008.7 is not an ending
+        return ending
+    try:
+        return ".dcm" if path.is_file() and is_dicom(path) else ending
+    except OSError:
+        return ending
+
+
 def load_dicom() -> None:
     """Load what reads DICOM, where it is installed, so that the first file need not wait for it."""
     with contextlib.suppress(ImportError):

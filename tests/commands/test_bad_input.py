@@ -337,7 +337,7 @@ def test_what_a_terminal_would_obey_is_written_out(refuse: Refuse, tmp_path: Pat
         ("0,1,2,3", "forgetting red, green, blue, grey would leave no class"),
         ("red,0,green,blue,grey", "would leave no class"),
         (",", "no class is named"),
-        ("", "no class is named"),
+        ("", "is empty"),
     ],
 )
 def test_classes_that_cannot_be_forgotten_are_refused(refuse: Refuse, ckpt: Path, classes: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """DICOM: rescaled levels, windows, both directions of grey, colours, patients; and what is said of one not read."""
 
 import io
+import os
 import struct
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pfm.data.loading import load_data
 from pfm.data.pixels import SEVERAL_FRAMES
 from pfm.data.splits import ClassificationData
 from pfm.errors import DataError
+from pfm_export.predicting.files import Search
 
 PLAIN = ImageDecoding()
 LEVELS = np.arange(64, dtype=np.int16).reshape(8, 8) * 32  # 0, 32, …, 2016
@@ -132,11 +134,23 @@ def test_one_too_large_to_be_safe_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         decode_image(dicom(LEVELS), PLAIN)
 
 
+def test_files_are_found_without_an_ending_and_where_a_number_stands_for_one(tmp_path: Path) -> None:
+    names = ["1.2.840.10008.7", "IM0001", "a.dcm", "scan.2"]
+    for name in names:
+        write_bare(tmp_path / name)
+    (tmp_path / "notes.1").write_text("no image")
+    (tmp_path / "scan.txt").write_bytes((tmp_path / "a.dcm").read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    found = Search((".dcm",))
+    assert [Path(file).name for file in found.files([str(tmp_path)])] == names
+    assert found.others == {".1": 1, ".txt": 1, "": 1}
+
+
 def test_a_patients_images_stay_in_one_split(tmp_path: Path) -> None:
     for label in "ab":
         for number in range(20):
             content = dicom(LEVELS + number, PatientID=f"patient {number // 2}")
-            path = tmp_path / label / f"IM{number:04d}"  # they need no ending
+            path = tmp_path / label / (f"IM{number:04d}" if label == "a" else f"1.2.840.{number}")
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
     plain = load(tmp_path)

@@ -242,6 +242,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
 def test_what_cannot_be_served_is_refused_before_it_listens(
     forms: Callable[[str], Path], tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supervisor.tempfile, "mkdtemp", None)  # nor does it leave a folder
     assert "cannot listen on 203.0.113.1" in refuse("serve", forms("shared"), "--host", "203.0.113.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

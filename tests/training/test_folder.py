@@ -19,7 +19,7 @@ from making.images import write_npz
 from making.launching import ROOT, environment
 from pfm.classes import ClassList
 from pfm.cli import pfm, run
-from pfm.errors import StorageError, TrainingError
+from pfm.errors import FolderInUseError, StorageError, TrainingError
 from pfm.forgetting import ledger
 from pfm.forgetting.files import announce_in_place
 from pfm.holding import LEDGER, LOCK, RUN, erased_from, run_in, running, writing

@@ -5,7 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from pfm.data.dicom import ending_of
 from pfm.errors import DataError
 
 LIST = "-"  # stands for the names on standard input
@@ -77,6 +79,8 @@ class Search:
                 ending = os.path.splitext(name)[1].lower()
                 if name.startswith("."):
                     continue
+                if ending not in self.endings:  # a DICOM file needs none
+                    ending = ending_of(Path(folder, name))
                 if ending in self.endings:
                     yield os.path.join(folder, name)
                 else:

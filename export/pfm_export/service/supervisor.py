@@ -62,8 +62,8 @@ class Supervisor:
         for bundle in self._bundles:  # which a worker opens, and so behind the port
             if not is_bundle(bundle.folder):
                 raise no_bundle_at(bundle.folder)
-        metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         listening = bind(self._config)
+        metrics = Path(tempfile.mkdtemp(prefix="pfm-metrics-"))
         try:
             for number in range(self._config.workers):
                 self._workers.append(_Worker(self._order(listening, number), metrics))

@@ -11,14 +11,14 @@ from typing import ClassVar
 import torch
 
 from pfm.data.config import DataConfig
-from pfm.data.dicom import patient_of
+from pfm.data.dicom import ending_of, patient_of
 from pfm.data.file_names import sorted_names
 from pfm.data.groups import DICOM, FOLDER, group_pattern
 from pfm.data.inputs import Storage
 from pfm.data.kinds import KINDS
 from pfm.data.readers.csv_table import table_bytes
 from pfm.data.readers.folder_table import FileFacts, read_facts, split_roles, table_path
-from pfm.data.readers.listing import ClassFolder, FoundFile, Listing, ending_of, list_folder
+from pfm.data.readers.listing import ClassFolder, FoundFile, Listing, list_folder
 from pfm.data.readers.roles import as_data, role_of
 from pfm.data.reading import FilesToRead, Intake
 from pfm.data.splits import ClassificationData, Split, check_class_count

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pfm.data.dicom import ending_of
 from pfm.data.readers.roles import SPLIT_NAMES, role_of
 from pfm.errors import DataError, explain
 
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
-_MAGIC = {"DICM": (".dcm", 128)}  # files that need no ending: the ending that they would have, and where the word is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,19 +119,6 @@ def list_folder(root: Path, endings: Sequence[str], *, ignored: Sequence[str] = 
     if unknown:
         raise DataError(f"--ignore {unknown[0]}: {root} has no such folder of a split or a class")
     return Listing(files=tuple(files), called=called, classes=classes, notes=notes)
-
-
-def ending_of(path: Path) -> str:
-    """A file's ending in small letters; for some kinds that need none, the one that it would have."""
-    ending = path.suffix.lower()
-    if ending:
-        return ending
-    try:
-        with path.open("rb") as file:
-            head = file.read(132)
-    except OSError:
-        return ""
-    return next((kind for word, (kind, at) in _MAGIC.items() if head[at : at + len(word)] == word.encode()), "")
 
 
 def _find_splits(
