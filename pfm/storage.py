@@ -265,10 +265,9 @@ def make_folder(path: Path) -> Path:
     """Make `path` and check now, before any long work, that files can be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
     except OSError as error:
         raise _no_folder(path, error) from error
+    check_folder(path)
     return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pfm.backbones.family import FAMILIES, Family, HfConfig, Tensors, family_of
-from pfm.backbones.limits import check_folder, check_sizes
+from pfm.backbones.limits import check_json_files, check_sizes
 from pfm.errors import BackboneError, HubError
 from pfm.hub import Repository, check_hash, find_commit, find_file, quiet_hub, reason
 
@@ -59,7 +59,7 @@ def read_config(name: str, revision: str = "") -> tuple[Family, HfConfig, HfConf
         raise BackboneError(f"cannot load backbone {name!r}: {error}; {_INSTEAD}") from error
     if not (folder / CONFIG).is_file():
         raise BackboneError(f"{name} has no {CONFIG}; a folder in Hugging Face layout is expected")
-    check_folder(folder)
+    check_json_files(folder)
     raw = read_raw_config(name, commit)
     own = next((family for family in FAMILIES if family.owns(raw)), None)
     if own is not None:
@@ -87,7 +87,7 @@ def _read_processor(family: Family, name: str, commit: str) -> HfConfig:
     found = [path for path in (hub_file(name, file, commit) for file in _PROCESSORS) if path is not None]
     if not found:
         return {}
-    check_folder(found[0].parent)
+    check_json_files(found[0].parent)
     try:
         return family.read_processor(str(found[0].parent))
     except OSError:  # a file of another processor, such as a tokenizer's
@@ -144,7 +144,7 @@ def read_weights(family: Family, name: str, commit: str = "") -> tuple[HfConfig,
 
     path = Path(name).expanduser()
     if path.is_dir():
-        check_folder(path)
+        check_json_files(path)
     own = family.read_weights(name, commit)
     if own is not None:
         return own

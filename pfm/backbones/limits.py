@@ -55,7 +55,7 @@ def check_stored(config: Mapping[str, Any], stored_bytes: int, name: str) -> Non
         )
 
 
-def check_folder(folder: Path) -> None:
+def check_json_files(folder: Path) -> None:
     """Refuse a folder whose JSON files are not ones that a reader can be handed.
 
     Raises:
