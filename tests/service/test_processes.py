@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,11 +243,12 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(
 def test_what_cannot_be_served_is_refused_before_it_listens(
     forms: Callable[[str], Path], tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor.tempfile, "mkdtemp", None)  # nor does it leave a folder
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert "cannot listen on 203.0.113.1" in refuse("serve", forms("shared"), "--host", "203.0.113.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert "Address already in use" in refuse("serve", forms("shared"), "--port", port)
+    assert not list(tmp_path.glob("pfm-*"))
     monkeypatch.setattr(supervisor, "bind", None)
     for bundle in (tmp_path / "none", tmp_path, Path(__file__)):
         assert f"there is no bundle at {bundle}" in refuse("serve", forms("shared"), f"other={bundle}")
