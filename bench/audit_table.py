@@ -5,7 +5,7 @@
         --out bench/pfm_bench/results/targets_lora.json
     python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --out bench/pfm_bench/results/targets_fsdd.json
 
-    python bench/audit_table.py --data fsdd --merge MORE.json --out bench/pfm_bench/results/targets_fsdd.json
+    python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --merge MORE.json --out bench/pfm_bench/results/targets_fsdd.json
 
 A case is a variant and a class: the full models of three seeds, each without the class, beside three models that were
 retrained without it. `--choose` does the same on other classes and on held-out samples: recipes are chosen there.
@@ -98,7 +98,7 @@ class Bench:
     @functools.cached_property
     def samples(self) -> ClassificationData:
         variant = next(iter(VARIANTS))
-        config = config_of(self.data, variant, 0, self.places, "")
+        config = config_of(self.data, variant, 0, self.places, str(self.work))
         storage = describe_backbone(config.backbone).storage
         return data_for(config.data, storage, SETTINGS[self.data], is_choosing=self.is_choosing)
 

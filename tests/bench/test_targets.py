@@ -10,7 +10,7 @@ import torch
 
 from audit_figures import gap_of, tables
 from audit_settings import SETTINGS, VARIANTS, config_of, few
-from audit_table import KeptTrunks
+from audit_table import Bench, KeptTrunks
 from many_hosts import Cases
 from pfm.data.splits import Split
 
@@ -57,6 +57,12 @@ def test_every_variant_is_a_run_that_pfm_train_would_take(data: str) -> None:
     recommended = configs["cls, recommended"]
     assert recommended.start.prompt_start == "secret"
     assert recommended.model.tune == ("prompts" if data == "lora" else "auto")
+
+
+def test_data_are_read_as_a_run_of_its_first_variant_would(tmp_path: Path) -> None:
+    bench = Bench("digits", {}, tmp_path / "work", is_choosing=False, seeds=(2,), device=torch.device("cpu"))
+    assert len(bench.samples.train) + len(bench.samples.test) == 1797
+    assert not (tmp_path / "work").exists()
 
 
 def test_few_samples_are_the_same_ones_each_time() -> None:
