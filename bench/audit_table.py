@@ -5,7 +5,8 @@
         --out bench/pfm_bench/results/targets_lora.json
     python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --out bench/pfm_bench/results/targets_fsdd.json
 
-    python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --merge MORE.json --out bench/pfm_bench/results/targets_fsdd.json
+    python bench/audit_table.py --data fsdd --fsdd PATH/fsdd --merge MORE.json \
+        --out bench/pfm_bench/results/targets_fsdd.json
 
 A case is a variant and a class: the full models of three seeds, each without the class, beside three models that were
 retrained without it. `--choose` does the same on other classes and on held-out samples: recipes are chosen there.
