@@ -62,7 +62,7 @@ def still_stored(checkpoint: Checkpoint, sought: Removal) -> list[str]:
     Raises:
         ConfigError: it keeps no samples, or no groups, and cannot say.
     """
-    if checkpoint.exact.get("memory") != "features":
+    if not checkpoint.keeps_samples:
         raise ConfigError("it keeps no samples, so that whose it learned from cannot be told")
     found = find_each(checkpoint, sought)
     return [
@@ -72,7 +72,7 @@ def still_stored(checkpoint: Checkpoint, sought: Removal) -> list[str]:
 
 def cannot_tell(checkpoint: Checkpoint, sought: Removal) -> str:
     """Why some group or sample could be in a checkpoint and not be found there, in words; "" where that cannot be."""
-    rows = memory_of(checkpoint).rows if checkpoint.exact.get("memory") == "features" else None
+    rows = memory_of(checkpoint).rows if checkpoint.keeps_samples else None
     if rows is None:
         return "it keeps no samples among which somebody could be looked for"
     count = int((rows.groups < 0).sum()) if sought.groups else 0

@@ -100,6 +100,11 @@ class Checkpoint:
         """Whether samples can be read off it, so that others may not read the file."""
         return bool(self.memory)
 
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether samples are kept one by one, so that some can be found in it and taken out."""
+        return self.exact.get("memory") == "features"
+
     def build_model(self) -> PromptedClassifier:
         """The model, in eval mode on the CPU, with the averaged tensors where there are some.
 

@@ -17,7 +17,6 @@ from pfm_export.commands.records import RecordOptions
 if TYPE_CHECKING:
     from pfm.forgetting.ledger import Record
     from pfm.forgetting.samples import Removal, Removed
-    from pfm_export.survey import Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def forget_in_place(
     from pfm_export.survey import survey
 
     found = survey(artifacts)
-    changed = [held for held in found.held if _keeps_samples(held)]
+    changed = [held for held in found.held if held.holding.keeps_samples]
     if not changed:
         raise ConfigError(
             f"{artifacts[0]} keeps no samples that could be taken out; only checkpoints of --readout ridge with "
@@ -103,13 +102,6 @@ def forget_in_place(
     left = [*others, *found.linked, *untold, *(seen.path for seen in found.closed)]
     if left and not allow_unknown:
         raise NotLookedIntoError(f"done, but {left[0]} still holds what was learned from the samples, or may")
-
-
-def _keeps_samples(held: "Held") -> bool:
-    from pfm.model.checkpoint import load_checkpoint
-
-    is_exact = held.holding.is_exact and held.path.is_file()
-    return is_exact and load_checkpoint(held.path).exact.get("memory") == "features"
 
 
 def _take_out(

@@ -46,6 +46,7 @@ class CheckpointKind(HoldingKind):
             erased=checkpoint.erased,
             ledger_head=checkpoint.ledger_head,
             is_exact=checkpoint.is_personal,
+            keeps_samples=checkpoint.keeps_samples,
             still="" if checkpoint.is_personal else KNEW_IT if checkpoint.exact else SHARED,
             follows="" if checkpoint.exact else follows(checkpoint.start),
             elsewhere=(Path(checkpoint.init_key),) if checkpoint.init_key else (),

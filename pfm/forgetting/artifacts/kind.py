@@ -63,6 +63,7 @@ class Holding:
         erased: number and name of those that were there once.
         ledger_head: hash of the ledger line that announced the last erasure from it; "" where it names none.
         is_exact: an erasure makes the artifact that never saw the class.
+        keeps_samples: groups and samples can be found in it and taken out.
         still: what of an erased class is in it even so, as a sentence; "" for nothing.
         follows: what can be drawn again of an erased class, as a sentence (`pfm.model.starts`); "" without prompts.
         elsewhere: files, wherever they are, that hold something of the same classes.
@@ -75,6 +76,7 @@ class Holding:
     erased: tuple[tuple[int, str], ...] = ()
     ledger_head: str = ""
     is_exact: bool = False
+    keeps_samples: bool = False
     still: str = SHARED
     follows: str = ""
     elsewhere: tuple[Path, ...] = ()
