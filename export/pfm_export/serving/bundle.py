@@ -34,7 +34,7 @@ from pfm_export.serving.kinds import InputKind
 from pfm_export.serving.manifest import Manifest, no_bundle_at, read_file, read_manifest, write_manifest
 from pfm_export.serving.pending import find_pending
 from pfm_export.serving.signature import MODEL
-from pfm_export.serving.standing import read_standing
+from pfm_export.serving.standing import Stamp, read_standing
 from pfm_export.serving.traces import held_again, other_bank, search_files
 
 if TYPE_CHECKING:
@@ -94,10 +94,15 @@ class Bundle:
         Raises:
             BundleError: a file is missing, changed or of another version.
         """
+        return cls.open_stamped(folder)[1]
+
+    @classmethod
+    def open_stamped(cls, folder: Path | str) -> "tuple[Stamp, Bundle]":
+        """The same, and what tells whether its files are others by now."""
         folder = expanded(Path(folder)).absolute()  # the process may go to another folder
         if not folder.is_dir():
             raise no_bundle_at(folder)
-        return read_standing(folder, cls._read)[1]
+        return read_standing(folder, cls._read)
 
     @classmethod
     def _read(cls, folder: Path) -> "Bundle":

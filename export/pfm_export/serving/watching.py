@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pfm.errors import BundleError, StorageError
 from pfm_export.serving.bundle import Bundle
-from pfm_export.serving.standing import NEEDED, Stamp, read_standing, stamp_of
+from pfm_export.serving.standing import NEEDED, Stamp, stamp_of
 
 
 def stamp(folder: Path) -> Stamp:
@@ -27,7 +27,7 @@ def open_served(folder: Path) -> tuple[Stamp, Bundle]:
     Raises:
         BundleError: it is damaged, or holds a class whose erasure its ledger records.
     """
-    seen, bundle = read_standing(folder, Bundle.open)
+    seen, bundle = Bundle.open_stamped(folder)
     try:
         again = bundle.held_again
     except StorageError as error:
