@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported
 
 import numpy as np
 
+from pfm.device import available_cores
 from pfm.storage import write_compact_json
 from pfm_bench.measuring.pinning import siblings, stolen_ms
 from pfm_bench.measuring.stats import percentiles
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
+    cores = available_cores()
     with multiprocessing.get_context("fork").Pool(len(cores)) as pool:
         alone, ratios = pairs(pool, cores)
         worst = max(ratios, key=ratios.__getitem__, default="")

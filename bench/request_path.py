@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import http.client
 import json
-import os
 import socket
 import statistics
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 import tritonclient.http as triton
 
 from pfm.backbones.family import PRESETS
+from pfm.device import available_cores
 from pfm.storage import write_compact_json
 from pfm_bench.measuring.served import OwnServer, own_server
 from pfm_bench.measuring.stats import paired_ratio
@@ -62,7 +62,7 @@ def served_from(root: Path, bundles: list[Path], log: Path) -> Iterator[OwnServe
     before = list(sys.path)
     others = [entry for entry in before if not Path(entry or ".").resolve().is_relative_to(ROOT)]
     sys.path[:] = [*(str(root / part) for part in (".", "export", "bench")), *others]
-    threads = str(len(os.sched_getaffinity(0)))  # the same of both; each might choose others
+    threads = str(len(available_cores()))  # the same of both; each might choose others
     records = str(log.with_suffix(".records"))
     try:
         with own_server(

@@ -44,6 +44,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pfm.device import available_cores
 from pfm.storage import write_compact_json
 from pfm_bench.measuring.pinning import on_cpus, pin, read_cpus, siblings, stolen_ms
 from pfm_bench.measuring.served import OwnServer, own_server
@@ -580,7 +581,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     only = [name for name in given.only.split(",") if name]
-    server_cpus = read_cpus(given.server_cpus) or tuple(sorted(os.sched_getaffinity(0)))
+    server_cpus = read_cpus(given.server_cpus) or tuple(available_cores())
     unknown = [name for name in only if name not in SECTIONS]
     if unknown:
         parser.exit(2, f"serve_load.py: --only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}\n")

@@ -13,6 +13,11 @@ if TYPE_CHECKING:  # the options are listed without it
     import torch
 
 
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may run on, in order."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
     """Where a single-process run computes; a launcher decides for several processes."""

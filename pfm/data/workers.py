@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from pfm.data.pixels import pixel_limit
+from pfm.device import available_cores
 from pfm.errors import DataError
 
 Source = bytes | Path  # of a file: its bytes, or where they are
@@ -63,8 +64,7 @@ Task = Sequence[Any]  # what a job is called with, one after another; of a file 
 
 def default_workers() -> int:
     """Workers of this process: the cores that it may run on, shared with the other processes of the host."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, len(available_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def decode_many(

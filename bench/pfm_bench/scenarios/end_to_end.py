@@ -9,7 +9,6 @@ that read ahead, and over HTTP, in interleaved rounds.
 import contextlib
 import http.client
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 
 from pfm.data.decoding import ImageDecoding
 from pfm.data.images import ImagePreprocess
+from pfm.device import available_cores
 from pfm.errors import ConfigError
 from pfm.model.checkpoint import Checkpoint
 from pfm.storage import Json, JsonValue
@@ -150,7 +150,7 @@ def http_calls(
     bundles: Mapping[str, Path], photo: Path, threads: int, log: Path
 ) -> Iterator[list[tuple[Case, Callable[[], object]]]]:
     """Those that ask a server for a file's label."""
-    threads = threads or len(os.sched_getaffinity(0))  # as many as the sessions beside it; a server may choose fewer
+    threads = threads or len(available_cores())  # as many as the sessions beside it; a server may choose fewer
     options = ("--device", "cpu", "--threads", str(threads))
     content = photo.read_bytes()
     with own_server(list(bundles.values()), *options, log=log) as server:

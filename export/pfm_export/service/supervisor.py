@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pfm.device import available_cores
 from pfm.errors import ConfigError, PfmError
 from pfm_export.service.config import ServeConfig
 from pfm_export.service.logs import log, log_error
@@ -235,7 +236,7 @@ def shares(config: ServeConfig, number: int) -> tuple[int, tuple[int, ...]]:
     """
     if config.threads is not None:
         return config.threads, ()
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    there = available_cores()
     if config.workers == 1:  # ONNX Runtime would count the machine's cores, also those that are not for this process
         return (0 if len(there) == os.cpu_count() else len(there)), ()
     share = len(there) // config.workers
