@@ -78,6 +78,17 @@ def test_a_class_is_suspended_restored_and_erased_and_the_damage_is_said(
     assert "red" not in Bundle.open(folder).classes.names
 
 
+def test_a_graph_cut_past_recognition_is_said_not_to_have_been_looked_into(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (whole / MODEL).write_bytes((whole / MODEL).read_bytes()[:1000])
+    assert call("forget", "--in_place", whole, "--class", "red") == 3
+    told = capsys.readouterr().out
+    assert f"damaged: {whole}: {MODEL} {CHANGED}; {UNSERVED}" in told
+    assert f"not looked into: {whole / MODEL}: nothing tells what it is" in told
+    assert "red" not in Bundle.open(whole).classes.names
+
+
 def test_a_class_whose_erasure_could_not_be_certified_is_certified_when_the_file_is_back(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
